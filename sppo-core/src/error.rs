@@ -1,0 +1,127 @@
+//! The error type of the core: what is at fault, why, and what to do about it.
+
+use std::path::PathBuf;
+
+use crate::plugin::PluginError;
+
+/// Shorthand for results of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What kind of thing went wrong; the command line turns it into an exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorCategory {
+    /// A configuration file, a flag or a combination of settings.
+    Configuration,
+    /// A file that the user gave: prompts, pairs, a model.
+    Input,
+    /// The run directory: in use, altered, not writable, disk full.
+    RunDirectory,
+    /// A backend or an oracle failed or answered nonsense.
+    Plugin,
+    /// The user asked to stop; what was committed is kept.
+    Cancelled,
+}
+
+/// Everything that can go wrong in the core.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting is unknown, malformed or contradicts another.
+    #[error("{key}: {message}")]
+    Configuration {
+        /// The file and key (`sppo.toml: training.eta`) or the flag at fault.
+        key: String,
+        /// What is wrong with it.
+        message: String,
+        /// What to do instead.
+        hint: Option<String>,
+    },
+    /// A file that the user gave cannot be used.
+    #[error("{}{}: {message}", path.display(), line.map(|line| format!(":{line}")).unwrap_or_default())]
+    Input {
+        /// The file at fault.
+        path: PathBuf,
+        /// The line at fault, counted from 1.
+        line: Option<u64>,
+        /// What is wrong with it.
+        message: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+    /// The run directory cannot be created, locked, read or written.
+    #[error("{}: {message}", path.display())]
+    RunDirectory {
+        /// The file or directory at fault.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+    /// A backend or an oracle failed.
+    #[error("{kind} `{name}`: {source}")]
+    Plugin {
+        /// `backend` or `oracle`.
+        kind: &'static str,
+        /// The plugin's name.
+        name: String,
+        /// What the plugin reported.
+        source: PluginError,
+    },
+    /// The user asked to stop.
+    #[error("stopped on request")]
+    Cancelled,
+}
+
+impl Error {
+    /// A configuration error without a hint.
+    pub fn configuration(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Configuration { key: key.into(), message: message.into(), hint: None }
+    }
+
+    /// An error about an input file as a whole.
+    pub fn input(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
+        Self::Input { path: path.into(), line: None, message: message.into(), hint: None }
+    }
+
+    /// An error about the run directory.
+    pub fn run_directory(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
+        Self::RunDirectory { path: path.into(), message: message.into(), hint: None }
+    }
+
+    /// Adds what the user should do about it.
+    #[must_use]
+    pub fn with_hint(mut self, text: impl Into<String>) -> Self {
+        match &mut self {
+            Self::Configuration { hint, .. }
+            | Self::Input { hint, .. }
+            | Self::RunDirectory { hint, .. } => *hint = Some(text.into()),
+            Self::Plugin { source, .. } => source.hint = Some(text.into()),
+            Self::Cancelled => {}
+        }
+        self
+    }
+
+    /// What the user should do about it, if there is something to say.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Configuration { hint, .. }
+            | Self::Input { hint, .. }
+            | Self::RunDirectory { hint, .. } => hint.as_deref(),
+            Self::Plugin { source, .. } => source.hint.as_deref(),
+            Self::Cancelled => None,
+        }
+    }
+
+    /// The kind of thing that went wrong.
+    #[must_use]
+    pub fn category(&self) -> ErrorCategory {
+        match self {
+            Self::Configuration { .. } => ErrorCategory::Configuration,
+            Self::Input { .. } => ErrorCategory::Input,
+            Self::RunDirectory { .. } => ErrorCategory::RunDirectory,
+            Self::Plugin { source, .. } => source.category(),
+            Self::Cancelled => ErrorCategory::Cancelled,
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The algorithm of SPPO (Self-Play Preference Optimization, arXiv 2405.00675) and the interfaces
+//! of everything that can be swapped around it.
+//!
+//! SPPO's objective touches the policy only through sequence log-probabilities, so this crate never
+//! sees a tensor: a [`plugin::Policy`] answers log-probabilities, [`objective`] turns them into a
+//! loss and its derivative, and the policy takes the derivative back as one coefficient per response.
+//!
+//! Read [`self_play`] first: it is Algorithm 1 of the paper, top to bottom. [`objective`] holds every
+//! loss as a pure function.
+
+pub mod error;
+pub mod plugin;
+pub mod records;
+
+pub use error::{Error, ErrorCategory, Result};

@@ -1,0 +1,81 @@
+//! The author's side of a preference oracle.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Host, PluginError};
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user`, `assistant`, or whatever the model's chat template knows.
+    pub role: String,
+    /// The text of the turn.
+    pub content: String,
+}
+
+impl Message {
+    /// A turn of the user.
+    pub fn user(content: impl Into<String>) -> Self {
+        Self { role: "user".into(), content: content.into() }
+    }
+
+    /// A turn of the assistant.
+    pub fn assistant(content: impl Into<String>) -> Self {
+        Self { role: "assistant".into(), content: content.into() }
+    }
+}
+
+/// One answer to a prompt, as an oracle sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The answer's text, without the end token.
+    pub text: String,
+    /// Whether the model ended the answer itself; `None` when the answer came from a file.
+    pub finished: Option<bool>,
+    /// The answer's length in the policy's tokens; `None` when it came from a file.
+    pub token_count: Option<usize>,
+}
+
+impl Candidate {
+    /// A candidate of which only the text is known.
+    pub fn from_text(text: impl Into<String>) -> Self {
+        Self { text: text.into(), finished: None, token_count: None }
+    }
+}
+
+/// A prompt and the K candidates to compare.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Comparison {
+    /// The conversation so far, ending with the user's turn.
+    pub prompt: Vec<Message>,
+    /// The prompt as the policy's chat template renders it; `None` when no policy is loaded.
+    pub rendered_prompt: Option<String>,
+    /// The K answers.
+    pub candidates: Vec<Candidate>,
+}
+
+/// What an oracle says about the K candidates of one comparison. Matrices are row-major `K x K`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// `P[i][j]`: the probability that candidate `i` is preferred to candidate `j`. Finite, in
+    /// `[0, 1]`, the diagonal 1/2. Need not be transitive.
+    Probabilities(Vec<f64>),
+    /// `L[i][j]`: the logit of a pairwise ranker with candidate `i` shown first and `j` second,
+    /// diagonal 0. The core's win-rate estimator turns it into probabilities.
+    Logits(Vec<f32>),
+    /// One score per candidate, length `K`; the core makes a Bradley-Terry matrix of them.
+    Scores(Vec<f64>),
+}
+
+/// Judges candidates.
+pub trait Oracle {
+    /// One verdict for each comparison, in order.
+    ///
+    /// # Errors
+    /// When a comparison cannot be judged. A verdict is never guessed.
+    fn preferences(
+        &mut self,
+        comparisons: &[Comparison],
+        host: &dyn Host,
+    ) -> Result<Vec<Verdict>, PluginError>;
+}
