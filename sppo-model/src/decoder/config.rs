@@ -1,0 +1,103 @@
+//! What distinguishes one decoder family from another, as data.
+
+use serde::{Deserialize, Serialize};
+
+/// A family of decoders that this crate knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// Llama 2 and 3, SmolLM, and everything else called `LlamaForCausalLM`.
+    Llama,
+}
+
+/// The gate's non-linearity in the feed-forward block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// The tanh approximation of GELU.
+    GeluTanh,
+}
+
+/// Where the normalisations of a layer stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NormPlacement {
+    /// Before attention and before the feed-forward block.
+    Before,
+    /// Before and after each of them (four per layer, Gemma-2).
+    BeforeAndAfter,
+}
+
+/// How rotary frequencies are stretched for long contexts.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum RotaryScaling {
+    /// Plain frequencies.
+    Unscaled,
+    /// Every frequency is divided by the factor.
+    Linear {
+        /// The divisor.
+        factor: f64,
+    },
+    /// Llama 3.1: low frequencies are divided, high ones kept, those between interpolated.
+    Llama3 {
+        /// The divisor of the low frequencies.
+        factor: f64,
+        /// Wavelengths above `original_context / low_frequency_factor` are divided.
+        low_frequency_factor: f64,
+        /// Wavelengths below `original_context / high_frequency_factor` are kept.
+        high_frequency_factor: f64,
+        /// The context length that the model was first trained with.
+        original_context: f64,
+    },
+}
+
+/// The shape of a decoder and every setting that changes its result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DecoderConfig {
+    /// The family, which fixes the names of the weights.
+    pub family: Family,
+    /// Rows of the embedding table.
+    pub vocabulary_size: usize,
+    /// Features of the residual stream.
+    pub hidden_size: usize,
+    /// Features inside the feed-forward block.
+    pub intermediate_size: usize,
+    /// Number of layers.
+    pub layer_count: usize,
+    /// Query heads.
+    pub attention_heads: usize,
+    /// Key-value heads; a divisor of the query heads.
+    pub key_value_heads: usize,
+    /// Features of one head.
+    pub head_size: usize,
+    /// Longest sequence, in tokens.
+    pub context_length: usize,
+    /// Added to the mean square in every normalisation.
+    pub norm_epsilon: f64,
+    /// Whether norm weights are stored as `w - 1` (Gemma).
+    pub norm_weight_offset: bool,
+    /// Where the normalisations stand.
+    pub norm_placement: NormPlacement,
+    /// The gate's non-linearity.
+    pub activation: Activation,
+    /// Base of the rotary frequencies.
+    pub rotary_base: f64,
+    /// How they are stretched.
+    pub rotary_scaling: RotaryScaling,
+    /// Whether the output head is the embedding table.
+    pub tied_head: bool,
+    /// Whether the query, key and value projections have a bias (Qwen2).
+    pub attention_bias: bool,
+    /// Whether queries and keys are normalised per head (Qwen3).
+    pub query_key_norm: bool,
+    /// What attention scores are multiplied by; usually `1 / sqrt(head_size)`.
+    pub attention_scale: f64,
+    /// `cap * tanh(score / cap)` on attention scores (Gemma-2).
+    pub attention_soft_cap: Option<f64>,
+    /// `cap * tanh(logit / cap)` on the logits (Gemma-2).
+    pub logit_soft_cap: Option<f64>,
+    /// Multiplies the embeddings (Gemma: `sqrt(hidden_size)`).
+    pub embedding_scale: Option<f64>,
+    /// For each layer, how many positions back (itself included) a token sees; `None` is all.
+    pub attention_windows: Vec<Option<usize>>,
+}
