@@ -7,6 +7,12 @@
 //!
 //! Activations are rank-2 `[rows, features]` over a packed batch: one row per token, no padding.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+#[cfg(any(test, feature = "testing"))]
+mod noise;
+pub mod reference;
+
 use std::ops::Range;
 
 use sppo_core::plugin::Optimizer;
