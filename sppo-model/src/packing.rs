@@ -130,13 +130,18 @@ impl PackedBatch {
                     limits.context_length
                 )));
             }
-            if !prompt_rows.contains_key(&index) {
-                let what = || format!("the prompt of response {number} of the batch");
-                let tokens = part(batch, &prompt.tokens, &what)?;
-                limits.check(tokens, &what)?;
-                prompt_rows.insert(index, packer.push(tokens, 0, 0..0));
-            }
-            packer.push_response(tokens, prompt_rows[&index].clone());
+            let rows = match prompt_rows.get(&index) {
+                Some(rows) => rows.clone(),
+                None => {
+                    let what = || format!("the prompt of response {number} of the batch");
+                    let tokens = part(batch, &prompt.tokens, &what)?;
+                    limits.check(tokens, &what)?;
+                    let rows = packer.push(tokens, 0, 0..0);
+                    prompt_rows.insert(index, rows.clone());
+                    rows
+                }
+            };
+            packer.push_response(tokens, rows);
         }
         Ok(packer.finish())
     }

@@ -27,9 +27,11 @@ pub type MakeOps<'a, O> = dyn Fn() -> Result<O> + 'a;
 /// What went wrong in a check, one line each.
 type Failures = Result<Vec<String>>;
 
+type Check<'a, O> = fn(&MakeOps<'a, O>) -> Failures;
+
 /// Runs every check and describes what failed.
 pub fn check_model<O: Ops>(make: &MakeOps<'_, O>) -> Vec<String> {
-    let checks: [(&str, fn(&MakeOps<'_, O>) -> Failures); 7] = [
+    let checks: [(&str, Check<'_, O>); 7] = [
         ("log-probabilities", check_log_probs),
         ("gradient norms", check_gradient_norms),
         ("packing", check_packing),
