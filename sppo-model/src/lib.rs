@@ -8,6 +8,19 @@
 
 pub mod decoder;
 pub mod error;
+pub mod generation;
+#[cfg(feature = "testing")]
+pub mod golden;
+pub mod model;
 pub mod ops;
+pub mod packing;
+pub mod parameters;
+// Joins `model` with `checkpoint` and `text`; enabled when those modules are here.
+// pub mod policy;
+pub mod sampling;
+pub mod tape;
+mod training;
 
 pub use error::{ModelError, Result};
+pub use generation::GenerationLimits;
+pub use model::DecoderModel;

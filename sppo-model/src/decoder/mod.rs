@@ -1,5 +1,11 @@
 //! Decoder language models.
 
 mod config;
+mod forward;
+mod rotary;
+mod weights;
 
 pub use config::{Activation, DecoderConfig, Family, NormPlacement, RotaryScaling};
+pub use forward::{AttentionSource, Decoder};
+pub use rotary::rotary_frequencies;
+pub use weights::{DecoderWeights, TensorSource};
