@@ -10,6 +10,7 @@
 
 pub mod error;
 pub mod evaluation;
+pub mod game;
 mod numpy_exp;
 pub mod objective;
 pub mod observer;
