@@ -8,8 +8,14 @@
 //! Read [`self_play`] first: it is Algorithm 1 of the paper, top to bottom. [`objective`] holds every
 //! loss as a pure function.
 
+pub mod config;
+pub mod datasets;
 pub mod error;
+mod files;
+pub mod metrics;
 pub mod plugin;
 pub mod records;
+pub mod run_directory;
+pub mod tables;
 
 pub use error::{Error, ErrorCategory, Result};
