@@ -119,7 +119,7 @@ fn has_json_form(data_type: &DataType) -> bool {
 /// # Errors
 /// When the file cannot be written.
 pub fn write_candidates(path: &Path, sets: &[CandidateSet]) -> Result<()> {
-    let rows: Vec<&Map<String, Value>> = sets.iter().map(|set| &set.row).collect();
+    let rows: Vec<Map<String, Value>> = sets.iter().map(|set| set.row.clone()).collect();
     tables::write_samples(path, &rows)
 }
 

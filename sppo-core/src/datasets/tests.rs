@@ -12,9 +12,10 @@ use crate::tables;
 /// Writes the rows as JSON lines and, column for column, as Parquet; `check` sees both files.
 fn in_both_formats(rows: &[Value], check: impl Fn(&Path)) {
     let directory = tempfile::tempdir().unwrap();
+    let rows: Vec<_> = rows.iter().map(|row| row.as_object().unwrap().clone()).collect();
     for name in ["rows.jsonl", "rows.parquet"] {
         let path = directory.path().join(name);
-        tables::write_samples(&path, rows).unwrap();
+        tables::write_samples(&path, &rows).unwrap();
         check(&path);
     }
 }
@@ -72,7 +73,7 @@ fn unusable_prompts_are_refused_with_their_line() {
 fn ranked_candidates_keep_the_columns_that_they_came_with() {
     let row =
         json!({"id": 7, "prompt": "Hi", "candidates": ["a", "b"], "tags": ["x"], "note": null});
-    in_both_formats(&[row.clone()], |path| {
+    in_both_formats(std::slice::from_ref(&row), |path| {
         let sets = read_candidates(path).unwrap();
         assert_eq!(
             (&sets[0].messages, sets[0].candidates.as_slice()),
@@ -189,14 +190,14 @@ fn generated_answers_have_the_official_columns() {
         log_probs: vec![-0.5],
         finish_reason: FinishReason::EndToken,
     };
-    let rollout = Rollout {
+    let rollouts = [Rollout {
         prompt: Prompt { id: 0, messages: user("Hi") },
         rendered_prompt: "<Hi>".into(),
         prompt_tokens: vec![1],
         responses: vec![response("a"), response("b")],
-    };
+    }];
     let probability = vec![0.5, 1.0, 0.0, 0.5];
-    let judgment = Judgment { prompt_id: 0, probability, scores: vec![2.0, -2.0] };
+    let judgments = [Judgment { prompt_id: 0, probability, scores: vec![2.0, -2.0] }];
     let says = |text: &str| json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": text}]);
     let expected = json!({
         "prompt": "Hi", "generate_0": says("a"), "generate_1": says("b"),
@@ -205,8 +206,11 @@ fn generated_answers_have_the_official_columns() {
     let directory = tempfile::tempdir().unwrap();
     for name in ["train.parquet", "train.jsonl"] {
         let path = directory.path().join(name);
-        write_generated(&path, &[rollout.clone()], &[judgment.clone()]).unwrap();
-        assert_eq!(tables::read::<Value>(&path).unwrap(), std::slice::from_ref(&expected));
+        write_generated(&path, &rollouts, &judgments).unwrap();
+        let rows = tables::read::<Value>(&path).unwrap();
+        assert_eq!(rows, std::slice::from_ref(&expected));
+        let columns: Vec<&String> = rows[0].as_object().unwrap().keys().collect();
+        assert_eq!(columns, ["prompt", "generate_0", "generate_1", "probability", "rm_scores"]);
     }
 }
 

@@ -1,5 +1,8 @@
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::config::Config;
@@ -132,6 +135,60 @@ fn killed_between_the_renames_goes_back_to_the_old_artefact() {
     let run = resume(&fixture);
     assert_eq!(run.set_aside(), []);
     assert_eq!(weights(&run), "step 1");
+}
+
+/// A process of its own commits as fast as it can and is killed, again and again.
+#[test]
+fn killed_at_any_moment_nothing_committed_is_lost() {
+    const WORKER: &str = "SPPO_TEST_COMMIT_UNTIL_KILLED";
+    const THIS: &str = "run_directory::tests::killed_at_any_moment_nothing_committed_is_lost";
+    if let Some(path) = std::env::var_os(WORKER) {
+        commit_until_killed(Path::new(&path));
+    }
+    let fixture = finished();
+    let manifest = fixture.path.join("manifests/iteration-1/training-state.json");
+    let mut reached = 1;
+    for round in 0..12 {
+        let before = fs::read(&manifest).unwrap();
+        let mut worker = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", THIS])
+            .env(WORKER, &fixture.path)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while fs::read(&manifest).unwrap() == before {
+            assert!(Instant::now() < deadline, "the worker commits nothing");
+            thread::sleep(Duration::from_millis(1));
+        }
+        thread::sleep(Duration::from_micros(700 * round));
+        worker.kill().unwrap();
+        worker.wait().unwrap();
+
+        let run = resume(&fixture);
+        assert_eq!(run.set_aside(), []);
+        let step = step_of(&run);
+        assert!(step > reached, "{step} after {reached}");
+        reached = step;
+    }
+}
+
+fn step_of(run: &RunDirectory) -> u64 {
+    weights(run).strip_prefix("step ").unwrap().parse().unwrap()
+}
+
+fn commit_until_killed(path: &Path) -> ! {
+    let mut run = RunDirectory::resume(path, identity(), &[]).unwrap();
+    let mut step = step_of(&run);
+    loop {
+        step += 1;
+        let content: &'static str = format!("step {step}").leak();
+        run.commit(&state(), write_directory(content)).unwrap();
+        run.commit(&shard(), write(content)).unwrap();
+        if step.is_multiple_of(3) {
+            run.remove(&shard()).unwrap();
+        }
+    }
 }
 
 #[test]

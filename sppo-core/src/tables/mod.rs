@@ -3,12 +3,14 @@
 mod json_lines;
 mod parquet_file;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use arrow_schema::{Field, FieldRef};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_arrow::schema::{SchemaLike, TracingOptions};
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
@@ -104,13 +106,23 @@ pub fn write<T: Serialize + DeserializeOwned>(path: &Path, rows: &[T]) -> Result
     }
 }
 
-/// Writes rows whose columns are found by looking at the rows themselves.
-pub(crate) fn write_samples<T: Serialize>(path: &Path, rows: &[T]) -> Result<()> {
+/// Writes rows whose columns are found by looking at the rows themselves, in the order in which they
+/// first appear.
+pub(crate) fn write_samples(path: &Path, rows: &[Map<String, Value>]) -> Result<()> {
     match TableFormat::of(path)? {
         TableFormat::JsonLines => json_lines::write(path, rows),
         TableFormat::Parquet => {
-            let columns = Vec::<FieldRef>::from_samples(rows, tracing_options())
-                .map_err(|error| parquet_file::fault(path, &error))?;
+            let mut columns =
+                Vec::<FieldRef>::from_samples(rows, tracing_options()).map_err(|error| {
+                    parquet_file::fault(path, &error)
+                        .with_hint("values of one column must be of one kind; `.jsonl` takes any")
+                })?;
+            let mut order = HashMap::new();
+            for name in rows.iter().flat_map(Map::keys) {
+                let next = order.len();
+                order.entry(name.as_str()).or_insert(next);
+            }
+            columns.sort_by_key(|column| order.get(column.name().as_str()).copied());
             parquet_file::write(path, &columns, rows)
         }
     }
