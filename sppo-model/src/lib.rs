@@ -6,8 +6,11 @@
 //! optimisers, and the adapter that turns any op set into a core [`Policy`](sppo_core::plugin::Policy).
 //! Checkpoint formats, tokenizers and chat templates live here too.
 
+pub mod checkpoint;
 pub mod decoder;
 pub mod error;
+pub mod model_source;
 pub mod ops;
+pub mod text;
 
 pub use error::{ModelError, Result};
