@@ -28,13 +28,13 @@ impl DecoderConfig {
                 return wrong(format!("the {what} is {size}, which no model has"));
             }
         }
-        if self.attention_heads % self.key_value_heads != 0 {
+        if !self.attention_heads.is_multiple_of(self.key_value_heads) {
             return wrong(format!(
                 "{} attention heads cannot share {} key-value heads evenly",
                 self.attention_heads, self.key_value_heads
             ));
         }
-        if self.head_size % 2 != 0 {
+        if !self.head_size.is_multiple_of(2) {
             return wrong(format!(
                 "the head size {} is odd, so it cannot be rotated",
                 self.head_size

