@@ -10,6 +10,7 @@ use sppo_model::{ModelError, Result};
 use crate::kernels::log_probs;
 use crate::kernels::matrix::linear;
 use crate::kernels::rotary::{Direction, RotaryTable, rotary};
+use crate::memory::keep_large_buffers;
 use crate::parameter::Parameter;
 use crate::tensors::{Values, candle_error, tensor};
 
@@ -31,6 +32,7 @@ impl CandleOps {
     /// # Errors
     /// When threads cannot be started.
     pub fn new(threads: usize, keep_logits_limit: usize) -> Result<Self> {
+        keep_large_buffers();
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("candle-{index}"))

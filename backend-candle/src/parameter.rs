@@ -48,11 +48,6 @@ impl Parameter {
         &self.value
     }
 
-    /// Whether backward passes need its gradient.
-    pub(crate) fn is_trainable(&self) -> bool {
-        self.trainable
-    }
-
     /// `[output, input]` of a linear weight, `[rows, features]` of a table.
     pub(crate) fn dimensions(&self) -> Result<(usize, usize)> {
         self.value.dims2().map_err(crate::tensors::candle_error)
