@@ -1,7 +1,7 @@
 //! Times every op at the shapes of a 135M-parameter Llama: one training pass over two pairs of
 //! responses with shared prompts, and one decoding step.
 //!
-//!     cargo run --release -p sppo-backend-candle --example ops_bench [threads]
+//!     cargo run --release -p sppo-backend-candle --example ops_bench [threads] [only ops whose name has this]
 
 use std::hint::black_box;
 use std::ops::Range;
@@ -28,7 +28,8 @@ const RESPONSE: usize = 205;
 fn main() -> Result<(), AnyError> {
     let threads = std::env::args().nth(1).map_or(Ok(0), |threads| threads.parse())?;
     let ops = CandleOps::new(threads, 512 << 20)?;
-    let mut bench = Bench { ops, matrix: 0.0, other: 0.0 };
+    let only = std::env::args().nth(2).unwrap_or_default();
+    let mut bench = Bench { ops, only, matrix: 0.0, other: 0.0 };
     bench.training()?;
     bench.decoding()?;
     Ok(())
@@ -36,6 +37,7 @@ fn main() -> Result<(), AnyError> {
 
 struct Bench {
     ops: CandleOps,
+    only: String,
     /// Seconds of a whole pass spent in matrix products, and in everything else.
     matrix: f64,
     other: f64,
@@ -52,6 +54,10 @@ enum Work {
 }
 
 impl Bench {
+    fn wants(&self, name: &str) -> bool {
+        name.contains(&self.only)
+    }
+
     /// Times `run` and prints a line; `count` is how often a pass does it.
     fn time<R>(
         &mut self,
@@ -60,6 +66,9 @@ impl Bench {
         work: Work,
         mut run: impl FnMut(&CandleOps) -> Result<R, sppo_model::ModelError>,
     ) -> Result<(), AnyError> {
+        if !self.wants(name) {
+            return Ok(());
+        }
         black_box(run(&self.ops)?);
         let (mut best, mut total, mut repeats) = (f64::INFINITY, 0.0, 0);
         while repeats < 3 || (total < 0.25 && repeats < 200) {

@@ -9,8 +9,8 @@ use sppo_model::ops::{AttentionSegment, AttentionShape};
 use super::attention_layout::{
     KeyBlock, gather_group, group_size, key_blocks, query_blocks, visible_in_block,
 };
+use super::block::{Left, ProductSize, Right, TILE_COLUMNS, Target, Transposed, multiply_block};
 use super::log_probs::cap_slice;
-use super::matrix::{Destination, Matrix, multiply};
 use super::vector::{exponentials, maximum_of, vectorised};
 
 /// The operands of attention, as rows of all heads.
@@ -41,16 +41,26 @@ impl Operands<'_> {
     }
 }
 
-/// The rows of a key block, of one head, in keys, values or a like tensor.
+/// The rows of a key block, of one head, in keys or values.
 pub(crate) fn block_rows<'a>(
     operands: &Operands,
     tensor: &'a [f32],
     block: &KeyBlock,
     head: usize,
-) -> Matrix<'a> {
-    let (features, head_size) = (operands.key_value_features(), operands.shape.head_size);
-    let first = block.first_row * features + head * head_size;
-    Matrix::strided(&tensor[first..], block.positions.len(), head_size, features)
+) -> Right<'a> {
+    let features = operands.key_value_features();
+    let first = block.first_row * features + head * operands.shape.head_size;
+    Right { values: &tensor[first..], stride: features }
+}
+
+/// Elements between rows of the scores of a key block: whole tiles.
+pub(crate) fn score_stride(block: &KeyBlock) -> usize {
+    block.positions.len().next_multiple_of(TILE_COLUMNS)
+}
+
+/// The largest [`score_stride`].
+pub(crate) fn widest_stride(blocks: &[KeyBlock]) -> usize {
+    blocks.iter().map(score_stride).max().unwrap_or(0)
 }
 
 /// Queries of one block: consecutive tokens of a segment.
@@ -69,7 +79,9 @@ pub(crate) fn attention(operands: Operands) -> Option<(Vec<f32>, Vec<f32>)> {
     let mut output = vec![0.0; rows * features];
     let mut log_sum_exp = vec![0.0; rows * heads];
     let tasks = divide(&operands, &mut output, &mut log_sum_exp)?;
-    tasks.into_par_iter().with_max_len(1).for_each(|task| attend(&operands, task));
+    let key_rows = operands.keys.len() / operands.key_value_features().max(1);
+    let keys = Transposed::new(operands.keys, key_rows, operands.key_value_features());
+    tasks.into_par_iter().with_max_len(1).for_each(|task| attend(&operands, &keys, task));
     Some((output, log_sum_exp))
 }
 
@@ -106,13 +118,13 @@ fn divide<'a>(
     Some(tasks)
 }
 
-fn attend(operands: &Operands, mut task: Task) {
+fn attend(operands: &Operands, keys: &Transposed, mut task: Task) {
     for head in 0..operands.shape.key_value_heads {
-        attend_with_head(operands, &mut task, head);
+        attend_with_head(operands, keys, &mut task, head);
     }
 }
 
-fn attend_with_head(operands: &Operands, task: &mut Task, head: usize) {
+fn attend_with_head(operands: &Operands, keys: &Transposed, task: &mut Task, head: usize) {
     let Task { segment, tokens, output, log_sum_exp } = task;
     let shape = operands.shape;
     let (group, size) = (group_size(shape), shape.head_size);
@@ -126,19 +138,18 @@ fn attend_with_head(operands: &Operands, task: &mut Task, head: usize) {
         shape.scale,
     );
     let rows = tokens.len() * group;
-    let queries = Matrix::new(&queries, rows, size);
-
     let blocks = key_blocks(shape, segment, tokens);
-    let widest = blocks.iter().map(|block| block.positions.len()).max().unwrap_or(0);
-    let mut scores = vec![0.0; rows * widest];
+    let mut scores = vec![0.0; rows * widest_stride(&blocks)];
     let mut sums = vec![RunningSum::default(); rows];
     let mut accumulated = vec![0.0; rows * size];
     for block in &blocks {
-        let width = block.positions.len();
-        let scores = &mut scores[..rows * width];
-        let keys = block_rows(operands, operands.keys, block, head);
-        multiply(Destination::replace(scores, rows, width), queries, keys.transposed(), 1);
-        let row_states = scores.chunks_exact_mut(width).zip(&mut sums);
+        let stride = score_stride(block);
+        let scores = &mut scores[..rows * stride];
+        let target = Target { values: scores, stride, adds: false };
+        let left = Left::Rows { values: &queries, stride: size };
+        let keys = keys.from(head * size, block.first_row);
+        multiply_block(target, left, keys, ProductSize { rows, depth: size, columns: stride });
+        let row_states = scores.chunks_exact_mut(stride).zip(&mut sums);
         for (row, ((scores, sum), accumulated)) in
             row_states.zip(accumulated.chunks_exact_mut(size)).enumerate()
         {
@@ -146,9 +157,11 @@ fn attend_with_head(operands: &Operands, task: &mut Task, head: usize) {
             let seen = visible_in_block(shape, block, position);
             carry_softmax(scores, seen, shape.soft_cap, sum, accumulated);
         }
+        let target = Target { values: &mut accumulated, stride: size, adds: true };
+        let left = Left::Rows { values: scores, stride };
         let values = block_rows(operands, operands.values, block, head);
-        let scores = Matrix::new(scores, rows, width);
-        multiply(Destination::add(&mut accumulated, rows, size), scores, values, 1);
+        let depth = block.positions.len();
+        multiply_block(target, left, values, ProductSize { rows, depth, columns: size });
     }
 
     for (row, (sum, accumulated)) in sums.iter().zip(accumulated.chunks_exact(size)).enumerate() {

@@ -7,13 +7,13 @@ use std::ops::Range;
 use rayon::prelude::*;
 use sppo_model::ops::AttentionSegment;
 
-use super::attention::{Operands, block_rows};
+use super::attention::{Operands, block_rows, score_stride, widest_stride};
 use super::attention_layout::{
     gather_group, group_size, key_blocks, key_count, query_blocks, visible_in_block,
 };
+use super::block::{Left, ProductSize, Right, Target, Transposed, multiply_block};
 use super::elementwise::add_to;
 use super::log_probs::cap_slice;
-use super::matrix::{Destination, Matrix, multiply};
 use super::vector::{dot, exp, vectorised};
 
 /// What the forward pass returned, and the gradient of its output.
@@ -22,6 +22,12 @@ pub(crate) struct Forward<'a> {
     pub(crate) output: &'a [f32],
     pub(crate) log_sum_exp: &'a [f32],
     pub(crate) gradient: &'a [f32],
+}
+
+/// Keys and values as `[features, rows]`.
+struct TransposedOperands {
+    keys: Transposed,
+    values: Transposed,
 }
 
 /// Gradients of one segment, from the heads that share one key-value head.
@@ -43,10 +49,16 @@ pub(crate) fn attention_backward(operands: Operands, forward: Forward) -> [Vec<f
         .iter()
         .flat_map(|segment| (0..heads).map(move |head| (segment, head)))
         .collect();
+    let features = operands.key_value_features();
+    let key_rows = operands.keys.len() / features.max(1);
+    let transposed = TransposedOperands {
+        keys: Transposed::new(operands.keys, key_rows, features),
+        values: Transposed::new(operands.values, key_rows, features),
+    };
     let parts: Vec<Part> = tasks
         .into_par_iter()
         .with_max_len(1)
-        .map(|(segment, head)| segment_backward(&operands, &forward, segment, head))
+        .map(|(segment, head)| segment_backward(&operands, &transposed, &forward, segment, head))
         .collect();
     let (queries, (keys, values)) = rayon::join(
         || collect_queries(&operands, &parts),
@@ -95,6 +107,7 @@ fn collect_keys<'a>(
 
 fn segment_backward<'a>(
     operands: &Operands,
+    transposed: &TransposedOperands,
     forward: &Forward,
     segment: &'a AttentionSegment,
     head: usize,
@@ -109,13 +122,19 @@ fn segment_backward<'a>(
         values: vec![0.0; key_count(segment) * size],
     };
     for tokens in query_blocks(operands.shape, segment) {
-        block_backward(operands, forward, &mut part, tokens);
+        block_backward(operands, transposed, forward, &mut part, tokens);
     }
     part
 }
 
 /// Adds what the queries of one block contribute.
-fn block_backward(operands: &Operands, forward: &Forward, part: &mut Part, tokens: Range<usize>) {
+fn block_backward(
+    operands: &Operands,
+    transposed: &TransposedOperands,
+    forward: &Forward,
+    part: &mut Part,
+    tokens: Range<usize>,
+) {
     let (shape, segment, head) = (operands.shape, part.segment, part.head);
     let (group, size) = (group_size(shape), shape.head_size);
     let rows = tokens.len() * group;
@@ -128,25 +147,24 @@ fn block_backward(operands: &Operands, forward: &Forward, part: &mut Part, token
     let gradients = gather(forward.gradient, 1.0);
     let outputs = gather(forward.output, 1.0);
     let projections = row_dots(&gradients, &outputs, size);
-    let query_matrix = Matrix::new(&queries, rows, size);
-    let gradient_matrix = Matrix::new(&gradients, rows, size);
+    let by_row = |values| Left::Rows { values, stride: size };
+    let as_right = |values| Right { values, stride: size };
 
     let blocks = key_blocks(shape, segment, &tokens);
-    let widest = blocks.iter().map(|block| block.positions.len()).max().unwrap_or(0);
-    let (mut scores, mut slopes) = (vec![0.0; rows * widest], vec![0.0; rows * widest]);
+    let mut scores = vec![0.0; rows * widest_stride(&blocks)];
+    let mut slopes = scores.clone();
     for block in &blocks {
-        let width = block.positions.len();
-        let (scores, slopes) = (&mut scores[..rows * width], &mut slopes[..rows * width]);
-        let keys = block_rows(operands, operands.keys, block, head);
-        let values = block_rows(operands, operands.values, block, head);
-        multiply(Destination::replace(scores, rows, width), query_matrix, keys.transposed(), 1);
-        multiply(
-            Destination::replace(slopes, rows, width),
-            gradient_matrix,
-            values.transposed(),
-            1,
-        );
-        let pairs = scores.chunks_exact_mut(width).zip(slopes.chunks_exact_mut(width));
+        let (keys, stride) = (block.positions.len(), score_stride(block));
+        let (scores, slopes) = (&mut scores[..rows * stride], &mut slopes[..rows * stride]);
+        for (transposed, left, values) in [
+            (&transposed.keys, by_row(&queries), &mut *scores),
+            (&transposed.values, by_row(&gradients), &mut *slopes),
+        ] {
+            let right = transposed.from(head * size, block.first_row);
+            let target = Target { values, stride, adds: false };
+            multiply_block(target, left, right, ProductSize { rows, depth: size, columns: stride });
+        }
+        let pairs = scores.chunks_exact_mut(stride).zip(slopes.chunks_exact_mut(stride));
         for (row, (scores, slopes)) in pairs.enumerate() {
             let (token, member) = (row / group, row % group);
             let seen = visible_in_block(shape, block, segment.prefix.len() + tokens.start + token);
@@ -154,22 +172,31 @@ fn block_backward(operands: &Operands, forward: &Forward, part: &mut Part, token
                 [(token_rows.start + token) * shape.query_heads + head * group + member];
             softmax_backward(scores, slopes, seen, shape.soft_cap, log_sum_exp, projections[row]);
         }
-        let (probabilities, slopes) =
-            (Matrix::new(scores, rows, width), Matrix::new(slopes, rows, width));
         let own = block.positions.start * size..block.positions.end * size;
-        let value_gradients = Destination::add(&mut part.values[own.clone()], width, size);
-        multiply(value_gradients, probabilities.transposed(), gradient_matrix, 1);
-        let key_gradients = Destination::add(&mut part.keys[own], width, size);
-        multiply(key_gradients, slopes.transposed(), query_matrix, 1);
+        for (left, right, values) in [
+            (&*scores, &gradients, &mut part.values[own.clone()]),
+            (&*slopes, &queries, &mut part.keys[own]),
+        ] {
+            let left = Left::Columns { values: left, stride };
+            let target = Target { values, stride: size, adds: true };
+            let product = ProductSize { rows: keys, depth: rows, columns: size };
+            multiply_block(target, left, as_right(right), product);
+        }
         let own = tokens.start * group * size..tokens.end * group * size;
-        let query_gradients = Destination::add(&mut part.queries[own], rows, size);
-        multiply(query_gradients, slopes, keys, 1);
+        let target = Target { values: &mut part.queries[own], stride: size, adds: true };
+        let left = Left::Rows { values: slopes, stride };
+        let right = block_rows(operands, operands.keys, block, head);
+        multiply_block(target, left, right, ProductSize { rows, depth: keys, columns: size });
     }
 }
 
 vectorised! {
     fn row_dots(a: &[f32], b: &[f32], size: usize) -> Vec<f32> {
-        a.chunks_exact(size).zip(b.chunks_exact(size)).map(|(a, b)| dot::<FUSED>(a, b)).collect()
+        let mut dots = Vec::with_capacity(a.len() / size);
+        for (a, b) in a.chunks_exact(size).zip(b.chunks_exact(size)) {
+            dots.push(dot::<FUSED>(a, b));
+        }
+        dots
     }
 }
 

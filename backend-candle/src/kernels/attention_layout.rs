@@ -5,7 +5,7 @@ use std::ops::Range;
 use sppo_model::ops::{AttentionSegment, AttentionShape};
 
 /// Query rows (tokens times the heads that share keys) that one block holds.
-const QUERY_ROWS: usize = 96;
+const QUERY_ROWS: usize = 48;
 /// Keys that one block holds: scores of a block then fit the second-level cache.
 const KEY_ROWS: usize = 512;
 

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::vector::{exp, maximum_of, soft_cap, sum_of, vectorised};
+use super::vector::{exp, maximum_of, soft_cap, sum_of_exponentials, vectorised};
 use super::{TASK_ELEMENTS, Uninitialised, produce};
 
 /// Terms added in f32 before they join the f64 sum over the vocabulary.
@@ -21,10 +21,10 @@ vectorised! {
 vectorised! {
     fn log_sum_exp(logits: &[f32]) -> f64 {
         let maximum = maximum_of(logits);
-        let sum: f64 = logits
-            .chunks(SUM_BLOCK)
-            .map(|block| f64::from(sum_of(block, |logit| exp::<FUSED>(logit - maximum))))
-            .sum();
+        let mut sum = 0.0;
+        for block in logits.chunks(SUM_BLOCK) {
+            sum += f64::from(sum_of_exponentials::<FUSED>(block, maximum));
+        }
         f64::from(maximum) + sum.ln()
     }
 }

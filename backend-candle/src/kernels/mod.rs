@@ -4,6 +4,7 @@
 pub(crate) mod attention;
 pub(crate) mod attention_backward;
 pub(crate) mod attention_layout;
+pub(crate) mod block;
 pub(crate) mod cached_attention;
 pub(crate) mod elementwise;
 pub(crate) mod log_probs;

@@ -3,6 +3,8 @@
 
 /// Compiles a function twice, for AVX2 with fused multiply-add and for any processor, and picks at
 /// run time. In its body the constant `FUSED` tells whether [`multiply_add`] is one instruction.
+/// Loops in the body must be plain: a closure handed to an iterator adaptor may be compiled on its
+/// own, without the instruction set.
 macro_rules! vectorised {
     ($(#[$attribute:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?)
         $(-> $result:ty)? $body:block) => {
@@ -106,15 +108,18 @@ fn fold_lanes(mut lanes: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32
     lanes[0]
 }
 
-/// Sum of `term(x)`.
+/// Sum of `exp(x - shift)`.
 #[inline(always)]
-pub(crate) fn sum_of(x: &[f32], term: impl Fn(f32) -> f32) -> f32 {
+pub(crate) fn sum_of_exponentials<const FUSED: bool>(x: &[f32], shift: f32) -> f32 {
     let mut lanes = [0.0; LANES];
     let blocks = x.chunks_exact(LANES);
-    let rest: f32 = blocks.remainder().iter().map(|&x| term(x)).sum();
+    let mut rest = 0.0;
+    for &x in blocks.remainder() {
+        rest += exp::<FUSED>(x - shift);
+    }
     for block in blocks {
         for (lane, &x) in lanes.iter_mut().zip(block) {
-            *lane += term(x);
+            *lane += exp::<FUSED>(x - shift);
         }
     }
     fold_lanes(lanes, |a, b| a + b) + rest
