@@ -8,7 +8,6 @@ use sppo_model::ops::RotaryFrequencies;
 use sppo_model::{ModelError, Result};
 
 use crate::kernels::log_probs;
-use crate::kernels::matrix::linear;
 use crate::kernels::rotary::{Direction, RotaryTable, rotary};
 use crate::memory::keep_large_buffers;
 use crate::parameter::Parameter;
@@ -91,15 +90,13 @@ impl CandleOps {
         head: &Parameter,
         soft_cap: Option<f32>,
     ) -> Result<Vec<f32>> {
-        let weight = head.for_product(rows)?;
-        let weight = weight.matrix();
-        Ok(self.pool.install(|| {
-            let mut logits = linear(hidden, rows, weight, None, self.threads());
+        self.pool.install(|| {
+            let mut logits = head.linear(hidden, rows, None, self.threads())?;
             if let Some(cap) = soft_cap {
                 log_probs::cap_logits(&mut logits, cap);
             }
-            logits
-        }))
+            Ok(logits)
+        })
     }
 }
 

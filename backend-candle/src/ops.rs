@@ -12,7 +12,7 @@ use crate::engine::{CandleOps, dimensions};
 use crate::kernels::attention::{Operands, attention};
 use crate::kernels::attention_backward::{Forward, attention_backward};
 use crate::kernels::cached_attention::{LayerCache, cached_attention};
-use crate::kernels::matrix::{Destination, Matrix, linear, multiply};
+use crate::kernels::matrix::{Destination, Matrix, multiply};
 use crate::kernels::norm::{RmsNorm, rms_norm, rms_norm_backward};
 use crate::kernels::rotary::Direction;
 use crate::kernels::{elementwise, log_probs, produce};
@@ -105,12 +105,10 @@ impl Ops for CandleOps {
     fn linear(&self, x: &Tensor, weight: &Parameter, bias: Option<&Parameter>) -> Result<Tensor> {
         let (rows, _) = dimensions(x)?;
         let (outputs, _) = weight.dimensions()?;
-        let weight = weight.for_product(rows)?;
-        let weight = weight.matrix();
         let bias = bias.map(|bias| Values::of(bias.value())).transpose()?;
         let bias = bias.as_deref();
         borrow!(x);
-        let y = self.pool.install(|| linear(x, rows, weight, bias, self.threads()));
+        let y = self.pool.install(|| weight.linear(x, rows, bias, self.threads()))?;
         tensor(y, &[rows, outputs])
     }
 

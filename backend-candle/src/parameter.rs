@@ -5,8 +5,9 @@ use sppo_core::plugin::Optimizer;
 use sppo_model::ops::UpdateRule;
 use sppo_model::{ModelError, Result};
 
-use crate::kernels::matrix::{Matrix, transpose};
+use crate::kernels::matrix::{Matrix, linear};
 use crate::kernels::optimizer::{AdamW, Momentum, RmsProp, sgd, square_sum};
+use crate::kernels::panels;
 use crate::tensors::{Values, modify, tensor, zeros};
 
 /// A weight, its gradient and the optimiser's state, f32, changed in place.
@@ -16,8 +17,8 @@ pub struct Parameter {
     trainable: bool,
     gradient: Gradient,
     state: Vec<Tensor>,
-    /// The weight as `[input, output]` while decoding.
-    by_input: Option<Tensor>,
+    /// The weight's copy for small batches, while decoding.
+    panels: Option<Tensor>,
 }
 
 /// Memory of a cleared gradient is kept and overwritten by the next pass, which saves zeroing it.
@@ -40,7 +41,7 @@ pub(crate) enum Accumulation {
 impl Parameter {
     pub(crate) fn new(values: Vec<f32>, shape: &[usize], trainable: bool) -> Result<Self> {
         let value = tensor(values, shape)?;
-        Ok(Self { value, trainable, gradient: Gradient::Absent, state: Vec::new(), by_input: None })
+        Ok(Self { value, trainable, gradient: Gradient::Absent, state: Vec::new(), panels: None })
     }
 
     /// The weight itself.
@@ -115,7 +116,7 @@ impl Parameter {
         if !self.trainable {
             return Ok(());
         }
-        self.by_input = None;
+        self.panels = None;
         let wanted = state_count(&rule.optimizer);
         if self.state.is_empty() {
             for _ in 0..wanted {
@@ -132,59 +133,44 @@ impl Parameter {
         modify(&self.value, |values| apply(rule, values, gradients, &self.state))?
     }
 
-    /// Keeps a copy of the weight as `[input, output]`, which needs no packing for small batches.
+    /// Keeps a copy of the weight that suits small batches.
     pub(crate) fn prepare_for_decoding(&mut self) -> Result<()> {
-        if self.by_input.is_none() {
+        if self.panels.is_none() {
             let (outputs, inputs) = self.dimensions()?;
-            let transposed = transpose(&Values::of(&self.value)?, outputs, inputs);
-            self.by_input = Some(tensor(transposed, &[inputs, outputs])?);
+            let packed = panels::pack(&Values::of(&self.value)?, outputs, inputs);
+            let length = packed.len();
+            self.panels = Some(tensor(packed, &[length])?);
         }
         Ok(())
     }
 
     /// Frees the copy.
     pub(crate) fn end_decoding(&mut self) {
-        self.by_input = None;
+        self.panels = None;
     }
 
-    /// Borrows the weight for products of `rows` rows.
-    pub(crate) fn for_product(&self, rows: usize) -> Result<RightOperand<'_>> {
+    /// `x weight^T (+ bias)` of `rows` rows, in whichever layout is faster.
+    pub(crate) fn linear(
+        &self,
+        x: &[f32],
+        rows: usize,
+        bias: Option<&[f32]>,
+        threads: usize,
+    ) -> Result<Vec<f32>> {
         let (outputs, inputs) = self.dimensions()?;
-        match &self.by_input {
-            Some(by_input) if rows <= DECODING_ROWS => {
-                Ok(RightOperand { values: Values::of(by_input)?, inputs, outputs, by_input: true })
-            }
-            _ => Ok(RightOperand {
-                values: Values::of(&self.value)?,
-                inputs,
-                outputs,
-                by_input: false,
-            }),
+        if let Some(packed) = &self.panels
+            && rows <= DECODING_ROWS
+        {
+            return Ok(panels::linear(x, rows, &Values::of(packed)?, [inputs, outputs], bias));
         }
+        let weight = Values::of(&self.value)?;
+        let weight = Matrix::new(&weight, outputs, inputs).transposed();
+        Ok(linear(x, rows, weight, bias, threads))
     }
 }
 
-/// Most rows for which the `[input, output]` layout is the faster one.
+/// Most rows for which the decoding layout is the faster one.
 const DECODING_ROWS: usize = 64;
-
-/// A borrowed linear weight in one of its layouts.
-pub(crate) struct RightOperand<'a> {
-    values: Values<'a>,
-    inputs: usize,
-    outputs: usize,
-    by_input: bool,
-}
-
-impl RightOperand<'_> {
-    /// `[inputs, outputs]`.
-    pub(crate) fn matrix(&self) -> Matrix<'_> {
-        if self.by_input {
-            Matrix::new(&self.values, self.inputs, self.outputs)
-        } else {
-            Matrix::new(&self.values, self.outputs, self.inputs).transposed()
-        }
-    }
-}
 
 /// State tensors per weight: the mean square; both moments; the velocity.
 fn state_count(optimizer: &Optimizer) -> usize {

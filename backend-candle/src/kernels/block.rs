@@ -78,12 +78,17 @@ fn multiply_columns<const FUSED: bool, const W: usize>(
 ) -> usize {
     let mut row = 0;
     while row < rows {
+        let left_over = rows - row;
         let start = row * target.stride;
         let target = Target { values: &mut target.values[start..], ..target };
-        row += match rows - row {
-            TILE_ROWS.. => multiply_tile::<FUSED, TILE_ROWS, W>(target, left, right, row, depth),
-            3.. => multiply_tile::<FUSED, 3, W>(target, left, right, row, depth),
-            _ => multiply_tile::<FUSED, 1, W>(target, left, right, row, depth),
+        // Tiles of nearly equal height: a low one has too few independent sums to be efficient.
+        row += match left_over.div_ceil(left_over.div_ceil(TILE_ROWS)) {
+            1 => multiply_tile::<FUSED, 1, W>(target, left, right, row, depth),
+            2 => multiply_tile::<FUSED, 2, W>(target, left, right, row, depth),
+            3 => multiply_tile::<FUSED, 3, W>(target, left, right, row, depth),
+            4 => multiply_tile::<FUSED, 4, W>(target, left, right, row, depth),
+            5 => multiply_tile::<FUSED, 5, W>(target, left, right, row, depth),
+            _ => multiply_tile::<FUSED, TILE_ROWS, W>(target, left, right, row, depth),
         };
     }
     W
@@ -202,8 +207,9 @@ mod tests {
             for left in [Left::Rows { values: &a, stride: depth }, by_columns] {
                 for right in [Right { values: &b, stride: columns }, back.from(0, 0)] {
                     let mut values = start.clone();
-                    let sum = Sum { values: &mut values, stride: columns };
-                    add_product(target, left, right, ProductSize { rows, depth, columns });
+                    let target = Target { values: &mut values, stride: columns, adds: true };
+                    let size = ProductSize { rows, depth, columns };
+                    multiply_block(target, left, right, size);
                     assert_close(&values, &exact, 1e-5);
                 }
             }

@@ -6,7 +6,6 @@
 //! independent of the others.
 
 use std::marker::PhantomData;
-use std::mem::MaybeUninit;
 
 use gemm::Parallelism;
 use rayon::prelude::*;
@@ -177,22 +176,6 @@ fn repeat_row(row: &[f32], out: &mut Uninitialised) {
     });
 }
 
-/// A row-major `[rows, columns]` matrix as a row-major `[columns, rows]` one.
-pub(crate) fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    /// Columns copied together, so that reads and writes both use whole cache lines.
-    const TILE: usize = 16;
-    produce(rows * columns, |out| {
-        out.par_chunks_mut(TILE * rows).enumerate().for_each(|(tile, out)| {
-            for (row, source) in values.chunks_exact(columns).enumerate() {
-                let source = source.iter().skip(tile * TILE);
-                for (column, &value) in out.chunks_exact_mut(rows).zip(source) {
-                    column[row] = MaybeUninit::new(value);
-                }
-            }
-        });
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_linear_row_does_not_depend_on_the_others_or_on_threads_or_layout() {
+    fn a_linear_row_does_not_depend_on_the_others_or_on_threads() {
         for (inputs, outputs) in [(40, 12), (600, 70), (576, 192)] {
             let rows = 37;
             let (x, weight) = (random(rows * inputs, 1), random(outputs * inputs, 2));
@@ -216,9 +199,7 @@ mod tests {
             let by_output = Matrix::new(&weight, outputs, inputs).transposed();
             let all = linear(&x, rows, by_output, Some(&bias), 2);
             assert_close(&all, &exact(&x, rows, &weight, inputs, &bias), 1e-5);
-            let transposed = transpose(&weight, outputs, inputs);
-            let by_input = Matrix::new(&transposed, inputs, outputs);
-            assert_eq!(all, linear(&x, rows, by_input, Some(&bias), 1));
+            assert_eq!(all, linear(&x, rows, by_output, Some(&bias), 1));
             for row in 0..rows {
                 let one = linear(&x[row * inputs..][..inputs], 1, by_output, Some(&bias), 1);
                 assert_eq!(one, all[row * outputs..][..outputs], "row {row}");

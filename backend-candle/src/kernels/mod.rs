@@ -11,6 +11,7 @@ pub(crate) mod log_probs;
 pub(crate) mod matrix;
 pub(crate) mod norm;
 pub(crate) mod optimizer;
+pub(crate) mod panels;
 pub(crate) mod rotary;
 pub(crate) mod vector;
 
