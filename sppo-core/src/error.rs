@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::plugin::PluginError;
+use crate::plugin::{PluginError, PluginErrorKind};
 
 /// Shorthand for results of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -58,12 +58,10 @@ pub enum Error {
         hint: Option<String>,
     },
     /// A backend or an oracle failed.
-    #[error("{kind} `{name}`: {source}")]
+    #[error("{plugin}: {source}")]
     Plugin {
-        /// `backend` or `oracle`.
-        kind: &'static str,
-        /// The plugin's name.
-        name: String,
+        /// The plugin at fault: ``oracle `rules` ``.
+        plugin: String,
         /// What the plugin reported.
         source: PluginError,
     },
@@ -86,6 +84,16 @@ impl Error {
     /// An error about the run directory.
     pub fn run_directory(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
         Self::RunDirectory { path: path.into(), message: message.into(), hint: None }
+    }
+
+    /// Says which plugin is at fault, where the error came through a trait object that does not know
+    /// its own name.
+    #[must_use]
+    pub fn from_plugin(mut self, name: impl std::fmt::Display) -> Self {
+        if let Self::Plugin { plugin, .. } = &mut self {
+            *plugin = name.to_string();
+        }
+        self
     }
 
     /// Adds what the user should do about it.
@@ -122,6 +130,15 @@ impl Error {
             Self::RunDirectory { .. } => ErrorCategory::RunDirectory,
             Self::Plugin { source, .. } => source.category(),
             Self::Cancelled => ErrorCategory::Cancelled,
+        }
+    }
+}
+
+impl From<PluginError> for Error {
+    fn from(source: PluginError) -> Self {
+        match source.kind {
+            PluginErrorKind::Cancelled => Self::Cancelled,
+            _ => Self::Plugin { plugin: "plugin".into(), source },
         }
     }
 }

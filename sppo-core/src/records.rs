@@ -57,6 +57,10 @@ pub struct TrainingResponse {
     pub text: String,
     /// Its tokens.
     pub tokens: Vec<u32>,
+    /// The prompt's tokens for this answer alone, where they differ from the example's: the official
+    /// tokenisation lets an answer change the prompt's last token.
+    #[serde(default)]
+    pub own_prompt_tokens: Option<Vec<u32>>,
     /// Estimated probability of beating the current policy, in `[0, 1]`.
     pub win_rate: f64,
     /// Summed log-probability under the reference policy, once known.

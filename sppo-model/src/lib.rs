@@ -6,8 +6,23 @@
 //! optimisers, and the adapter that turns any op set into a core [`Policy`](sppo_core::plugin::Policy).
 //! Checkpoint formats, tokenizers and chat templates live here too.
 
+pub mod checkpoint;
 pub mod decoder;
 pub mod error;
+pub mod generation;
+#[cfg(feature = "testing")]
+pub mod golden;
+pub mod model;
+pub mod model_source;
 pub mod ops;
+pub mod packing;
+pub mod parameters;
+pub mod policy;
+pub mod sampling;
+pub mod tape;
+pub mod text;
+mod training;
 
 pub use error::{ModelError, Result};
+pub use generation::GenerationLimits;
+pub use model::DecoderModel;

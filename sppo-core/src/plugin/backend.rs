@@ -27,6 +27,22 @@ pub trait Backend {
         host: &dyn Host,
     ) -> Result<Box<dyn Policy>, PluginError>;
 
+    /// The fastest that this machine multiplies matrices in the backend's number format, in GFLOP/s,
+    /// measured now on a shape of the caller's model: `[rows, inner] x [inner, columns]`. The yardstick
+    /// of `sppo bench`.
+    ///
+    /// # Errors
+    /// When the backend cannot measure it.
+    fn matrix_product_rate(
+        &self,
+        rows: usize,
+        inner: usize,
+        columns: usize,
+    ) -> Result<f64, PluginError> {
+        let _ = (rows, inner, columns);
+        Err(PluginError::unsupported("this backend does not measure matrix products"))
+    }
+
     /// Loads a model that scores token sequences.
     ///
     /// # Errors
@@ -60,6 +76,10 @@ pub struct PolicyInfo {
     pub architecture: String,
     /// Number of parameters; a tied head counts once.
     pub parameter_count: u64,
+    /// Parameters that every token is multiplied with: the layers' matrices.
+    pub layer_matrix_parameters: u64,
+    /// Parameters that only predicted tokens are multiplied with: the output head.
+    pub head_parameters: u64,
     /// Rows of the embedding table.
     pub vocabulary_size: usize,
     /// Longest sequence that the model can hold, in tokens.
@@ -214,7 +234,8 @@ pub struct GeneratedResponse {
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Optimizer {
     /// `torch.optim.RMSprop`: `v <- alpha v + (1 - alpha) g^2; w <- w - lr g / (sqrt(v) + epsilon)`,
-    /// without bias correction (the official optimiser, REFERENCE: SPPO scripts).
+    /// without bias correction (the optimiser of the released code).
+    #[serde(rename = "rmsprop")]
     RmsProp {
         /// Smoothing constant.
         #[serde(default = "defaults::alpha")]

@@ -177,11 +177,8 @@ pub fn create_oracle(name: &str, config: Value) -> Result<Box<dyn Oracle>> {
     let entry = all.iter().find(|entry| entry.manifest.name == name).ok_or_else(|| {
         unknown_plugin("oracle", name, all.iter().map(|entry| entry.manifest.name))
     })?;
-    (entry.create)(config).map_err(|source| Error::Plugin {
-        kind: "oracle",
-        name: name.into(),
-        source,
-    })
+    (entry.create)(config)
+        .map_err(|error| Error::from(error).from_plugin(format_args!("oracle `{name}`")))
 }
 
 /// Makes the backend of this name.
@@ -193,11 +190,8 @@ pub fn create_backend(name: &str, config: Value) -> Result<Box<dyn Backend>> {
     let entry = all.iter().find(|entry| entry.manifest.name == name).ok_or_else(|| {
         unknown_plugin("backend", name, all.iter().map(|entry| entry.manifest.name))
     })?;
-    (entry.create)(config).map_err(|source| Error::Plugin {
-        kind: "backend",
-        name: name.into(),
-        source,
-    })
+    (entry.create)(config)
+        .map_err(|error| Error::from(error).from_plugin(format_args!("backend `{name}`")))
 }
 
 fn unknown_plugin(kind: &str, name: &str, known: impl Iterator<Item = &'static str>) -> Error {

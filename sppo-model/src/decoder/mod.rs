@@ -1,5 +1,14 @@
 //! Decoder language models.
 
 mod config;
+mod consistency;
+mod forward;
+mod from_gguf;
+mod from_hugging_face;
+mod rotary;
+mod weights;
 
 pub use config::{Activation, DecoderConfig, Family, NormPlacement, RotaryScaling};
+pub use forward::{AttentionSource, Decoder};
+pub use rotary::rotary_frequencies;
+pub use weights::{DecoderWeights, TensorSource};

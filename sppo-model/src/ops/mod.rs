@@ -7,6 +7,12 @@
 //!
 //! Activations are rank-2 `[rows, features]` over a packed batch: one row per token, no padding.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+#[cfg(any(test, feature = "testing"))]
+mod noise;
+pub mod reference;
+
 use std::ops::Range;
 
 use sppo_core::plugin::Optimizer;
@@ -266,7 +272,6 @@ pub trait Ops {
     ) -> Result<Self::Tensor>;
     /// Gradient of `hidden` for `sum_i coefficients[i] * log_prob[i]`; adds to that of `head`.
     /// `kept` is what the forward returned; without it the logits are computed again, chunk by chunk.
-    #[expect(clippy::too_many_arguments, reason = "the operands of one kernel")]
     fn token_log_probs_backward(
         &self,
         hidden: &Self::Tensor,

@@ -1,0 +1,183 @@
+//! What `sppo bench` measures: sampling, training, and the machine's own matrix rate beside them.
+
+use std::time::Instant;
+
+use serde::Serialize;
+use sppo_core::Result;
+use sppo_core::objective::{Objective, ObjectiveSettings};
+use sppo_core::observer::{Event, Observer};
+use sppo_core::plugin::{Backend, GenerationPrompt, GenerationRequest, Optimizer, Policy, PolicyInfo, SamplingParameters, SilentHost};
+use sppo_core::records::{Prompt, TrainingExample};
+use sppo_core::schedule::{Schedule, ScheduleShape};
+use sppo_core::stages::{self, TokenizationRule, TrainingProgress, TrainingSettings};
+
+/// The work to measure.
+pub(crate) struct Workload {
+    /// Answered `samples_per_prompt` times each.
+    pub(crate) prompts: Vec<Prompt>,
+    /// Answers per prompt.
+    pub(crate) samples_per_prompt: usize,
+    /// Tokens per answer; end tokens are forbidden so that every answer has this many.
+    pub(crate) new_tokens: usize,
+    /// Trained on.
+    pub(crate) examples: Vec<TrainingExample>,
+    /// Examples per optimiser step.
+    pub(crate) global_batch_size: usize,
+    /// Most tokens that go through the policy at once.
+    pub(crate) micro_batch_tokens: usize,
+    /// Timed repetitions, after one that is not.
+    pub(crate) repetitions: usize,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Measurements {
+    /// f32 matrix products of the model's own feed-forward shape, GFLOP/s.
+    pub(crate) matrix_product_gflops: Option<f64>,
+    /// Sampling.
+    pub(crate) generation: Rate,
+    /// Reference log-probabilities, forward, backward and optimiser step.
+    pub(crate) training: Rate,
+    /// Highest resident memory of this process so far, GiB.
+    pub(crate) peak_memory_gibibytes: Option<f64>,
+}
+
+/// A speed, over the timed repetitions.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Rate {
+    /// What is counted.
+    pub(crate) unit: &'static str,
+    /// Units per second, the median repetition.
+    pub(crate) per_second: f64,
+    /// Units per second of every repetition.
+    pub(crate) repetitions: Vec<f64>,
+    /// Products with weights only, GFLOP/s at the median.
+    pub(crate) gflops: f64,
+}
+
+/// Runs the workload.
+///
+/// # Errors
+/// When the policy fails.
+pub(crate) fn measure(
+    backend: &dyn Backend,
+    policy: &mut dyn Policy,
+    workload: &Workload,
+) -> Result<Measurements> {
+    let generation = measure_generation(policy, workload)?;
+    let training = measure_training(policy, workload)?;
+    Ok(Measurements {
+        matrix_product_gflops: backend.matrix_product_rate(912, 576, 1536).ok(),
+        generation,
+        training,
+        peak_memory_gibibytes: peak_memory_gibibytes(),
+    })
+}
+
+fn measure_generation(policy: &mut dyn Policy, workload: &Workload) -> Result<Rate> {
+    let prompts = workload
+        .prompts
+        .iter()
+        .map(|prompt| {
+            let (_, tokens) = stages::tokenize_prompt(policy, &prompt.messages, TokenizationRule::Clean)?;
+            Ok(GenerationPrompt { id: prompt.id, tokens })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let prompt_tokens: usize = prompts.iter().map(|prompt| prompt.tokens.len()).sum();
+    let mut request = GenerationRequest {
+        prompts,
+        samples_per_prompt: workload.samples_per_prompt,
+        sampling: SamplingParameters {
+            max_new_tokens: workload.new_tokens,
+            min_new_tokens: workload.new_tokens,
+            ..SamplingParameters::default()
+        },
+        seed: 0,
+        stream: 0,
+    };
+    let tokens = workload.prompts.len() * workload.samples_per_prompt * workload.new_tokens;
+    let seconds = repeat(workload.repetitions, |repetition| {
+        request.seed = repetition as u64;
+        policy.generate(&request, &SilentHost)?;
+        Ok(())
+    })?;
+    let work = forward_flops(policy.info(), prompt_tokens + tokens, tokens);
+    Ok(rate("tokens", tokens as f64, work, &seconds))
+}
+
+fn measure_training(policy: &mut dyn Policy, workload: &Workload) -> Result<Rate> {
+    let settings = TrainingSettings {
+        objective: ObjectiveSettings {
+            objective: Objective::SppoHard,
+            eta: 1000.0,
+            ..ObjectiveSettings::default()
+        },
+        epochs: 1,
+        planned_epochs: 1,
+        global_batch_size: workload.global_batch_size,
+        micro_batch_tokens: workload.micro_batch_tokens,
+        learning_rate: 5e-7,
+        schedule: Schedule { shape: ScheduleShape::Constant, warmup_ratio: 0.0 },
+        max_gradient_norm: None,
+        seed: 0,
+    };
+    policy.begin_training(&Optimizer::default())?;
+    let mut examples = workload.examples.clone();
+    let seconds = repeat(workload.repetitions, |_| {
+        stages::reference_log_probs(policy, &mut examples, workload.micro_batch_tokens, |_| Ok(()))?;
+        let mut progress = TrainingProgress::default();
+        stages::train(policy, &examples, &settings, 0, &mut progress, &Unwatched, |_, _| Ok(()))
+    })?;
+    let (tokens, predicted) = examples.iter().fold((0, 0), |(tokens, predicted), example| {
+        let answers: usize = example.responses.iter().map(|answer| answer.tokens.len()).sum();
+        (tokens + example.prompt_tokens.len() + answers, predicted + answers)
+    });
+    // Reference forward, forward, and two products per weight backwards.
+    let work = 4.0 * forward_flops(policy.info(), tokens, predicted);
+    Ok(rate("pairs", examples.len() as f64, work, &seconds))
+}
+
+struct Unwatched;
+
+impl Observer for Unwatched {
+    fn event(&self, _event: Event<'_>) {}
+}
+
+/// Floating-point operations of the products with weights, one multiplication and one addition each.
+fn forward_flops(info: &PolicyInfo, tokens: usize, predicted: usize) -> f64 {
+    2.0 * (info.layer_matrix_parameters as f64 * tokens as f64
+        + info.head_parameters as f64 * predicted as f64)
+}
+
+/// Seconds of each repetition but the first.
+fn repeat(repetitions: usize, mut work: impl FnMut(usize) -> Result<()>) -> Result<Vec<f64>> {
+    let mut seconds = Vec::with_capacity(repetitions);
+    for repetition in 0..=repetitions {
+        let started = Instant::now();
+        work(repetition)?;
+        if repetition > 0 {
+            seconds.push(started.elapsed().as_secs_f64());
+        }
+    }
+    Ok(seconds)
+}
+
+fn rate(unit: &'static str, units: f64, flops: f64, seconds: &[f64]) -> Rate {
+    let mut sorted = seconds.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let median = sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN);
+    Rate {
+        unit,
+        per_second: units / median,
+        repetitions: seconds.iter().map(|seconds| units / seconds).collect(),
+        gflops: flops / median / 1e9,
+    }
+}
+
+/// From the kernel's own accounting; not known elsewhere than on Linux.
+fn peak_memory_gibibytes() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kibibytes: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kibibytes / 1_048_576.0)
+}

@@ -1,0 +1,37 @@
+//! Did the model end the answer itself?
+
+use super::Criterion;
+use crate::text::Reading;
+
+/// 1 for an answer that ended by itself, 0 for one that was cut off.
+pub(crate) struct Ended;
+
+impl Criterion for Ended {
+    fn measures(&self, reading: &Reading<'_>) -> Vec<Option<f64>> {
+        let measure = |finished| if finished { 1.0 } else { 0.0 };
+        reading.answers.iter().map(|answer| answer.finished.map(measure)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sppo_core::plugin::Candidate;
+
+    use super::*;
+    use crate::criteria::Vote;
+    use crate::criteria::testing::vote_on_candidates;
+
+    #[test]
+    fn a_finished_answer_wins_and_an_unknown_one_ties() {
+        let vote = |first, second| {
+            let candidates =
+                [first, second].map(|finished| Candidate { finished, ..Candidate::from_text("x") });
+            vote_on_candidates(&Ended, "?", candidates)
+        };
+        assert_eq!(vote(Some(true), Some(false)), Vote::First);
+        assert_eq!(vote(Some(false), Some(true)), Vote::Second);
+        assert_eq!(vote(Some(true), Some(true)), Vote::Tie);
+        assert_eq!(vote(None, Some(false)), Vote::Tie);
+        assert_eq!(vote(Some(true), None), Vote::Tie);
+    }
+}

@@ -1,0 +1,42 @@
+//! The committee as a plugin.
+
+use sppo_core::plugin::{Comparison, Host, Oracle, OraclePlugin, PluginError, Verdict};
+
+use crate::committee::Committee;
+use crate::config::RulesConfig;
+
+/// Judges answers by a committee of verifiable criteria.
+pub struct RulesOracle {
+    committee: Committee,
+}
+
+impl OraclePlugin for RulesOracle {
+    type Config = RulesConfig;
+    const NAME: &'static str = "rules";
+    const SUMMARY: &'static str = "A committee of verifiable criteria: ends by itself, brief, to the point, not repetitive, and more";
+
+    fn create(config: RulesConfig) -> Result<Self, PluginError> {
+        Ok(Self { committee: Committee::new(&config)? })
+    }
+}
+
+impl Oracle for RulesOracle {
+    fn preferences(
+        &mut self,
+        comparisons: &[Comparison],
+        host: &dyn Host,
+    ) -> Result<Vec<Verdict>, PluginError> {
+        let total = comparisons.len() as u64;
+        let mut verdicts = Vec::with_capacity(comparisons.len());
+        for (completed, comparison) in (1..).zip(comparisons) {
+            if host.is_cancelled() {
+                return Err(PluginError::cancelled());
+            }
+            verdicts.push(Verdict::Probabilities(self.committee.judge(comparison)));
+            host.progress(completed, total);
+        }
+        Ok(verdicts)
+    }
+}
+
+sppo_core::register_oracle!(RulesOracle);

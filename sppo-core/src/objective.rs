@@ -1,0 +1,409 @@
+//! Every training objective as a pure function of log-probabilities, with its derivative.
+//!
+//! Notation, per example: `lw = log pi(y_w|x) - log pi_t(y_w|x)` for the chosen answer, `ll` for the
+//! rejected one, `h = lw - ll`, `beta = 1 / eta`, and `P` an estimated win rate. Names and formulas
+//! are those of the released trainer (`sppo/trainer.py` of uclaml/SPPO), checked against it. All
+//! log-probabilities are summed over tokens, and the batch loss is the mean over its terms.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::preference::sigmoid;
+
+/// Which loss.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Objective {
+    /// `1/2 [(lw - eta (P_w - 1/2))^2 + (ll - eta (P_l - 1/2))^2]`: equation 4.7 on the best and the
+    /// worst answer. Simply stated: each answer has its own target, its win rate's distance from 1/2.
+    #[default]
+    Sppo,
+    /// `1/2 [(lw - eta (P - 1/2))^2 + (ll + eta (P - 1/2))^2]`, `P` the chosen answer's chance against
+    /// the rejected one alone.
+    SppoSingle,
+    /// `(lw - eta/2)^2 + (ll + eta/2)^2`: a certain win and a certain loss, as TRL's `sppo_hard`.
+    SppoHard,
+    /// `-log sigmoid(beta h)`, with label smoothing (DPO, arXiv 2305.18290; officially `sigmoid`).
+    Dpo,
+    /// `(h - 1 / (2 beta))^2` (IPO, arXiv 2310.12036), on summed log-probabilities.
+    Ipo,
+    /// `max(0, 1 - beta h)` (SLiC, arXiv 2305.10425).
+    Hinge,
+    /// `1 - sigmoid(beta (lw - max(0, mean ll)))` and `1 - sigmoid(beta (max(0, mean lw) - ll))`, the
+    /// means over the batch (KTO, arXiv 2402.01306, on pairs).
+    KtoPair,
+    /// `1/2 sum_k (l_k - eta (P_k - 1/2))^2` over all K answers: Algorithm 1 as written. With two
+    /// answers it is [`Self::Sppo`].
+    SppoAll,
+}
+
+impl Objective {
+    /// Whether an example's loss depends on the batch that it is in.
+    #[must_use]
+    pub fn couples_examples(self) -> bool {
+        self == Self::KtoPair
+    }
+}
+
+/// A loss and its constants.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ObjectiveSettings {
+    /// Which loss.
+    pub objective: Objective,
+    /// How far log-ratios are meant to move; `beta = 1 / eta`.
+    pub eta: f64,
+    /// The share of labels taken to be wrong, in `[0, 1/2)`; used by [`Objective::Dpo`] alone.
+    pub label_smoothing: f64,
+}
+
+impl Default for ObjectiveSettings {
+    fn default() -> Self {
+        Self { objective: Objective::default(), eta: 1000.0, label_smoothing: 0.0 }
+    }
+}
+
+/// What a loss needs to know of one answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ResponseTerm {
+    /// `log pi(y|x)`, summed over the answer's tokens.
+    pub log_prob: f64,
+    /// `log pi_t(y|x)`.
+    pub reference_log_prob: f64,
+    /// `P(y > pi_t | x)`, in `[0, 1]`.
+    pub win_rate: f64,
+}
+
+impl ResponseTerm {
+    /// `log pi(y|x) - log pi_t(y|x)`.
+    #[must_use]
+    pub fn log_ratio(&self) -> f64 {
+        self.log_prob - self.reference_log_prob
+    }
+}
+
+/// What a loss needs to know of one prompt: `[chosen, rejected]`, or all K answers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExampleTerms {
+    /// The answers.
+    pub responses: Vec<ResponseTerm>,
+    /// `P(chosen beats rejected)`.
+    pub chosen_probability: Option<f64>,
+}
+
+/// A batch's loss and the derivative of its mean.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchLoss {
+    /// The terms: one per example; under [`Objective::KtoPair`] all chosen, then all rejected.
+    pub losses: Vec<f64>,
+    /// Their mean.
+    pub mean: f64,
+    /// `d mean / d log_prob` of each answer of each example.
+    pub coefficients: Vec<Vec<f64>>,
+}
+
+/// Why an objective cannot be evaluated on a batch.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ObjectiveError {
+    /// The objective compares two answers and the example has another number.
+    #[error("{objective:?} needs two answers per prompt, example {example} has {found}")]
+    NotAPair {
+        /// The objective.
+        objective: Objective,
+        /// Its place in the batch.
+        example: usize,
+        /// How many answers it has.
+        found: usize,
+    },
+    /// The objective needs the probability that the chosen answer beats the rejected one.
+    #[error(
+        "sppo_single needs the chosen answer's probability (`chosen_probs`), example {example} has none"
+    )]
+    NoChosenProbability {
+        /// Its place in the batch.
+        example: usize,
+    },
+}
+
+/// The loss of a batch and its derivative.
+///
+/// # Errors
+/// When the examples do not fit the objective.
+pub fn evaluate(
+    settings: &ObjectiveSettings,
+    examples: &[ExampleTerms],
+) -> Result<BatchLoss, ObjectiveError> {
+    if settings.objective.couples_examples() {
+        return kto_pair(settings, examples);
+    }
+    let mut losses = Vec::with_capacity(examples.len());
+    let mut coefficients = Vec::with_capacity(examples.len());
+    for (index, example) in examples.iter().enumerate() {
+        let (loss, derivatives) = example_loss(settings, index, example)?;
+        losses.push(loss);
+        coefficients.push(derivatives.iter().map(|value| value / examples.len() as f64).collect());
+    }
+    let mean = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
+    Ok(BatchLoss { losses, mean, coefficients })
+}
+
+/// One example's loss and its derivative with respect to each log-probability.
+fn example_loss(
+    settings: &ObjectiveSettings,
+    index: usize,
+    example: &ExampleTerms,
+) -> Result<(f64, Vec<f64>), ObjectiveError> {
+    let ObjectiveSettings { objective, eta, label_smoothing } = *settings;
+    if objective == Objective::SppoAll {
+        return Ok(toward_win_rates(&example.responses, eta));
+    }
+    let pair = pair(objective, index, example)?;
+    let h = pair[0].log_ratio() - pair[1].log_ratio();
+    Ok(match objective {
+        Objective::Sppo | Objective::SppoAll => toward_win_rates(pair, eta),
+        Objective::SppoSingle => {
+            let probability = example
+                .chosen_probability
+                .ok_or(ObjectiveError::NoChosenProbability { example: index })?;
+            let target = eta * (probability - 0.5);
+            squared_distance(pair, [target, -target], 0.5)
+        }
+        Objective::SppoHard => squared_distance(pair, [0.5 * eta, -0.5 * eta], 1.0),
+        Objective::Dpo => of_difference(dpo(h, 1.0 / eta, label_smoothing)),
+        Objective::Ipo => of_difference(ipo(h, eta)),
+        Objective::Hinge => of_difference(hinge(h, 1.0 / eta)),
+        Objective::KtoPair => {
+            let alone = kto_pair(settings, std::slice::from_ref(example))?;
+            (alone.mean, alone.coefficients.concat())
+        }
+    })
+}
+
+/// `1/2 sum_k (l_k - eta (P_k - 1/2))^2`.
+fn toward_win_rates(responses: &[ResponseTerm], eta: f64) -> (f64, Vec<f64>) {
+    let targets = responses.iter().map(|answer| eta * (answer.win_rate - 0.5));
+    squared_distance(responses, targets, 0.5)
+}
+
+/// `weight * sum_k (l_k - target_k)^2`.
+fn squared_distance(
+    responses: &[ResponseTerm],
+    targets: impl IntoIterator<Item = f64>,
+    weight: f64,
+) -> (f64, Vec<f64>) {
+    let distances: Vec<f64> =
+        responses.iter().zip(targets).map(|(answer, target)| answer.log_ratio() - target).collect();
+    let loss = weight * distances.iter().map(|distance| distance * distance).sum::<f64>();
+    (loss, distances.iter().map(|distance| 2.0 * weight * distance).collect())
+}
+
+/// A loss of `h = lw - ll`, from its value and slope.
+fn of_difference((loss, slope): (f64, f64)) -> (f64, Vec<f64>) {
+    (loss, vec![slope, -slope])
+}
+
+fn dpo(h: f64, beta: f64, label_smoothing: f64) -> (f64, f64) {
+    let loss = (1.0 - label_smoothing) * softplus(-beta * h) + label_smoothing * softplus(beta * h);
+    let slope = beta * (sigmoid(beta * h) - (1.0 - label_smoothing));
+    (loss, slope)
+}
+
+fn ipo(h: f64, eta: f64) -> (f64, f64) {
+    let distance = h - 0.5 * eta;
+    (distance * distance, 2.0 * distance)
+}
+
+fn hinge(h: f64, beta: f64) -> (f64, f64) {
+    let margin = 1.0 - beta * h;
+    if margin > 0.0 { (margin, -beta) } else { (0.0, 0.0) }
+}
+
+/// The batch means act as estimates of a KL divergence; the released code lets gradients through.
+fn kto_pair(
+    settings: &ObjectiveSettings,
+    examples: &[ExampleTerms],
+) -> Result<BatchLoss, ObjectiveError> {
+    let beta = 1.0 / settings.eta;
+    let ratios = examples
+        .iter()
+        .enumerate()
+        .map(|(index, example)| {
+            Ok(pair(settings.objective, index, example)?.map(|answer| answer.log_ratio()))
+        })
+        .collect::<Result<Vec<[f64; 2]>, ObjectiveError>>()?;
+    let count = ratios.len().max(1) as f64;
+    let mean = |side: usize| ratios.iter().map(|ratio| ratio[side]).sum::<f64>() / count;
+    let (mean_chosen, mean_rejected) = (mean(0), mean(1));
+
+    let chosen: Vec<f64> =
+        ratios.iter().map(|[lw, _]| sigmoid(beta * (lw - mean_rejected.max(0.0)))).collect();
+    let rejected: Vec<f64> =
+        ratios.iter().map(|[_, ll]| sigmoid(beta * (mean_chosen.max(0.0) - ll))).collect();
+    let slope = |value: f64| beta * value * (1.0 - value) / (2.0 * count);
+    let through_mean = |mean: f64, values: &[f64]| match mean > 0.0 {
+        true => values.iter().map(|value| slope(*value)).sum::<f64>() / count,
+        false => 0.0,
+    };
+    let shared_chosen = through_mean(mean_chosen, &rejected);
+    let shared_rejected = through_mean(mean_rejected, &chosen);
+    let coefficients = chosen
+        .iter()
+        .zip(&rejected)
+        .map(|(chosen, rejected)| {
+            vec![-slope(*chosen) - shared_chosen, slope(*rejected) + shared_rejected]
+        })
+        .collect();
+    let losses: Vec<f64> = chosen.iter().chain(&rejected).map(|value| 1.0 - value).collect();
+    let mean = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
+    Ok(BatchLoss { losses, mean, coefficients })
+}
+
+fn pair(
+    objective: Objective,
+    index: usize,
+    example: &ExampleTerms,
+) -> Result<&[ResponseTerm; 2], ObjectiveError> {
+    example.responses.as_slice().try_into().map_err(|_| ObjectiveError::NotAPair {
+        objective,
+        example: index,
+        found: example.responses.len(),
+    })
+}
+
+/// `log(1 + exp(x))`, which is `-log sigmoid(-x)`.
+fn softplus(x: f64) -> f64 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ALL: [Objective; 8] = [
+        Objective::Sppo,
+        Objective::SppoSingle,
+        Objective::SppoHard,
+        Objective::Dpo,
+        Objective::Ipo,
+        Objective::Hinge,
+        Objective::KtoPair,
+        Objective::SppoAll,
+    ];
+
+    fn answer(log_prob: f64, reference_log_prob: f64, win_rate: f64) -> ResponseTerm {
+        ResponseTerm { log_prob, reference_log_prob, win_rate }
+    }
+
+    /// The released trainer's example, with the probabilities of the released ranking code.
+    fn golden() -> ExampleTerms {
+        ExampleTerms {
+            responses: vec![
+                answer(-120.5, -118.0, 0.8159178532813354),
+                answer(-98.25, -101.75, 0.16712850423118186),
+            ],
+            chosen_probability: Some(0.9900481967153879),
+        }
+    }
+
+    #[test]
+    fn values_are_those_of_the_released_trainer() {
+        let check = |objective, label_smoothing, expected: [&[f64]; 2]| {
+            for (eta, expected) in [1000.0, 10.0].into_iter().zip(expected) {
+                let settings = ObjectiveSettings { objective, eta, label_smoothing };
+                let losses = evaluate(&settings, &[golden()]).unwrap().losses;
+                for (loss, expected) in losses.iter().zip(expected) {
+                    let error = (loss - expected).abs() / expected.abs();
+                    assert!(error < 1e-12, "{objective:?} eta {eta}: {loss} is not {expected}");
+                }
+                assert_eq!(losses.len(), expected.len());
+            }
+        };
+        check(Objective::Dpo, 0.0, [&[0.6961516805531953], &[1.0374879504858856]]);
+        check(Objective::Dpo, 0.1, [&[0.6955516805531953], &[0.9774879504858855]]);
+        check(Objective::Hinge, 0.0, [&[1.006], &[1.6]]);
+        check(Objective::Ipo, 0.0, [&[256036.0], &[121.0]]);
+        check(Objective::Sppo, 0.0, [&[107267.85622702303], &[39.32882481980489]]);
+        check(Objective::SppoSingle, 0.0, [&[243096.77428429585], &[62.66761531332363]]);
+        check(
+            Objective::KtoPair,
+            0.0,
+            [&[0.5014999955000161, 0.500874999106772], &[0.6456563062257954, 0.58661757891733]],
+        );
+        check(Objective::SppoHard, 0.0, [&[506018.5], &[128.5]]);
+    }
+
+    #[test]
+    fn the_exact_small_case() {
+        let mut example = golden();
+        example.responses[0].win_rate = 0.875;
+        example.responses[1].win_rate = 0.25;
+        let loss = evaluate(&ObjectiveSettings::default(), &[example]).unwrap();
+        assert_eq!(loss.mean, 103384.25);
+        assert_eq!(loss.coefficients, [[-377.5, 253.5]]);
+    }
+
+    #[test]
+    fn all_answers_with_two_answers_is_sppo() {
+        let of = |objective| {
+            let settings = ObjectiveSettings { objective, ..ObjectiveSettings::default() };
+            evaluate(&settings, &[golden()]).unwrap()
+        };
+        assert_eq!(of(Objective::SppoAll), of(Objective::Sppo));
+    }
+
+    #[test]
+    fn unsuitable_examples_are_refused() {
+        let mut example = golden();
+        example.chosen_probability = None;
+        let settings =
+            ObjectiveSettings { objective: Objective::SppoSingle, ..ObjectiveSettings::default() };
+        let error = evaluate(&settings, &[golden(), example.clone()]).unwrap_err();
+        assert_eq!(error, ObjectiveError::NoChosenProbability { example: 1 });
+        example.responses.push(example.responses[0]);
+        let error = evaluate(&ObjectiveSettings::default(), &[example]).unwrap_err();
+        assert!(matches!(error, ObjectiveError::NotAPair { found: 3, .. }));
+    }
+
+    fn examples() -> impl Strategy<Value = Vec<ExampleTerms>> {
+        let answer = (-20.0..-1.0, -20.0..-1.0, 0.0..1.0)
+            .prop_map(|(log_prob, reference, win_rate)| answer(log_prob, reference, win_rate));
+        let example = (prop::array::uniform2(answer), 0.0..1.0).prop_map(|(pair, probability)| {
+            ExampleTerms { responses: pair.to_vec(), chosen_probability: Some(probability) }
+        });
+        prop::collection::vec(example, 1..5)
+    }
+
+    proptest! {
+        #[test]
+        fn derivatives_agree_with_finite_differences(
+            examples in examples(),
+            which in 0..ALL.len(),
+            eta in 0.5..50.0f64,
+            label_smoothing in 0.0..0.4f64,
+        ) {
+            let settings = ObjectiveSettings { objective: ALL[which], eta, label_smoothing };
+            let coefficients = evaluate(&settings, &examples).unwrap().coefficients;
+            for example in 0..examples.len() {
+                for response in 0..2 {
+                    let at = |shift: f64| {
+                        let mut moved = examples.clone();
+                        moved[example].responses[response].log_prob += shift;
+                        evaluate(&settings, &moved).unwrap().mean
+                    };
+                    let step = 1e-5;
+                    let (left, middle, right) = (at(-step), at(0.0), at(step));
+                    let (before, after) = ((middle - left) / step, (right - middle) / step);
+                    let found = coefficients[example][response];
+                    // At the kink of hinge and of the batch means, either side's slope will do.
+                    let tolerance = 1e-4 * (1.0 + found.abs());
+                    let (low, high) = (before.min(after), before.max(after));
+                    prop_assert!(
+                        found >= low - tolerance && found <= high + tolerance,
+                        "{:?}: {found} is not in {low}..{high}", ALL[which]
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Which of the K answers are trained on.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Which answers are trained on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SelectionStrategy {
+    /// The answer with the highest score and the one with the lowest; of equals, the first (the
+    /// released code).
+    #[default]
+    BestAndWorst,
+    /// All K answers, each toward its own win rate (Algorithm 1 as written).
+    All,
+}
+
+/// How answers are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SelectionRule {
+    /// Which answers are trained on.
+    pub strategy: SelectionStrategy,
+    /// Keeps prompts whose answers all score the same or whose chosen and rejected answers read the
+    /// same, as the released code does; there is nothing to learn from them but staying put.
+    pub keep_degenerate: bool,
+}
+
+/// Why a prompt is not trained on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SkipReason {
+    /// The answers to be told apart read the same.
+    IdenticalTexts,
+    /// Every answer has the same score.
+    EqualScores,
+}
+
+/// What came of a selection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// The chosen answers: best and worst, or all.
+    Chosen {
+        /// Their places among the K answers.
+        indices: Vec<usize>,
+    },
+    /// The prompt is skipped.
+    Skipped(SkipReason),
+}
+
+/// How many prompts were skipped, and why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SkipCounts {
+    /// For [`SkipReason::IdenticalTexts`].
+    pub identical_texts: usize,
+    /// For [`SkipReason::EqualScores`].
+    pub equal_scores: usize,
+}
+
+impl SkipCounts {
+    /// Counts one skipped prompt.
+    pub fn add(&mut self, reason: SkipReason) {
+        match reason {
+            SkipReason::IdenticalTexts => self.identical_texts += 1,
+            SkipReason::EqualScores => self.equal_scores += 1,
+        }
+    }
+}
+
+/// Chooses among answers by their scores; `scores` and `texts` are of the same, non-zero length.
+#[must_use]
+pub fn select(scores: &[f64], texts: &[&str], rule: &SelectionRule) -> Selection {
+    let best = first_extreme(scores, |score, best| score > best);
+    let worst = first_extreme(scores, |score, worst| score < worst);
+    if !rule.keep_degenerate {
+        if texts.iter().all(|text| *text == texts[best])
+            || texts[best] == texts[worst] && best != worst
+        {
+            return Selection::Skipped(SkipReason::IdenticalTexts);
+        }
+        if best == worst {
+            return Selection::Skipped(SkipReason::EqualScores);
+        }
+    }
+    let indices = match rule.strategy {
+        SelectionStrategy::BestAndWorst => vec![best, worst],
+        SelectionStrategy::All => (0..scores.len()).collect(),
+    };
+    Selection::Chosen { indices }
+}
+
+fn first_extreme(scores: &[f64], beats: impl Fn(f64, f64) -> bool) -> usize {
+    (1..scores.len())
+        .fold(0, |best, index| if beats(scores[index], scores[best]) { index } else { best })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXTS: [&str; 5] = ["a", "b", "c", "d", "e"];
+
+    #[test]
+    fn the_first_of_equals_is_chosen_at_both_ends() {
+        let scores = [0.0, 2.0, -1.0, 2.0, -1.0];
+        let chosen = Selection::Chosen { indices: vec![1, 2] };
+        assert_eq!(select(&scores, &TEXTS, &SelectionRule::default()), chosen);
+    }
+
+    #[test]
+    fn degenerate_prompts_are_skipped_unless_kept_as_officially() {
+        let rule = SelectionRule::default();
+        let keep = SelectionRule { keep_degenerate: true, ..rule };
+        let equal = [0.5; 5];
+        assert_eq!(select(&equal, &TEXTS, &rule), Selection::Skipped(SkipReason::EqualScores));
+        assert_eq!(select(&equal, &TEXTS, &keep), Selection::Chosen { indices: vec![0, 0] });
+        let same = ["a", "a", "b", "b", "b"];
+        let scores = [1.0, -1.0, 0.0, 0.0, 0.0];
+        assert_eq!(select(&scores, &same, &rule), Selection::Skipped(SkipReason::IdenticalTexts));
+    }
+
+    #[test]
+    fn all_answers_are_chosen_in_their_order() {
+        let rule = SelectionRule { strategy: SelectionStrategy::All, keep_degenerate: false };
+        let chosen = Selection::Chosen { indices: vec![0, 1, 2, 3, 4] };
+        assert_eq!(select(&[3.0, 1.0, 2.0, 5.0, 4.0], &TEXTS, &rule), chosen);
+    }
+}

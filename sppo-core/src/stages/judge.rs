@@ -1,0 +1,79 @@
+//! Stage 2: the oracle compares the answers, and its word becomes a preference matrix.
+
+use crate::error::Result;
+use crate::plugin::{Candidate, Comparison, FinishReason, Host, Oracle, PluginError};
+use crate::records::{Judgment, Rollout};
+use crate::win_rate::{self, Judged, WinRateEstimator};
+
+/// How an oracle's verdicts become probabilities.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PreferenceSettings {
+    /// For rankers that return logits.
+    pub estimator: WinRateEstimator,
+    /// For oracles that return scores: `P(i > j) = sigmoid((s_i - s_j) / temperature)`.
+    pub bradley_terry_temperature: f64,
+}
+
+/// A rollout as the oracle sees it.
+#[must_use]
+pub fn comparison(rollout: &Rollout) -> Comparison {
+    let candidates = rollout
+        .responses
+        .iter()
+        .map(|response| Candidate {
+            text: response.text.clone(),
+            finished: Some(response.finish_reason == FinishReason::EndToken),
+            token_count: Some(response.tokens.len()),
+        })
+        .collect();
+    Comparison {
+        prompt: rollout.prompt.messages.clone(),
+        rendered_prompt: Some(rollout.rendered_prompt.clone()),
+        candidates,
+    }
+}
+
+/// Asks the oracle about each comparison and validates what it says (Algorithm 1, line 5).
+///
+/// # Errors
+/// When the oracle fails, or returns the wrong number of verdicts or an impossible one.
+pub fn judge(
+    oracle: &mut dyn Oracle,
+    comparisons: &[Comparison],
+    settings: &PreferenceSettings,
+    host: &dyn Host,
+) -> Result<Vec<Judged>> {
+    let verdicts = oracle.preferences(comparisons, host)?;
+    if verdicts.len() != comparisons.len() {
+        return Err(PluginError::failed(format!(
+            "asked for {} verdicts, it returned {}",
+            comparisons.len(),
+            verdicts.len()
+        ))
+        .into());
+    }
+    verdicts
+        .iter()
+        .zip(comparisons)
+        .enumerate()
+        .map(|(index, (verdict, comparison))| {
+            win_rate::judge(
+                verdict,
+                comparison.candidates.len(),
+                settings.estimator,
+                settings.bradley_terry_temperature,
+            )
+            .map_err(|error| PluginError::failed(format!("verdict {index}: {error}")).into())
+        })
+        .collect()
+}
+
+/// The judgment of a rollout, as the run directory keeps it.
+#[must_use]
+pub fn judgment(rollout: &Rollout, judged: &Judged) -> Judgment {
+    Judgment {
+        prompt_id: rollout.prompt.id,
+        probability: judged.matrix.values().to_vec(),
+        scores: judged.scores.clone(),
+    }
+}

@@ -1,0 +1,116 @@
+//! Stage 1: the policy answers each prompt K times.
+
+use super::tokenize::{TokenizationRule, tokenize_prompt};
+use crate::error::{Error, Result};
+use crate::plugin::{
+    FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, Host, Policy,
+    SamplingParameters,
+};
+use crate::records::{Prompt, Response, Rollout};
+
+/// Who draws what: everything about a sampling pass but the prompts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SamplingPass<'a> {
+    /// Answers per prompt (K).
+    pub samples_per_prompt: usize,
+    /// How to draw tokens.
+    pub parameters: &'a SamplingParameters,
+    /// How prompts become tokens.
+    pub rule: TokenizationRule,
+    /// The run's seed.
+    pub seed: u64,
+    /// Separates passes that use the same seed; see [`GenerationRequest::stream`].
+    pub stream: u64,
+}
+
+/// Samples K answers to each prompt (Algorithm 1, line 4).
+///
+/// # Errors
+/// When a prompt cannot be rendered or leaves no room in the context, or the policy fails or
+/// answers nonsense.
+pub fn sample(
+    policy: &mut dyn Policy,
+    prompts: &[Prompt],
+    pass: &SamplingPass<'_>,
+    host: &dyn Host,
+) -> Result<Vec<Rollout>> {
+    let tokenized = prompts
+        .iter()
+        .map(|prompt| tokenize_prompt(policy, &prompt.messages, pass.rule))
+        .collect::<Result<Vec<_>>>()?;
+    let request = GenerationRequest {
+        prompts: prompts
+            .iter()
+            .zip(&tokenized)
+            .map(|(prompt, (_, tokens))| GenerationPrompt { id: prompt.id, tokens: tokens.clone() })
+            .collect(),
+        samples_per_prompt: pass.samples_per_prompt,
+        sampling: pass.parameters.clone(),
+        seed: pass.seed,
+        stream: pass.stream,
+    };
+    let generated = policy.generate(&request, host)?;
+    validate(&generated, &request)?;
+
+    let mut generated = generated.into_iter();
+    prompts
+        .iter()
+        .zip(tokenized)
+        .map(|(prompt, (rendered_prompt, prompt_tokens))| {
+            let responses = generated
+                .by_ref()
+                .take(pass.samples_per_prompt)
+                .map(|response| with_text(policy, response))
+                .collect::<Result<Vec<_>>>()?;
+            Ok(Rollout { prompt: prompt.clone(), rendered_prompt, prompt_tokens, responses })
+        })
+        .collect()
+}
+
+fn with_text(policy: &dyn Policy, response: GeneratedResponse) -> Result<Response> {
+    let text = policy.decode(&response.tokens)?;
+    let GeneratedResponse { tokens, log_probs, finish_reason } = response;
+    Ok(Response { text, tokens, log_probs, finish_reason })
+}
+
+/// A backend is foreign code: what it returns is checked before anything is built on it.
+fn validate(generated: &[GeneratedResponse], request: &GenerationRequest) -> Result<()> {
+    let expected = request.prompts.len() * request.samples_per_prompt;
+    if generated.len() != expected {
+        return Err(nonsense(format!(
+            "asked for {expected} responses, it returned {}",
+            generated.len()
+        )));
+    }
+    for (index, response) in generated.iter().enumerate() {
+        if response.tokens.is_empty() || response.tokens.len() != response.log_probs.len() {
+            return Err(nonsense(format!(
+                "response {index} has {} tokens and {} log-probabilities",
+                response.tokens.len(),
+                response.log_probs.len()
+            )));
+        }
+        if let Some(value) = response.log_probs.iter().find(|value| !(**value <= 1e-3)) {
+            return Err(nonsense(format!("response {index} has a log-probability of {value}")));
+        }
+    }
+    Ok(())
+}
+
+fn nonsense(message: String) -> Error {
+    Error::from(crate::plugin::PluginError::failed(message))
+}
+
+/// Mean length in tokens, and the share that ended by itself.
+#[must_use]
+pub fn length_statistics(rollouts: &[Rollout]) -> (f64, f64) {
+    let responses = rollouts.iter().flat_map(|rollout| &rollout.responses);
+    let (mut count, mut tokens, mut ended) = (0usize, 0usize, 0usize);
+    for response in responses {
+        count += 1;
+        tokens += response.tokens.len();
+        ended += usize::from(response.finish_reason == FinishReason::EndToken);
+    }
+    let count = count.max(1) as f64;
+    (tokens as f64 / count, ended as f64 / count)
+}

@@ -1,0 +1,76 @@
+//! Stage 3: which answers are trained on, and toward which win rate.
+
+use crate::error::Result;
+use crate::plugin::PluginError;
+use crate::preference::PreferenceMatrix;
+use crate::records::{Judgment, Rollout, TrainingExample, TrainingResponse};
+use crate::selection::{Selection, SelectionRule, SkipCounts, select};
+
+/// Selects answers of every rollout and attaches their estimated win rates
+/// `P(y > pi_t | x) = (1/K) sum_k P(y > y_k | x)` (Algorithm 1, lines 5 and 6).
+///
+/// Answers are cut where prompt and answer together exceed `max_length` tokens.
+///
+/// # Errors
+/// When a judgment is not a preference matrix over the rollout's answers.
+pub fn assemble(
+    rollouts: &[Rollout],
+    judgments: &[Judgment],
+    rule: &SelectionRule,
+    max_length: Option<usize>,
+) -> Result<(Vec<TrainingExample>, SkipCounts)> {
+    let mut examples = Vec::with_capacity(rollouts.len());
+    let mut skipped = SkipCounts::default();
+    for (rollout, judgment) in rollouts.iter().zip(judgments) {
+        let matrix = PreferenceMatrix::new(rollout.responses.len(), judgment.probability.clone())
+            .map_err(|error| {
+            PluginError::failed(format!("judgment of prompt {}: {error}", judgment.prompt_id))
+        })?;
+        let texts: Vec<&str> =
+            rollout.responses.iter().map(|answer| answer.text.as_str()).collect();
+        match select(&judgment.scores, &texts, rule) {
+            Selection::Chosen { indices } => {
+                examples.push(example(rollout, &matrix, &indices, max_length));
+            }
+            Selection::Skipped(reason) => skipped.add(reason),
+        }
+    }
+    Ok((examples, skipped))
+}
+
+fn example(
+    rollout: &Rollout,
+    matrix: &PreferenceMatrix,
+    indices: &[usize],
+    max_length: Option<usize>,
+) -> TrainingExample {
+    let room = max_length
+        .map_or(usize::MAX, |length| length.saturating_sub(rollout.prompt_tokens.len()).max(1));
+    let responses = indices
+        .iter()
+        .map(|&index| {
+            let response = &rollout.responses[index];
+            let kept = response.tokens.len().min(room);
+            TrainingResponse {
+                text: response.text.clone(),
+                tokens: response.tokens[..kept].to_vec(),
+                own_prompt_tokens: None,
+                win_rate: matrix.win_rate(index),
+                reference_log_prob: Some(
+                    response.log_probs[..kept].iter().map(|value| f64::from(*value)).sum(),
+                ),
+            }
+        })
+        .collect();
+    let chosen_probability = match indices {
+        [chosen, rejected] => Some(matrix.get(*chosen, *rejected)),
+        _ => None,
+    };
+    TrainingExample {
+        prompt_id: rollout.prompt.id,
+        messages: rollout.prompt.messages.clone(),
+        prompt_tokens: rollout.prompt_tokens.clone(),
+        responses,
+        chosen_probability,
+    }
+}

@@ -1,0 +1,272 @@
+//! From text to the tokens that are sampled from and trained on.
+//!
+//! Self-play trains on the very tokens that were sampled; these rules are for prompts and for pairs
+//! that come as text. `clean` puts one begin and one end token and cuts only what does not fit.
+//! `official` repeats the released code step by step, its quirks included (`scripts/generate.py`,
+//! `sppo/run_sppo.py` and `sppo/trainer.py` of uclaml/SPPO).
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::plugin::{Message, PluginError, Policy};
+use crate::records::TrainingExample;
+
+/// Which of the two rules to follow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenizationRule {
+    /// One begin token, one end token, and truncation only of what does not fit.
+    #[default]
+    Clean,
+    /// What the released code does: the prompt is cut at the first literal `None`, begin tokens
+    /// double, an end token is always appended, and an overflowing pair is cut to fixed lengths.
+    Official,
+}
+
+/// How text pairs become tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenizationSettings {
+    /// Which rule.
+    pub rule: TokenizationRule,
+    /// Longest prompt plus answer, in tokens.
+    pub max_length: usize,
+    /// Longest prompt where a pair must be cut, in tokens.
+    pub max_prompt_length: usize,
+}
+
+/// An answer's tokens and those of the prompt that precedes them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenizedAnswer {
+    /// The prompt.
+    pub prompt: Vec<u32>,
+    /// The answer.
+    pub answer: Vec<u32>,
+}
+
+/// A prompt's rendered text and its tokens, ready to be answered.
+///
+/// # Errors
+/// When the template refuses the conversation.
+pub fn tokenize_prompt(
+    policy: &dyn Policy,
+    messages: &[Message],
+    rule: TokenizationRule,
+) -> Result<(String, Vec<u32>)> {
+    match rule {
+        TokenizationRule::Clean => {
+            let text = policy.render(messages, true)?;
+            let tokens = encode_with_one_beginning(policy, &text)?;
+            Ok((text, tokens))
+        }
+        TokenizationRule::Official => {
+            let text = official_prompt_text(policy, messages)?;
+            let tokens = policy.encode(&text, true)?;
+            Ok((text, tokens))
+        }
+    }
+}
+
+/// Tokens of `[chosen, rejected]` (or of any number of answers, under the clean rule).
+///
+/// # Errors
+/// When the template refuses the conversation, or the official rule cannot be applied.
+pub fn tokenize_answers(
+    policy: &dyn Policy,
+    messages: &[Message],
+    answers: &[&str],
+    settings: TokenizationSettings,
+) -> Result<Vec<TokenizedAnswer>> {
+    match settings.rule {
+        TokenizationRule::Clean => {
+            let (_, prompt) = tokenize_prompt(policy, messages, settings.rule)?;
+            answers
+                .iter()
+                .map(|answer| clean_answer(policy, messages, &prompt, answer, settings.max_length))
+                .collect()
+        }
+        TokenizationRule::Official => official_answers(policy, messages, answers, settings),
+    }
+}
+
+/// Replaces the tokens of examples by those of their texts, and forgets the reference
+/// log-probabilities, which belonged to the tokens that were sampled.
+///
+/// # Errors
+/// As [`tokenize_answers`].
+pub fn retokenize(
+    policy: &dyn Policy,
+    examples: &mut [TrainingExample],
+    settings: TokenizationSettings,
+) -> Result<()> {
+    for example in examples {
+        let texts: Vec<&str> =
+            example.responses.iter().map(|answer| answer.text.as_str()).collect();
+        let tokenized = tokenize_answers(policy, &example.messages, &texts, settings)?;
+        set_tokens(example, tokenized);
+    }
+    Ok(())
+}
+
+/// Sets an example's tokens, the prompt once where all answers agree about it.
+pub fn set_tokens(example: &mut TrainingExample, tokenized: Vec<TokenizedAnswer>) {
+    if let Some(first) = tokenized.first() {
+        example.prompt_tokens.clone_from(&first.prompt);
+    }
+    for (response, TokenizedAnswer { prompt, answer }) in
+        example.responses.iter_mut().zip(tokenized)
+    {
+        response.own_prompt_tokens = (prompt != example.prompt_tokens).then_some(prompt);
+        response.tokens = answer;
+        response.reference_log_prob = None;
+    }
+}
+
+/// Rendered templates usually hold the begin token; where one does not, the tokenizer's is added.
+fn encode_with_one_beginning(policy: &dyn Policy, text: &str) -> Result<Vec<u32>> {
+    let mut tokens = policy.encode(text, false)?;
+    if let Some(beginning) = policy.info().beginning_token
+        && tokens.first() != Some(&beginning)
+        && policy.encode(text, true)?.first() == Some(&beginning)
+    {
+        tokens.insert(0, beginning);
+    }
+    Ok(tokens)
+}
+
+fn clean_answer(
+    policy: &dyn Policy,
+    messages: &[Message],
+    prompt: &[u32],
+    answer: &str,
+    max_length: usize,
+) -> Result<TokenizedAnswer> {
+    let mut tokens = match rest_after_prompt(policy, messages, answer)? {
+        Some(rest) => policy.encode(&rest, false)?,
+        None => policy.encode(answer, false)?,
+    };
+    end_once(policy, &mut tokens);
+    if prompt.len() + 1 > max_length {
+        return Err(PluginError::input(format!(
+            "the prompt has {} tokens and leaves no room for an answer within {max_length}",
+            prompt.len()
+        ))
+        .into());
+    }
+    tokens.truncate(max_length - prompt.len());
+    Ok(TokenizedAnswer { prompt: prompt.to_vec(), answer: tokens })
+}
+
+/// What the template writes after the generation prompt when the answer is a finished turn.
+fn rest_after_prompt(
+    policy: &dyn Policy,
+    messages: &[Message],
+    answer: &str,
+) -> Result<Option<String>> {
+    let prompt = policy.render(messages, true)?;
+    let mut conversation = messages.to_vec();
+    conversation.push(Message::assistant(answer));
+    let whole = policy.render(&conversation, false)?;
+    Ok(whole.strip_prefix(&prompt).map(str::to_owned))
+}
+
+/// Cuts after the first end token (templates add line breaks after it), or adds one.
+fn end_once(policy: &dyn Policy, tokens: &mut Vec<u32>) {
+    let info = policy.info();
+    match tokens.iter().position(|token| info.end_tokens.contains(token)) {
+        Some(end) => tokens.truncate(end + 1),
+        None => tokens.extend(info.end_of_sequence_token.or(info.end_tokens.first().copied())),
+    }
+}
+
+/// The template of `[prompt, assistant: "None"]`, up to the first literal `None`, wherever it stands.
+fn official_prompt_text(policy: &dyn Policy, messages: &[Message]) -> Result<String> {
+    const PLACEHOLDER: &str = "None";
+    let mut conversation = messages.to_vec();
+    conversation.push(Message::assistant(PLACEHOLDER));
+    let text = policy.render(&conversation, false)?;
+    let end = text.find(PLACEHOLDER).unwrap_or(text.len());
+    Ok(text[..end].to_owned())
+}
+
+fn official_answers(
+    policy: &dyn Policy,
+    messages: &[Message],
+    answers: &[&str],
+    settings: TokenizationSettings,
+) -> Result<Vec<TokenizedAnswer>> {
+    let info = policy.info();
+    let (Some(beginning), Some(end)) = (info.beginning_token, info.end_of_sequence_token) else {
+        return Err(Error::configuration(
+            "training.tokenization",
+            "the official rule needs a tokenizer with a begin and an end token, and this one lacks them",
+        )
+        .with_hint("use `training.tokenization = \"clean\"`"));
+    };
+    let prompt_text = policy.render(messages, false)?;
+    let mut tokenized = answers
+        .iter()
+        .map(|answer| {
+            let mut split = official_split(policy, messages, &prompt_text, answer)?;
+            split.prompt.insert(0, beginning);
+            split.answer.push(end);
+            Ok(split)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    require_similar_prompts(&tokenized)?;
+    truncate_officially(&mut tokenized, settings);
+    Ok(tokenized)
+}
+
+/// Tokenises prompt and answer together and cuts where the prompt alone ends, or one token earlier
+/// when the answer's beginning merged with the prompt's last token.
+fn official_split(
+    policy: &dyn Policy,
+    messages: &[Message],
+    prompt_text: &str,
+    answer: &str,
+) -> Result<TokenizedAnswer> {
+    let mut conversation = messages.to_vec();
+    conversation.push(Message::assistant(answer));
+    let whole = policy.render(&conversation, false)?;
+    let answer_text: String = whole.chars().skip(prompt_text.chars().count()).collect();
+
+    let mut full = policy.encode(&format!("{prompt_text}{answer_text}"), false)?;
+    let prompt = policy.encode(prompt_text, false)?;
+    let mut start = prompt.len().min(full.len());
+    if full[..start] != prompt[..] {
+        start = start.saturating_sub(1);
+    }
+    let answer = full.split_off(start);
+    Ok(TokenizedAnswer { prompt: full, answer })
+}
+
+fn require_similar_prompts(tokenized: &[TokenizedAnswer]) -> Result<()> {
+    for pair in tokenized.windows(2) {
+        let (a, b) = (&pair[0].prompt, &pair[1].prompt);
+        let differing = a.iter().zip(b).filter(|(x, y)| x != y).count();
+        if differing > 1 || a.len().abs_diff(b.len()) > 1 {
+            return Err(PluginError::input(
+                "the chosen and the rejected answer change more than the prompt's last token",
+            )
+            .into());
+        }
+    }
+    Ok(())
+}
+
+/// A pair that overflows keeps the end of the prompt; one that still overflows keeps the beginning
+/// of both answers, `max_length - max_prompt_length` tokens, whatever room is left.
+fn truncate_officially(tokenized: &mut [TokenizedAnswer], settings: TokenizationSettings) {
+    let TokenizationSettings { max_length, max_prompt_length, .. } = settings;
+    let longest = tokenized.iter().map(|split| split.answer.len()).max().unwrap_or(0);
+    for split in tokenized {
+        if split.prompt.len() + longest > max_length {
+            let excess = split.prompt.len().saturating_sub(max_prompt_length);
+            split.prompt.drain(..excess);
+        }
+        if split.prompt.len() + longest > max_length {
+            split.answer.truncate(max_length.saturating_sub(max_prompt_length));
+        }
+    }
+}

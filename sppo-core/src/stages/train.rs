@@ -1,0 +1,407 @@
+//! Stage 4: the regression. Reference log-probabilities, micro-batches, and optimiser steps.
+
+use std::borrow::Borrow;
+use std::time::Instant;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use crate::error::{Error, Result};
+use crate::objective::{self, ExampleTerms, ObjectiveSettings, ResponseTerm};
+use crate::observer::{Event, Observer, TrainingStep};
+use crate::plugin::{PluginError, Policy, SequenceBatch, StepSettings};
+use crate::records::TrainingExample;
+use crate::schedule::Schedule;
+
+/// Everything about the regression but the data.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainingSettings {
+    /// The loss.
+    pub objective: ObjectiveSettings,
+    /// Passes over the examples.
+    pub epochs: u32,
+    /// Passes that the learning-rate schedule is laid out for; training stops after `epochs`
+    /// (paper: 18 planned, 1 done).
+    pub planned_epochs: u32,
+    /// Examples per optimiser step.
+    pub global_batch_size: usize,
+    /// Most tokens that go through the policy at once; at least one example always does.
+    pub micro_batch_tokens: usize,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Its course.
+    pub schedule: Schedule,
+    /// Gradient clipping, if any.
+    pub max_gradient_norm: Option<f64>,
+    /// Orders the examples.
+    pub seed: u64,
+}
+
+/// Where training stands: what has to be known, beside weights and optimiser state, to go on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct TrainingProgress {
+    /// Optimiser steps taken.
+    pub step: u64,
+}
+
+impl TrainingSettings {
+    /// Optimiser steps in one pass over `examples` examples.
+    #[must_use]
+    pub fn steps_per_epoch(&self, examples: usize) -> u64 {
+        examples.div_ceil(self.global_batch_size.max(1)) as u64
+    }
+
+    /// Optimiser steps that will be taken.
+    #[must_use]
+    pub fn steps(&self, examples: usize) -> u64 {
+        self.steps_per_epoch(examples) * u64::from(self.epochs)
+    }
+
+    /// Steps that the schedule is laid out for.
+    fn planned_steps(&self, examples: usize) -> u64 {
+        self.steps_per_epoch(examples) * u64::from(self.planned_epochs.max(self.epochs))
+    }
+}
+
+/// Computes the reference log-probabilities that are missing: one pass without gradients under the
+/// policy as it is now. Calls `done` with the examples finished so far.
+///
+/// # Errors
+/// When the policy fails.
+pub fn reference_log_probs(
+    policy: &mut dyn Policy,
+    examples: &mut [TrainingExample],
+    micro_batch_tokens: usize,
+    mut done: impl FnMut(usize) -> Result<()>,
+) -> Result<()> {
+    let mut finished = 0;
+    for micro_batch in micro_batches_mut(examples, micro_batch_tokens) {
+        let log_probs = sequence_log_probs(policy, &*micro_batch)?;
+        let responses = micro_batch.iter_mut().flat_map(|example| &mut example.responses);
+        for (response, log_prob) in responses.zip(log_probs) {
+            response.reference_log_prob = Some(log_prob);
+        }
+        finished += micro_batch.len();
+        done(finished)?;
+    }
+    Ok(())
+}
+
+/// Regresses the policy onto the examples (Algorithm 1, line 6; equation 4.7), from
+/// `progress.step` on. `after_step` is called after each optimiser step, for commits and
+/// cancellation; the policy must have been told to begin training.
+///
+/// # Errors
+/// When a reference log-probability is missing, the objective does not fit the examples, the
+/// policy fails, or `after_step` does.
+pub fn train(
+    policy: &mut dyn Policy,
+    examples: &[TrainingExample],
+    settings: &TrainingSettings,
+    iteration: u32,
+    progress: &mut TrainingProgress,
+    observer: &dyn Observer,
+    mut after_step: impl FnMut(&mut dyn Policy, TrainingProgress) -> Result<()>,
+) -> Result<()> {
+    let steps = settings.steps(examples.len());
+    let steps_per_epoch = settings.steps_per_epoch(examples.len());
+    while progress.step < steps {
+        if observer.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let started = Instant::now();
+        let order = shuffled(examples.len(), settings.seed, progress.step / steps_per_epoch);
+        let position = (progress.step % steps_per_epoch) as usize * settings.global_batch_size;
+        let batch: Vec<&TrainingExample> = order
+            .iter()
+            .skip(position)
+            .take(settings.global_batch_size)
+            .map(|&index| &examples[index])
+            .collect();
+
+        let gradient = accumulate_gradient(policy, &batch, settings)?;
+        let multiplier =
+            settings.schedule.multiplier(progress.step, settings.planned_steps(examples.len()));
+        let learning_rate = settings.learning_rate * multiplier;
+        let report = policy
+            .step(&StepSettings { learning_rate, max_gradient_norm: settings.max_gradient_norm })?;
+        progress.step += 1;
+
+        observer.event(Event::TrainingStep(&TrainingStep {
+            iteration,
+            step: progress.step,
+            steps,
+            loss: gradient.loss,
+            gradient_norm: report.gradient_norm,
+            learning_rate,
+            log_prob_chosen: gradient.means.log_prob_chosen,
+            log_prob_rejected: gradient.means.log_prob_rejected,
+            reward_chosen: gradient.means.reward_chosen,
+            reward_rejected: gradient.means.reward_rejected,
+            reward_accuracy: gradient.means.reward_accuracy,
+            tokens: gradient.tokens,
+            seconds: started.elapsed().as_secs_f64(),
+        }));
+        after_step(policy, *progress)?;
+    }
+    Ok(())
+}
+
+/// Mean change of the chosen and of the rejected log-probabilities since the reference.
+///
+/// # Errors
+/// When a reference log-probability is missing or the policy fails.
+pub fn mean_log_prob_changes(
+    policy: &mut dyn Policy,
+    examples: &[TrainingExample],
+    micro_batch_tokens: usize,
+) -> Result<(f64, f64)> {
+    let (mut chosen, mut rejected) = (0.0, 0.0);
+    for micro_batch in micro_batches(examples, micro_batch_tokens) {
+        let log_probs = sequence_log_probs(policy, micro_batch)?;
+        for terms in example_terms(micro_batch, &log_probs)? {
+            chosen += terms.responses.first().map_or(0.0, log_ratio);
+            rejected += terms.responses.last().map_or(0.0, log_ratio);
+        }
+    }
+    let count = examples.len().max(1) as f64;
+    Ok((chosen / count, rejected / count))
+}
+
+fn log_ratio(term: &ResponseTerm) -> f64 {
+    term.log_prob - term.reference_log_prob
+}
+
+struct AccumulatedGradient {
+    loss: f64,
+    tokens: u64,
+    means: BatchMeans,
+}
+
+#[derive(Default)]
+struct BatchMeans {
+    log_prob_chosen: f64,
+    log_prob_rejected: f64,
+    reward_chosen: f64,
+    reward_rejected: f64,
+    reward_accuracy: f64,
+}
+
+/// Forward and backward over the global batch, one micro-batch at a time. The result does not depend
+/// on how the batch is divided: an objective whose examples depend on each other is evaluated on the
+/// whole batch first, at the price of one more forward pass when there are several micro-batches.
+fn accumulate_gradient(
+    policy: &mut dyn Policy,
+    batch: &[&TrainingExample],
+    settings: &TrainingSettings,
+) -> Result<AccumulatedGradient> {
+    let parts = micro_batches(batch, settings.micro_batch_tokens);
+    let coupled = settings.objective.objective.couples_examples() && parts.len() > 1;
+    let mut terms = Vec::with_capacity(batch.len());
+    let mut loss = 0.0;
+    let mut tokens = 0;
+
+    let mut whole_batch_coefficients = Vec::new();
+    if coupled {
+        for part in &parts {
+            let log_probs = sequence_log_probs(policy, part)?;
+            terms.extend(example_terms(part, &log_probs)?);
+        }
+        let evaluated = objective::evaluate(&settings.objective, &terms).map_err(loss_error)?;
+        loss = evaluated.mean;
+        whole_batch_coefficients = evaluated.coefficients;
+    }
+
+    let mut done = 0;
+    for part in &parts {
+        let packed = pack(part);
+        tokens += packed.tokens().len() as u64;
+        let log_probs = checked_log_probs(policy.forward(&packed)?, &packed)?;
+        let coefficients = if coupled {
+            whole_batch_coefficients[done..done + part.len()].concat()
+        } else {
+            let part_terms = example_terms(part, &log_probs)?;
+            let evaluated =
+                objective::evaluate(&settings.objective, &part_terms).map_err(loss_error)?;
+            let share = part.len() as f64 / batch.len() as f64;
+            loss += evaluated.mean * share;
+            terms.extend(part_terms);
+            evaluated.coefficients.concat().iter().map(|value| value * share).collect()
+        };
+        policy.backward(&coefficients)?;
+        done += part.len();
+    }
+    Ok(AccumulatedGradient { loss, tokens, means: means(&terms, settings.objective.eta) })
+}
+
+fn loss_error(error: objective::ObjectiveError) -> Error {
+    Error::configuration("training.objective", error.to_string())
+}
+
+fn means(terms: &[ExampleTerms], eta: f64) -> BatchMeans {
+    let share = 1.0 / terms.len().max(1) as f64;
+    let mut means = BatchMeans::default();
+    for example in terms {
+        let (Some(chosen), Some(rejected)) = (example.responses.first(), example.responses.last())
+        else {
+            continue;
+        };
+        let (reward_chosen, reward_rejected) = (log_ratio(chosen) / eta, log_ratio(rejected) / eta);
+        means.log_prob_chosen += share * chosen.log_prob;
+        means.log_prob_rejected += share * rejected.log_prob;
+        means.reward_chosen += share * reward_chosen;
+        means.reward_rejected += share * reward_rejected;
+        means.reward_accuracy += share * f64::from(u8::from(reward_chosen > reward_rejected));
+    }
+    means
+}
+
+/// Pairs each response's log-probability with its reference and target.
+fn example_terms<E: Borrow<TrainingExample>>(
+    part: &[E],
+    log_probs: &[f64],
+) -> Result<Vec<ExampleTerms>> {
+    let mut log_probs = log_probs.iter();
+    part.iter()
+        .map(|example| {
+            let example = example.borrow();
+            let responses = example
+                .responses
+                .iter()
+                .zip(log_probs.by_ref())
+                .map(|(response, &log_prob)| {
+                    let reference_log_prob = response.reference_log_prob.ok_or_else(|| {
+                        PluginError::failed(format!(
+                            "prompt {} has no reference log-probability yet",
+                            example.prompt_id
+                        ))
+                    })?;
+                    Ok(ResponseTerm { log_prob, reference_log_prob, win_rate: response.win_rate })
+                })
+                .collect::<Result<Vec<_>>>()?;
+            Ok(ExampleTerms { responses, chosen_probability: example.chosen_probability })
+        })
+        .collect()
+}
+
+/// Summed log-probability of every response, without gradients.
+fn sequence_log_probs<E: Borrow<TrainingExample>>(
+    policy: &mut dyn Policy,
+    part: &[E],
+) -> Result<Vec<f64>> {
+    let packed = pack(part);
+    let sums = policy
+        .token_log_probs(&packed)?
+        .iter()
+        .map(|tokens| tokens.iter().map(|value| f64::from(*value)).sum())
+        .collect();
+    checked_log_probs(sums, &packed)
+}
+
+fn checked_log_probs(log_probs: Vec<f64>, packed: &SequenceBatch) -> Result<Vec<f64>> {
+    let expected = packed.response_count();
+    if log_probs.len() != expected {
+        let got = log_probs.len();
+        return Err(PluginError::failed(format!(
+            "asked for {expected} log-probabilities, it returned {got}"
+        ))
+        .into());
+    }
+    match log_probs.iter().find(|value| !value.is_finite()) {
+        Some(value) => {
+            Err(PluginError::failed(format!("it returned a log-probability of {value}"))
+                .with_hint(
+                    "training may have diverged: resume with a smaller `training.learning_rate`",
+                )
+                .into())
+        }
+        None => Ok(log_probs),
+    }
+}
+
+/// Packs examples, each prompt once unless the answers disagree about its tokens.
+fn pack<E: Borrow<TrainingExample>>(part: &[E]) -> SequenceBatch {
+    let mut packed = SequenceBatch::new();
+    for example in part {
+        let example = example.borrow();
+        let shared = packed.push_prompt(&example.prompt_tokens);
+        for response in &example.responses {
+            let prompt = match &response.own_prompt_tokens {
+                Some(own) => packed.push_prompt(own),
+                None => shared,
+            };
+            packed.push_response(prompt, &response.tokens);
+        }
+    }
+    packed
+}
+
+fn token_count(example: &TrainingExample) -> usize {
+    let own: usize = example
+        .responses
+        .iter()
+        .map(|response| {
+            response.tokens.len() + response.own_prompt_tokens.as_ref().map_or(0, Vec::len)
+        })
+        .sum();
+    example.prompt_tokens.len() + own
+}
+
+/// Lengths of consecutive groups whose tokens stay within the budget, at least one example each.
+fn group_lengths(token_counts: impl Iterator<Item = usize>, budget: usize) -> Vec<usize> {
+    let mut lengths: Vec<usize> = Vec::new();
+    let mut used = 0;
+    for tokens in token_counts {
+        match lengths.last_mut() {
+            Some(length) if used + tokens <= budget => {
+                *length += 1;
+                used += tokens;
+            }
+            _ => {
+                lengths.push(1);
+                used = tokens;
+            }
+        }
+    }
+    lengths
+}
+
+fn micro_batches<E: Borrow<TrainingExample>>(examples: &[E], budget: usize) -> Vec<&[E]> {
+    let mut rest = examples;
+    group_lengths(examples.iter().map(|example| token_count(example.borrow())), budget)
+        .into_iter()
+        .map(|length| {
+            let (part, after) = rest.split_at(length);
+            rest = after;
+            part
+        })
+        .collect()
+}
+
+fn micro_batches_mut(
+    examples: &mut [TrainingExample],
+    budget: usize,
+) -> Vec<&mut [TrainingExample]> {
+    let lengths = group_lengths(examples.iter().map(token_count), budget);
+    let mut rest = examples;
+    lengths
+        .into_iter()
+        .map(|length| {
+            let (part, after) = std::mem::take(&mut rest).split_at_mut(length);
+            rest = after;
+            part
+        })
+        .collect()
+}
+
+/// The order of the examples in an epoch: a Fisher-Yates shuffle keyed by seed and epoch.
+fn shuffled(count: usize, seed: u64, epoch: u64) -> Vec<usize> {
+    let mut generator = ChaCha8Rng::seed_from_u64(seed);
+    generator.set_stream(epoch);
+    let mut order: Vec<usize> = (0..count).collect();
+    for last in (1..count).rev() {
+        let other = generator.next_u64() % (last as u64 + 1);
+        order.swap(last, other as usize);
+    }
+    order
+}

@@ -1,0 +1,223 @@
+//! The decoder, top to bottom.
+
+use std::sync::Arc;
+
+use super::DecoderConfig;
+use super::rotary::rotary_frequencies;
+use super::weights::{DecoderWeights, LayerWeights, Projection};
+use crate::error::Result;
+use crate::ops::{AttentionSegment, AttentionShape, CachedRow, Ops, RotaryFrequencies};
+use crate::packing::PackedBatch;
+use crate::parameters::ParameterId;
+use crate::tape::{Graph, Variable};
+
+/// A decoder's shape and where its weights lie in the parameter store.
+#[derive(Clone, Debug)]
+pub struct Decoder {
+    config: DecoderConfig,
+    weights: DecoderWeights,
+    frequencies: Arc<RotaryFrequencies>,
+}
+
+/// Where attention finds keys and values.
+pub enum AttentionSource<'a, O: Ops> {
+    /// In the batch itself.
+    Packed {
+        /// Which rows see which.
+        segments: Arc<[AttentionSegment]>,
+    },
+    /// In the batch itself, and they are written to a cache for later.
+    Prefill {
+        /// Which rows see which.
+        segments: Arc<[AttentionSegment]>,
+        /// Where to write.
+        cache: &'a mut O::Cache,
+        /// The slot of each row.
+        slots: &'a [u32],
+    },
+    /// In the cache, after the rows' own were written to it.
+    Decode {
+        /// Where to write and read.
+        cache: &'a mut O::Cache,
+        /// The slot of each row.
+        slots: &'a [u32],
+        /// What each row sees.
+        rows: &'a [CachedRow],
+    },
+}
+
+type Value<O> = Variable<<O as Ops>::Tensor>;
+
+impl Decoder {
+    /// A decoder over weights that were loaded for this configuration.
+    #[must_use]
+    pub fn new(config: DecoderConfig, weights: DecoderWeights) -> Self {
+        let frequencies = Arc::new(rotary_frequencies(&config));
+        Self { config, weights, frequencies }
+    }
+
+    /// The shape and settings.
+    #[must_use]
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// Log-probability of each target of a packed batch, in order.
+    ///
+    /// # Errors
+    /// When the tensor library fails; so it is with every function below.
+    pub fn token_log_probs<O: Ops>(
+        &self,
+        graph: &mut Graph<'_, O>,
+        batch: &PackedBatch,
+    ) -> Result<Vec<f32>> {
+        if batch.targets.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut source = AttentionSource::Packed { segments: batch.segments.clone() };
+        let hidden = self.hidden_states(graph, &batch.tokens, &batch.positions, &mut source)?;
+        let hidden = graph.select_rows(&hidden, &batch.predicting_rows)?;
+        let hidden = self.norm(graph, &hidden, self.weights.final_norm)?;
+        let cap = self.config.logit_soft_cap.map(|cap| cap as f32);
+        graph.token_log_probs(hidden, self.weights.head, &batch.targets, cap)
+    }
+
+    /// Logits after the given rows, `[rows, vocabulary]`; after all rows if none are given.
+    pub fn logits<O: Ops>(
+        &self,
+        graph: &mut Graph<'_, O>,
+        tokens: &Arc<[u32]>,
+        positions: &Arc<[u32]>,
+        source: &mut AttentionSource<'_, O>,
+        rows: Option<&Arc<[u32]>>,
+    ) -> Result<O::Tensor> {
+        let mut hidden = self.hidden_states(graph, tokens, positions, source)?;
+        if let Some(rows) = rows {
+            hidden = graph.select_rows(&hidden, rows)?;
+        }
+        let hidden = self.norm(graph, &hidden, self.weights.final_norm)?;
+        let cap = self.config.logit_soft_cap.map(|cap| cap as f32);
+        graph.logits(&hidden, self.weights.head, cap)
+    }
+
+    /// The residual stream after the last layer, before the final norm.
+    fn hidden_states<O: Ops>(
+        &self,
+        graph: &mut Graph<'_, O>,
+        tokens: &Arc<[u32]>,
+        positions: &Arc<[u32]>,
+        source: &mut AttentionSource<'_, O>,
+    ) -> Result<Value<O>> {
+        let mut residual = graph.embedding(self.weights.embedding, tokens)?;
+        if let Some(factor) = self.config.embedding_scale {
+            residual = graph.scale(&residual, factor as f32)?;
+        }
+        for (index, layer) in self.weights.layers.iter().enumerate() {
+            let attended =
+                self.attention_block(graph, index, layer, &residual, positions, source)?;
+            residual = graph.add(&residual, &attended)?;
+            drop(attended);
+            let transformed = self.feed_forward_block(graph, layer, &residual)?;
+            residual = graph.add(&residual, &transformed)?;
+        }
+        Ok(residual)
+    }
+
+    fn attention_block<O: Ops>(
+        &self,
+        graph: &mut Graph<'_, O>,
+        index: usize,
+        layer: &LayerWeights,
+        residual: &Value<O>,
+        positions: &Arc<[u32]>,
+        source: &mut AttentionSource<'_, O>,
+    ) -> Result<Value<O>> {
+        let x = self.norm(graph, residual, layer.attention_norm)?;
+        let mut queries = project(graph, &x, layer.query)?;
+        let mut keys = project(graph, &x, layer.key)?;
+        let values = project(graph, &x, layer.value)?;
+        drop(x);
+        if let Some([query_norm, key_norm]) = layer.query_key_norms {
+            queries = self.norm(graph, &queries, query_norm)?;
+            keys = self.norm(graph, &keys, key_norm)?;
+        }
+        queries = graph.rotary(&queries, positions, &self.frequencies)?;
+        keys = graph.rotary(&keys, positions, &self.frequencies)?;
+        let attended = self.attend(graph, index, [&queries, &keys, &values], source)?;
+        let output = project(graph, &attended, layer.attention_output)?;
+        match layer.after_attention_norm {
+            Some(norm) => self.norm(graph, &output, norm),
+            None => Ok(output),
+        }
+    }
+
+    fn attend<O: Ops>(
+        &self,
+        graph: &mut Graph<'_, O>,
+        layer: usize,
+        operands: [&Value<O>; 3],
+        source: &mut AttentionSource<'_, O>,
+    ) -> Result<Value<O>> {
+        let shape = self.attention_shape(layer);
+        let [queries, keys, values] = operands;
+        match source {
+            AttentionSource::Packed { segments } => graph.attention(operands, &shape, segments),
+            AttentionSource::Prefill { segments, cache, slots } => {
+                graph.ops().cache_write(cache, layer, keys.value(), values.value(), slots)?;
+                graph.attention(operands, &shape, segments)
+            }
+            AttentionSource::Decode { cache, slots, rows } => {
+                graph.ops().cache_write(cache, layer, keys.value(), values.value(), slots)?;
+                graph.cached_attention(queries, cache, layer, &shape, rows)
+            }
+        }
+    }
+
+    fn attention_shape(&self, layer: usize) -> AttentionShape {
+        AttentionShape {
+            query_heads: self.config.attention_heads,
+            key_value_heads: self.config.key_value_heads,
+            head_size: self.config.head_size,
+            scale: self.config.attention_scale as f32,
+            soft_cap: self.config.attention_soft_cap.map(|cap| cap as f32),
+            window: self.config.attention_windows.get(layer).copied().flatten(),
+        }
+    }
+
+    fn feed_forward_block<O: Ops>(
+        &self,
+        graph: &mut Graph<'_, O>,
+        layer: &LayerWeights,
+        residual: &Value<O>,
+    ) -> Result<Value<O>> {
+        let x = self.norm(graph, residual, layer.feed_forward_norm)?;
+        let gate = project(graph, &x, layer.gate)?;
+        let up = project(graph, &x, layer.up)?;
+        drop(x);
+        let activated = graph.gated_activation(&gate, &up, self.config.activation)?;
+        drop((gate, up));
+        let output = project(graph, &activated, layer.down)?;
+        match layer.after_feed_forward_norm {
+            Some(norm) => self.norm(graph, &output, norm),
+            None => Ok(output),
+        }
+    }
+
+    fn norm<O: Ops>(
+        &self,
+        graph: &mut Graph<'_, O>,
+        x: &Value<O>,
+        weight: ParameterId,
+    ) -> Result<Value<O>> {
+        let offset = if self.config.norm_weight_offset { 1.0 } else { 0.0 };
+        graph.rms_norm(x, weight, self.config.norm_epsilon as f32, offset)
+    }
+}
+
+fn project<O: Ops>(
+    graph: &mut Graph<'_, O>,
+    x: &Value<O>,
+    projection: Projection,
+) -> Result<Value<O>> {
+    graph.linear(x, projection.weight, projection.bias)
+}

@@ -1,0 +1,181 @@
+//! The weights of a decoder: their Hugging Face names, their shapes, and loading them.
+
+use super::{DecoderConfig, NormPlacement};
+use crate::error::{ModelError, Result};
+use crate::ops::Ops;
+use crate::parameters::{ParameterId, ParameterStore};
+
+/// A linear map's parameters.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Projection {
+    pub(crate) weight: ParameterId,
+    pub(crate) bias: Option<ParameterId>,
+}
+
+/// The parameters of one layer.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerWeights {
+    pub(crate) attention_norm: ParameterId,
+    pub(crate) query: Projection,
+    pub(crate) key: Projection,
+    pub(crate) value: Projection,
+    /// Norms of queries and keys per head.
+    pub(crate) query_key_norms: Option<[ParameterId; 2]>,
+    pub(crate) attention_output: Projection,
+    pub(crate) after_attention_norm: Option<ParameterId>,
+    pub(crate) feed_forward_norm: ParameterId,
+    pub(crate) gate: Projection,
+    pub(crate) up: Projection,
+    pub(crate) down: Projection,
+    pub(crate) after_feed_forward_norm: Option<ParameterId>,
+}
+
+/// The parameters of a decoder.
+#[derive(Clone, Debug)]
+pub struct DecoderWeights {
+    pub(crate) embedding: ParameterId,
+    pub(crate) layers: Vec<LayerWeights>,
+    pub(crate) final_norm: ParameterId,
+    /// The embedding itself when the head is tied.
+    pub(crate) head: ParameterId,
+}
+
+/// Reads a tensor of the checkpoint by name: its shape and its row-major values.
+pub type TensorSource<'a> = dyn FnMut(&str) -> Result<(Vec<usize>, Vec<f32>)> + 'a;
+
+/// Asks for parameters one after the other and gives them their place.
+type Request<'a> = dyn FnMut(String, &[usize]) -> Result<ParameterId> + 'a;
+
+impl DecoderWeights {
+    /// Loads every weight that the configuration calls for, all trainable, into a store.
+    ///
+    /// # Errors
+    /// When the configuration makes no sense, or a weight cannot be read or has another shape.
+    pub fn load<O: Ops>(
+        ops: &O,
+        config: &DecoderConfig,
+        tensor: &mut TensorSource<'_>,
+    ) -> Result<(Self, ParameterStore<O>)> {
+        check_config(config)?;
+        let mut store = ParameterStore::default();
+        let weights = Self::request(config, &mut |name, shape| {
+            let (found, values) = tensor(&name)?;
+            if found != shape || values.len() != shape.iter().product::<usize>() {
+                return Err(ModelError::Input(format!(
+                    "the weight `{name}` has the shape {found:?}, but the model's configuration \
+                     calls for {shape:?}"
+                )));
+            }
+            store.push(ops, name, shape.to_vec(), values, true)
+        })?;
+        Ok((weights, store))
+    }
+
+    /// The layout: asks for every parameter in the order of the forward pass.
+    fn request(config: &DecoderConfig, request: &mut Request<'_>) -> Result<Self> {
+        let table = [config.vocabulary_size, config.hidden_size];
+        let embedding = request("model.embed_tokens.weight".into(), &table)?;
+        let layers = (0..config.layer_count)
+            .map(|layer| LayerWeights::request(config, layer, request))
+            .collect::<Result<_>>()?;
+        let final_norm = request("model.norm.weight".into(), &[config.hidden_size])?;
+        let head = match config.tied_head {
+            true => embedding,
+            false => request("lm_head.weight".into(), &table)?,
+        };
+        Ok(Self { embedding, layers, final_norm, head })
+    }
+}
+
+impl LayerWeights {
+    fn request(config: &DecoderConfig, layer: usize, request: &mut Request<'_>) -> Result<Self> {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let queries = config.attention_heads * config.head_size;
+        let keys = config.key_value_heads * config.head_size;
+        let bias = config.attention_bias;
+        let mut ask =
+            |name: &str, shape: &[usize]| request(format!("model.layers.{layer}.{name}"), shape);
+        let attention_norm = ask("input_layernorm.weight", &[hidden])?;
+        let query = projection(&mut ask, "self_attn.q_proj", [queries, hidden], bias)?;
+        let key = projection(&mut ask, "self_attn.k_proj", [keys, hidden], bias)?;
+        let value = projection(&mut ask, "self_attn.v_proj", [keys, hidden], bias)?;
+        let query_key_norms = match config.query_key_norm {
+            true => Some([
+                ask("self_attn.q_norm.weight", &[config.head_size])?,
+                ask("self_attn.k_norm.weight", &[config.head_size])?,
+            ]),
+            false => None,
+        };
+        let attention_output = projection(&mut ask, "self_attn.o_proj", [hidden, queries], false)?;
+        // With four norms, `post_attention_layernorm` truly follows attention; with two, its name
+        // notwithstanding, it precedes the feed-forward block.
+        let after = ask("post_attention_layernorm.weight", &[hidden])?;
+        let (after_attention_norm, feed_forward_norm) = match config.norm_placement {
+            NormPlacement::Before => (None, after),
+            NormPlacement::BeforeAndAfter => {
+                (Some(after), ask("pre_feedforward_layernorm.weight", &[hidden])?)
+            }
+        };
+        let gate = projection(&mut ask, "mlp.gate_proj", [inner, hidden], false)?;
+        let up = projection(&mut ask, "mlp.up_proj", [inner, hidden], false)?;
+        let down = projection(&mut ask, "mlp.down_proj", [hidden, inner], false)?;
+        let after_feed_forward_norm = match config.norm_placement {
+            NormPlacement::Before => None,
+            NormPlacement::BeforeAndAfter => {
+                Some(ask("post_feedforward_layernorm.weight", &[hidden])?)
+            }
+        };
+        Ok(Self {
+            attention_norm,
+            query,
+            key,
+            value,
+            query_key_norms,
+            attention_output,
+            after_attention_norm,
+            feed_forward_norm,
+            gate,
+            up,
+            down,
+            after_feed_forward_norm,
+        })
+    }
+}
+
+fn projection(
+    ask: &mut dyn FnMut(&str, &[usize]) -> Result<ParameterId>,
+    name: &str,
+    [output, input]: [usize; 2],
+    bias: bool,
+) -> Result<Projection> {
+    let weight = ask(&format!("{name}.weight"), &[output, input])?;
+    let bias = match bias {
+        true => Some(ask(&format!("{name}.bias"), &[output])?),
+        false => None,
+    };
+    Ok(Projection { weight, bias })
+}
+
+fn check_config(config: &DecoderConfig) -> Result<()> {
+    let problem = if config.key_value_heads == 0
+        || !config.attention_heads.is_multiple_of(config.key_value_heads)
+    {
+        format!(
+            "{} attention heads cannot share {} key-value heads",
+            config.attention_heads, config.key_value_heads
+        )
+    } else if config.head_size == 0 || !config.head_size.is_multiple_of(2) {
+        format!("a head size of {} cannot be rotated in pairs", config.head_size)
+    } else if config.attention_windows.len() != config.layer_count {
+        format!(
+            "{} attention windows for {} layers",
+            config.attention_windows.len(),
+            config.layer_count
+        )
+    } else if config.vocabulary_size == 0 || config.context_length == 0 {
+        "an empty vocabulary or context".into()
+    } else {
+        return Ok(());
+    };
+    Err(ModelError::Unsupported(format!("the model's configuration makes no sense: {problem}")))
+}

@@ -1,0 +1,9 @@
+//! Batched generation with a key-value cache.
+//!
+//! Each prompt is computed once and shared by its samples. All active rows decode together; a row
+//! that is finished leaves at once, and the next sample takes its place.
+
+mod scheduler;
+mod slots;
+
+pub use scheduler::{GenerationLimits, generate};

@@ -1,0 +1,382 @@
+//! Decides what is computed next: prompts to prefill, rows to decode, rows to retire.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use sppo_core::plugin::{
+    FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, Host,
+};
+
+use super::slots::{CachePlan, FreeSpans};
+use crate::decoder::{AttentionSource, Decoder};
+use crate::error::{ModelError, Result};
+use crate::ops::{CachedRow, Ops};
+use crate::packing::{InputLimits, PackedBatch};
+use crate::parameters::ParameterStore;
+use crate::sampling::{Draw, DrawKey, DrawRequest, Sampler};
+use crate::tape::Graph;
+
+/// How much generation may do at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GenerationLimits {
+    /// Most responses that decode together.
+    pub max_rows: usize,
+    /// Most prompt tokens that are computed together (one longer prompt alone is allowed).
+    pub prefill_tokens: usize,
+    /// Most bytes of the key-value cache, reckoned at four bytes a number. Fewer rows decode together
+    /// where this is short; one row and the longest prompt are always allowed.
+    pub cache_bytes: usize,
+}
+
+impl Default for GenerationLimits {
+    fn default() -> Self {
+        Self { max_rows: 64, prefill_tokens: 2048, cache_bytes: 1 << 30 }
+    }
+}
+
+/// Generates `samples_per_prompt` responses for each prompt: all of prompt 0, then of prompt 1, ...
+/// Progress is reported in generated tokens, of the most that there can be.
+///
+/// # Errors
+/// When a prompt is empty, unknown to the model or leaves no room in the context, when a sampling
+/// parameter makes no sense, when the host asks to stop, or when the computation fails.
+pub fn generate<O: Ops>(
+    ops: &O,
+    decoder: &Decoder,
+    parameters: &ParameterStore<O>,
+    request: &GenerationRequest,
+    end_tokens: &[u32],
+    limits: &GenerationLimits,
+    host: &dyn Host,
+) -> Result<Vec<GeneratedResponse>> {
+    let sampler = Sampler::new(&request.sampling, end_tokens)?;
+    check_prompts(&request.prompts, decoder)?;
+    if request.prompts.is_empty() || request.samples_per_prompt == 0 {
+        return Ok(Vec::new());
+    }
+    let mut scheduler = Scheduler::new(ops, decoder, parameters, request, sampler, limits)?;
+    while !scheduler.is_done() {
+        if host.is_cancelled() {
+            return Err(ModelError::Cancelled);
+        }
+        scheduler.admit()?;
+        scheduler.decode()?;
+        host.progress(scheduler.generated_tokens, scheduler.most_tokens());
+    }
+    scheduler.into_responses()
+}
+
+fn check_prompts(prompts: &[GenerationPrompt], decoder: &Decoder) -> Result<()> {
+    let config = decoder.config();
+    let limits = InputLimits {
+        vocabulary_size: config.vocabulary_size,
+        context_length: config.context_length,
+    };
+    for prompt in prompts {
+        limits.check(&prompt.tokens, &|| format!("prompt {}", prompt.id))?;
+        if prompt.tokens.len() >= limits.context_length {
+            return Err(ModelError::Input(format!(
+                "prompt {} is {} tokens long and leaves no room for an answer in the model's \
+                 context of {}; shorten it or leave it out",
+                prompt.id,
+                prompt.tokens.len(),
+                limits.context_length
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A prompt in the cache.
+struct PromptState {
+    /// Its place in the request.
+    index: usize,
+    slots: Range<usize>,
+    /// Logits after its last token, until every sample has drawn its first token from them.
+    logits: Arc<[f32]>,
+    started: usize,
+    finished: usize,
+}
+
+/// A response that is being decoded.
+struct Row {
+    prompt: usize,
+    sample: usize,
+    /// Which of the cache's row spans is its own.
+    place: usize,
+    prefix: Range<usize>,
+    tokens: Vec<u32>,
+    log_probs: Vec<f32>,
+}
+
+struct Scheduler<'a, O: Ops> {
+    ops: &'a O,
+    decoder: &'a Decoder,
+    parameters: &'a ParameterStore<O>,
+    request: &'a GenerationRequest,
+    sampler: Sampler,
+    prefill_tokens: usize,
+    plan: CachePlan,
+    cache: O::Cache,
+    prompt_region: FreeSpans,
+    free_places: Vec<usize>,
+    /// The next prompt to prefill.
+    next_prompt: usize,
+    /// Prompts in the cache, oldest first.
+    prompts: VecDeque<PromptState>,
+    rows: Vec<Row>,
+    responses: Vec<Option<GeneratedResponse>>,
+    finished: usize,
+    generated_tokens: u64,
+}
+
+impl<'a, O: Ops> Scheduler<'a, O> {
+    fn new(
+        ops: &'a O,
+        decoder: &'a Decoder,
+        parameters: &'a ParameterStore<O>,
+        request: &'a GenerationRequest,
+        sampler: Sampler,
+        limits: &GenerationLimits,
+    ) -> Result<Self> {
+        let config = decoder.config();
+        let features = config.key_value_heads * config.head_size;
+        let bytes_per_slot = 2 * 4 * config.layer_count * features;
+        let lengths: Vec<usize> =
+            request.prompts.iter().map(|prompt| prompt.tokens.len()).collect();
+        // The last token of a response is never fed back, so it needs no slot.
+        let row_slots = (request.sampling.max_new_tokens - 1).min(config.context_length).max(1);
+        let budget = limits.cache_bytes / bytes_per_slot.max(1);
+        let samples = request.samples_per_prompt;
+        let plan = CachePlan::new(budget, limits.max_rows, row_slots, &lengths, samples);
+        Ok(Self {
+            ops,
+            decoder,
+            parameters,
+            request,
+            sampler,
+            prefill_tokens: limits.prefill_tokens,
+            plan,
+            cache: ops.cache(config.layer_count, plan.slots(), features)?,
+            prompt_region: plan.prompt_region(),
+            free_places: (0..plan.rows).rev().collect(),
+            next_prompt: 0,
+            prompts: VecDeque::new(),
+            rows: Vec::new(),
+            responses: (0..lengths.len() * samples).map(|_| None).collect(),
+            finished: 0,
+            generated_tokens: 0,
+        })
+    }
+
+    fn is_done(&self) -> bool {
+        self.finished == self.responses.len()
+    }
+
+    fn most_tokens(&self) -> u64 {
+        self.responses.len() as u64 * self.request.sampling.max_new_tokens as u64
+    }
+
+    fn into_responses(self) -> Result<Vec<GeneratedResponse>> {
+        self.responses
+            .into_iter()
+            .collect::<Option<_>>()
+            .ok_or_else(|| ModelError::Backend("generation left a response out".into()))
+    }
+
+    /// Starts samples until every place is taken or none is waiting.
+    fn admit(&mut self) -> Result<()> {
+        while !self.free_places.is_empty() {
+            if self.prompts.iter().all(|prompt| prompt.started == self.request.samples_per_prompt)
+                && !self.prefill()?
+            {
+                break;
+            }
+            self.start_samples()?;
+        }
+        Ok(())
+    }
+
+    /// Computes as many waiting prompts together as the free places and the limits allow; `false` when
+    /// there is none or no room for it.
+    fn prefill(&mut self) -> Result<bool> {
+        let wanted = self.free_places.len().div_ceil(self.request.samples_per_prompt);
+        let mut chosen: Vec<(usize, Range<usize>)> = Vec::new();
+        let mut total = 0;
+        while chosen.len() < wanted
+            && let Some(prompt) = self.request.prompts.get(self.next_prompt)
+        {
+            total += prompt.tokens.len();
+            if total > self.prefill_tokens && !chosen.is_empty() {
+                break;
+            }
+            let Some(slots) = self.prompt_region.take(prompt.tokens.len()) else { break };
+            chosen.push((self.next_prompt, slots));
+            self.next_prompt += 1;
+        }
+        if chosen.is_empty() {
+            return Ok(false);
+        }
+        let all = &self.request.prompts;
+        let batch = PackedBatch::from_prompts(
+            chosen.iter().map(|(index, _)| all[*index].tokens.as_slice()),
+        );
+        let slots: Vec<u32> =
+            chosen.iter().flat_map(|(_, slots)| slots.clone()).map(|slot| slot as u32).collect();
+        let mut source = AttentionSource::Prefill {
+            segments: batch.segments.clone(),
+            cache: &mut self.cache,
+            slots: &slots,
+        };
+        let logits = self.decoder.logits(
+            &mut Graph::inference(self.ops, self.parameters),
+            &batch.tokens,
+            &batch.positions,
+            &mut source,
+            Some(&batch.predicting_rows),
+        )?;
+        let logits = self.download(&logits, chosen.len())?;
+        let vocabulary = self.decoder.config().vocabulary_size;
+        for ((index, slots), logits) in chosen.into_iter().zip(logits.chunks_exact(vocabulary)) {
+            let logits = logits.into();
+            self.prompts.push_back(PromptState { index, slots, logits, started: 0, finished: 0 });
+        }
+        Ok(true)
+    }
+
+    /// Gives free places to waiting samples and draws their first tokens from their prompts' logits.
+    fn start_samples(&mut self) -> Result<()> {
+        let samples = self.request.samples_per_prompt;
+        let mut rows = Vec::new();
+        let mut logits = Vec::new();
+        for prompt in &mut self.prompts {
+            while prompt.started < samples
+                && let Some(place) = self.free_places.pop()
+            {
+                rows.push(Row {
+                    prompt: prompt.index,
+                    sample: prompt.started,
+                    place,
+                    prefix: prompt.slots.clone(),
+                    tokens: Vec::new(),
+                    log_probs: Vec::new(),
+                });
+                logits.push(prompt.logits.clone());
+                prompt.started += 1;
+            }
+        }
+        let draws = self.draw(&rows, logits.iter().map(AsRef::as_ref))?;
+        self.advance(rows, &draws);
+        for prompt in self.prompts.iter_mut().filter(|prompt| prompt.started == samples) {
+            prompt.logits = Arc::default();
+        }
+        Ok(())
+    }
+
+    /// One step: feeds every active row's last token and draws its next.
+    fn decode(&mut self) -> Result<()> {
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        let rows = std::mem::take(&mut self.rows);
+        let mut tokens = Vec::with_capacity(rows.len());
+        let mut positions = Vec::with_capacity(rows.len());
+        let mut slots = Vec::with_capacity(rows.len());
+        let mut seen = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let start = row.place * self.plan.row_slots;
+            let own = start..start + row.tokens.len();
+            tokens.extend(row.tokens.last());
+            positions.push((row.prefix.len() + own.len() - 1) as u32);
+            slots.push(own.end as u32 - 1);
+            seen.push(CachedRow { prefix: row.prefix.clone(), own });
+        }
+        let mut source =
+            AttentionSource::Decode { cache: &mut self.cache, slots: &slots, rows: &seen };
+        let logits = self.decoder.logits(
+            &mut Graph::inference(self.ops, self.parameters),
+            &tokens.into(),
+            &positions.into(),
+            &mut source,
+            None,
+        )?;
+        let logits = self.download(&logits, rows.len())?;
+        let vocabulary = self.decoder.config().vocabulary_size;
+        let draws = self.draw(&rows, logits.chunks_exact(vocabulary))?;
+        self.advance(rows, &draws);
+        Ok(())
+    }
+
+    /// The logits' values, one row of the vocabulary's length for each of `rows`.
+    fn download(&self, logits: &O::Tensor, rows: usize) -> Result<Vec<f32>> {
+        let values = self.ops.values(logits)?;
+        let vocabulary = self.decoder.config().vocabulary_size;
+        match values.len() == rows * vocabulary {
+            true => Ok(values),
+            false => Err(ModelError::Backend(format!(
+                "{} logits came back for {rows} rows of {vocabulary}",
+                values.len()
+            ))),
+        }
+    }
+
+    fn draw<'l>(&self, rows: &[Row], logits: impl Iterator<Item = &'l [f32]>) -> Result<Vec<Draw>> {
+        let requests: Vec<DrawRequest<'_>> = (rows.iter().zip(logits))
+            .map(|(row, logits)| DrawRequest {
+                logits,
+                key: DrawKey {
+                    seed: self.request.seed,
+                    stream: self.request.stream,
+                    prompt: self.request.prompts[row.prompt].id,
+                    sample: row.sample as u64,
+                },
+                position: row.tokens.len(),
+            })
+            .collect();
+        self.sampler.draw_all(&requests)
+    }
+
+    /// Appends what was drawn; rows that are not finished by it stay active.
+    fn advance(&mut self, rows: Vec<Row>, draws: &[Draw]) {
+        for (mut row, draw) in rows.into_iter().zip(draws) {
+            row.tokens.push(draw.token);
+            row.log_probs.push(draw.log_prob);
+            self.generated_tokens += 1;
+            match self.finish_reason(&row, draw.token) {
+                Some(reason) => self.retire(row, reason),
+                None => self.rows.push(row),
+            }
+        }
+    }
+
+    fn finish_reason(&self, row: &Row, token: u32) -> Option<FinishReason> {
+        let length = row.tokens.len();
+        if self.sampler.is_end_token(token) {
+            Some(FinishReason::EndToken)
+        } else if length == self.request.sampling.max_new_tokens
+            || row.prefix.len() + length == self.decoder.config().context_length
+        {
+            Some(FinishReason::Length)
+        } else {
+            None
+        }
+    }
+
+    fn retire(&mut self, row: Row, finish_reason: FinishReason) {
+        let samples = self.request.samples_per_prompt;
+        let Row { prompt, sample, place, tokens, log_probs, .. } = row;
+        let response = GeneratedResponse { tokens, log_probs, finish_reason };
+        self.responses[prompt * samples + sample] = Some(response);
+        self.finished += 1;
+        self.free_places.push(place);
+        if let Some(at) = self.prompts.iter().position(|state| state.index == prompt) {
+            self.prompts[at].finished += 1;
+            if self.prompts[at].finished == samples
+                && let Some(state) = self.prompts.remove(at)
+            {
+                self.prompt_region.give_back(state.slots);
+            }
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! A decoder with its weights on an op set: sampled from, scored and trained by tokens alone.
+
+use std::ops::Range;
+use std::path::Path;
+
+use sppo_core::plugin::{
+    GeneratedResponse, GenerationRequest, Host, Optimizer, SequenceBatch, StepReport, StepSettings,
+};
+
+use crate::decoder::{Decoder, DecoderConfig, DecoderWeights, TensorSource};
+use crate::error::{ModelError, Result};
+use crate::generation::{self, GenerationLimits};
+use crate::ops::Ops;
+use crate::packing::{InputLimits, PackedBatch};
+use crate::parameters::ParameterStore;
+use crate::tape::{Graph, Tape};
+use crate::training::Training;
+
+/// A decoder with its weights, without any text.
+pub struct DecoderModel<O: Ops> {
+    ops: O,
+    decoder: Decoder,
+    parameters: ParameterStore<O>,
+    limits: GenerationLimits,
+    pending: Option<PendingBackward<O::Tensor>>,
+    training: Option<Training>,
+}
+
+/// A forward pass that waits for its coefficients.
+struct PendingBackward<T> {
+    tape: Option<Tape<T>>,
+    responses: Vec<Range<usize>>,
+}
+
+impl<O: Ops> DecoderModel<O> {
+    /// Loads the weights that the configuration calls for from `tensor`.
+    ///
+    /// # Errors
+    /// When the configuration makes no sense, a weight is missing or has another shape, or memory
+    /// runs out.
+    pub fn load(ops: O, config: &DecoderConfig, tensor: &mut TensorSource<'_>) -> Result<Self> {
+        let (weights, parameters) = DecoderWeights::load(&ops, config, tensor)?;
+        Ok(Self {
+            ops,
+            decoder: Decoder::new(config.clone(), weights),
+            parameters,
+            limits: GenerationLimits::default(),
+            pending: None,
+            training: None,
+        })
+    }
+
+    /// Sets how much generation may do at once.
+    #[must_use]
+    pub fn with_generation_limits(mut self, limits: GenerationLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The op set.
+    #[must_use]
+    pub fn ops(&self) -> &O {
+        &self.ops
+    }
+
+    /// The model's shape and settings.
+    #[must_use]
+    pub fn config(&self) -> &DecoderConfig {
+        self.decoder.config()
+    }
+
+    /// The weights, by name.
+    #[must_use]
+    pub fn parameters(&self) -> &ParameterStore<O> {
+        &self.parameters
+    }
+
+    /// Name, shape and row-major values of every weight, downloaded one at a time.
+    pub fn tensors(&self) -> impl Iterator<Item = Result<(String, Vec<usize>, Vec<f32>)>> {
+        self.parameters.entries().iter().map(|entry| {
+            let values = self.ops.parameter_values(&entry.value)?;
+            Ok((entry.name.clone(), entry.shape.clone(), values))
+        })
+    }
+
+    /// Samples responses; see [`generation::generate`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn generate(
+        &mut self,
+        request: &GenerationRequest,
+        end_tokens: &[u32],
+        host: &dyn Host,
+    ) -> Result<Vec<GeneratedResponse>> {
+        for entry in self.parameters.entries_mut() {
+            self.ops.prepare_for_decoding(&mut entry.value)?;
+        }
+        let responses = generation::generate(
+            &self.ops,
+            &self.decoder,
+            &self.parameters,
+            request,
+            end_tokens,
+            &self.limits,
+            host,
+        );
+        for entry in self.parameters.entries_mut() {
+            self.ops.end_decoding(&mut entry.value)?;
+        }
+        responses
+    }
+
+    /// Log-probability of every response token, one list per response; nothing is kept.
+    ///
+    /// # Errors
+    /// When a sequence does not fit the model, or the computation fails.
+    pub fn token_log_probs(&self, batch: &SequenceBatch) -> Result<Vec<Vec<f32>>> {
+        let batch = self.pack(batch)?;
+        let mut graph = Graph::inference(&self.ops, &self.parameters);
+        let log_probs = self.decoder.token_log_probs(&mut graph, &batch)?;
+        let list = |range: &Range<usize>| log_probs.get(range.clone()).map(<[f32]>::to_vec);
+        batch.responses.iter().map(list).collect::<Option<_>>().ok_or_else(short_answer)
+    }
+
+    /// Summed log-probability of each response, keeping what [`Self::backward`] needs.
+    ///
+    /// # Errors
+    /// As [`Self::token_log_probs`].
+    pub fn forward(&mut self, batch: &SequenceBatch) -> Result<Vec<f64>> {
+        self.pending = None;
+        let batch = self.pack(batch)?;
+        let mut graph = Graph::recording(&self.ops, &self.parameters);
+        let log_probs = self.decoder.token_log_probs(&mut graph, &batch)?;
+        let tape = graph.into_tape().filter(|_| !batch.responses.is_empty());
+        let sum = |range: &Range<usize>| {
+            Some(log_probs.get(range.clone())?.iter().map(|&log_prob| f64::from(log_prob)).sum())
+        };
+        let sums = batch.responses.iter().map(sum).collect::<Option<_>>();
+        self.pending = Some(PendingBackward { tape, responses: batch.responses });
+        sums.ok_or_else(short_answer)
+    }
+
+    /// Adds `sum_i coefficients[i] * grad log pi(y_i | x_i)` of the last forward to the gradient.
+    ///
+    /// # Errors
+    /// When there was no forward, the number of coefficients is not that of its responses, or the
+    /// computation fails.
+    pub fn backward(&mut self, coefficients: &[f64]) -> Result<()> {
+        let pending = self
+            .pending
+            .take()
+            .ok_or_else(|| ModelError::Input("backward without a forward pass before it".into()))?;
+        if pending.responses.len() != coefficients.len() {
+            return Err(ModelError::Input(format!(
+                "{} coefficients for {} responses",
+                coefficients.len(),
+                pending.responses.len()
+            )));
+        }
+        let Some(tape) = pending.tape else { return Ok(()) };
+        let per_token: Vec<f32> = (pending.responses.iter().zip(coefficients))
+            .flat_map(|(range, &coefficient)| range.clone().map(move |_| coefficient as f32))
+            .collect();
+        tape.backward(&self.ops, &mut self.parameters, &per_token)
+    }
+
+    /// Starts training afresh: gradients and optimiser state are cleared.
+    ///
+    /// # Errors
+    /// When the tensor library fails.
+    pub fn begin_training(&mut self, optimizer: &Optimizer) -> Result<()> {
+        self.pending = None;
+        self.training = Some(Training::begin(&self.ops, &mut self.parameters, optimizer)?);
+        Ok(())
+    }
+
+    /// Applies the accumulated gradient and clears it.
+    ///
+    /// # Errors
+    /// When training was not begun, or the gradient is not finite (the weights are then unchanged).
+    pub fn step(&mut self, settings: &StepSettings) -> Result<StepReport> {
+        let training = self.training.as_mut().ok_or_else(not_training)?;
+        training.step(&self.ops, &mut self.parameters, settings)
+    }
+
+    /// Writes the optimiser's state to a safetensors file.
+    ///
+    /// # Errors
+    /// When training was not begun or the file cannot be written.
+    pub fn save_optimizer_state(&self, file: &Path) -> Result<()> {
+        let training = self.training.as_ref().ok_or_else(not_training)?;
+        training.save(&self.ops, &self.parameters, file)
+    }
+
+    /// Reads back what [`Self::save_optimizer_state`] wrote; call after [`Self::begin_training`].
+    ///
+    /// # Errors
+    /// When training was not begun or the file does not belong to this model and optimiser.
+    pub fn load_optimizer_state(&mut self, file: &Path) -> Result<()> {
+        let training = self.training.as_mut().ok_or_else(not_training)?;
+        training.load(&self.ops, &mut self.parameters, file)
+    }
+
+    fn pack(&self, batch: &SequenceBatch) -> Result<PackedBatch> {
+        let config = self.decoder.config();
+        let limits = InputLimits {
+            vocabulary_size: config.vocabulary_size,
+            context_length: config.context_length,
+        };
+        PackedBatch::from_sequences(batch, limits)
+    }
+}
+
+fn not_training() -> ModelError {
+    ModelError::Input("training was not begun".into())
+}
+
+fn short_answer() -> ModelError {
+    ModelError::Backend("fewer log-probabilities came back than were asked for".into())
+}

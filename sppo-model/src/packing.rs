@@ -1,0 +1,219 @@
+//! Packs sequences for a forward pass: one row per token, no padding, shared prompts once.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use sppo_core::plugin::SequenceBatch;
+
+use crate::error::{ModelError, Result};
+use crate::ops::AttentionSegment;
+
+/// Rows for a forward pass, and which of them predict which response tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackedBatch {
+    /// The token of each row.
+    pub tokens: Arc<[u32]>,
+    /// The position of each row in its sequence; a response continues its prompt's.
+    pub positions: Arc<[u32]>,
+    /// Which rows see which.
+    pub segments: Arc<[AttentionSegment]>,
+    /// The rows whose hidden state predicts a response token, response after response.
+    pub predicting_rows: Arc<[u32]>,
+    /// The token that each predicting row is asked for.
+    pub targets: Arc<[u32]>,
+    /// The part of `targets` that belongs to each response.
+    pub responses: Vec<Range<usize>>,
+}
+
+/// What a model can take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InputLimits {
+    /// Tokens must be below this.
+    pub vocabulary_size: usize,
+    /// Prompt and response together may be this long, in tokens.
+    pub context_length: usize,
+}
+
+impl InputLimits {
+    /// Checks that tokens are known to the model and that there is at least one.
+    ///
+    /// # Errors
+    /// Names the part (`what`) that is empty or holds an unknown token.
+    pub fn check(&self, tokens: &[u32], what: &dyn Fn() -> String) -> Result<()> {
+        if tokens.is_empty() {
+            return Err(ModelError::Input(format!("{} has no tokens", what())));
+        }
+        match tokens.iter().find(|&&token| token as usize >= self.vocabulary_size) {
+            Some(token) => Err(ModelError::Input(format!(
+                "{} holds token {token}, but the model's vocabulary ends at {}; was it made with \
+                 another model's tokenizer?",
+                what(),
+                self.vocabulary_size - 1
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Packer {
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    segments: Vec<AttentionSegment>,
+    predicting_rows: Vec<u32>,
+    targets: Vec<u32>,
+    responses: Vec<Range<usize>>,
+}
+
+impl Packer {
+    /// Adds rows that continue at `position` and see `prefix`; returns the rows.
+    fn push(&mut self, tokens: &[u32], position: usize, prefix: Range<usize>) -> Range<usize> {
+        let rows = self.tokens.len()..self.tokens.len() + tokens.len();
+        if !tokens.is_empty() {
+            self.tokens.extend_from_slice(tokens);
+            self.positions.extend((position..position + tokens.len()).map(|place| place as u32));
+            let (queries, own) = (rows.clone(), rows.clone());
+            self.segments.push(AttentionSegment { queries, prefix, own });
+        }
+        rows
+    }
+
+    /// Adds a response to the prompt in `prompt` rows. Its last token predicts nothing that is asked
+    /// for, so it gets no row.
+    fn push_response(&mut self, tokens: &[u32], prompt: Range<usize>) {
+        let inner = tokens.split_last().map_or(tokens, |(_, inner)| inner);
+        let last_prompt_row = prompt.end as u32 - 1;
+        let rows = self.push(inner, prompt.len(), prompt);
+        self.predicting_rows.push(last_prompt_row);
+        self.predicting_rows.extend(rows.map(|row| row as u32));
+        self.responses.push(self.targets.len()..self.targets.len() + tokens.len());
+        self.targets.extend_from_slice(tokens);
+    }
+
+    fn finish(self) -> PackedBatch {
+        PackedBatch {
+            tokens: self.tokens.into(),
+            positions: self.positions.into(),
+            segments: self.segments.into(),
+            predicting_rows: self.predicting_rows.into(),
+            targets: self.targets.into(),
+            responses: self.responses,
+        }
+    }
+}
+
+impl PackedBatch {
+    /// Packs prompts and the responses that continue them. A prompt without responses is left out.
+    ///
+    /// # Errors
+    /// Names the prompt or response that is empty, holds an unknown token, is too long, or continues
+    /// something that is not an earlier prompt.
+    pub fn from_sequences(batch: &SequenceBatch, limits: InputLimits) -> Result<Self> {
+        let mut packer = Packer::default();
+        let mut prompt_rows: HashMap<usize, Range<usize>> = HashMap::new();
+        for (number, segment) in batch.responses().enumerate() {
+            let what = || format!("response {number} of the batch");
+            let tokens = part(batch, &segment.tokens, &what)?;
+            limits.check(tokens, &what)?;
+            let index = segment.prompt.unwrap_or_default();
+            let prompt = batch.segments().get(index).filter(|prompt| prompt.prompt.is_none());
+            let Some(prompt) = prompt else {
+                return Err(ModelError::Input(format!("{} continues no prompt", what())));
+            };
+            let total = prompt.tokens.len() + tokens.len();
+            if total > limits.context_length {
+                return Err(ModelError::Input(format!(
+                    "{} and its prompt are {total} tokens long, but the model's context is {}; \
+                     shorten the prompt or the response",
+                    what(),
+                    limits.context_length
+                )));
+            }
+            let rows = match prompt_rows.get(&index) {
+                Some(rows) => rows.clone(),
+                None => {
+                    let what = || format!("the prompt of response {number} of the batch");
+                    let tokens = part(batch, &prompt.tokens, &what)?;
+                    limits.check(tokens, &what)?;
+                    let rows = packer.push(tokens, 0, 0..0);
+                    prompt_rows.insert(index, rows.clone());
+                    rows
+                }
+            };
+            packer.push_response(tokens, rows);
+        }
+        Ok(packer.finish())
+    }
+
+    /// Packs whole prompts, each predicting one token from its last row (prefill). No targets.
+    #[must_use]
+    pub fn from_prompts<'a>(prompts: impl IntoIterator<Item = &'a [u32]>) -> Self {
+        let mut packer = Packer::default();
+        for tokens in prompts {
+            let rows = packer.push(tokens, 0, 0..0);
+            packer.predicting_rows.push(rows.end.saturating_sub(1) as u32);
+        }
+        packer.finish()
+    }
+}
+
+fn part<'a>(
+    batch: &'a SequenceBatch,
+    range: &Range<usize>,
+    what: &dyn Fn() -> String,
+) -> Result<&'a [u32]> {
+    batch
+        .tokens()
+        .get(range.clone())
+        .ok_or_else(|| ModelError::Input(format!("{} lies outside of the batch", what())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: InputLimits = InputLimits { vocabulary_size: 100, context_length: 6 };
+
+    fn segment(rows: Range<usize>, prefix: Range<usize>) -> AttentionSegment {
+        AttentionSegment { queries: rows.clone(), prefix, own: rows }
+    }
+
+    #[test]
+    fn responses_continue_their_shared_prompt() {
+        let mut batch = SequenceBatch::new();
+        let first = batch.push_prompt(&[1, 2, 3]);
+        let unused = batch.push_prompt(&[7, 8]);
+        batch.push_response(first, &[4, 5, 6]);
+        let second = batch.push_prompt(&[9]);
+        batch.push_response(second, &[10]);
+        batch.push_response(first, &[11, 12]);
+        let packed = PackedBatch::from_sequences(&batch, LIMITS).unwrap();
+        assert_eq!(unused, 1);
+        assert_eq!(*packed.tokens, [1, 2, 3, 4, 5, 9, 11]);
+        assert_eq!(*packed.positions, [0, 1, 2, 3, 4, 0, 3]);
+        let expected =
+            [segment(0..3, 0..0), segment(3..5, 0..3), segment(5..6, 0..0), segment(6..7, 0..3)];
+        assert_eq!(*packed.segments, expected);
+        assert_eq!(*packed.predicting_rows, [2, 3, 4, 5, 2, 6]);
+        assert_eq!(*packed.targets, [4, 5, 6, 10, 11, 12]);
+        assert_eq!(packed.responses, [0..3, 3..4, 4..6]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let error = |prompt: &[u32], response: &[u32]| {
+            let mut batch = SequenceBatch::new();
+            let prompt = batch.push_prompt(prompt);
+            batch.push_response(prompt, response);
+            PackedBatch::from_sequences(&batch, LIMITS).unwrap_err().to_string()
+        };
+        assert!(error(&[], &[1]).contains("prompt of response 0 of the batch has no tokens"));
+        assert!(error(&[1], &[]).contains("response 0 of the batch has no tokens"));
+        assert!(error(&[1, 2, 3], &[4, 5, 6, 7]).contains("7 tokens long"));
+        assert!(error(&[1], &[2, 100]).contains("token 100"));
+        let mut batch = SequenceBatch::new();
+        batch.push_response(3, &[1]);
+        assert!(PackedBatch::from_sequences(&batch, LIMITS).is_err());
+    }
+}

@@ -1,0 +1,100 @@
+//! The named weights of a model.
+
+use crate::error::Result;
+use crate::ops::Ops;
+
+/// The place of a parameter in its [`ParameterStore`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParameterId(usize);
+
+/// A weight and what it is called in the checkpoint.
+#[derive(Debug)]
+pub struct NamedParameter<P> {
+    /// The Hugging Face name, for instance `model.norm.weight`.
+    pub name: String,
+    /// Rank 1 or 2.
+    pub shape: Vec<usize>,
+    /// Whether it is trained.
+    pub trainable: bool,
+    /// The op set's own form of it.
+    pub value: P,
+}
+
+/// All weights of a model, in the order of the forward pass.
+pub struct ParameterStore<O: Ops> {
+    entries: Vec<NamedParameter<O::Parameter>>,
+}
+
+impl<O: Ops> Default for ParameterStore<O> {
+    fn default() -> Self {
+        Self { entries: Vec::new() }
+    }
+}
+
+impl<O: Ops> ParameterStore<O> {
+    /// Adds a weight from row-major values.
+    ///
+    /// # Errors
+    /// When the op set cannot hold it.
+    pub fn push(
+        &mut self,
+        ops: &O,
+        name: String,
+        shape: Vec<usize>,
+        values: Vec<f32>,
+        trainable: bool,
+    ) -> Result<ParameterId> {
+        let value = ops.parameter(values, &shape, trainable)?;
+        self.entries.push(NamedParameter { name, shape, trainable, value });
+        Ok(ParameterId(self.entries.len() - 1))
+    }
+
+    /// The op set's form of a weight.
+    #[must_use]
+    pub fn get(&self, id: ParameterId) -> &O::Parameter {
+        &self.entries[id.0].value
+    }
+
+    /// The op set's form of a weight, to be changed.
+    pub fn get_mut(&mut self, id: ParameterId) -> &mut O::Parameter {
+        &mut self.entries[id.0].value
+    }
+
+    /// Two weights at once, to be changed; the second may be absent.
+    pub(crate) fn pair_mut(
+        &mut self,
+        first: ParameterId,
+        second: Option<ParameterId>,
+    ) -> (&mut O::Parameter, Option<&mut O::Parameter>) {
+        let Some(second) = second.filter(|second| *second != first) else {
+            return (self.get_mut(first), None);
+        };
+        let (low, high) = (first.0.min(second.0), first.0.max(second.0));
+        let (head, tail) = self.entries.split_at_mut(high);
+        let (low, high) = (&mut head[low].value, &mut tail[0].value);
+        if first.0 < second.0 { (low, Some(high)) } else { (high, Some(low)) }
+    }
+
+    /// Whether a weight is trained.
+    #[must_use]
+    pub fn is_trainable(&self, id: ParameterId) -> bool {
+        self.entries[id.0].trainable
+    }
+
+    /// All weights with their names.
+    #[must_use]
+    pub fn entries(&self) -> &[NamedParameter<O::Parameter>] {
+        &self.entries
+    }
+
+    /// All weights with their names, to be changed.
+    pub fn entries_mut(&mut self) -> &mut [NamedParameter<O::Parameter>] {
+        &mut self.entries
+    }
+
+    /// How many numbers all weights hold.
+    #[must_use]
+    pub fn element_count(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.shape.iter().product::<usize>() as u64).sum()
+    }
+}

@@ -1,0 +1,455 @@
+//! Draws tokens from logits, reproducibly.
+//!
+//! One uniform number per token, from a counter-based generator: the key is (seed, stream, prompt id,
+//! sample) and the counter is the token's place in the response. A draw therefore depends on the
+//! request alone, never on what else is in the batch.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use rayon::prelude::*;
+use sppo_core::plugin::SamplingParameters;
+
+use crate::error::{ModelError, Result};
+
+/// Identifies the draws of one response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrawKey {
+    /// The run's seed.
+    pub seed: u64,
+    /// Separates independent uses of one seed.
+    pub stream: u64,
+    /// The prompt.
+    pub prompt: u64,
+    /// Which of the prompt's responses.
+    pub sample: u64,
+}
+
+impl DrawKey {
+    /// The uniform number in `[0, 1)` for the token at `position` of the response.
+    #[must_use]
+    pub fn uniform(&self, position: u64) -> f64 {
+        let mut key = [0; 32];
+        let words = [self.seed, self.stream, self.prompt, self.sample];
+        for (bytes, word) in key.chunks_exact_mut(8).zip(words) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        let mut generator = ChaCha8Rng::from_seed(key);
+        // Every position has a whole block of 16 words to itself.
+        generator.set_word_pos(16 * u128::from(position));
+        (generator.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+/// A token and its log-probability under the untempered, untruncated distribution.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Draw {
+    /// The token.
+    pub token: u32,
+    /// Its natural log-probability.
+    pub log_prob: f32,
+}
+
+/// One token to draw.
+#[derive(Clone, Copy, Debug)]
+pub struct DrawRequest<'a> {
+    /// The logits of the whole vocabulary.
+    pub logits: &'a [f32],
+    /// Whose draw it is.
+    pub key: DrawKey,
+    /// The token's place in the response.
+    pub position: usize,
+}
+
+/// Draws tokens by one set of sampling parameters.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    parameters: SamplingParameters,
+    end_tokens: Vec<u32>,
+}
+
+impl Sampler {
+    /// A sampler; `end_tokens` are not drawn before `min_new_tokens`.
+    ///
+    /// # Errors
+    /// When a parameter makes no sense.
+    pub fn new(parameters: &SamplingParameters, end_tokens: &[u32]) -> Result<Self> {
+        let problem = if !(parameters.temperature >= 0.0 && parameters.temperature.is_finite()) {
+            format!("temperature is {}, but must be 0 or more", parameters.temperature)
+        } else if !(parameters.top_p > 0.0 && parameters.top_p <= 1.0) {
+            format!("top_p is {}, but must be above 0 and at most 1", parameters.top_p)
+        } else if parameters.max_new_tokens == 0 {
+            "max_new_tokens is 0, but a response has at least one token".into()
+        } else {
+            let (parameters, end_tokens) = (parameters.clone(), end_tokens.to_vec());
+            return Ok(Self { parameters, end_tokens });
+        };
+        Err(ModelError::Input(format!("sampling: {problem}")))
+    }
+
+    /// The parameters.
+    #[must_use]
+    pub fn parameters(&self) -> &SamplingParameters {
+        &self.parameters
+    }
+
+    /// Whether this token ends a response.
+    #[must_use]
+    pub fn is_end_token(&self, token: u32) -> bool {
+        self.end_tokens.contains(&token)
+    }
+
+    /// Draws one token for each request, in parallel.
+    ///
+    /// # Errors
+    /// When logits are not finite.
+    pub fn draw_all(&self, requests: &[DrawRequest<'_>]) -> Result<Vec<Draw>> {
+        requests.par_iter().map(|request| self.draw(request)).collect()
+    }
+
+    /// Draws one token.
+    ///
+    /// # Errors
+    /// When the logits are not finite.
+    pub fn draw(&self, request: &DrawRequest<'_>) -> Result<Draw> {
+        let SamplingParameters { temperature, top_p, top_k, min_new_tokens, .. } = self.parameters;
+        let logits = request.logits;
+        let all = Weights::new(logits, 1.0);
+        if !(all.total.is_finite() && all.total > 0.0) {
+            return Err(ModelError::Backend(
+                "the model's logits are not finite; its weights may be damaged or have diverged"
+                    .into(),
+            ));
+        }
+        let bans_end = request.position < min_new_tokens && !self.end_tokens.is_empty();
+        let uniform = || request.key.uniform(request.position as u64);
+        let token = if temperature == 1.0 && top_p == 1.0 && top_k == 0 && !bans_end {
+            all.invert(uniform())
+        } else {
+            let mut allowed = logits.to_vec();
+            if bans_end {
+                self.ban_end_tokens(&mut allowed)?;
+            }
+            if temperature == 0.0 {
+                argmax(&allowed)
+            } else {
+                let weights = Weights::new(&allowed, temperature);
+                match top_p == 1.0 && top_k == 0 {
+                    true => weights.invert(uniform()),
+                    false => weights.truncate(top_k, top_p).invert(uniform()),
+                }
+            }
+        };
+        let logit = f64::from(logits.get(token).copied().unwrap_or(f32::NAN));
+        let log_prob = (logit - f64::from(all.maximum) - all.total.ln()) as f32;
+        Ok(Draw { token: token as u32, log_prob })
+    }
+
+    fn ban_end_tokens(&self, logits: &mut [f32]) -> Result<()> {
+        for &token in &self.end_tokens {
+            if let Some(logit) = logits.get_mut(token as usize) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+        if logits.iter().all(|&logit| logit == f32::NEG_INFINITY) {
+            return Err(ModelError::Input("sampling: every token is an end token".into()));
+        }
+        Ok(())
+    }
+}
+
+/// The index of the largest value; the lowest wins ties.
+fn argmax(values: &[f32]) -> usize {
+    let mut best = 0;
+    for (index, &value) in values.iter().enumerate() {
+        if value > values[best] {
+            best = index;
+        }
+    }
+    best
+}
+
+/// How many weights share one partial sum.
+const BLOCK: usize = 256;
+
+/// The weights `exp((logit - maximum) / temperature)` of all tokens, summed by blocks.
+struct Weights<'a> {
+    logits: &'a [f32],
+    maximum: f32,
+    inverse_temperature: f32,
+    block_sums: Vec<f64>,
+    total: f64,
+}
+
+impl<'a> Weights<'a> {
+    fn new(logits: &'a [f32], temperature: f64) -> Self {
+        let maximum = maximum(logits);
+        let inverse_temperature = (1.0 / temperature) as f32;
+        let mut weights =
+            Self { logits, maximum, inverse_temperature, block_sums: Vec::new(), total: 0.0 };
+        weights.block_sums = logits.chunks(BLOCK).map(|block| weights.block_sum(block)).collect();
+        weights.total = weights.block_sums.iter().sum();
+        weights
+    }
+
+    fn weight(&self, logit: f32) -> f32 {
+        exp((logit - self.maximum) * self.inverse_temperature)
+    }
+
+    fn block_sum(&self, block: &[f32]) -> f64 {
+        // Independent partial sums let the compiler use vector registers.
+        let mut lanes = [0.0_f32; 16];
+        let chunks = block.chunks_exact(lanes.len());
+        let rest: f32 = chunks.remainder().iter().map(|&logit| self.weight(logit)).sum();
+        for chunk in chunks {
+            for (lane, &logit) in lanes.iter_mut().zip(chunk) {
+                *lane += self.weight(logit);
+            }
+        }
+        lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>() + f64::from(rest)
+    }
+
+    /// The token at which the cumulative weight, in index order, passes `uniform` of the total.
+    fn invert(&self, uniform: f64) -> usize {
+        let mut remaining = uniform * self.total;
+        for (block, &sum) in self.block_sums.iter().enumerate() {
+            if remaining < sum
+                && let Some(offset) = self.invert_block(block * BLOCK, remaining)
+            {
+                return block * BLOCK + offset;
+            }
+            remaining -= sum;
+        }
+        // Rounding left the number at the very end: the last token that can be drawn.
+        let drawable = |&logit: &f32| self.weight(logit) > 0.0;
+        self.logits.iter().rposition(drawable).unwrap_or_default()
+    }
+
+    fn invert_block(&self, start: usize, mut remaining: f64) -> Option<usize> {
+        let end = self.logits.len().min(start + BLOCK);
+        let mut last = None;
+        for (offset, &logit) in self.logits[start..end].iter().enumerate() {
+            let weight = f64::from(self.weight(logit));
+            if weight > 0.0 {
+                last = Some(offset);
+                if remaining < weight {
+                    break;
+                }
+            }
+            remaining -= weight;
+        }
+        last
+    }
+
+    /// The `top_k` heaviest tokens (0 is all), and of these the heaviest that hold `top_p` of their
+    /// weight together. Equal weights go by index.
+    fn truncate(&self, top_k: usize, top_p: f64) -> Nucleus {
+        // All tokens below this weight together hold less than 1 - top_p, so none is needed.
+        let negligible = match top_k {
+            0 => (1.0 - top_p) * self.total / self.logits.len() as f64,
+            _ => 0.0,
+        };
+        let mut kept: Vec<(f32, usize)> = (self.logits.iter().enumerate())
+            .map(|(index, &logit)| (self.weight(logit), index))
+            .filter(|&(weight, _)| weight > 0.0 && f64::from(weight) >= negligible)
+            .collect();
+        let heavier = |a: &(f32, usize), b: &(f32, usize)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+        if top_k > 0 && top_k < kept.len() {
+            kept.select_nth_unstable_by(top_k - 1, heavier);
+            kept.truncate(top_k);
+        }
+        if top_p < 1.0 {
+            kept.sort_unstable_by(heavier);
+            let total = match top_k {
+                0 => self.total,
+                _ => kept.iter().map(|&(weight, _)| f64::from(weight)).sum(),
+            };
+            let mut held = 0.0;
+            let needed = kept.iter().position(|&(weight, _)| {
+                held += f64::from(weight);
+                held >= top_p * total
+            });
+            kept.truncate(needed.map_or(kept.len(), |last| last + 1));
+        }
+        kept.sort_unstable_by_key(|&(_, index)| index);
+        Nucleus(kept)
+    }
+}
+
+/// The weights and indices that survived truncation, in index order.
+struct Nucleus(Vec<(f32, usize)>);
+
+impl Nucleus {
+    fn invert(&self, uniform: f64) -> usize {
+        let total: f64 = self.0.iter().map(|&(weight, _)| f64::from(weight)).sum();
+        let mut remaining = uniform * total;
+        for &(weight, index) in &self.0 {
+            if remaining < f64::from(weight) {
+                return index;
+            }
+            remaining -= f64::from(weight);
+        }
+        self.0.last().map_or(0, |&(_, index)| index)
+    }
+}
+
+fn maximum(values: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let chunks = values.chunks_exact(lanes.len());
+    let rest = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    for chunk in chunks {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane = if value > *lane { value } else { *lane };
+        }
+    }
+    lanes.into_iter().fold(rest, f32::max)
+}
+
+/// `e^x` for `x <= 0` to about one unit in the last place, in a form that compilers vectorise.
+/// Below -87 it is 0; NaN stays NaN.
+#[inline]
+fn exp(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer.
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    let clamped = if x < -87.0 { -87.0 } else { x };
+    let rounded = clamped * std::f32::consts::LOG2_E + ROUND;
+    let power = rounded - ROUND;
+    let r = clamped - power * LN_2_HIGH - power * LN_2_LOW;
+    // Taylor series on |r| <= ln(2) / 2, where the first dropped term is below 6e-9.
+    let mut series = 1.0 / 5040.0;
+    for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        series = series * r + coefficient;
+    }
+    let exponent = (rounded.to_bits() << 23).wrapping_add(127 << 23);
+    let result = series * f32::from_bits(exponent);
+    if x < -87.0 { 0.0 } else { result }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: DrawKey = DrawKey { seed: 1, stream: 2, prompt: 3, sample: 4 };
+
+    fn sampler(parameters: SamplingParameters) -> Sampler {
+        Sampler::new(&parameters, &[0]).unwrap()
+    }
+
+    fn frequencies(sampler: &Sampler, logits: &[f32], draws: usize) -> Vec<f64> {
+        let mut counts = vec![0.0; logits.len()];
+        for prompt in 0..draws as u64 {
+            let key = DrawKey { prompt, ..KEY };
+            let draw = sampler.draw(&DrawRequest { logits, key, position: 0 }).unwrap();
+            counts[draw.token as usize] += 1.0 / draws as f64;
+        }
+        counts
+    }
+
+    #[test]
+    fn exp_is_accurate_to_the_last_place() {
+        for step in 0..870_000 {
+            let x = -(step as f32) * 1e-4;
+            let exact = f64::from(x).exp();
+            assert!((f64::from(exp(x)) / exact - 1.0).abs() < 2e-7, "{x}");
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn uniform_numbers_depend_on_every_part_of_the_key() {
+        let keys = [
+            KEY,
+            DrawKey { seed: 9, ..KEY },
+            DrawKey { stream: 9, ..KEY },
+            DrawKey { prompt: 9, ..KEY },
+            DrawKey { sample: 9, ..KEY },
+        ];
+        let numbers: std::collections::HashSet<u64> = keys
+            .iter()
+            .flat_map(|key| (0..100).map(|position| key.uniform(position).to_bits()))
+            .collect();
+        assert_eq!(numbers.len(), 500);
+        let mean = (0..4000).map(|position| KEY.uniform(position)).sum::<f64>() / 4000.0;
+        assert!((mean - 0.5).abs() < 0.02, "{mean}");
+    }
+
+    #[test]
+    fn draws_follow_the_tempered_distribution_and_report_the_plain_one() {
+        let logits: Vec<f32> = [0.1_f32, 0.2, 0.3, 0.4].map(f32::ln).to_vec();
+        let plain = sampler(SamplingParameters::default());
+        let warm = sampler(SamplingParameters { temperature: 0.5, ..Default::default() });
+        for (sampler, expected) in [(&plain, [0.1, 0.2, 0.3, 0.4]), (&warm, [1., 4., 9., 16.])] {
+            let total: f64 = expected.iter().sum();
+            for (actual, expected) in frequencies(sampler, &logits, 20_000).iter().zip(expected) {
+                assert!((actual - expected / total).abs() < 0.015, "{actual} {expected}");
+            }
+            let draw =
+                sampler.draw(&DrawRequest { logits: &logits, key: KEY, position: 0 }).unwrap();
+            assert!((draw.log_prob - logits[draw.token as usize]).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn truncation_keeps_the_fewest_heaviest_tokens() {
+        let logits: Vec<f32> = [0.1_f32, 0.4, 0.15, 0.35].map(f32::ln).to_vec();
+        let support = |top_k, top_p| -> Vec<usize> {
+            let parameters = SamplingParameters { top_k, top_p, ..Default::default() };
+            let drawn = frequencies(&sampler(parameters), &logits, 2000);
+            (0..4).filter(|&token| drawn[token] > 0.0).collect()
+        };
+        assert_eq!(support(0, 0.39), [1]);
+        assert_eq!(support(0, 0.7), [1, 3]);
+        assert_eq!(support(0, 0.8), [1, 2, 3]);
+        assert_eq!(support(3, 1.0), [1, 2, 3]);
+        // After top-k the remaining weights are 0.4 and 0.35 of 0.75: one suffices for half.
+        assert_eq!(support(2, 0.5), [1]);
+        assert_eq!(support(9, 0.999), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_long_row_is_inverted_in_index_order() {
+        let logits: Vec<f32> = (0..1000).map(|token| ((token * 37) % 101) as f32 / 20.0).collect();
+        let weights = Weights::new(&logits, 1.0);
+        for uniform in [0.0, 0.1, 0.25, 0.5, 0.77, 0.999_999] {
+            let mut remaining = uniform * weights.total;
+            let expected = logits.iter().position(|&logit| {
+                remaining -= f64::from(weights.weight(logit));
+                remaining < 0.0
+            });
+            assert_eq!(Some(weights.invert(uniform)), expected);
+            assert_eq!(Some(weights.truncate(0, 1.0).invert(uniform)), expected);
+        }
+    }
+
+    #[test]
+    fn end_tokens_are_banned_early_and_greedy_takes_the_first_of_equals() {
+        let logits = [5.0, 1.0, 3.0, 3.0];
+        let parameters =
+            SamplingParameters { temperature: 0.0, min_new_tokens: 2, ..Default::default() };
+        let sampler = sampler(parameters);
+        let at = |position| {
+            sampler.draw(&DrawRequest { logits: &logits, key: KEY, position }).unwrap().token
+        };
+        assert_eq!([at(0), at(1), at(2)], [2, 2, 0]);
+    }
+
+    #[test]
+    fn damaged_logits_and_senseless_parameters_are_refused() {
+        let plain = sampler(SamplingParameters::default());
+        for bad in [f32::NAN, f32::INFINITY] {
+            let logits = [0.0, bad, 1.0];
+            assert!(plain.draw(&DrawRequest { logits: &logits, key: KEY, position: 0 }).is_err());
+        }
+        for parameters in [
+            SamplingParameters { temperature: -1.0, ..Default::default() },
+            SamplingParameters { temperature: f64::NAN, ..Default::default() },
+            SamplingParameters { top_p: 0.0, ..Default::default() },
+            SamplingParameters { top_p: 1.5, ..Default::default() },
+            SamplingParameters { max_new_tokens: 0, ..Default::default() },
+        ] {
+            assert!(Sampler::new(&parameters, &[]).is_err());
+        }
+    }
+}

@@ -1,0 +1,422 @@
+//! The forward pass that may be recorded, and the backward pass over the recording.
+//!
+//! A [`Graph`] runs ops. In inference it only computes. When recording, each op whose result depends
+//! on a trainable weight leaves a node that holds what its backward needs; [`Tape::backward`] then
+//! walks the nodes in reverse, freeing each as it goes.
+
+use std::sync::Arc;
+
+use crate::decoder::Activation;
+use crate::error::{ModelError, Result};
+use crate::ops::{
+    AttentionOutput, AttentionSegment, AttentionShape, CachedRow, Ops, RotaryFrequencies,
+};
+use crate::parameters::{ParameterId, ParameterStore};
+
+/// The gradient of an activation is kept at this index during the backward pass.
+type GradientIndex = usize;
+
+/// The result of an op.
+#[derive(Clone, Debug)]
+pub struct Variable<T> {
+    value: T,
+    /// `None` when no gradient is wanted.
+    gradient: Option<GradientIndex>,
+}
+
+impl<T> Variable<T> {
+    /// The computed activation.
+    pub fn value(&self) -> &T {
+        &self.value
+    }
+}
+
+/// An op, its operands, and what its backward needs.
+enum Operation<T> {
+    Embedding { table: ParameterId, tokens: Arc<[u32]> },
+    Linear { x: Variable<T>, weight: ParameterId, bias: Option<ParameterId> },
+    RmsNorm { x: Variable<T>, weight: ParameterId, epsilon: f32, offset: f32 },
+    Rotary { x: GradientIndex, positions: Arc<[u32]>, frequencies: Arc<RotaryFrequencies> },
+    Attention(Box<AttentionNode<T>>),
+    GatedActivation { gate: Variable<T>, up: Variable<T>, activation: Activation },
+    Add { a: Option<GradientIndex>, b: Option<GradientIndex> },
+    Scale { x: GradientIndex, factor: f32 },
+    SelectRows { x: GradientIndex, rows: Arc<[u32]>, row_count: usize },
+}
+
+struct AttentionNode<T> {
+    operands: [Variable<T>; 3],
+    forward: AttentionOutput<T>,
+    shape: AttentionShape,
+    segments: Arc<[AttentionSegment]>,
+}
+
+struct Node<T> {
+    output: GradientIndex,
+    operation: Operation<T>,
+}
+
+/// The last op: where the backward pass begins.
+struct Head<T> {
+    hidden: Variable<T>,
+    weight: ParameterId,
+    targets: Arc<[u32]>,
+    soft_cap: Option<f32>,
+    kept: Option<T>,
+}
+
+/// A recorded forward pass that ended in log-probabilities.
+pub struct Tape<T> {
+    nodes: Vec<Node<T>>,
+    gradient_count: usize,
+    head: Option<Head<T>>,
+}
+
+/// Runs ops on the weights of a model, recording them or not.
+pub struct Graph<'a, O: Ops> {
+    ops: &'a O,
+    parameters: &'a ParameterStore<O>,
+    tape: Option<Tape<O::Tensor>>,
+}
+
+impl<'a, O: Ops> Graph<'a, O> {
+    /// A graph that only computes: results are freed as soon as they are dropped.
+    pub fn inference(ops: &'a O, parameters: &'a ParameterStore<O>) -> Self {
+        Self { ops, parameters, tape: None }
+    }
+
+    /// A graph that records what a backward pass needs.
+    pub fn recording(ops: &'a O, parameters: &'a ParameterStore<O>) -> Self {
+        let tape = Tape { nodes: Vec::new(), gradient_count: 0, head: None };
+        Self { ops, parameters, tape: Some(tape) }
+    }
+
+    /// The recording, if there is one.
+    #[must_use]
+    pub fn into_tape(self) -> Option<Tape<O::Tensor>> {
+        self.tape
+    }
+
+    /// The op set.
+    #[must_use]
+    pub fn ops(&self) -> &'a O {
+        self.ops
+    }
+
+    /// Wraps the result of an op; records the op if its result wants a gradient.
+    fn variable(
+        &mut self,
+        value: O::Tensor,
+        wants_gradient: bool,
+        operation: impl FnOnce() -> Option<Operation<O::Tensor>>,
+    ) -> Variable<O::Tensor> {
+        let recorded = match &mut self.tape {
+            Some(tape) if wants_gradient => operation().map(|operation| (tape, operation)),
+            _ => None,
+        };
+        let Some((tape, operation)) = recorded else { return Variable { value, gradient: None } };
+        let output = tape.gradient_count;
+        tape.gradient_count += 1;
+        tape.nodes.push(Node { output, operation });
+        Variable { value, gradient: Some(output) }
+    }
+
+    /// Rows of the table, `[tokens, features]`.
+    ///
+    /// # Errors
+    /// When the tensor library fails; so it is with every op below.
+    pub fn embedding(
+        &mut self,
+        table: ParameterId,
+        tokens: &Arc<[u32]>,
+    ) -> Result<Variable<O::Tensor>> {
+        let value = self.ops.embedding(self.parameters.get(table), tokens)?;
+        let trainable = self.parameters.is_trainable(table);
+        Ok(self.variable(value, trainable, || {
+            Some(Operation::Embedding { table, tokens: tokens.clone() })
+        }))
+    }
+
+    /// `x weight^T (+ bias)`.
+    pub fn linear(
+        &mut self,
+        x: &Variable<O::Tensor>,
+        weight: ParameterId,
+        bias: Option<ParameterId>,
+    ) -> Result<Variable<O::Tensor>> {
+        let bias_value = bias.map(|bias| self.parameters.get(bias));
+        let value = self.ops.linear(&x.value, self.parameters.get(weight), bias_value)?;
+        let trainable = self.parameters.is_trainable(weight)
+            || bias.is_some_and(|bias| self.parameters.is_trainable(bias));
+        Ok(self.variable(value, trainable || x.gradient.is_some(), || {
+            Some(Operation::Linear { x: x.clone(), weight, bias })
+        }))
+    }
+
+    /// Root-mean-square normalisation over groups of the weight's length.
+    pub fn rms_norm(
+        &mut self,
+        x: &Variable<O::Tensor>,
+        weight: ParameterId,
+        epsilon: f32,
+        offset: f32,
+    ) -> Result<Variable<O::Tensor>> {
+        let value = self.ops.rms_norm(&x.value, self.parameters.get(weight), epsilon, offset)?;
+        let trainable = self.parameters.is_trainable(weight);
+        Ok(self.variable(value, trainable || x.gradient.is_some(), || {
+            Some(Operation::RmsNorm { x: x.clone(), weight, epsilon, offset })
+        }))
+    }
+
+    /// Turns every head of every row by its position's angles.
+    pub fn rotary(
+        &mut self,
+        x: &Variable<O::Tensor>,
+        positions: &Arc<[u32]>,
+        frequencies: &Arc<RotaryFrequencies>,
+    ) -> Result<Variable<O::Tensor>> {
+        let value = self.ops.rotary(&x.value, positions, frequencies)?;
+        Ok(self.variable(value, true, || {
+            let (positions, frequencies) = (positions.clone(), frequencies.clone());
+            x.gradient.map(|x| Operation::Rotary { x, positions, frequencies })
+        }))
+    }
+
+    /// Causal attention over packed segments; operands are queries, keys and values.
+    pub fn attention(
+        &mut self,
+        operands: [&Variable<O::Tensor>; 3],
+        shape: &AttentionShape,
+        segments: &Arc<[AttentionSegment]>,
+    ) -> Result<Variable<O::Tensor>> {
+        let [queries, keys, values] = operands.map(|operand| &operand.value);
+        let forward = self.ops.attention(queries, keys, values, shape, segments)?;
+        let wants_gradient = operands.iter().any(|operand| operand.gradient.is_some());
+        Ok(self.variable(forward.output.clone(), wants_gradient, || {
+            let (shape, segments) = (shape.clone(), segments.clone());
+            let operands = operands.map(Variable::clone);
+            let node = AttentionNode { operands, forward, shape, segments };
+            Some(Operation::Attention(Box::new(node)))
+        }))
+    }
+
+    /// Attention of one query row per entry of `rows` over a cache; not recorded.
+    pub fn cached_attention(
+        &self,
+        queries: &Variable<O::Tensor>,
+        cache: &O::Cache,
+        layer: usize,
+        shape: &AttentionShape,
+        rows: &[CachedRow],
+    ) -> Result<Variable<O::Tensor>> {
+        let value = self.ops.cached_attention(&queries.value, cache, layer, shape, rows)?;
+        Ok(Variable { value, gradient: None })
+    }
+
+    /// `activation(gate) * up`.
+    pub fn gated_activation(
+        &mut self,
+        gate: &Variable<O::Tensor>,
+        up: &Variable<O::Tensor>,
+        activation: Activation,
+    ) -> Result<Variable<O::Tensor>> {
+        let value = self.ops.gated_activation(&gate.value, &up.value, activation)?;
+        let wants_gradient = gate.gradient.is_some() || up.gradient.is_some();
+        Ok(self.variable(value, wants_gradient, || {
+            Some(Operation::GatedActivation { gate: gate.clone(), up: up.clone(), activation })
+        }))
+    }
+
+    /// `a + b`.
+    pub fn add(
+        &mut self,
+        a: &Variable<O::Tensor>,
+        b: &Variable<O::Tensor>,
+    ) -> Result<Variable<O::Tensor>> {
+        let value = self.ops.add(&a.value, &b.value)?;
+        let wants_gradient = a.gradient.is_some() || b.gradient.is_some();
+        Ok(self.variable(value, wants_gradient, || {
+            Some(Operation::Add { a: a.gradient, b: b.gradient })
+        }))
+    }
+
+    /// `factor * x`.
+    pub fn scale(&mut self, x: &Variable<O::Tensor>, factor: f32) -> Result<Variable<O::Tensor>> {
+        let value = self.ops.scale(&x.value, factor)?;
+        Ok(self.variable(value, true, || x.gradient.map(|x| Operation::Scale { x, factor })))
+    }
+
+    /// The given rows of `x`, in order.
+    pub fn select_rows(
+        &mut self,
+        x: &Variable<O::Tensor>,
+        rows: &Arc<[u32]>,
+    ) -> Result<Variable<O::Tensor>> {
+        let value = self.ops.select_rows(&x.value, rows)?;
+        let row_count = self.ops.shape(&x.value).0;
+        Ok(self.variable(value, true, || {
+            x.gradient.map(|x| Operation::SelectRows { x, rows: rows.clone(), row_count })
+        }))
+    }
+
+    /// Log-probability of `targets[i]` after row `i`; the end of a recording.
+    pub fn token_log_probs(
+        &mut self,
+        hidden: Variable<O::Tensor>,
+        weight: ParameterId,
+        targets: &Arc<[u32]>,
+        soft_cap: Option<f32>,
+    ) -> Result<Vec<f32>> {
+        let head = self.parameters.get(weight);
+        let keep = self.tape.is_some();
+        let (log_probs, kept) =
+            self.ops.token_log_probs(&hidden.value, head, targets, soft_cap, keep)?;
+        if let Some(tape) = &mut self.tape {
+            tape.head = Some(Head { hidden, weight, targets: targets.clone(), soft_cap, kept });
+        }
+        Ok(log_probs)
+    }
+
+    /// All logits, `[rows, vocabulary]`; not recorded.
+    pub fn logits(
+        &self,
+        hidden: &Variable<O::Tensor>,
+        weight: ParameterId,
+        soft_cap: Option<f32>,
+    ) -> Result<O::Tensor> {
+        self.ops.logits(&hidden.value, self.parameters.get(weight), soft_cap)
+    }
+}
+
+/// Gradients of activations during a backward pass.
+struct Gradients<T>(Vec<Option<T>>);
+
+impl<T: Clone> Gradients<T> {
+    /// Adds to the gradient of an activation that wants one.
+    fn add<O: Ops<Tensor = T>>(
+        &mut self,
+        ops: &O,
+        index: Option<GradientIndex>,
+        gradient: T,
+    ) -> Result<()> {
+        let Some(slot) = index.and_then(|index| self.0.get_mut(index)) else { return Ok(()) };
+        *slot = Some(match slot.take() {
+            Some(sum) => ops.add(&sum, &gradient)?,
+            None => gradient,
+        });
+        Ok(())
+    }
+}
+
+impl<T: Clone> Tape<T> {
+    /// Adds the gradient of `sum_i coefficients[i] * log_prob[i]` to every trainable parameter.
+    ///
+    /// # Errors
+    /// When the recording did not end in log-probabilities, the number of coefficients is not theirs,
+    /// or the tensor library fails.
+    pub fn backward<O: Ops<Tensor = T>>(
+        mut self,
+        ops: &O,
+        parameters: &mut ParameterStore<O>,
+        coefficients: &[f32],
+    ) -> Result<()> {
+        let head = self.head.take().filter(|head| head.targets.len() == coefficients.len());
+        let Some(Head { hidden, weight, targets, soft_cap, kept }) = head else {
+            return Err(ModelError::Input(format!(
+                "{} coefficients do not fit the recorded forward pass",
+                coefficients.len()
+            )));
+        };
+        let mut gradients = Gradients((0..self.gradient_count).map(|_| None).collect());
+        let head = parameters.get_mut(weight);
+        let of_hidden = ops.token_log_probs_backward(
+            &hidden.value,
+            head,
+            &targets,
+            soft_cap,
+            kept,
+            coefficients,
+        )?;
+        gradients.add(ops, hidden.gradient, of_hidden)?;
+        drop(hidden);
+        while let Some(Node { output, operation }) = self.nodes.pop() {
+            if let Some(gradient) = gradients.0[output].take() {
+                operation.backward(ops, parameters, gradient, &mut gradients)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<T: Clone> Operation<T> {
+    fn backward<O: Ops<Tensor = T>>(
+        self,
+        ops: &O,
+        parameters: &mut ParameterStore<O>,
+        gradient: T,
+        gradients: &mut Gradients<T>,
+    ) -> Result<()> {
+        match self {
+            Self::Embedding { table, tokens } => {
+                ops.embedding_backward(parameters.get_mut(table), &tokens, &gradient)
+            }
+            Self::Linear { x, weight, bias } => {
+                let (weight, bias) = parameters.pair_mut(weight, bias);
+                let of_x = ops.linear_backward(&x.value, weight, bias, &gradient)?;
+                gradients.add(ops, x.gradient, of_x)
+            }
+            Self::RmsNorm { x, weight, epsilon, offset } => {
+                let weight = parameters.get_mut(weight);
+                let of_x = ops.rms_norm_backward(&x.value, weight, epsilon, offset, &gradient)?;
+                gradients.add(ops, x.gradient, of_x)
+            }
+            Self::Rotary { x, positions, frequencies } => {
+                let of_x = ops.rotary_backward(&positions, &frequencies, &gradient)?;
+                gradients.add(ops, Some(x), of_x)
+            }
+            Self::Attention(node) => node.backward(ops, &gradient, gradients),
+            Self::GatedActivation { gate, up, activation } => {
+                let [of_gate, of_up] =
+                    ops.gated_activation_backward(&gate.value, &up.value, activation, &gradient)?;
+                gradients.add(ops, gate.gradient, of_gate)?;
+                gradients.add(ops, up.gradient, of_up)
+            }
+            Self::Add { a, b } => {
+                gradients.add(ops, a, gradient.clone())?;
+                gradients.add(ops, b, gradient)
+            }
+            Self::Scale { x, factor } => {
+                let of_x = ops.scale(&gradient, factor)?;
+                gradients.add(ops, Some(x), of_x)
+            }
+            Self::SelectRows { x, rows, row_count } => {
+                let of_x = ops.select_rows_backward(&rows, row_count, &gradient)?;
+                gradients.add(ops, Some(x), of_x)
+            }
+        }
+    }
+}
+
+impl<T: Clone> AttentionNode<T> {
+    fn backward<O: Ops<Tensor = T>>(
+        self,
+        ops: &O,
+        gradient: &T,
+        gradients: &mut Gradients<T>,
+    ) -> Result<()> {
+        let [queries, keys, values] = &self.operands;
+        let of_operands = ops.attention_backward(
+            &queries.value,
+            &keys.value,
+            &values.value,
+            &self.forward,
+            &self.shape,
+            &self.segments,
+            gradient,
+        )?;
+        for (operand, of_operand) in self.operands.iter().zip(of_operands) {
+            gradients.add(ops, operand.gradient, of_operand)?;
+        }
+        Ok(())
+    }
+}

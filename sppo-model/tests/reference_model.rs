@@ -1,0 +1,176 @@
+//! The whole model on the reference op set: golden numbers, and what models refuse.
+
+use std::cell::Cell;
+
+use sppo_core::plugin::{
+    FinishReason, GenerationPrompt, GenerationRequest, Host, ModelSpec, Optimizer, PluginError,
+    SamplingParameters, Scorer, SequenceBatch, SilentHost, StepSettings,
+};
+use sppo_model::golden::{check_model, load_llama};
+use sppo_model::ops::reference::ReferenceOps;
+use sppo_model::{DecoderModel, GenerationLimits, ModelError};
+
+fn model() -> DecoderModel<ReferenceOps> {
+    load_llama(ReferenceOps).unwrap()
+}
+
+fn request(lengths: &[usize], sampling: SamplingParameters) -> GenerationRequest {
+    let prompt = |(id, &length): (usize, &usize)| GenerationPrompt {
+        id: id as u64,
+        tokens: (0..length as u32).map(|place| place % 500).collect(),
+    };
+    let prompts = lengths.iter().enumerate().map(prompt).collect();
+    GenerationRequest { prompts, samples_per_prompt: 2, sampling, seed: 5, stream: 0 }
+}
+
+fn pair() -> SequenceBatch {
+    let mut batch = SequenceBatch::new();
+    let prompt = batch.push_prompt(&[1, 2, 3]);
+    batch.push_response(prompt, &[4, 5]);
+    batch
+}
+
+#[test]
+fn the_reference_model_holds_the_golden_numbers() {
+    assert_eq!(check_model(&|| Ok(ReferenceOps)), Vec::<String>::new());
+}
+
+#[test]
+fn responses_end_at_end_tokens_the_length_and_the_context() {
+    let sampling = SamplingParameters { max_new_tokens: 10, ..Default::default() };
+    let ends: Vec<u32> = (0..512).step_by(5).collect();
+    let responses =
+        model().generate(&request(&[3, 249, 20], sampling.clone()), &ends, &SilentHost).unwrap();
+    for (index, response) in responses.iter().enumerate() {
+        let room = if index / 2 == 1 { 7 } else { 10 };
+        let (last, before) = response.tokens.split_last().unwrap();
+        assert!(before.iter().all(|token| !ends.contains(token)));
+        match response.finish_reason {
+            FinishReason::EndToken => assert!(ends.contains(last)),
+            FinishReason::Length => assert_eq!(response.tokens.len(), room),
+        }
+        assert_eq!(response.tokens.len(), response.log_probs.len());
+    }
+    let never = model().generate(&request(&[3, 249], sampling), &[], &SilentHost).unwrap();
+    let lengths: Vec<usize> = never.iter().map(|response| response.tokens.len()).collect();
+    assert_eq!(lengths, [10, 10, 7, 7]);
+    let all: Vec<u32> = (0..511).collect();
+    let at_least = SamplingParameters { min_new_tokens: 4, ..Default::default() };
+    for response in model().generate(&request(&[3], at_least), &all, &SilentHost).unwrap() {
+        assert_eq!(response.tokens[..4], [511; 4]);
+    }
+}
+
+#[test]
+fn a_cache_for_a_single_row_gives_the_same_responses() {
+    let sampling = SamplingParameters { max_new_tokens: 6, ..Default::default() };
+    let request = request(&[9, 2, 30, 1, 1, 17], sampling);
+    let expected = model().generate(&request, &[7], &SilentHost).unwrap();
+    let limits = GenerationLimits { cache_bytes: 0, ..Default::default() };
+    let actual = model().with_generation_limits(limits).generate(&request, &[7], &SilentHost);
+    assert_eq!(actual.unwrap(), expected);
+}
+
+#[test]
+fn prompts_that_cannot_be_continued_are_named() {
+    let error = |lengths: &[usize]| {
+        let sampling = SamplingParameters::default();
+        model().generate(&request(lengths, sampling), &[], &SilentHost).unwrap_err().to_string()
+    };
+    assert!(error(&[3, 256]).contains("prompt 1 is 256 tokens long"));
+    assert!(error(&[3, 3, 0]).contains("prompt 2 has no tokens"));
+}
+
+/// A host whose user presses Ctrl-C after a few reports of progress.
+struct Impatient(Cell<u64>);
+
+impl Host for Impatient {
+    fn is_cancelled(&self) -> bool {
+        self.0.get() >= 3
+    }
+
+    fn progress(&self, completed: u64, total: u64) {
+        assert!(completed > 0 && completed <= total);
+        self.0.set(self.0.get() + 1);
+    }
+
+    fn scorer(&self, _model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
+        Err(PluginError::unsupported("no scorers"))
+    }
+}
+
+#[test]
+fn generation_stops_on_request() {
+    let host = Impatient(Cell::new(0));
+    let request = request(&[3], SamplingParameters::default());
+    let error = model().generate(&request, &[], &host).unwrap_err();
+    assert!(matches!(error, ModelError::Cancelled));
+    assert_eq!(host.0.get(), 3);
+}
+
+#[test]
+fn a_gradient_that_is_not_finite_changes_nothing() {
+    let mut model = model();
+    model.begin_training(&Optimizer::default()).unwrap();
+    let before: Vec<_> = model.tensors().map(Result::unwrap).collect();
+    model.forward(&pair()).unwrap();
+    model.backward(&[f64::INFINITY]).unwrap();
+    let settings = StepSettings { learning_rate: 0.1, max_gradient_norm: None };
+    let error = model.step(&settings).unwrap_err().to_string();
+    assert!(error.contains("is not finite"), "{error}");
+    let after: Vec<_> = model.tensors().map(Result::unwrap).collect();
+    assert_eq!(before, after);
+    assert_eq!(model.token_log_probs(&pair()).unwrap()[0].len(), 2);
+}
+
+#[test]
+fn training_calls_out_of_order_are_refused() {
+    let mut model = model();
+    let settings = StepSettings { learning_rate: 0.1, max_gradient_norm: None };
+    assert!(model.step(&settings).is_err());
+    assert!(model.backward(&[1.0]).is_err());
+    model.forward(&pair()).unwrap();
+    assert!(model.backward(&[1.0, 2.0]).is_err());
+    assert_eq!(model.forward(&SequenceBatch::new()).unwrap(), Vec::<f64>::new());
+    model.backward(&[]).unwrap();
+}
+
+#[test]
+fn clipping_scales_the_gradient_and_reports_the_full_norm() {
+    let update = |maximum| {
+        let mut model = model();
+        model.begin_training(&Optimizer::Sgd { momentum: 0.0 }).unwrap();
+        let before: Vec<_> = model.tensors().map(|tensor| tensor.unwrap().2).collect();
+        model.forward(&pair()).unwrap();
+        model.backward(&[1.0]).unwrap();
+        let settings = StepSettings { learning_rate: 1.0, max_gradient_norm: maximum };
+        let norm = model.step(&settings).unwrap().gradient_norm;
+        let after: Vec<_> = model.tensors().map(|tensor| tensor.unwrap().2).collect();
+        let moved: f64 = (before.concat().iter().zip(after.concat()))
+            .map(|(before, after)| f64::from(before - after).powi(2))
+            .sum();
+        (norm, moved.sqrt())
+    };
+    let (norm, moved) = update(None);
+    assert!((moved / norm - 1.0).abs() < 1e-4);
+    let (clipped_norm, clipped_moved) = update(Some(0.5));
+    assert_eq!(clipped_norm, norm);
+    assert!((clipped_moved - 0.5).abs() < 1e-4, "{clipped_moved}");
+}
+
+#[test]
+fn optimizer_state_of_another_run_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("state.safetensors");
+    let mut model = model();
+    assert!(model.save_optimizer_state(&file).is_err());
+    model.begin_training(&Optimizer::default()).unwrap();
+    model.save_optimizer_state(&file).unwrap();
+    model.load_optimizer_state(&file).unwrap();
+    model.begin_training(&Optimizer::Sgd { momentum: 0.9 }).unwrap();
+    let error = model.load_optimizer_state(&file).unwrap_err().to_string();
+    assert!(error.contains("RmsProp") && error.contains("Sgd"), "{error}");
+    std::fs::write(&file, b"not a safetensors file").unwrap();
+    assert!(model.load_optimizer_state(&file).is_err());
+    assert!(model.load_optimizer_state(&directory.path().join("absent")).is_err());
+}

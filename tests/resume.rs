@@ -1,0 +1,145 @@
+//! A run that is killed at any moment and resumed ends like one that was not.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use support::{require_success, small_run};
+
+const KILLS: u32 = 20;
+
+fn final_weights(directory: &Path, name: &str) -> Vec<u8> {
+    let file = directory.join(name).join("iteration-2/checkpoint/model.safetensors");
+    std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
+
+fn resume(directory: &Path, name: &str) -> std::process::Output {
+    small_run(directory, name).arg("--resume").output().expect("the binary starts")
+}
+
+/// Moments spread over the run by the golden ratio, so that every stage is hit.
+fn moments(whole: Duration) -> impl Iterator<Item = Duration> {
+    (1..=KILLS).map(move |index| whole.mul_f64((f64::from(index) * 0.618_034).fract()))
+}
+
+#[test]
+fn killed_at_twenty_moments_it_ends_with_the_same_bytes() {
+    let directory = tempfile::tempdir().unwrap();
+    let started = Instant::now();
+    require_success(&small_run(directory.path(), "whole").output().unwrap());
+    let whole = started.elapsed();
+    let expected = final_weights(directory.path(), "whole");
+
+    let mut interrupted = 0;
+    for (index, moment) in moments(whole).enumerate() {
+        let name = format!("killed-{index}");
+        let mut child = small_run(directory.path(), &name)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(moment);
+        if child.try_wait().unwrap().is_none() {
+            child.kill().unwrap();
+            interrupted += 1;
+        }
+        child.wait().unwrap();
+
+        require_success(&resume(directory.path(), &name));
+        assert!(
+            final_weights(directory.path(), &name) == expected,
+            "killed after {moment:?}: other weights than the uninterrupted run"
+        );
+    }
+    assert!(interrupted >= KILLS / 2, "only {interrupted} of {KILLS} kills came in time");
+}
+
+/// Every committed file of a run, the lock and the log left out.
+fn artefacts(run: &Path) -> Vec<PathBuf> {
+    let mut pending = vec![run.to_path_buf()];
+    let mut files = Vec::new();
+    while let Some(directory) = pending.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                pending.push(path);
+            } else if path.extension().is_some_and(|end| end == "parquet" || end == "safetensors") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+#[test]
+fn altered_and_truncated_artefacts_are_named_set_aside_and_redone() {
+    let directory = tempfile::tempdir().unwrap();
+    require_success(&small_run(directory.path(), "run").output().unwrap());
+    let expected = final_weights(directory.path(), "run");
+    let run = directory.path().join("run");
+
+    for (index, file) in artefacts(&run).into_iter().enumerate() {
+        let mut bytes = std::fs::read(&file).unwrap();
+        if index % 2 == 0 {
+            bytes.truncate(bytes.len() / 2);
+        } else {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+        }
+        std::fs::write(&file, bytes).unwrap();
+
+        let output = resume(directory.path(), "run");
+        require_success(&output);
+        let said = String::from_utf8_lossy(&output.stderr);
+        let name = file.file_name().unwrap().to_str().unwrap();
+        assert!(said.contains(name), "nothing said about {}:\n{said}", file.display());
+        assert!(
+            final_weights(directory.path(), "run") == expected,
+            "other weights after {} was damaged",
+            file.display()
+        );
+    }
+}
+
+#[test]
+fn a_second_process_on_the_same_run_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut first = small_run(directory.path(), "run")
+        .args(["--set", "sampling.max_new_tokens=200"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lock = directory.path().join("run").join("lock");
+    let started = Instant::now();
+    while !lock.exists() && started.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let second = resume(directory.path(), "run");
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert_eq!(second.status.code(), Some(5), "{said}");
+    assert!(said.contains("in use"), "{said}");
+}
+
+#[test]
+fn a_changed_setting_is_refused_on_resume_unless_allowed() {
+    let directory = tempfile::tempdir().unwrap();
+    require_success(&small_run(directory.path(), "run").output().unwrap());
+    let changed = small_run(directory.path(), "run")
+        .args(["--resume", "--set", "training.eta=17.0"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&changed.stderr);
+    assert_eq!(changed.status.code(), Some(5), "{said}");
+    assert!(said.contains("training.eta"), "{said}");
+    let allowed = small_run(directory.path(), "run")
+        .args(["--resume", "--set", "training.eta=17.0", "--allow", "training.eta"])
+        .output()
+        .unwrap();
+    require_success(&allowed);
+}

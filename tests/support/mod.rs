@@ -1,0 +1,56 @@
+//! What the whole-program tests share: the binary, a tiny model, and a small run on it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The binary under test, without a user's environment.
+pub fn sppo() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sppo"));
+    command.env_remove("SPPO_LOG").env("NO_COLOR", "1");
+    command
+}
+
+/// A file or directory below `tests/`.
+pub fn fixture(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests").join(path)
+}
+
+/// The standard output of a command that must succeed.
+pub fn stdout_of(command: &mut Command) -> String {
+    let output = command.output().expect("the binary starts");
+    require_success(&output);
+    String::from_utf8(output.stdout).expect("UTF-8 on standard output")
+}
+
+pub fn require_success(output: &Output) {
+    assert!(
+        output.status.success(),
+        "{}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// A two-iteration run of a random three-layer model that takes well under a second, with shards and
+/// training states small enough that a kill lands between commits.
+pub fn small_run(directory: &Path, name: &str) -> Command {
+    let mut command = sppo();
+    command
+        .arg("run")
+        .args(["--name", name, "--iterations", "2", "--seed", "7", "--json", "--quiet"])
+        .arg("--run-directory")
+        .arg(directory)
+        .arg("--model")
+        .arg(fixture("fixtures/lm/llama"))
+        .arg("--prompts")
+        .arg(fixture("fixtures/prompts-small.jsonl"))
+        .arg("--held-out")
+        .arg(fixture("fixtures/prompts-held-out-small.jsonl"))
+        .args(["--set", "sampling.samples_per_prompt=3"])
+        .args(["--set", "sampling.max_new_tokens=24"])
+        .args(["--set", "sampling.prompts_per_shard=2"])
+        .args(["--set", "training.global_batch_size=2"])
+        .args(["--set", "training.commit_every_steps=1"])
+        .args(["--set", "evaluation.samples_per_prompt=1"]);
+    command
+}
