@@ -369,5 +369,5 @@ fn resident_mebibytes() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm")
         .ok()
         .and_then(|text| text.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()));
-    pages.unwrap_or(0) * 4096 >> 20
+    (pages.unwrap_or(0) * 4096) >> 20
 }

@@ -8,16 +8,19 @@ use sppo_model::ops::RotaryFrequencies;
 use sppo_model::{ModelError, Result};
 
 use crate::kernels::log_probs;
+use crate::kernels::matrix::{Destination, Matrix, multiply};
 use crate::kernels::rotary::{Direction, RotaryTable, rotary};
 use crate::memory::keep_large_buffers;
 use crate::parameter::Parameter;
 use crate::tensors::{Values, candle_error, tensor};
 
-/// The ops on candle tensors in the memory of the CPU, with fused kernels, f32.
+/// The ops on candle tensors in the memory of the CPU, with fused kernels, f32. Clones share their
+/// threads.
+#[derive(Clone)]
 pub struct CandleOps {
     pub(crate) pool: Arc<ThreadPool>,
     pub(crate) keep_logits_limit: usize,
-    rotary_tables: Mutex<Vec<Arc<RotaryTable>>>,
+    rotary_tables: Arc<Mutex<Vec<Arc<RotaryTable>>>>,
 }
 
 /// Bytes of logits that exist at a time where they are not kept.
@@ -39,7 +42,26 @@ impl CandleOps {
             .map_err(|error| {
                 ModelError::Backend(format!("{threads} threads could not be started: {error}"))
             })?;
-        Ok(Self { pool: Arc::new(pool), keep_logits_limit, rotary_tables: Mutex::new(Vec::new()) })
+        Ok(Self { pool: Arc::new(pool), keep_logits_limit, rotary_tables: Arc::default() })
+    }
+
+    /// A matrix product on all threads, to be timed.
+    pub(crate) fn matrix_product(
+        &self,
+        rows: usize,
+        inner: usize,
+        columns: usize,
+    ) -> impl FnMut() + use<'_> {
+        let (left, right) = (vec![0.5; rows * inner], vec![0.5; inner * columns]);
+        let mut product = vec![0.0; rows * columns];
+        move || {
+            self.pool.install(|| {
+                let left = Matrix::new(&left, rows, inner);
+                let right = Matrix::new(&right, columns, inner).transposed();
+                let destination = Destination::replace(&mut product, rows, columns);
+                multiply(destination, left, right, self.threads());
+            });
+        }
     }
 
     pub(crate) fn threads(&self) -> usize {

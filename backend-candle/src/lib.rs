@@ -6,6 +6,7 @@
 //! backward pass of its own; matrix products go straight to the `gemm` crate, and gradients of
 //! weights accumulate in place.
 
+mod backend;
 mod engine;
 mod kernels;
 mod memory;
@@ -15,6 +16,7 @@ mod tensors;
 #[cfg(test)]
 mod test_support;
 
+pub use backend::{CandleBackend, CandleConfig};
 pub use engine::CandleOps;
 pub use ops::KeyValueCache;
 pub use parameter::Parameter;

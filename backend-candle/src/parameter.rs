@@ -133,9 +133,9 @@ impl Parameter {
         modify(&self.value, |values| apply(rule, values, gradients, &self.state))?
     }
 
-    /// Keeps a copy of the weight that suits small batches.
+    /// Keeps a copy of a matrix that suits small batches.
     pub(crate) fn prepare_for_decoding(&mut self) -> Result<()> {
-        if self.panels.is_none() {
+        if self.panels.is_none() && self.value.rank() == 2 {
             let (outputs, inputs) = self.dimensions()?;
             let packed = panels::pack(&Values::of(&self.value)?, outputs, inputs);
             let length = packed.len();

@@ -6,9 +6,11 @@ use std::ops::{Deref, Range};
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Storage, StorageRef, Tensor};
 use sppo_model::{ModelError, Result};
 
-/// Turns candle's error into this project's.
+/// Turns candle's error into this project's, without the backtrace that candle may append.
+#[expect(clippy::needless_pass_by_value, reason = "the form that `map_err` wants")]
 pub(crate) fn candle_error(error: candle_core::Error) -> ModelError {
-    ModelError::Backend(format!("candle: {error}"))
+    let text = error.to_string();
+    ModelError::Backend(format!("candle: {}", text.lines().next().unwrap_or_default()))
 }
 
 /// A tensor on the CPU, without a copy.

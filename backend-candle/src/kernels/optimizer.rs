@@ -183,6 +183,6 @@ vectorised! {
 
 /// Sum of squares, added in a fixed order.
 pub(crate) fn square_sum(x: &[f32]) -> f64 {
-    let partial_sums: Vec<f64> = x.par_chunks(TASK_ELEMENTS).map(|x| square_sum_slice(x)).collect();
+    let partial_sums: Vec<f64> = x.par_chunks(TASK_ELEMENTS).map(square_sum_slice).collect();
     partial_sums.iter().sum()
 }

@@ -48,7 +48,7 @@ fn exponential_parts<const FUSED: bool>(x: f32) -> (f32, f32) {
     /// Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
     const ROUNDING: f32 = 12_582_912.0;
     /// ln 2 in two parts; the first has few enough bits that its multiples are exact.
-    const LN_2_HIGH: f32 = 0.693_359_375;
+    const LN_2_HIGH: f32 = 355.0 / 512.0;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
 
     let x = if x < -87.3 { -87.3 } else { x };

@@ -1,0 +1,147 @@
+//! The plugin: its settings, and policies on the op set.
+
+use std::time::Instant;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use sppo_core::plugin::{Backend, BackendPlugin, Host, ModelSpec, PluginError, Policy};
+use sppo_model::GenerationLimits;
+use sppo_model::policy::DecoderPolicy;
+
+use crate::engine::CandleOps;
+
+/// The table `[backend.candle]`.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CandleConfig {
+    /// Where to compute: `cpu`.
+    pub device: String,
+    /// Threads to compute on; 0 takes one per core.
+    pub threads: usize,
+    /// Training keeps the logits of a batch for its backward pass where they take at most this many
+    /// MiB, and otherwise computes them twice: more memory or more time.
+    pub keep_logits_limit_mebibytes: usize,
+    /// Most responses that are sampled together. More are faster and take more memory.
+    pub max_rows: usize,
+}
+
+impl Default for CandleConfig {
+    fn default() -> Self {
+        Self {
+            device: "cpu".into(),
+            threads: 0,
+            keep_logits_limit_mebibytes: 512,
+            max_rows: GenerationLimits::default().max_rows,
+        }
+    }
+}
+
+/// The backend `candle`.
+pub struct CandleBackend {
+    ops: CandleOps,
+    limits: GenerationLimits,
+}
+
+impl BackendPlugin for CandleBackend {
+    type Config = CandleConfig;
+    const NAME: &'static str = "candle";
+    const SUMMARY: &'static str = "candle tensors with fused kernels, in f32 on the CPU";
+
+    fn create(config: CandleConfig) -> Result<Self, PluginError> {
+        check_device(&config.device)?;
+        if config.max_rows == 0 {
+            return Err(PluginError::configuration("max_rows: 0 rows cannot be sampled")
+                .with_hint("set it to 1 or more"));
+        }
+        let keep_logits_limit = config.keep_logits_limit_mebibytes.saturating_mul(1 << 20);
+        let ops = CandleOps::new(config.threads, keep_logits_limit)?;
+        let limits = GenerationLimits { max_rows: config.max_rows, ..GenerationLimits::default() };
+        Ok(Self { ops, limits })
+    }
+}
+
+fn check_device(device: &str) -> Result<(), PluginError> {
+    let kind = device.split(':').next().unwrap_or_default();
+    match kind {
+        "cpu" if device == kind => Ok(()),
+        "cuda" | "metal" => Err(PluginError::unsupported(format!(
+            "device: the backend `candle` does not compute on `{device}`"
+        ))
+        .with_hint("set device = \"cpu\", or choose another backend")),
+        _ => Err(PluginError::configuration(format!("device: there is no device `{device}`"))
+            .with_hint("set device = \"cpu\"")),
+    }
+}
+
+impl Backend for CandleBackend {
+    fn load_policy(
+        &self,
+        model: &ModelSpec,
+        _host: &dyn Host,
+    ) -> Result<Box<dyn Policy>, PluginError> {
+        let policy = DecoderPolicy::load(self.ops.clone(), &model.path, self.limits)?;
+        Ok(Box::new(policy))
+    }
+
+    fn matrix_product_rate(
+        &self,
+        rows: usize,
+        inner: usize,
+        columns: usize,
+    ) -> Result<f64, PluginError> {
+        /// Long enough that the fastest of the products is undisturbed.
+        const SECONDS: f64 = 1.0;
+        if rows == 0 || inner == 0 || columns == 0 {
+            return Err(PluginError::input("a matrix product of no elements has no rate"));
+        }
+        let flops = 2.0 * rows as f64 * inner as f64 * columns as f64;
+        let mut product = self.ops.matrix_product(rows, inner, columns);
+        product();
+        let begin = Instant::now();
+        let mut fastest = f64::INFINITY;
+        while begin.elapsed().as_secs_f64() < SECONDS {
+            let start = Instant::now();
+            product();
+            fastest = fastest.min(start.elapsed().as_secs_f64());
+        }
+        Ok(flops / fastest / 1e9)
+    }
+}
+
+sppo_core::register_backend!(CandleBackend);
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use serde_json::json;
+    use sppo_core::plugin::{SequenceBatch, SilentHost, create_backend};
+
+    use super::*;
+
+    #[test]
+    fn a_registered_backend_loads_a_checkpoint_and_scores_it() {
+        let backend = create_backend("candle", json!({"threads": 2})).unwrap();
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/lm/llama");
+        let mut policy = backend.load_policy(&ModelSpec { path }, &SilentHost).unwrap();
+        assert_eq!((&*policy.info().device, &*policy.info().data_type), ("cpu", "f32"));
+        let mut batch = SequenceBatch::new();
+        let prompt = batch.push_prompt(&[1, 5, 9]);
+        batch.push_response(prompt, &[7, 3]);
+        let log_probs = policy.token_log_probs(&batch).unwrap();
+        assert!(log_probs[0].len() == 2 && log_probs[0].iter().all(|&log_prob| log_prob < 0.0));
+        assert!(backend.matrix_product_rate(64, 64, 64).unwrap() > 0.0);
+    }
+
+    #[test]
+    fn settings_that_make_no_sense_are_refused_by_name() {
+        let refusal = |config| {
+            let error = create_backend("candle", config).err().unwrap();
+            error.to_string()
+        };
+        assert!(refusal(json!({"device": "cuda:0"})).contains("does not compute on `cuda:0`"));
+        assert!(refusal(json!({"device": "gpu"})).contains("there is no device `gpu`"));
+        assert!(refusal(json!({"max_rows": 0})).contains("max_rows"));
+        assert!(refusal(json!({"thread": 1})).contains("unknown field `thread`"));
+    }
+}

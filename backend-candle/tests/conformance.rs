@@ -1,0 +1,21 @@
+//! The checks that every op set must pass: each op against the reference op set, and a whole model
+//! against transformers and PyTorch.
+
+use sppo_backend_candle::CandleOps;
+use sppo_model::golden::check_model;
+use sppo_model::ops::conformance::check_ops;
+
+const NONE: [String; 0] = [];
+
+#[test]
+fn ops_agree_with_the_reference() {
+    let ops = CandleOps::new(2, 512 << 20).unwrap();
+    assert_eq!(check_ops(&ops, 1e-5), NONE);
+}
+
+#[test]
+fn a_model_agrees_with_transformers_and_pytorch_keeping_logits_or_not() {
+    for keep_logits_limit in [0, 512 << 20] {
+        assert_eq!(check_model(&|| CandleOps::new(2, keep_logits_limit)), NONE);
+    }
+}
