@@ -5,21 +5,29 @@
 //! sees a tensor: a [`plugin::Policy`] answers log-probabilities, [`objective`] turns them into a
 //! loss and its derivative, and the policy takes the derivative back as one coefficient per response.
 //!
-//! Read `self_play` first: it is Algorithm 1 of the paper, top to bottom. [`objective`] holds every
+//! Read [`self_play`] first: it is Algorithm 1 of the paper, top to bottom. [`objective`] holds every
 //! loss as a pure function.
 
+pub mod config;
+pub mod datasets;
 pub mod error;
 pub mod evaluation;
+mod files;
+pub mod game;
+pub mod metrics;
 mod numpy_exp;
 pub mod objective;
 pub mod observer;
 pub mod plugin;
 pub mod preference;
 pub mod records;
+pub mod run_directory;
 pub mod schedule;
 pub mod selection;
+pub mod self_play;
 pub mod stages;
 pub mod statistics;
+pub mod tables;
 pub mod win_rate;
 
 pub use error::{Error, ErrorCategory, Result};

@@ -91,6 +91,11 @@ impl PreferenceMatrix {
         Self::new(size, values)
     }
 
+    /// For values that are probabilities with a diagonal of 1/2 by construction.
+    pub(crate) fn from_checked(size: usize, values: Vec<f64>) -> Self {
+        Self { size, values }
+    }
+
     /// Number of candidates (K).
     #[must_use]
     pub fn size(&self) -> usize {

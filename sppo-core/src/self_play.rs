@@ -21,14 +21,14 @@ use std::time::Instant;
 
 use artifacts::{Names, StageMeter};
 
-use crate::config::Config;
+use crate::config::{Config, ReferenceLogProbs};
 use crate::error::Result;
 use crate::observer::{Event, IterationReport, Observer, Stage};
 use crate::plugin::{Backend, ModelSpec, Oracle, Policy};
 use crate::records::{Judgment, Prompt, Rollout, TrainingExample};
 use crate::run_directory::RunDirectory;
 use crate::selection::SkipCounts;
-use crate::stages::{self, SamplingPass, TrainingProgress};
+use crate::stages::{self, SamplingPass, TokenizationRule, TrainingProgress};
 
 /// The prompts of a run.
 #[derive(Clone, Debug)]
@@ -152,7 +152,9 @@ impl SelfPlay<'_, '_> {
                 let host = meter.host(play.game.backend);
                 let comparisons: Vec<_> = rollouts.iter().map(stages::comparison).collect();
                 let judged = stages::judge(play.game.oracle, &comparisons, &settings, &host)
-                    .map_err(|error| error.from_plugin(format!("oracle `{}`", config.oracle.name)))?;
+                    .map_err(|error| {
+                        error.from_plugin(format!("oracle `{}`", config.oracle.name))
+                    })?;
                 Ok(rollouts
                     .iter()
                     .zip(&judged)
@@ -175,17 +177,15 @@ impl SelfPlay<'_, '_> {
     ) -> Result<(Vec<TrainingExample>, SkipCounts)> {
         let config = self.game.config;
         let (mut examples, skipped) =
-            stages::assemble(rollouts, judgments, &config.selection.rule())?;
+            stages::assemble(rollouts, judgments, &config.selection, config.training.max_length)?;
         let examples = self.table(&Names::training_set(iteration), |play| {
-            let policy = play.policy_after(iteration - 1)?;
-            if config.training.trains_on_sampled_tokens() {
-                config.training.fit_to_length(&mut examples);
-            } else {
-                stages::retokenize(policy, &mut examples, config.training.tokenization_settings())?;
+            if config.training.tokenization == TokenizationRule::Official {
+                let policy = play.policy_after(iteration - 1)?;
+                let settings = config.training.tokenization_settings(policy.info().context_length);
+                stages::retokenize(policy, &mut examples, settings)?;
             }
-            if config.training.recomputes_reference() {
-                let budget = config.training.micro_batch_tokens;
-                play.reference_log_probs(iteration, &mut examples, budget)?;
+            if config.training.reference_log_probs == ReferenceLogProbs::Recomputed {
+                play.reference_log_probs(iteration, &mut examples)?;
             }
             Ok(examples)
         })?;
@@ -196,8 +196,8 @@ impl SelfPlay<'_, '_> {
         &mut self,
         iteration: u32,
         examples: &mut [TrainingExample],
-        micro_batch_tokens: usize,
     ) -> Result<()> {
+        let micro_batch_tokens = self.game.config.training.micro_batch_tokens;
         let meter = StageMeter::start(
             self.game.observer,
             Stage::Reference,
@@ -216,8 +216,8 @@ impl SelfPlay<'_, '_> {
     /// checkpoint of `pi_{t+1}` lies.
     fn regress(&mut self, iteration: u32, examples: &[TrainingExample]) -> Result<PathBuf> {
         let name = Names::checkpoint(iteration);
-        if self.run.has(&name)? {
-            return Ok(self.run.path(&name));
+        if self.run.has(&name) {
+            return self.run.path(&name);
         }
         let config = self.game.config;
         let settings = config.training.settings(config.seed.wrapping_add(u64::from(iteration)));
@@ -248,13 +248,14 @@ impl SelfPlay<'_, '_> {
                 Ok(())
             },
         )
-        .or_else(|error| artifacts::keep_progress(run, iteration, policy.as_mut(), progress, error))?;
+        .or_else(|error| {
+            artifacts::keep_progress(run, iteration, policy.as_mut(), progress, error)
+        })?;
         meter.finish(String::new());
 
         let saving = StageMeter::start(self.game.observer, Stage::Save, 1, "checkpoint");
-        self.run.commit(&name, |directory| Ok(policy.save(directory)?))?;
+        let path = self.run.commit(&name, |directory| Ok(policy.save(directory)?))?;
         self.policy = Some((iteration, policy));
-        let path = self.run.path(&name);
         saving.finish(path.display().to_string());
         Ok(path)
     }
@@ -266,7 +267,7 @@ impl SelfPlay<'_, '_> {
             self.policy = None;
             let path = match iterations {
                 0 => self.game.starting_model.clone(),
-                _ => self.run.path(&Names::checkpoint(iterations)),
+                _ => self.run.path(&Names::checkpoint(iterations))?,
             };
             let policy = self.load(path)?;
             self.policy = Some((iterations, policy));
@@ -285,9 +286,9 @@ impl SelfPlay<'_, '_> {
     ) -> Result<(Box<dyn Policy>, TrainingProgress)> {
         let optimizer = &self.game.config.training.optimizer;
         let state = Names::training_state(iteration);
-        if self.run.has(&state)? {
+        if self.run.has(&state) {
             self.policy = None;
-            let directory = self.run.path(&state);
+            let directory = self.run.path(&state)?;
             let mut policy = self.load(artifacts::weights_in(&directory))?;
             policy.begin_training(optimizer)?;
             let progress = artifacts::restore_training_state(policy.as_mut(), &directory)?;

@@ -6,19 +6,21 @@
 //! optimisers, and the adapter that turns any op set into a core [`Policy`](sppo_core::plugin::Policy).
 //! Checkpoint formats, tokenizers and chat templates live here too.
 
+pub mod checkpoint;
 pub mod decoder;
 pub mod error;
 pub mod generation;
 #[cfg(feature = "testing")]
 pub mod golden;
 pub mod model;
+pub mod model_source;
 pub mod ops;
 pub mod packing;
 pub mod parameters;
-// Joins `model` with `checkpoint` and `text`; enabled when those modules are here.
-// pub mod policy;
+pub mod policy;
 pub mod sampling;
 pub mod tape;
+pub mod text;
 mod training;
 
 pub use error::{ModelError, Result};

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use serde_json::Value;
 use sppo_core::plugin::{
-    GeneratedResponse, GenerationRequest, Host, Message, Optimizer, PluginError, Policy, PolicyInfo,
-    SequenceBatch, StepReport, StepSettings,
+    GeneratedResponse, GenerationRequest, Host, Message, Optimizer, PluginError, Policy,
+    PolicyInfo, SequenceBatch, StepReport, StepSettings,
 };
 
 use crate::checkpoint::{Checkpoint, DEFAULT_SHARD_BYTES, write_checkpoint};
-use crate::decoder::Family;
+use crate::decoder::{DecoderConfig, Family};
 use crate::error::ModelError;
 use crate::generation::GenerationLimits;
 use crate::model::DecoderModel;
@@ -40,6 +40,8 @@ impl<O: Ops> DecoderPolicy<O> {
         let info = PolicyInfo {
             architecture: architecture(config.family).into(),
             parameter_count: model.parameters().element_count(),
+            layer_matrix_parameters: layer_matrix_parameters(&config),
+            head_parameters: (config.vocabulary_size * config.hidden_size) as u64,
             vocabulary_size: config.vocabulary_size,
             context_length: config.context_length,
             beginning_token: special_tokens.beginning,
@@ -56,6 +58,14 @@ impl<O: Ops> DecoderPolicy<O> {
     pub fn model(&self) -> &DecoderModel<O> {
         &self.model
     }
+}
+
+fn layer_matrix_parameters(config: &DecoderConfig) -> u64 {
+    let queries = config.attention_heads * config.head_size;
+    let keys = config.key_value_heads * config.head_size;
+    let attention = 2 * config.hidden_size * (queries + keys);
+    let feed_forward = 3 * config.hidden_size * config.intermediate_size;
+    (config.layer_count * (attention + feed_forward)) as u64
 }
 
 fn architecture(family: Family) -> &'static str {

@@ -234,7 +234,8 @@ pub struct GeneratedResponse {
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Optimizer {
     /// `torch.optim.RMSprop`: `v <- alpha v + (1 - alpha) g^2; w <- w - lr g / (sqrt(v) + epsilon)`,
-    /// without bias correction (the official optimiser, REFERENCE: SPPO scripts).
+    /// without bias correction (the optimiser of the released code).
+    #[serde(rename = "rmsprop")]
     RmsProp {
         /// Smoothing constant.
         #[serde(default = "defaults::alpha")]

@@ -8,12 +8,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::SelfPlay;
+use crate::datasets::Stored;
 use crate::error::{Error, Result};
+use crate::files::{create_directory, run_directory_error};
 use crate::observer::{Event, Observer, Stage, StageHost};
 use crate::plugin::{Backend, Policy};
 use crate::run_directory::{ArtifactName, RunDirectory};
 use crate::stages::TrainingProgress;
-use crate::tables;
 
 const WEIGHTS: &str = "model";
 const OPTIMIZER_STATE: &str = "optimizer.safetensors";
@@ -54,19 +55,19 @@ impl Names {
 
 impl SelfPlay<'_, '_> {
     /// The rows of a committed table, or those that `make` makes, committed before they are returned.
-    pub(super) fn table<T: Serialize + DeserializeOwned>(
+    pub(super) fn table<T: Stored>(
         &mut self,
         name: &ArtifactName,
         make: impl FnOnce(&mut Self) -> Result<Vec<T>>,
     ) -> Result<Vec<T>> {
-        if self.run.has(name)? {
-            return tables::read(&self.run.path(name));
+        if self.run.has(name) {
+            return T::read(&self.run.path(name)?);
         }
         if self.game.observer.is_cancelled() {
             return Err(Error::Cancelled);
         }
         let rows = make(self)?;
-        self.run.commit(name, |file| tables::write(file, &rows))?;
+        self.run.commit(name, |file| T::write(file, &rows))?;
         Ok(rows)
     }
 }
@@ -79,15 +80,26 @@ pub(super) fn commit_training_state(
     progress: TrainingProgress,
 ) -> Result<()> {
     run.commit(&Names::training_state(iteration), |directory| {
-        std::fs::create_dir_all(directory)
-            .map_err(|error| Error::run_directory(directory, error.to_string()))?;
+        create_directory(directory)?;
         policy.save(&directory.join(WEIGHTS))?;
         policy.save_optimizer_state(&directory.join(OPTIMIZER_STATE))?;
-        let file = directory.join(PROGRESS);
-        let text = serde_json::to_vec(&progress)
-            .map_err(|error| Error::run_directory(&file, error.to_string()))?;
-        std::fs::write(&file, text).map_err(|error| Error::run_directory(&file, error.to_string()))
-    })
+        write_json(&directory.join(PROGRESS), &progress)
+    })?;
+    Ok(())
+}
+
+/// Writes a small record.
+pub(super) fn write_json(file: &Path, record: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_vec_pretty(record)
+        .map_err(|error| Error::run_directory(file, error.to_string()))?;
+    std::fs::write(file, text).map_err(|error| run_directory_error(file, "write this file", &error))
+}
+
+/// Reads what [`write_json`] wrote.
+pub(super) fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T> {
+    let text =
+        std::fs::read(file).map_err(|error| run_directory_error(file, "read this file", &error))?;
+    serde_json::from_slice(&text).map_err(|error| Error::run_directory(file, error.to_string()))
 }
 
 /// On a request to stop, commits the training state first; any other error passes through.
@@ -115,9 +127,7 @@ pub(super) fn restore_training_state(
     state: &Path,
 ) -> Result<TrainingProgress> {
     policy.load_optimizer_state(&state.join(OPTIMIZER_STATE))?;
-    let file = state.join(PROGRESS);
-    let text = std::fs::read(&file).map_err(|error| Error::run_directory(&file, error.to_string()))?;
-    serde_json::from_slice(&text).map_err(|error| Error::run_directory(&file, error.to_string()))
+    read_json(&state.join(PROGRESS))
 }
 
 /// Tells the observer how a stage gets on.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::SelfPlay;
-use super::artifacts::{Names, StageMeter};
-use crate::error::{Error, Result};
+use super::artifacts::{Names, StageMeter, read_json, write_json};
+use crate::error::Result;
 use crate::evaluation;
 use crate::observer::{IterationReport, Stage};
 use crate::records::{Rollout, TrainingExample};
@@ -25,14 +25,11 @@ impl SelfPlay<'_, '_> {
     /// The report of an iteration that an earlier process finished.
     pub(super) fn finished_report(&mut self, iteration: u32) -> Result<Option<IterationReport>> {
         let name = Names::report(iteration);
-        if !self.run.has(&name)? || (iteration > 0 && !self.run.has(&Names::checkpoint(iteration))?) {
+        let has_checkpoint = iteration == 0 || self.run.has(&Names::checkpoint(iteration));
+        if !self.run.has(&name) || !has_checkpoint {
             return Ok(None);
         }
-        let path = self.run.path(&name);
-        let text = std::fs::read(&path).map_err(|error| Error::run_directory(&path, error.to_string()))?;
-        let report = serde_json::from_slice(&text)
-            .map_err(|error| Error::run_directory(&path, error.to_string()))?;
-        Ok(Some(report))
+        read_json(&self.run.path(&name)?).map(Some)
     }
 
     /// The report about the starting model, whose held-out answers all others are compared with.
@@ -94,8 +91,7 @@ impl SelfPlay<'_, '_> {
             stream: HELD_OUT_STREAM,
         };
         let tokens = prompts.len() * pass.samples_per_prompt * parameters.max_new_tokens;
-        let meter =
-            StageMeter::start(self.game.observer, Stage::Evaluate, tokens as u64, "tokens");
+        let meter = StageMeter::start(self.game.observer, Stage::Evaluate, tokens as u64, "tokens");
         let rollouts = self.table(&Names::held_out(iteration), |play| {
             let host = meter.host(play.game.backend);
             stages::sample(play.policy_after(iteration)?, &prompts, &pass, &host)
@@ -114,9 +110,8 @@ impl SelfPlay<'_, '_> {
             StageMeter::start(self.game.observer, Stage::Judge, held_out.len() as u64, "prompts");
         let host = meter.host(self.game.backend);
         let settings = config.preference.settings();
-        let win_rates =
-            evaluation::win_rates(self.game.oracle, held_out, &start, &settings, &host)
-                .map_err(|error| error.from_plugin(format!("oracle `{}`", config.oracle.name)))?;
+        let win_rates = evaluation::win_rates(self.game.oracle, held_out, &start, &settings, &host)
+            .map_err(|error| error.from_plugin(format!("oracle `{}`", config.oracle.name)))?;
         let interval = bootstrap_mean_interval(
             &win_rates,
             config.evaluation.bootstrap_resamples,
@@ -128,10 +123,7 @@ impl SelfPlay<'_, '_> {
     }
 
     fn commit_report(&mut self, report: &IterationReport) -> Result<()> {
-        self.run.commit(&Names::report(report.iteration), |file| {
-            let text = serde_json::to_vec_pretty(report)
-                .map_err(|error| Error::run_directory(file, error.to_string()))?;
-            std::fs::write(file, text).map_err(|error| Error::run_directory(file, error.to_string()))
-        })
+        self.run.commit(&Names::report(report.iteration), |file| write_json(file, report))?;
+        Ok(())
     }
 }

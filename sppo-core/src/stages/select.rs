@@ -9,12 +9,15 @@ use crate::selection::{Selection, SelectionRule, SkipCounts, select};
 /// Selects answers of every rollout and attaches their estimated win rates
 /// `P(y > pi_t | x) = (1/K) sum_k P(y > y_k | x)` (Algorithm 1, lines 5 and 6).
 ///
+/// Answers are cut where prompt and answer together exceed `max_length` tokens.
+///
 /// # Errors
 /// When a judgment is not a preference matrix over the rollout's answers.
 pub fn assemble(
     rollouts: &[Rollout],
     judgments: &[Judgment],
     rule: &SelectionRule,
+    max_length: Option<usize>,
 ) -> Result<(Vec<TrainingExample>, SkipCounts)> {
     let mut examples = Vec::with_capacity(rollouts.len());
     let mut skipped = SkipCounts::default();
@@ -26,25 +29,35 @@ pub fn assemble(
         let texts: Vec<&str> =
             rollout.responses.iter().map(|answer| answer.text.as_str()).collect();
         match select(&judgment.scores, &texts, rule) {
-            Selection::Chosen { indices } => examples.push(example(rollout, &matrix, &indices)),
+            Selection::Chosen { indices } => {
+                examples.push(example(rollout, &matrix, &indices, max_length));
+            }
             Selection::Skipped(reason) => skipped.add(reason),
         }
     }
     Ok((examples, skipped))
 }
 
-fn example(rollout: &Rollout, matrix: &PreferenceMatrix, indices: &[usize]) -> TrainingExample {
+fn example(
+    rollout: &Rollout,
+    matrix: &PreferenceMatrix,
+    indices: &[usize],
+    max_length: Option<usize>,
+) -> TrainingExample {
+    let room = max_length
+        .map_or(usize::MAX, |length| length.saturating_sub(rollout.prompt_tokens.len()).max(1));
     let responses = indices
         .iter()
         .map(|&index| {
             let response = &rollout.responses[index];
+            let kept = response.tokens.len().min(room);
             TrainingResponse {
                 text: response.text.clone(),
-                tokens: response.tokens.clone(),
+                tokens: response.tokens[..kept].to_vec(),
                 own_prompt_tokens: None,
                 win_rate: matrix.win_rate(index),
                 reference_log_prob: Some(
-                    response.log_probs.iter().map(|value| f64::from(*value)).sum(),
+                    response.log_probs[..kept].iter().map(|value| f64::from(*value)).sum(),
                 ),
             }
         })

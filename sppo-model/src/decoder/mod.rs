@@ -1,7 +1,10 @@
 //! Decoder language models.
 
 mod config;
+mod consistency;
 mod forward;
+mod from_gguf;
+mod from_hugging_face;
 mod rotary;
 mod weights;
 

@@ -1,0 +1,268 @@
+//! Putting a configuration together from its layers, remembering which layer set what.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+
+use super::{Config, Preset, keys};
+use crate::error::{Error, Result};
+use crate::files::input_error;
+
+/// Where settings come from; the later wins: defaults, preset, files in order, overrides in order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Layers {
+    /// A named set of settings.
+    pub preset: Option<Preset>,
+    /// TOML files.
+    pub files: Vec<PathBuf>,
+    /// Flags.
+    pub overrides: Vec<Override>,
+}
+
+/// Settings from one flag of the command line.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Override {
+    flag: String,
+    table: Table,
+}
+
+impl Override {
+    /// `key=value`, the key dotted, the value in TOML notation; a value that is not TOML is text, so
+    /// that `prompts.train=questions.jsonl` needs no quotes. `flag` names it in error messages.
+    ///
+    /// # Errors
+    /// When there is no `=` or the key is malformed.
+    pub fn parse(flag: impl Into<String>, assignment: &str) -> Result<Self> {
+        let flag = flag.into();
+        let Some((key, text)) = assignment.split_once('=') else {
+            return Err(Error::configuration(&flag, format!("`{assignment}` has no `=`"))
+                .with_hint("write key=value, for instance `training.eta=1000`"));
+        };
+        let text = text.trim();
+        let value = toml::from_str::<Table>(&format!("value = {text}"))
+            .ok()
+            .filter(|table| table.len() == 1)
+            .and_then(|mut table| table.remove("value"))
+            .unwrap_or_else(|| Value::String(text.into()));
+        Self::set(flag, key.trim(), value)
+    }
+
+    /// One setting, for a flag of its own such as `--eta`.
+    ///
+    /// # Errors
+    /// When the dotted key has an empty part.
+    pub fn set(flag: impl Into<String>, key: &str, value: impl Into<Value>) -> Result<Self> {
+        let flag = flag.into();
+        if key.split('.').any(str::is_empty) {
+            return Err(Error::configuration(&flag, format!("`{key}` is not a dotted key"))
+                .with_hint("write key=value, for instance `training.eta=1000`"));
+        }
+        let value = key.rsplit('.').fold(value.into(), |inner, name| {
+            Value::Table(Table::from_iter([(name.to_owned(), inner)]))
+        });
+        match value {
+            Value::Table(table) => Ok(Self { flag, table }),
+            _ => Ok(Self { flag, table: Table::new() }),
+        }
+    }
+}
+
+/// Which layer set a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Nobody: the default.
+    Default,
+    /// A preset.
+    Preset(Preset),
+    /// A TOML file.
+    File(PathBuf),
+    /// A flag.
+    Flag(String),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => formatter.write_str("default"),
+            Self::Preset(preset) => write!(formatter, "preset {preset}"),
+            Self::File(path) => write!(formatter, "{}", path.display()),
+            Self::Flag(flag) => formatter.write_str(flag),
+        }
+    }
+}
+
+impl Source {
+    /// How an error names a key that this layer set.
+    fn locate(&self, key: &str) -> String {
+        match self {
+            Self::Default => key.into(),
+            other => format!("{other}: {key}"),
+        }
+    }
+}
+
+/// A complete, valid configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resolved {
+    /// The settings.
+    pub config: Config,
+    /// Which layer set each dotted key.
+    pub sources: BTreeMap<String, Source>,
+}
+
+impl Config {
+    /// Puts the layers together and checks the result.
+    ///
+    /// # Errors
+    /// When a file cannot be read, a key is unknown, or a value is malformed or makes no sense; the
+    /// error names the layer and the key.
+    pub fn resolve(layers: &Layers) -> Result<Resolved> {
+        let mut merged = Merged::default();
+        let defaults = Table::try_from(Self::default())
+            .map_err(|error| Error::configuration("defaults", error.to_string()))?;
+        merged.add(defaults, &Source::Default)?;
+        if let Some(preset) = layers.preset {
+            let source = Source::Preset(preset);
+            merged.add(parse(preset.toml(), &source.to_string())?, &source)?;
+        }
+        for path in &layers.files {
+            merged.add(read(path)?, &Source::File(path.clone()))?;
+        }
+        for Override { flag, table } in &layers.overrides {
+            merged.add(table.clone(), &Source::Flag(flag.clone()))?;
+        }
+        let config = merged.deserialize()?;
+        config.validate().map_err(|invalid| {
+            let located = merged.source_of(invalid.key).locate(invalid.key);
+            Error::configuration(located, invalid.message).with_hint(invalid.hint)
+        })?;
+        Ok(Resolved { config, sources: merged.sources })
+    }
+}
+
+fn read(path: &Path) -> Result<Table> {
+    let bytes = fs::read(path)
+        .map_err(|error| input_error(path, "read this configuration file", &error))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Error::input(path, "this configuration file is not UTF-8 text"))?;
+    parse(&text, &path.display().to_string())
+}
+
+fn parse(text: &str, name: &str) -> Result<Table> {
+    toml::from_str(text).map_err(|error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        Error::configuration(format!("{name}:{line}"), error.message().replace('\n', ", "))
+            .with_hint("the file must be TOML, for instance `[training]` and below it `eta = 1000`")
+    })
+}
+
+#[derive(Default)]
+struct Merged {
+    table: Table,
+    sources: BTreeMap<String, Source>,
+}
+
+impl Merged {
+    fn add(&mut self, layer: Table, source: &Source) -> Result<()> {
+        if let Some(unknown) = keys::first_unknown(&layer) {
+            return Err(Error::configuration(
+                source.locate(&unknown.path),
+                "there is no such setting",
+            )
+            .with_hint(unknown.hint));
+        }
+        merge(&mut self.table, layer, "", source, &mut self.sources);
+        Ok(())
+    }
+
+    fn deserialize(&self) -> Result<Config> {
+        serde_path_to_error::deserialize(Value::Table(self.table.clone())).map_err(
+            |error: serde_path_to_error::Error<toml::de::Error>| {
+                let key = error.path().to_string();
+                let message = in_plain_words(error.inner().message());
+                let fault = Error::configuration(self.source_of(&key).locate(&key), message);
+                match key.as_str() {
+                    "backend" | "oracle" => fault.with_hint(format!(
+                        "write `{key}.name = \"...\"`, and its settings below `[{key}.<name>]`"
+                    )),
+                    _ => fault.with_hint("`sppo config schema` explains all keys"),
+                }
+            },
+        )
+    }
+
+    /// The layer that set this key, or last set anything below or above it.
+    fn source_of(&self, key: &str) -> &Source {
+        let below = format!("{key}.");
+        self.sources
+            .get(key)
+            .or_else(|| {
+                let within = |(name, _): &(&String, &Source)| name.starts_with(&below);
+                let mut candidates = self.sources.iter().filter(within).map(|(_, source)| source);
+                let first = candidates.next()?;
+                Some(candidates.find(|source| **source != Source::Default).unwrap_or(first))
+            })
+            .unwrap_or(&Source::Default)
+    }
+}
+
+/// Lays `layer` over `base`. Tables are merged key by key, except that one of another `type` replaces
+/// the whole table: the constants of one optimiser mean nothing to another.
+fn merge(
+    base: &mut Table,
+    layer: Table,
+    prefix: &str,
+    source: &Source,
+    sources: &mut BTreeMap<String, Source>,
+) {
+    for (name, value) in layer {
+        let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        match (base.get_mut(&name), value) {
+            (Some(Value::Table(below)), Value::Table(above)) if !changes_type(below, &above) => {
+                merge(below, above, &path, source, sources);
+            }
+            (_, value) => {
+                let below = format!("{path}.");
+                sources.retain(|key, _| *key != path && !key.starts_with(&below));
+                record(&value, &path, source, sources);
+                base.insert(name, value);
+            }
+        }
+    }
+}
+
+fn changes_type(below: &Table, above: &Table) -> bool {
+    above.get("type").is_some_and(|kind| below.get("type") != Some(kind))
+}
+
+fn record(value: &Value, path: &str, source: &Source, sources: &mut BTreeMap<String, Source>) {
+    match value {
+        Value::Table(table) => {
+            for (name, value) in table {
+                record(value, &format!("{path}.{name}"), source, sources);
+            }
+        }
+        _ => {
+            sources.insert(path.into(), source.clone());
+        }
+    }
+}
+
+/// Serde speaks of Rust's types; people think of numbers and text.
+fn in_plain_words(message: &str) -> String {
+    let types = [
+        ("expected usize", "expected a whole number from 0"),
+        ("expected u64", "expected a whole number from 0"),
+        ("expected u32", "expected a whole number from 0"),
+        ("expected f64", "expected a number"),
+        ("expected a boolean", "expected true or false"),
+        ("expected a string", "expected text"),
+        ("expected path string", "expected a path"),
+    ];
+    let line = message.lines().next().unwrap_or_default();
+    types.iter().fold(line.to_owned(), |text, (rust, plain)| text.replace(rust, plain))
+}

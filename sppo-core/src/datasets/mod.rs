@@ -1,0 +1,22 @@
+//! The tables that people, other tools and the stages exchange, with the column names of the official
+//! repository (uclaml/SPPO, `scripts/compute_prob.py`).
+
+mod candidates;
+mod generated;
+mod pairs;
+mod prompts;
+mod scores;
+mod stored;
+mod text;
+
+pub use candidates::{
+    CandidateSet, RankedCandidates, read_candidates, write_candidates, write_ranked,
+};
+pub use generated::write_generated;
+pub use pairs::{Pair, PairContent, RequiredColumns, read_pairs, write_pairs};
+pub use prompts::{parse_prompts, read_prompts, write_prompts};
+pub use scores::{ScoreContent, ScoreRequest, ScoredResponse, read_score_requests};
+pub use stored::Stored;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,238 @@
+//! Preference pairs to train on, from any source: `{"prompt"|"messages", "chosen", "rejected",
+//! "chosen_probs", "chosen_probs_win", "chosen_probs_lose"}`, where the answers are text or whole
+//! conversations, or `prompt_tokens, chosen_tokens, rejected_tokens` in their place.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::stored::PairRow;
+use super::text::{TextOrMessages, answerable, conversation, not_empty};
+use crate::error::{Error, Result};
+use crate::plugin::Message;
+use crate::records::TrainingExample;
+use crate::tables::{self, Place};
+
+/// A better and a worse answer to one prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pair {
+    /// The answers.
+    pub content: PairContent,
+    /// P(chosen beats rejected) (official: `chosen_probs`).
+    pub chosen_probability: Option<f64>,
+    /// P(chosen beats the policy) (official: `chosen_probs_win`).
+    pub chosen_win_rate: Option<f64>,
+    /// P(rejected beats the policy) (official: `chosen_probs_lose`).
+    pub rejected_win_rate: Option<f64>,
+    /// log pi_ref(chosen | prompt), where it is known.
+    pub reference_chosen_log_prob: Option<f64>,
+    /// log pi_ref(rejected | prompt), where it is known.
+    pub reference_rejected_log_prob: Option<f64>,
+}
+
+/// A pair's answers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PairContent {
+    /// As text.
+    Text {
+        /// The conversation, ending with the user's turn.
+        messages: Vec<Message>,
+        /// The better answer.
+        chosen: String,
+        /// The worse answer.
+        rejected: String,
+    },
+    /// As token ids, at least one of each.
+    Tokens {
+        /// The prompt.
+        prompt: Vec<u32>,
+        /// The better answer.
+        chosen: Vec<u32>,
+        /// The worse answer.
+        rejected: Vec<u32>,
+        /// The prompt for the better answer alone, where it differs.
+        chosen_prompt: Option<Vec<u32>>,
+        /// The prompt for the worse answer alone, where it differs.
+        rejected_prompt: Option<Vec<u32>>,
+    },
+}
+
+/// The probabilities that an objective needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RequiredColumns {
+    /// `chosen_probs`.
+    pub chosen_probability: bool,
+    /// `chosen_probs_win` and `chosen_probs_lose`.
+    pub win_rates: bool,
+}
+
+const COLUMNS: [&str; 14] = [
+    "prompt",
+    "messages",
+    "chosen",
+    "rejected",
+    "prompt_tokens",
+    "chosen_tokens",
+    "rejected_tokens",
+    "chosen_prompt_tokens",
+    "rejected_prompt_tokens",
+    "chosen_probs",
+    "chosen_probs_win",
+    "chosen_probs_lose",
+    "reference_chosen_log_prob",
+    "reference_rejected_log_prob",
+];
+
+#[derive(Deserialize)]
+struct Row {
+    prompt: Option<TextOrMessages>,
+    messages: Option<Vec<Message>>,
+    chosen: Option<TextOrMessages>,
+    rejected: Option<TextOrMessages>,
+    prompt_tokens: Option<Vec<u32>>,
+    chosen_tokens: Option<Vec<u32>>,
+    rejected_tokens: Option<Vec<u32>>,
+    chosen_prompt_tokens: Option<Vec<u32>>,
+    rejected_prompt_tokens: Option<Vec<u32>>,
+    chosen_probs: Option<f64>,
+    chosen_probs_win: Option<f64>,
+    chosen_probs_lose: Option<f64>,
+    reference_chosen_log_prob: Option<f64>,
+    reference_rejected_log_prob: Option<f64>,
+}
+
+/// Reads pairs; tokens count where a row has both tokens and text.
+///
+/// # Errors
+/// When the file cannot be read, is empty, or a row is incomplete, contradictory or lacks a required
+/// probability; the error names the line.
+pub fn read_pairs(path: &Path, required: RequiredColumns) -> Result<Vec<Pair>> {
+    let wanted = |column: &arrow_schema::Field| COLUMNS.contains(&column.name().as_str());
+    let pairs = tables::read_with(path, wanted, |row: Row, place| row.into_pair(required, place))?;
+    not_empty(pairs, path)
+}
+
+/// Writes pairs with the official columns and those that make training exact: tokens and reference
+/// log-probabilities.
+///
+/// # Errors
+/// When an example is not a pair, or the file cannot be written.
+pub fn write_pairs(path: &Path, examples: &[TrainingExample]) -> Result<()> {
+    let rows: Option<Vec<PairRow>> = examples.iter().map(PairRow::new).collect();
+    match rows {
+        Some(rows) => tables::write(path, &rows),
+        None => Err(Error::input(path, "cannot hold examples that are not pairs")
+            .with_hint("set `selection.strategy` to `best-and-worst`")),
+    }
+}
+
+impl Row {
+    fn into_pair(self, required: RequiredColumns, place: &Place) -> Result<Pair> {
+        let need = |needed, column| if needed { Some(column) } else { None };
+        let pair = Pair {
+            chosen_probability: probability(
+                self.chosen_probs,
+                "chosen_probs",
+                need(required.chosen_probability, "sppo_single"),
+                place,
+            )?,
+            chosen_win_rate: probability(
+                self.chosen_probs_win,
+                "chosen_probs_win",
+                need(required.win_rates, "sppo"),
+                place,
+            )?,
+            rejected_win_rate: probability(
+                self.chosen_probs_lose,
+                "chosen_probs_lose",
+                need(required.win_rates, "sppo"),
+                place,
+            )?,
+            reference_chosen_log_prob: self.reference_chosen_log_prob,
+            reference_rejected_log_prob: self.reference_rejected_log_prob,
+            content: self.content(place)?,
+        };
+        Ok(pair)
+    }
+
+    fn content(self, place: &Place) -> Result<PairContent> {
+        match (self.prompt_tokens, self.chosen_tokens, self.rejected_tokens) {
+            (Some(prompt), Some(chosen), Some(rejected)) => {
+                if prompt.is_empty() || chosen.is_empty() || rejected.is_empty() {
+                    return Err(
+                        place.error("the prompt and both answers must hold at least one token")
+                    );
+                }
+                Ok(PairContent::Tokens {
+                    prompt,
+                    chosen,
+                    rejected,
+                    chosen_prompt: self.chosen_prompt_tokens,
+                    rejected_prompt: self.rejected_prompt_tokens,
+                })
+            }
+            (None, None, None) => {
+                text_content(self.prompt, self.messages, self.chosen, self.rejected, place)
+            }
+            (prompt, chosen, _) => {
+                let missing = match (prompt, chosen) {
+                    (None, _) => "prompt_tokens",
+                    (_, None) => "chosen_tokens",
+                    _ => "rejected_tokens",
+                };
+                Err(place.error(format!("missing column `{missing}`")))
+            }
+        }
+    }
+}
+
+fn text_content(
+    prompt: Option<TextOrMessages>,
+    messages: Option<Vec<Message>>,
+    chosen: Option<TextOrMessages>,
+    rejected: Option<TextOrMessages>,
+    place: &Place,
+) -> Result<PairContent> {
+    let (mut before_chosen, chosen) = answer(chosen, "chosen", place)?;
+    let (before_rejected, rejected) = answer(rejected, "rejected", place)?;
+    if before_chosen != before_rejected {
+        return Err(place.error("`chosen` and `rejected` do not answer the same conversation"));
+    }
+    if before_chosen.is_empty() {
+        before_chosen = conversation(prompt, messages, place)?;
+    }
+    Ok(PairContent::Text { messages: answerable(before_chosen, place)?, chosen, rejected })
+}
+
+/// An answer and, where the column holds a whole conversation, what precedes it.
+fn answer(
+    column: Option<TextOrMessages>,
+    name: &str,
+    place: &Place,
+) -> Result<(Vec<Message>, String)> {
+    match column {
+        None => Err(place.error(format!("missing column `{name}`"))),
+        Some(TextOrMessages::Text(text)) => Ok((Vec::new(), text)),
+        Some(TextOrMessages::Messages(mut messages)) => match messages.pop() {
+            Some(last) if last.role == "assistant" => Ok((messages, last.content)),
+            _ => Err(place.error(format!("`{name}` does not end with the assistant's message"))),
+        },
+    }
+}
+
+fn probability(
+    value: Option<f64>,
+    column: &str,
+    needed_by: Option<&str>,
+    place: &Place,
+) -> Result<Option<f64>> {
+    match (value, needed_by) {
+        (Some(value), _) if !(0.0..=1.0).contains(&value) => {
+            Err(place.error(format!("`{column}` is {value}, not a probability from 0 to 1")))
+        }
+        (None, Some(objective)) => Err(place
+            .error(format!("missing column `{column}`, which the objective `{objective}` regresses on"))
+            .with_hint("add the column, or choose an objective without it, for instance `sppo_hard` or `dpo`")),
+        _ => Ok(value),
+    }
+}

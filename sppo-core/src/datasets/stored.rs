@@ -1,0 +1,172 @@
+//! How the stages' records lie in the run directory: nothing is lost, and where the official repository
+//! has a name for a column, it has that name.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::candidates::nested;
+use super::generated::{answered, last_turn};
+use crate::error::Result;
+use crate::plugin::Message;
+use crate::records::{Judgment, Rollout, TrainingExample, TrainingResponse};
+use crate::tables;
+
+/// Records with a form on disk, JSON lines or Parquet by the file's extension.
+pub trait Stored: Sized {
+    /// Reads what [`Self::write`] wrote.
+    ///
+    /// # Errors
+    /// When the file cannot be read or holds something else.
+    fn read(path: &Path) -> Result<Vec<Self>>;
+
+    /// Writes records.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    fn write(path: &Path, records: &[Self]) -> Result<()>;
+}
+
+/// Columns: `prompt` (id and messages), `rendered_prompt`, `prompt_tokens`, `responses`.
+impl Stored for Rollout {
+    fn read(path: &Path) -> Result<Vec<Self>> {
+        tables::read(path)
+    }
+
+    fn write(path: &Path, records: &[Self]) -> Result<()> {
+        tables::write(path, records)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct JudgmentRow {
+    prompt_id: u64,
+    probability: Vec<Vec<f64>>,
+    rm_scores: Vec<f64>,
+}
+
+/// Columns: `prompt_id`, `probability` (K x K), `rm_scores`.
+impl Stored for Judgment {
+    fn read(path: &Path) -> Result<Vec<Self>> {
+        let convert = |row: JudgmentRow, _: &tables::Place| {
+            let JudgmentRow { prompt_id, probability, rm_scores } = row;
+            Ok(Self { prompt_id, probability: probability.concat(), scores: rm_scores })
+        };
+        tables::read_with(path, |_| true, convert)
+    }
+
+    fn write(path: &Path, records: &[Self]) -> Result<()> {
+        let rows: Vec<JudgmentRow> = records
+            .iter()
+            .map(|Self { prompt_id, probability, scores }| JudgmentRow {
+                prompt_id: *prompt_id,
+                probability: nested(probability, probability.len().isqrt()),
+                rm_scores: scores.clone(),
+            })
+            .collect();
+        tables::write(path, &rows)
+    }
+}
+
+/// Columns of pairs: the official ones, then tokens and reference log-probabilities. When any example
+/// is not a pair: the fields of [`TrainingExample`].
+impl Stored for TrainingExample {
+    fn read(path: &Path) -> Result<Vec<Self>> {
+        tables::read_with(
+            path,
+            |_| true,
+            |row: ExampleRow, place| match row {
+                ExampleRow::Pair(row) => row
+                    .into_example()
+                    .ok_or_else(|| place.error("`chosen` and `rejected` must hold messages")),
+                ExampleRow::Any(example) => Ok(example),
+            },
+        )
+    }
+
+    fn write(path: &Path, records: &[Self]) -> Result<()> {
+        let pairs: Option<Vec<PairRow>> = records.iter().map(PairRow::new).collect();
+        match pairs {
+            Some(rows) => tables::write(path, &rows),
+            None => tables::write(path, records),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "neither the columns of a pair nor those of an example with K answers"
+)]
+enum ExampleRow {
+    Pair(PairRow),
+    Any(TrainingExample),
+}
+
+/// A training pair on disk.
+#[derive(Serialize, Deserialize)]
+pub(super) struct PairRow {
+    prompt_id: u64,
+    prompt: String,
+    chosen: Vec<Message>,
+    rejected: Vec<Message>,
+    chosen_probs: f64,
+    chosen_probs_win: f64,
+    chosen_probs_lose: f64,
+    prompt_tokens: Vec<u32>,
+    chosen_tokens: Vec<u32>,
+    rejected_tokens: Vec<u32>,
+    chosen_prompt_tokens: Option<Vec<u32>>,
+    rejected_prompt_tokens: Option<Vec<u32>>,
+    reference_chosen_log_prob: Option<f64>,
+    reference_rejected_log_prob: Option<f64>,
+}
+
+impl PairRow {
+    /// `None` when the example is not a pair.
+    pub(super) fn new(example: &TrainingExample) -> Option<Self> {
+        let [chosen, rejected] = example.responses.as_slice() else { return None };
+        Some(Self {
+            prompt_id: example.prompt_id,
+            prompt: last_turn(&example.messages).to_owned(),
+            chosen: answered(&example.messages, &chosen.text),
+            rejected: answered(&example.messages, &rejected.text),
+            chosen_probs: example.chosen_probability?,
+            chosen_probs_win: chosen.win_rate,
+            chosen_probs_lose: rejected.win_rate,
+            prompt_tokens: example.prompt_tokens.clone(),
+            chosen_tokens: chosen.tokens.clone(),
+            rejected_tokens: rejected.tokens.clone(),
+            chosen_prompt_tokens: chosen.own_prompt_tokens.clone(),
+            rejected_prompt_tokens: rejected.own_prompt_tokens.clone(),
+            reference_chosen_log_prob: chosen.reference_log_prob,
+            reference_rejected_log_prob: rejected.reference_log_prob,
+        })
+    }
+
+    fn into_example(mut self) -> Option<TrainingExample> {
+        let chosen_text = self.chosen.pop()?.content;
+        let rejected_text = self.rejected.pop()?.content;
+        let chosen = TrainingResponse {
+            text: chosen_text,
+            tokens: self.chosen_tokens,
+            own_prompt_tokens: self.chosen_prompt_tokens,
+            win_rate: self.chosen_probs_win,
+            reference_log_prob: self.reference_chosen_log_prob,
+        };
+        let rejected = TrainingResponse {
+            text: rejected_text,
+            tokens: self.rejected_tokens,
+            own_prompt_tokens: self.rejected_prompt_tokens,
+            win_rate: self.chosen_probs_lose,
+            reference_log_prob: self.reference_rejected_log_prob,
+        };
+        Some(TrainingExample {
+            prompt_id: self.prompt_id,
+            messages: self.chosen,
+            prompt_tokens: self.prompt_tokens,
+            responses: vec![chosen, rejected],
+            chosen_probability: Some(self.chosen_probs),
+        })
+    }
+}

@@ -1,0 +1,49 @@
+//! Built-in games.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use crate::error::{Error, Result};
+use crate::preference::PreferenceMatrix;
+
+/// Rock, paper, scissors and its like: each of an odd number of answers beats the half of the others
+/// that follow it in a circle with probability 0.9.
+///
+/// # Errors
+/// When the size is even or below 3.
+pub fn cycle(size: usize) -> Result<PreferenceMatrix> {
+    const WIN: f64 = 0.9;
+    if size < 3 || size % 2 == 0 {
+        return Err(Error::configuration(
+            "--size",
+            format!("a cycle needs an odd number of answers, not {size}"),
+        )
+        .with_hint("use 3 for rock, paper, scissors"));
+    }
+    let probability = |i: usize, j: usize| match (j + size - i) % size {
+        0 => 0.5,
+        distance if distance <= size / 2 => WIN,
+        _ => 1.0 - WIN,
+    };
+    Ok(filled(size, probability))
+}
+
+/// A game whose probabilities are drawn uniformly, by seed; usually intransitive.
+#[must_use]
+pub fn random(size: usize, seed: u64) -> PreferenceMatrix {
+    let mut generator = ChaCha8Rng::seed_from_u64(seed);
+    let mut values = vec![0.5; size * size];
+    for first in 0..size {
+        for second in first + 1..size {
+            let probability = (generator.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+            values[first * size + second] = probability;
+            values[second * size + first] = 1.0 - probability;
+        }
+    }
+    filled(size, |i, j| values[i * size + j])
+}
+
+fn filled(size: usize, probability: impl Fn(usize, usize) -> f64) -> PreferenceMatrix {
+    let places = (0..size).flat_map(|i| (0..size).map(move |j| (i, j)));
+    PreferenceMatrix::from_checked(size, places.map(|(i, j)| probability(i, j)).collect())
+}

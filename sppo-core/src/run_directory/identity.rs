@@ -1,0 +1,109 @@
+//! What a run is made of; a run may only go on with the same.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::config::{Config, Difference, differences_of_values};
+use crate::error::{Error, Result};
+use crate::files::{run_directory_error, write_atomically};
+
+/// Settings, model and plugins of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunIdentity {
+    /// All settings.
+    pub config: Config,
+    /// The model that self-play starts from.
+    pub model: ModelIdentity,
+    /// The backend and the oracle.
+    pub plugins: Vec<PluginIdentity>,
+}
+
+/// Which weights self-play starts from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelIdentity {
+    /// Its short name, hub id or path.
+    pub name: String,
+    /// SHA-256 of its weights, in hexadecimal.
+    pub sha256: String,
+}
+
+/// Which program computes or judges.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginIdentity {
+    /// `backend` or `oracle`.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Its own version.
+    pub version: String,
+    /// SHA-256 of its library, in hexadecimal; `None` for built-in plugins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+impl RunIdentity {
+    pub(super) fn read(file: &Path) -> Result<Self> {
+        serde_path_to_error::deserialize(read_value(file)?).map_err(|error| {
+            let message = format!("{}: {}", error.path(), error.inner());
+            Error::run_directory(file, message)
+                .with_hint("another version of sppo may have written it")
+        })
+    }
+
+    pub(super) fn write(&self, file: &Path) -> Result<()> {
+        let text = serde_json::to_vec_pretty(self)
+            .map_err(|error| Error::run_directory(file, format!("cannot be written: {error}")))?;
+        write_atomically(file, &text)
+    }
+
+    /// What differs from the recorded identity, but for the keys in `allow` and below them. Documents
+    /// are compared rather than types, so that a record of another version of sppo can be compared too.
+    pub(super) fn changes_since(&self, file: &Path, allow: &[String]) -> Result<Vec<Difference>> {
+        let recorded = comparable(&read_value(file)?);
+        let current = serde_json::to_value(self)
+            .map_err(|error| Error::configuration("configuration", error.to_string()))?;
+        let allowed = |key: &str| {
+            allow.iter().any(|prefix| {
+                key.strip_prefix(prefix.as_str())
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            })
+        };
+        let mut changes = differences_of_values(&recorded, &comparable(&current));
+        changes.retain(|change| !allowed(&change.key));
+        Ok(changes)
+    }
+}
+
+fn read_value(file: &Path) -> Result<Value> {
+    let bytes = fs::read(file)
+        .map_err(|error| run_directory_error(file, "read this run's record", &error))?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Error::run_directory(file, format!("this run's record is damaged: {error}"))
+            .with_hint("start another run with `--name`")
+    })
+}
+
+/// Settings keep their keys; the rest becomes `model.sha256`, `plugin.backend.version` and so on.
+fn comparable(identity: &Value) -> Value {
+    let mut all = match identity.get("config") {
+        Some(Value::Object(config)) => config.clone(),
+        _ => Map::new(),
+    };
+    // A model may be named in several ways (a short name, a path); its weights tell.
+    let weights = identity.get("model").and_then(|model| model.get("sha256")).cloned();
+    let model = Map::from_iter([("sha256".to_owned(), weights.unwrap_or_default())]);
+    all.insert("model".into(), Value::Object(model));
+    let plugins = identity.get("plugins").and_then(Value::as_array).into_iter().flatten();
+    let by_kind: Map<String, Value> = plugins
+        .filter_map(|plugin| {
+            let mut plugin = plugin.as_object()?.clone();
+            let kind = plugin.shift_remove("kind")?;
+            Some((kind.as_str()?.to_owned(), Value::Object(plugin)))
+        })
+        .collect();
+    all.insert("plugin".into(), Value::Object(by_kind));
+    Value::Object(all)
+}

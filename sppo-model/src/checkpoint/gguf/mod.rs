@@ -1,0 +1,195 @@
+//! GGUF files, versions 2 and 3: metadata and quantised tensors in one file.
+//!
+//! Everything in the header is untrusted: counts, offsets and sizes are checked against the file
+//! before they are used.
+
+mod dequantize;
+mod metadata;
+mod names;
+mod reader;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+pub use dequantize::GgufType;
+pub use metadata::{GgufMetadata, GgufValue};
+pub(super) use names::hugging_face_name;
+
+use self::reader::ByteReader;
+use super::mapping::map_file;
+use crate::error::{ModelError, Result};
+
+const MAGIC: [u8; 4] = *b"GGUF";
+const DEFAULT_ALIGNMENT: u64 = 32;
+const MOST_DIMENSIONS: u32 = 4;
+
+/// Where a tensor lies in the file.
+#[derive(Clone, Debug)]
+struct TensorEntry {
+    /// Outermost dimension first.
+    shape: Vec<usize>,
+    kind: GgufType,
+    start: usize,
+    end: usize,
+}
+
+/// A GGUF file, mapped into memory.
+#[derive(Debug)]
+pub struct GgufFile {
+    path: PathBuf,
+    map: Mmap,
+    metadata: GgufMetadata,
+    tensors: HashMap<String, TensorEntry>,
+}
+
+impl GgufFile {
+    /// Maps the file and reads its header.
+    ///
+    /// # Errors
+    /// When the file is not GGUF, is damaged, or holds a number format that cannot be read.
+    pub fn open(path: &Path) -> Result<Self> {
+        let map = map_file(path)?;
+        let (metadata, tensors) = read_header(&map, path)?;
+        Ok(Self { path: path.to_path_buf(), map, metadata, tensors })
+    }
+
+    /// The file's metadata.
+    #[must_use]
+    pub fn metadata(&self) -> &GgufMetadata {
+        &self.metadata
+    }
+
+    /// The tensors' names in the file.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// A tensor's shape, outermost dimension first.
+    #[must_use]
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|entry| entry.shape.as_slice())
+    }
+
+    /// A tensor's values.
+    ///
+    /// # Errors
+    /// When there is no such tensor.
+    pub fn values(&self, name: &str) -> Result<Vec<f32>> {
+        let missing = || ModelError::file(&self.path, format!("has no tensor `{name}`"));
+        let entry = self.tensors.get(name).ok_or_else(missing)?;
+        let bytes = self.map.get(entry.start..entry.end).ok_or_else(missing)?;
+        Ok(entry.kind.dequantize(bytes))
+    }
+}
+
+fn read_header(bytes: &[u8], path: &Path) -> Result<(GgufMetadata, HashMap<String, TensorEntry>)> {
+    let mut reader = ByteReader::new(bytes, path);
+    if bytes.first_chunk() != Some(&MAGIC) {
+        return Err(ModelError::file(path, "is not a GGUF file: it does not begin with `GGUF`"));
+    }
+    reader.u32()?;
+    let version = reader.u32()?;
+    if !(2..=3).contains(&version) {
+        let what = if (2..=3).contains(&version.swap_bytes()) {
+            "is a big-endian GGUF file".to_string()
+        } else {
+            format!("is GGUF version {version}")
+        };
+        return Err(ModelError::file(
+            path,
+            format!("{what}; little-endian versions 2 and 3 are supported"),
+        )
+        .with_hint("convert the model again with a current convert_hf_to_gguf.py of llama.cpp"));
+    }
+    let tensor_count = reader.u64()?;
+    let entry_count = reader.u64()?;
+    let entries = metadata::read_entries(&mut reader, entry_count)?;
+    let metadata = GgufMetadata::new(path, entries);
+    let alignment = metadata.integer("general.alignment")?.unwrap_or(DEFAULT_ALIGNMENT);
+    if !alignment.is_power_of_two() || alignment > 1 << 20 {
+        return Err(reader.error(format!("general.alignment is {alignment}, not a power of two")));
+    }
+    let mut infos = Vec::new();
+    for _ in 0..tensor_count {
+        infos.push(read_tensor_info(&mut reader)?);
+    }
+    let data_start = (reader.position() as u64).next_multiple_of(alignment);
+    let mut tensors = HashMap::new();
+    for info in infos {
+        let name = info.name.clone();
+        let entry = place(info, data_start, alignment, bytes.len(), &reader)?;
+        if tensors.insert(name.clone(), entry).is_some() {
+            return Err(reader.error(format!("tensor `{name}` stands there twice")));
+        }
+    }
+    Ok((metadata, tensors))
+}
+
+/// One tensor as the header describes it.
+struct TensorInfo {
+    name: String,
+    /// Innermost dimension first, as in the file.
+    dimensions: Vec<u64>,
+    kind: u32,
+    offset: u64,
+}
+
+fn read_tensor_info(reader: &mut ByteReader<'_>) -> Result<TensorInfo> {
+    let name = reader.text()?.to_string();
+    let dimension_count = reader.u32()?;
+    if dimension_count == 0 || dimension_count > MOST_DIMENSIONS {
+        return Err(reader.error(format!("tensor `{name}` has {dimension_count} dimensions")));
+    }
+    let dimensions = (0..dimension_count).map(|_| reader.u64()).collect::<Result<Vec<u64>>>()?;
+    Ok(TensorInfo { name, dimensions, kind: reader.u32()?, offset: reader.u64()? })
+}
+
+/// Checks a tensor's description and finds its bytes.
+fn place(
+    info: TensorInfo,
+    data_start: u64,
+    alignment: u64,
+    file_size: usize,
+    reader: &ByteReader<'_>,
+) -> Result<TensorEntry> {
+    let TensorInfo { name, dimensions, kind, offset } = info;
+    let kind = GgufType::from_number(kind).map_err(|unsupported| {
+        ModelError::file(
+            reader.path(),
+            format!("tensor `{name}` has the number format {unsupported}, which is not supported"),
+        )
+        .with_hint(format!("use a file with {} only", GgufType::SUPPORTED))
+    })?;
+    let row = dimensions.first().copied().unwrap_or_default();
+    if row % kind.block_values() as u64 != 0 {
+        return Err(reader.error(format!(
+            "tensor `{name}` has rows of {row} values, not a multiple of {kind:?}'s {}",
+            kind.block_values()
+        )));
+    }
+    let extent = dimensions
+        .iter()
+        .try_fold(1u64, |product, &dimension| product.checked_mul(dimension))
+        .map(|values| values / kind.block_values() as u64)
+        .and_then(|blocks| blocks.checked_mul(kind.block_bytes() as u64))
+        .and_then(|size| {
+            let start = data_start.checked_add(offset)?;
+            let end = start.checked_add(size)?;
+            (end <= file_size as u64).then_some((start, end))
+        });
+    match extent {
+        Some((start, end)) if offset % alignment == 0 => Ok(TensorEntry {
+            shape: dimensions.iter().rev().map(|&dimension| dimension as usize).collect(),
+            kind,
+            start: start as usize,
+            end: end as usize,
+        }),
+        Some(_) => Err(reader.error(format!("tensor `{name}` is not aligned"))),
+        None => Err(reader.error(format!(
+            "tensor `{name}` goes on beyond the end of the file ({file_size} bytes); \
+             it is truncated or damaged"
+        ))),
+    }
+}

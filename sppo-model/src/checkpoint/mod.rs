@@ -1,0 +1,307 @@
+//! Models on disk: Hugging Face directories and GGUF files, read; Hugging Face directories, written.
+//!
+//! Weights are mapped into memory and converted to f32 one tensor at a time. Pickled files are never
+//! read.
+
+mod gguf;
+mod layout;
+mod mapping;
+mod safetensors_files;
+mod write;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+pub use gguf::{GgufFile, GgufMetadata, GgufType, GgufValue};
+pub use layout::{TensorLayout, tensor_layout};
+pub(crate) use write::write_file;
+pub use write::{DEFAULT_SHARD_BYTES, write_checkpoint};
+
+use self::mapping::{cause, map_file};
+use self::safetensors_files::{INDEX_FILE, SafetensorsFiles};
+use crate::decoder::DecoderConfig;
+use crate::error::{ModelError, Result};
+use crate::text::TextCodec;
+
+/// One weight in f32.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorData {
+    /// Outermost dimension first.
+    pub shape: Vec<usize>,
+    /// Row-major values.
+    pub values: Vec<f32>,
+}
+
+/// What identifies a model's content.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct CheckpointIdentity {
+    /// The directory or file.
+    pub path: PathBuf,
+    /// SHA-256 in hexadecimal: of the file itself for GGUF; for a directory, of the lines
+    /// `<sha256>  <name>` of its config, tokenizer and weight files, sorted by name.
+    pub sha256: String,
+}
+
+#[derive(Debug)]
+enum Weights {
+    Safetensors(SafetensorsFiles),
+    Gguf(GgufFile),
+}
+
+/// A model on disk, opened for reading.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    config: DecoderConfig,
+    original_config: Option<Value>,
+    text: TextCodec,
+    weights: Weights,
+    layout: Vec<TensorLayout>,
+}
+
+impl Checkpoint {
+    /// Opens a Hugging Face model directory or a `.gguf` file, and checks that every weight is there
+    /// with the shape that the configuration demands.
+    ///
+    /// # Errors
+    /// When the path holds no model, the model is damaged, or it is of a kind that is not supported.
+    pub fn open(path: &Path) -> Result<Self> {
+        let checkpoint = if path.is_dir() {
+            Self::open_directory(path)?
+        } else if path.is_file() {
+            Self::open_gguf(path)?
+        } else {
+            return Err(ModelError::file(path, "there is no such file or directory")
+                .with_hint("name a Hugging Face model directory or a .gguf file"));
+        };
+        checkpoint.check()?;
+        Ok(checkpoint)
+    }
+
+    fn open_directory(path: &Path) -> Result<Self> {
+        let config_path = path.join("config.json");
+        let bytes = fs_err::read(&config_path).map_err(|error| {
+            ModelError::file(&config_path, cause(&error)).with_hint(
+                "name a directory that holds config.json, tokenizer.json and model.safetensors",
+            )
+        })?;
+        let json: Value = serde_json::from_slice(&bytes)
+            .map_err(|error| ModelError::file(&config_path, format!("is not JSON: {error}")))?;
+        let config = DecoderConfig::from_hugging_face(&json, &config_path)?;
+        let weights = SafetensorsFiles::open(path)?;
+        let text = TextCodec::from_directory(path)?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            layout: tensor_layout(&config),
+            config,
+            original_config: Some(json),
+            text,
+            weights: Weights::Safetensors(weights),
+        })
+    }
+
+    fn open_gguf(path: &Path) -> Result<Self> {
+        let file = GgufFile::open(path)?;
+        let config = DecoderConfig::from_gguf(&file)?;
+        let text = TextCodec::from_gguf(file.metadata(), config.context_length)?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            layout: tensor_layout(&config),
+            config,
+            original_config: None,
+            text,
+            weights: Weights::Gguf(file),
+        })
+    }
+
+    fn check(&self) -> Result<()> {
+        for tensor in &self.layout {
+            let name = &tensor.name;
+            let stored = match &self.weights {
+                Weights::Safetensors(files) => files.shape(name),
+                Weights::Gguf(file) => gguf_name(file, name).and_then(|name| file.shape(name)),
+            };
+            let Some(stored) = stored else {
+                return Err(ModelError::file(&self.path, format!("the weight `{name}` is missing"))
+                    .with_hint("the configuration and the weights do not belong together, or a file is missing"));
+            };
+            if stored != tensor.shape {
+                return Err(ModelError::file(
+                    &self.path,
+                    format!("the weight `{name}` has the shape {stored:?}; the configuration demands {:?}", tensor.shape),
+                )
+                .with_hint("the configuration and the weights do not belong together"));
+            }
+        }
+        self.check_unused()?;
+        let (tokens, rows) = (self.text.vocabulary_size(), self.config.vocabulary_size);
+        if tokens > rows {
+            return Err(ModelError::file(
+                &self.path,
+                format!("the tokenizer knows {tokens} tokens, the model only {rows}"),
+            )
+            .with_hint(
+                "the tokenizer does not belong to this model; use the one it was trained with",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Weights that the architecture has no place for. transformers leaves them out and warns; in a
+    /// GGUF file they mean an architecture that only shares its name with ours.
+    fn check_unused(&self) -> Result<()> {
+        let known = |name: &str| self.layout.iter().any(|tensor| tensor.name == name);
+        let harmless = |name: &str| {
+            name.ends_with("rotary_emb.inv_freq")
+                || name == "lm_head.weight"
+                || name == "rope_freqs.weight"
+        };
+        let unused = match &self.weights {
+            Weights::Safetensors(files) => {
+                files.names().find(|name| !known(name) && !harmless(name)).map(String::from)
+            }
+            Weights::Gguf(file) => file
+                .names()
+                .find(|name| {
+                    !harmless(name)
+                        && !gguf::hugging_face_name(name).is_some_and(|name| known(&name))
+                })
+                .map(String::from),
+        };
+        match (unused, &self.weights) {
+            (Some(name), Weights::Gguf(_)) => Err(ModelError::file(
+                &self.path,
+                format!("holds the tensor `{name}`, which a Llama model does not have"),
+            )
+            .with_hint("this variant of the architecture is not supported")),
+            (Some(name), Weights::Safetensors(_)) => {
+                tracing::warn!(
+                    "{}: the weight `{name}` is not used by this architecture",
+                    self.path.display()
+                );
+                Ok(())
+            }
+            (None, _) => Ok(()),
+        }
+    }
+
+    /// The directory or file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The model's shape and settings.
+    #[must_use]
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// `config.json` as it was read; `None` for GGUF.
+    #[must_use]
+    pub fn original_config(&self) -> Option<&Value> {
+        self.original_config.as_ref()
+    }
+
+    /// The tokenizer, chat template and special tokens.
+    #[must_use]
+    pub fn text(&self) -> &TextCodec {
+        &self.text
+    }
+
+    /// The configuration, `config.json` as it was read, and the text side, when the weights are no
+    /// longer needed.
+    #[must_use]
+    pub fn into_parts(self) -> (DecoderConfig, Option<Value>, TextCodec) {
+        (self.config, self.original_config, self.text)
+    }
+
+    /// The Hugging Face names of the weights, in the order of [`tensor_layout`].
+    pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
+        self.layout.iter().map(|tensor| tensor.name.as_str())
+    }
+
+    /// One weight, converted to f32.
+    ///
+    /// # Errors
+    /// When there is no such weight or its number format is not supported.
+    pub fn tensor(&self, name: &str) -> Result<TensorData> {
+        let tensor = self.layout.iter().find(|tensor| tensor.name == name).ok_or_else(|| {
+            ModelError::file(&self.path, format!("the model has no weight `{name}`"))
+        })?;
+        let values = match &self.weights {
+            Weights::Safetensors(files) => files.values(name)?,
+            Weights::Gguf(file) => self.gguf_values(file, name)?,
+        };
+        Ok(TensorData { shape: tensor.shape.clone(), values })
+    }
+
+    /// llama.cpp turns neighbouring features of a query or key head by one angle, Hugging Face turns
+    /// feature `i` with feature `i + head_size / 2`; so the converter reordered the rows.
+    fn gguf_values(&self, file: &GgufFile, name: &str) -> Result<Vec<f32>> {
+        let stored = gguf_name(file, name)
+            .ok_or_else(|| ModelError::file(&self.path, format!("has no weight `{name}`")))?;
+        let values = file.values(stored)?;
+        let rotated = name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight");
+        Ok(if rotated {
+            restore_head_order(&values, self.config.head_size, self.config.hidden_size)
+        } else {
+            values
+        })
+    }
+
+    /// What identifies the model's content. Reads all of its files.
+    ///
+    /// # Errors
+    /// When a file can no longer be read.
+    pub fn identity(&self) -> Result<CheckpointIdentity> {
+        let sha256 = match &self.weights {
+            Weights::Gguf(_) => file_sha256(&self.path)?,
+            Weights::Safetensors(files) => {
+                let mut paths: Vec<PathBuf> = files.paths().map(Path::to_path_buf).collect();
+                let index = self.path.join(INDEX_FILE);
+                paths.extend((paths.len() > 1 && index.is_file()).then_some(index));
+                paths.push(self.path.join("config.json"));
+                paths.extend(self.text.file_names().map(|name| self.path.join(name)));
+                paths.sort();
+                let mut listing = Sha256::new();
+                for path in paths {
+                    let name = path.strip_prefix(&self.path).unwrap_or(&path);
+                    listing.update(format!("{}  {}\n", file_sha256(&path)?, name.display()));
+                }
+                hexadecimal(&listing.finalize())
+            }
+        };
+        Ok(CheckpointIdentity { path: self.path.clone(), sha256 })
+    }
+}
+
+/// The GGUF name of a weight.
+fn gguf_name<'a>(file: &'a GgufFile, name: &str) -> Option<&'a str> {
+    file.names().find(|stored| gguf::hugging_face_name(stored).as_deref() == Some(name))
+}
+
+/// Row `(pair, half)` of each head becomes row `(half, pair)`.
+fn restore_head_order(values: &[f32], head_size: usize, row: usize) -> Vec<f32> {
+    let half = head_size / 2;
+    let mut restored = Vec::with_capacity(values.len());
+    for head in values.chunks_exact(head_size * row) {
+        for target in 0..head_size {
+            let source = target % half * 2 + target / half;
+            restored.extend_from_slice(&head[source * row..][..row]);
+        }
+    }
+    restored
+}
+
+/// SHA-256 of a file in hexadecimal.
+pub(crate) fn file_sha256(path: &Path) -> Result<String> {
+    let map = map_file(path)?;
+    Ok(hexadecimal(&Sha256::digest(&map)))
+}
+
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

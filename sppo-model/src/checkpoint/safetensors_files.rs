@@ -1,0 +1,192 @@
+//! Weights in one or several safetensors files beside a `config.json`.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Component, Path, PathBuf};
+
+use half::{bf16, f16};
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+
+use super::mapping::{cause, map_file};
+use crate::error::{ModelError, Result};
+
+pub(super) const SINGLE_FILE: &str = "model.safetensors";
+pub(super) const INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// A tensor's place in one of the files.
+#[derive(Clone, Debug)]
+struct TensorEntry {
+    file: usize,
+    shape: Vec<usize>,
+    kind: Dtype,
+    start: usize,
+    end: usize,
+}
+
+/// The weight files of a model directory, mapped into memory.
+#[derive(Debug)]
+pub(super) struct SafetensorsFiles {
+    files: Vec<(PathBuf, Mmap)>,
+    tensors: HashMap<String, TensorEntry>,
+}
+
+impl SafetensorsFiles {
+    /// Maps `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+    pub(super) fn open(directory: &Path) -> Result<Self> {
+        let single = directory.join(SINGLE_FILE);
+        let index = directory.join(INDEX_FILE);
+        let mut weights = Self { files: Vec::new(), tensors: HashMap::new() };
+        if single.is_file() {
+            weights.add_file(single)?;
+        } else if index.is_file() {
+            let places = read_index(&index)?;
+            let shards: BTreeSet<&str> = places.values().map(String::as_str).collect();
+            for shard in shards {
+                let path = directory.join(shard);
+                if !path.is_file() {
+                    return Err(ModelError::file(
+                        path,
+                        format!("is missing, and {INDEX_FILE} names it"),
+                    )
+                    .with_hint("download the missing file"));
+                }
+                weights.add_file(path)?;
+            }
+            weights.check_index(&index, &places)?;
+        } else {
+            return Err(no_weights(directory));
+        }
+        Ok(weights)
+    }
+
+    fn add_file(&mut self, path: PathBuf) -> Result<()> {
+        let map = map_file(&path)?;
+        let damaged = |cause: &dyn std::fmt::Display| {
+            ModelError::file(&path, format!("is not a whole safetensors file: {cause}"))
+                .with_hint("download the file again")
+        };
+        let (header, metadata) =
+            SafeTensors::read_metadata(&map).map_err(|error| damaged(&error))?;
+        let data_start = header + size_of::<u64>();
+        for (name, info) in metadata.tensors() {
+            let entry = TensorEntry {
+                file: self.files.len(),
+                shape: info.shape.clone(),
+                kind: info.dtype,
+                start: data_start + info.data_offsets.0,
+                end: data_start + info.data_offsets.1,
+            };
+            if let Some(earlier) = self.tensors.insert(name.clone(), entry) {
+                let other = self.files.get(earlier.file).map_or(path.as_path(), |(path, _)| path);
+                return Err(damaged(&format!("tensor `{name}` stands in {} too", other.display())));
+            }
+        }
+        self.files.push((path, map));
+        Ok(())
+    }
+
+    fn check_index(&self, index: &Path, places: &HashMap<String, String>) -> Result<()> {
+        for (name, shard) in places {
+            let found = self.tensors.get(name).and_then(|entry| self.files.get(entry.file));
+            if !found.is_some_and(|(path, _)| path.ends_with(shard)) {
+                return Err(ModelError::file(
+                    index,
+                    format!("says that tensor `{name}` is in {shard}, which does not hold it"),
+                )
+                .with_hint("download the model again"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|entry| entry.shape.as_slice())
+    }
+
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(path, _)| path.as_path())
+    }
+
+    pub(super) fn values(&self, name: &str) -> Result<Vec<f32>> {
+        let located = self.tensors.get(name).and_then(|entry| {
+            let (path, map) = self.files.get(entry.file)?;
+            Some((entry, path, map.get(entry.start..entry.end)?))
+        });
+        let Some((entry, path, bytes)) = located else {
+            return Err(ModelError::Input(format!("the model has no tensor `{name}`")));
+        };
+        match entry.kind {
+            Dtype::F32 => Ok(convert(bytes, f32::from_le_bytes)),
+            Dtype::F16 => Ok(convert(bytes, |value| f16::from_le_bytes(value).to_f32())),
+            Dtype::BF16 => Ok(convert(bytes, |value| bf16::from_le_bytes(value).to_f32())),
+            other => Err(ModelError::file(
+                path,
+                format!("tensor `{name}` has the number format {other:?}, which is not supported"),
+            )
+            .with_hint("use weights in F32, F16 or BF16")),
+        }
+    }
+}
+
+fn convert<const BYTES: usize>(bytes: &[u8], value: impl Fn([u8; BYTES]) -> f32) -> Vec<f32> {
+    bytes.as_chunks::<BYTES>().0.iter().map(|&chunk| value(chunk)).collect()
+}
+
+/// Tensor names and the shards that hold them.
+fn read_index(path: &Path) -> Result<HashMap<String, String>> {
+    let bytes = fs_err::read(path).map_err(|error| ModelError::file(path, cause(&error)))?;
+    let json: Value = serde_json::from_slice(&bytes)
+        .map_err(|error| ModelError::file(path, format!("is not JSON: {error}")))?;
+    let map = json["weight_map"]
+        .as_object()
+        .filter(|map| !map.is_empty())
+        .ok_or_else(|| ModelError::file(path, "has no `weight_map`"))?;
+    let mut places = HashMap::new();
+    for (name, shard) in map {
+        let inside = shard.as_str().filter(|shard| is_inside(shard)).ok_or_else(|| {
+            ModelError::file(
+                path,
+                format!("places tensor `{name}` in {shard}, which is not a .safetensors file in this directory"),
+            )
+        })?;
+        places.insert(name.clone(), inside.to_string());
+    }
+    Ok(places)
+}
+
+fn is_inside(shard: &str) -> bool {
+    let path = Path::new(shard);
+    path.extension().is_some_and(|extension| extension == "safetensors")
+        && path.components().all(|component| matches!(component, Component::Normal(_)))
+}
+
+/// Says which files there are instead.
+fn no_weights(directory: &Path) -> ModelError {
+    let names: Vec<String> = fs_err::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    let pickled = |name: &&String| {
+        [".bin", ".pt", ".pth", ".pkl", ".ckpt"].iter().any(|suffix| name.ends_with(suffix))
+    };
+    if let Some(name) = names.iter().find(pickled) {
+        return ModelError::file(
+            directory,
+            format!("holds pickled weights ({name}) and no {SINGLE_FILE}; pickle is never read, because it can run code"),
+        )
+        .with_hint("convert the weights to safetensors: load them with transformers and save_pretrained()");
+    }
+    if let Some(name) = names.iter().find(|name| name.ends_with(".gguf")) {
+        return ModelError::file(directory, format!("holds no {SINGLE_FILE}"))
+            .with_hint(format!("name the GGUF file itself: {}", directory.join(name).display()));
+    }
+    ModelError::file(directory, format!("holds neither {SINGLE_FILE} nor {INDEX_FILE}"))
+        .with_hint("name a Hugging Face model directory, a .gguf file or a hub id")
+}

@@ -1,0 +1,224 @@
+//! Writing a model as a Hugging Face directory.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::layout::{TensorLayout, tensor_layout};
+use super::mapping::cause;
+use super::safetensors_files::{INDEX_FILE, SINGLE_FILE};
+use crate::decoder::DecoderConfig;
+use crate::error::{ModelError, Result};
+use crate::text::TextCodec;
+
+/// Shards are at most this large, as transformers writes them.
+pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
+
+/// Writes `config.json`, the tokenizer files and the weights in f32, so that transformers and
+/// [`Checkpoint::open`](super::Checkpoint::open) read them back bit for bit.
+///
+/// `tensors` yields name, shape and row-major values of every weight of
+/// [`tensor_layout`](super::tensor_layout), in any order; one is held at a time. Weights of more than
+/// `shard_bytes` go to several files with an index. What `original_config` says beyond `config` is
+/// kept.
+///
+/// # Errors
+/// When the directory already holds weights or cannot be written, or a weight is unknown, missing,
+/// given twice, or of the wrong shape.
+pub fn write_checkpoint(
+    directory: &Path,
+    config: &DecoderConfig,
+    text: &TextCodec,
+    original_config: Option<&Value>,
+    tensors: impl IntoIterator<Item = Result<(String, Vec<usize>, Vec<f32>)>>,
+    shard_bytes: u64,
+) -> Result<()> {
+    fs_err::create_dir_all(directory).map_err(|error| unwritable(directory, &error))?;
+    for name in [SINGLE_FILE, INDEX_FILE] {
+        if directory.join(name).exists() {
+            return Err(ModelError::file(directory, format!("already holds {name}"))
+                .with_hint("choose another directory or remove the model in it"));
+        }
+    }
+    write_json(&directory.join("config.json"), &config.to_hugging_face(original_config, text))?;
+    text.save(directory)?;
+    let mut writer = ShardWriter::create(directory, tensor_layout(config), shard_bytes)?;
+    for tensor in tensors {
+        let (name, shape, values) = tensor?;
+        writer.write(&name, &shape, &values)?;
+    }
+    writer.finish()
+}
+
+/// Where the values of a weight go.
+struct Place {
+    layout: TensorLayout,
+    shard: usize,
+    offset: u64,
+}
+
+/// Files whose headers are written first, because the configuration fixes every name and shape.
+struct ShardWriter {
+    directory: PathBuf,
+    shards: Vec<(String, fs_err::File)>,
+    places: HashMap<String, Place>,
+    index: Option<Value>,
+}
+
+impl ShardWriter {
+    fn create(directory: &Path, layout: Vec<TensorLayout>, shard_bytes: u64) -> Result<Self> {
+        let groups = into_shards(layout, shard_bytes);
+        let count = groups.len();
+        let mut writer = Self {
+            directory: directory.to_path_buf(),
+            shards: Vec::new(),
+            places: HashMap::new(),
+            index: None,
+        };
+        let mut weight_map = BTreeMap::new();
+        let mut total = 0;
+        for (shard, group) in groups.into_iter().enumerate() {
+            let file_name = match count {
+                1 => SINGLE_FILE.to_string(),
+                _ => format!("model-{:05}-of-{count:05}.safetensors", shard + 1),
+            };
+            for layout in &group {
+                weight_map.insert(layout.name.clone(), file_name.clone());
+                total += byte_size(layout);
+            }
+            writer.start_shard(shard, file_name, group)?;
+        }
+        if count > 1 {
+            writer.index =
+                Some(json!({"metadata": {"total_size": total}, "weight_map": weight_map}));
+        }
+        Ok(writer)
+    }
+
+    fn start_shard(
+        &mut self,
+        shard: usize,
+        file_name: String,
+        group: Vec<TensorLayout>,
+    ) -> Result<()> {
+        let mut header = serde_json::Map::new();
+        header.insert("__metadata__".into(), json!({"format": "pt"}));
+        let mut end = 0;
+        for tensor in &group {
+            let start = end;
+            end += byte_size(tensor);
+            let info = json!({"dtype": "F32", "shape": tensor.shape, "data_offsets": [start, end]});
+            header.insert(tensor.name.clone(), info);
+        }
+        let mut header = Value::Object(header).to_string().into_bytes();
+        header.resize(header.len().next_multiple_of(8), b' ');
+        let data_start = (size_of::<u64>() + header.len()) as u64;
+
+        let path = self.directory.join(&file_name);
+        let mut file = fs_err::File::create(&path).map_err(|error| unwritable(&path, &error))?;
+        file.write_all(&(header.len() as u64).to_le_bytes())
+            .and_then(|()| file.write_all(&header))
+            .and_then(|()| file.set_len(data_start + end))
+            .map_err(|error| unwritable(&path, &error))?;
+        self.shards.push((file_name, file));
+
+        let mut offset = data_start;
+        for layout in group {
+            let size = byte_size(&layout);
+            self.places.insert(layout.name.clone(), Place { layout, shard, offset });
+            offset += size;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Result<()> {
+        let place = self.places.remove(name).ok_or_else(|| {
+            ModelError::Input(format!("the weight `{name}` is unknown or was given twice"))
+        })?;
+        if shape != place.layout.shape || values.len() != shape.iter().product::<usize>() {
+            return Err(ModelError::Input(format!(
+                "the weight `{name}` has the shape {shape:?} and {} values; {:?} was expected",
+                values.len(),
+                place.layout.shape
+            )));
+        }
+        let Some((file_name, file)) = self.shards.get_mut(place.shard) else {
+            return Err(ModelError::Input(format!("the weight `{name}` has no file")));
+        };
+        file.seek(SeekFrom::Start(place.offset))
+            .and_then(|_| write_values(file, values))
+            .map_err(|error| unwritable(&self.directory.join(file_name), &error))
+    }
+
+    fn finish(self) -> Result<()> {
+        if let Some(name) = self.places.keys().min() {
+            return Err(ModelError::Input(format!("the weight `{name}` was not given")));
+        }
+        for (file_name, file) in &self.shards {
+            file.sync_all().map_err(|error| unwritable(&self.directory.join(file_name), &error))?;
+        }
+        match self.index {
+            Some(index) => write_json(&self.directory.join(INDEX_FILE), &index),
+            None => Ok(()),
+        }
+    }
+}
+
+fn byte_size(tensor: &TensorLayout) -> u64 {
+    tensor.shape.iter().map(|&size| size as u64).product::<u64>() * size_of::<f32>() as u64
+}
+
+/// Fills shards in order; a weight larger than a shard gets one of its own.
+fn into_shards(layout: Vec<TensorLayout>, shard_bytes: u64) -> Vec<Vec<TensorLayout>> {
+    let mut shards: Vec<Vec<TensorLayout>> = vec![Vec::new()];
+    let mut filled = 0;
+    for tensor in layout {
+        let size = byte_size(&tensor);
+        if filled > 0 && filled + size > shard_bytes {
+            shards.push(Vec::new());
+            filled = 0;
+        }
+        filled += size;
+        if let Some(shard) = shards.last_mut() {
+            shard.push(tensor);
+        }
+    }
+    shards
+}
+
+fn write_values(file: &mut fs_err::File, values: &[f32]) -> std::io::Result<()> {
+    if cfg!(target_endian = "little") {
+        return file.write_all(bytemuck::cast_slice(values));
+    }
+    let mut writer = std::io::BufWriter::new(file);
+    for value in values {
+        writer.write_all(&value.to_le_bytes())?;
+    }
+    writer.flush()
+}
+
+fn write_json(path: &Path, json: &Value) -> Result<()> {
+    write_file(path, format!("{json:#}\n").as_bytes())
+}
+
+/// Writes a whole file and waits until it is on the disk.
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || {
+        let mut file = fs_err::File::create(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(|error| unwritable(path, &error))
+}
+
+fn unwritable(path: &Path, error: &std::io::Error) -> ModelError {
+    let hint = match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            "free some space on this disk, or write elsewhere"
+        }
+        _ => "check that the directory exists and can be written",
+    };
+    ModelError::file(path, cause(error)).with_hint(hint)
+}

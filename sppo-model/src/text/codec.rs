@@ -1,0 +1,264 @@
+//! The text side of a model: tokenizer, chat template and special tokens, and the files they are
+//! kept in.
+
+use std::path::Path;
+
+use serde_json::Value;
+use sppo_core::plugin::Message;
+
+use super::gguf_tokenizer::tokenizer_files;
+use super::{ChatTemplate, Tokenizer};
+use crate::checkpoint::{GgufMetadata, write_file};
+use crate::error::{ModelError, Result};
+
+/// Every file of a model directory that has to do with text.
+const FILE_NAMES: [&str; 9] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+];
+
+/// Tokens that end a turn in the known chat formats.
+pub(super) const END_OF_TURN_TOKENS: [&str; 5] =
+    ["<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "<|endofturn|>"];
+
+/// The special tokens that transformers hands to chat templates.
+const TEMPLATE_VARIABLES: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// The tokens that begin and end texts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SpecialTokens {
+    /// The token that begins a text, if the tokenizer names one.
+    pub beginning: Option<u32>,
+    /// The tokenizer's end-of-sequence token.
+    pub end_of_sequence: Option<u32>,
+    /// Every token that ends an answer, in ascending order: those of `generation_config.json` (or,
+    /// without one, of `config.json`), the end-of-sequence token, and the end-of-turn tokens that the
+    /// chat template writes.
+    pub end_tokens: Vec<u32>,
+}
+
+/// A file as it was read or made up, to be written beside new weights.
+#[derive(Clone, Debug)]
+pub(super) struct TextFile {
+    pub(super) name: String,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// Tokenizer, chat template and special tokens of a model.
+#[derive(Clone, Debug)]
+pub struct TextCodec {
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    special_tokens: SpecialTokens,
+    files: Vec<TextFile>,
+}
+
+impl TextCodec {
+    /// Reads the tokenizer files of a Hugging Face model directory.
+    ///
+    /// # Errors
+    /// When there is no `tokenizer.json` or a file is malformed.
+    pub fn from_directory(directory: &Path) -> Result<Self> {
+        let mut files = Vec::new();
+        for name in FILE_NAMES {
+            let path = directory.join(name);
+            if path.is_file() {
+                let bytes = fs_err::read(&path)
+                    .map_err(|error| ModelError::file(&path, error.to_string()))?;
+                files.push(TextFile { name: name.to_string(), bytes });
+            }
+        }
+        let config = directory.join("config.json");
+        let config =
+            fs_err::read(&config).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Self::from_files(directory, files, config.as_ref())
+    }
+
+    /// Builds the tokenizer that a GGUF file describes.
+    ///
+    /// # Errors
+    /// When its kind is not supported or its tables contradict each other.
+    pub fn from_gguf(metadata: &GgufMetadata, context_length: usize) -> Result<Self> {
+        Self::from_files(metadata.path(), tokenizer_files(metadata, context_length)?, None)
+    }
+
+    fn from_files(path: &Path, files: Vec<TextFile>, model_config: Option<&Value>) -> Result<Self> {
+        let reader = FileReader { path, files: &files };
+        let Some(tokenizer_file) = reader.find("tokenizer.json") else {
+            return Err(ModelError::file(path, "holds no tokenizer.json").with_hint(
+                "re-save the tokenizer with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)",
+            ));
+        };
+        let tokenizer = Tokenizer::from_json(&tokenizer_file.bytes, &path.join("tokenizer.json"))?;
+        let config = reader.json("tokenizer_config.json")?;
+        let map = reader.json("special_tokens_map.json")?;
+        let variables: Vec<(String, String)> = TEMPLATE_VARIABLES
+            .iter()
+            .filter_map(|name| {
+                let token = spelling(&config[*name]).or_else(|| spelling(&map[*name]))?;
+                Some(((*name).to_string(), token.to_string()))
+            })
+            .collect();
+        let id = |name: &str| {
+            let (_, token) = variables.iter().find(|(variable, _)| variable == name)?;
+            tokenizer.token_id(token)
+        };
+        let source = reader.template_source(&config)?;
+        let mut special_tokens = SpecialTokens {
+            beginning: id("bos_token"),
+            end_of_sequence: id("eos_token"),
+            end_tokens: Vec::new(),
+        };
+        let generation = reader.json("generation_config.json")?;
+        let settings =
+            if generation.is_null() { model_config.unwrap_or(&Value::Null) } else { &generation };
+        let mut end_tokens = ids(&settings["eos_token_id"]);
+        end_tokens.extend(special_tokens.end_of_sequence);
+        end_tokens.extend(
+            END_OF_TURN_TOKENS
+                .iter()
+                .filter(|token| source.as_ref().is_some_and(|source| source.contains(**token)))
+                .filter(|token| tokenizer.is_special(token))
+                .filter_map(|token| tokenizer.token_id(token)),
+        );
+        end_tokens.sort_unstable();
+        end_tokens.dedup();
+        special_tokens.end_tokens = end_tokens;
+        let template = source.map(|source| ChatTemplate::new(source, variables));
+        Ok(Self { tokenizer, template, special_tokens, files })
+    }
+
+    /// Renders a conversation with the model's chat template.
+    ///
+    /// # Errors
+    /// When the model has no template or the template refuses the conversation.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        match &self.template {
+            Some(template) => template.render(messages, add_generation_prompt),
+            None => {
+                Err(ModelError::Template("this model has none, so it takes plain text only".into()))
+            }
+        }
+    }
+
+    /// Whether the model has a chat template.
+    #[must_use]
+    pub fn has_template(&self) -> bool {
+        self.template.is_some()
+    }
+
+    /// Token ids of a text. `add_special_tokens` lets the tokenizer add its own begin and end tokens;
+    /// rendered templates already hold them.
+    ///
+    /// # Errors
+    /// When the tokenizer fails on this text.
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        self.tokenizer.encode(text, add_special_tokens)
+    }
+
+    /// Text of token ids, special tokens left out; see [`Tokenizer::decode`].
+    ///
+    /// # Errors
+    /// When the tokenizer's decoder fails.
+    pub fn decode(&self, tokens: &[u32]) -> Result<String> {
+        self.tokenizer.decode(tokens)
+    }
+
+    /// The tokenizer's largest token id plus one; the model's vocabulary may be larger.
+    #[must_use]
+    pub fn vocabulary_size(&self) -> usize {
+        self.tokenizer.vocabulary_size()
+    }
+
+    /// The tokens that begin and end texts.
+    #[must_use]
+    pub fn special_tokens(&self) -> &SpecialTokens {
+        &self.special_tokens
+    }
+
+    /// Names of the files that [`Self::save`] writes.
+    pub fn file_names(&self) -> impl Iterator<Item = &str> {
+        self.files.iter().map(|file| file.name.as_str())
+    }
+
+    /// Writes the tokenizer files into a directory: copies of those that were read, or, for a model
+    /// from GGUF, files from which transformers builds the same tokenizer and chat template.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save(&self, directory: &Path) -> Result<()> {
+        self.files.iter().try_for_each(|file| write_file(&directory.join(&file.name), &file.bytes))
+    }
+}
+
+/// The files of one model, by name.
+struct FileReader<'a> {
+    path: &'a Path,
+    files: &'a [TextFile],
+}
+
+impl FileReader<'_> {
+    fn find(&self, name: &str) -> Option<&TextFile> {
+        self.files.iter().find(|file| file.name == name)
+    }
+
+    /// A JSON object, or `null` where there is no such file.
+    fn json(&self, name: &str) -> Result<Value> {
+        let Some(file) = self.find(name) else { return Ok(Value::Null) };
+        let wrong = |cause: String| ModelError::file(self.path.join(name), cause);
+        let json: Value = serde_json::from_slice(&file.bytes)
+            .map_err(|error| wrong(format!("is not JSON: {error}")))?;
+        if json.is_object() { Ok(json) } else { Err(wrong("is not a JSON object".into())) }
+    }
+
+    /// `chat_template.jinja`, else the template in `tokenizer_config.json`: one text, or several with
+    /// names, of which `default` is taken.
+    fn template_source(&self, config: &Value) -> Result<Option<String>> {
+        if let Some(file) = self.find("chat_template.jinja") {
+            let source = String::from_utf8(file.bytes.clone())
+                .map_err(|_| ModelError::file(self.path.join(&file.name), "is not UTF-8"))?;
+            return Ok(Some(source));
+        }
+        match &config["chat_template"] {
+            Value::Null => Ok(None),
+            Value::String(source) => Ok(Some(source.clone())),
+            Value::Array(named) => {
+                let default = named.iter().find(|entry| entry["name"] == "default");
+                let entry = default.or_else(|| named.first().filter(|_| named.len() == 1));
+                match entry.and_then(|entry| entry["template"].as_str()) {
+                    Some(source) => Ok(Some(source.to_string())),
+                    None => Err(self.wrong_template(
+                        "holds several chat templates and none is named `default`",
+                    )),
+                }
+            }
+            _ => Err(self.wrong_template("key `chat_template` is neither text nor a list")),
+        }
+    }
+
+    fn wrong_template(&self, message: &str) -> ModelError {
+        ModelError::file(self.path.join("tokenizer_config.json"), message)
+    }
+}
+
+/// A special token stands as its spelling or as an object that describes it.
+fn spelling(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value["content"].as_str())
+}
+
+/// One token id or a list of them.
+fn ids(value: &Value) -> Vec<u32> {
+    let one = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    match value {
+        Value::Array(values) => values.iter().filter_map(one).collect(),
+        value => one(value).into_iter().collect(),
+    }
+}

@@ -1,0 +1,476 @@
+//! Checkpoints read, written, and refused.
+
+mod support;
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use sppo_model::checkpoint::{
+    Checkpoint, DEFAULT_SHARD_BYTES, TensorData, tensor_layout, write_checkpoint,
+};
+use sppo_model::decoder::RotaryScaling;
+use sppo_model::{ModelError, Result};
+use support::{GgufBuilder, copy_of, fixture, read_json, write_json};
+
+fn tensors(checkpoint: &Checkpoint) -> Vec<(String, TensorData)> {
+    let names: Vec<String> = checkpoint.tensor_names().map(String::from).collect();
+    names.into_iter().map(|name| (name.clone(), checkpoint.tensor(&name).unwrap())).collect()
+}
+
+fn rewrite(checkpoint: &Checkpoint, directory: &Path, shard_bytes: u64) -> Result<()> {
+    // backwards, because the order is free
+    let all = tensors(checkpoint)
+        .into_iter()
+        .rev()
+        .map(|(name, data)| Ok((name, data.shape, data.values)));
+    let original = checkpoint.original_config();
+    write_checkpoint(directory, checkpoint.config(), checkpoint.text(), original, all, shard_bytes)
+}
+
+fn refusal(path: &Path) -> String {
+    let error = Checkpoint::open(path).unwrap_err();
+    let ModelError::File { ref hint, .. } = error else { return error.to_string() };
+    let text = error.to_string();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    format!("{text} [{}]", hint.as_deref().unwrap_or_default())
+}
+
+#[test]
+fn the_shapes_are_those_that_transformers_has() {
+    let checkpoint = Checkpoint::open(&fixture("llama")).unwrap();
+    let golden = read_json(&fixture("llama").join("golden.json"));
+    let expected: std::collections::BTreeMap<String, Vec<usize>> =
+        serde_json::from_value(golden["param_shapes"].clone()).unwrap();
+    let layout = tensor_layout(checkpoint.config());
+    assert_eq!(layout.len(), expected.len());
+    for tensor in layout {
+        assert_eq!(expected[&tensor.name], tensor.shape, "{}", tensor.name);
+    }
+}
+
+#[test]
+fn a_written_checkpoint_is_read_back_bit_for_bit() {
+    let checkpoint = Checkpoint::open(&fixture("llama")).unwrap();
+    for (shard_bytes, file_count) in [(DEFAULT_SHARD_BYTES, 1), (150_000, 5)] {
+        let directory = tempfile::tempdir().unwrap();
+        rewrite(&checkpoint, directory.path(), shard_bytes).unwrap();
+        let again = Checkpoint::open(directory.path()).unwrap();
+        assert_eq!(tensors(&again), tensors(&checkpoint));
+        assert_eq!(again.config(), checkpoint.config());
+        let weights = fs_err::read_dir(directory.path()).unwrap().filter(|entry| {
+            entry.as_ref().unwrap().path().extension().is_some_and(|ext| ext == "safetensors")
+        });
+        assert_eq!(weights.count(), file_count);
+        // what was not changed is the same to the byte
+        for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
+            let read = |directory: &Path| fs_err::read(directory.join(name)).unwrap();
+            assert_eq!(read(directory.path()), read(&fixture("llama")), "{name}");
+        }
+        assert_eq!(
+            read_json(&directory.path().join("config.json")),
+            read_json(&fixture("llama").join("config.json"))
+        );
+        let error = rewrite(&checkpoint, directory.path(), shard_bytes).unwrap_err().to_string();
+        assert!(error.contains("already holds model.safetensors"), "{error}");
+    }
+}
+
+#[test]
+fn the_identity_follows_the_content() {
+    let directory = copy_of("llama");
+    let identity = |path: &Path| Checkpoint::open(path).unwrap().identity().unwrap().sha256;
+    let before = identity(directory.path());
+    assert_eq!(before, identity(&fixture("llama")));
+    let weights = directory.path().join("model.safetensors");
+    let mut bytes = fs_err::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs_err::write(&weights, bytes).unwrap();
+    assert_ne!(before, identity(directory.path()));
+}
+
+#[test]
+fn what_is_written_must_be_the_whole_model() {
+    let checkpoint = Checkpoint::open(&fixture("llama")).unwrap();
+    let write = |change: fn(&mut Vec<(String, TensorData)>)| {
+        let mut all = tensors(&checkpoint);
+        change(&mut all);
+        let directory = tempfile::tempdir().unwrap();
+        let all = all.into_iter().map(|(name, data)| Ok((name, data.shape, data.values)));
+        write_checkpoint(
+            directory.path(),
+            checkpoint.config(),
+            checkpoint.text(),
+            None,
+            all,
+            1 << 30,
+        )
+        .unwrap_err()
+        .to_string()
+    };
+    let missing = write(|all| {
+        all.pop();
+    });
+    assert!(missing.contains("`lm_head.weight` was not given"), "{missing}");
+    let twice = write(|all| all.push(all[0].clone()));
+    assert!(twice.contains("given twice"), "{twice}");
+    let wrong = write(|all| all[1].1.shape.push(1));
+    assert!(wrong.contains("[64, 1]"), "{wrong}");
+}
+
+#[test]
+fn a_full_disk_is_told_apart() {
+    // the kernel's device that is always full
+    let directory = copy_of("llama");
+    if !Path::new("/dev/full").exists() {
+        return;
+    }
+    #[cfg(unix)]
+    {
+        let target = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/dev/full", target.path().join("tokenizer.json")).unwrap();
+        let checkpoint = Checkpoint::open(directory.path()).unwrap();
+        let error = rewrite(&checkpoint, target.path(), 1 << 30).unwrap_err();
+        let ModelError::File { message, hint, .. } = error else { panic!("{error}") };
+        assert!(hint.unwrap().contains("free some space"), "{message}");
+    }
+}
+
+#[test]
+fn damaged_directories_are_refused() {
+    type Damage = fn(&Path);
+    let cases: [(&str, Damage, &str); 14] = [
+        (
+            "truncated weights",
+            |d| {
+                let bytes = fs_err::read(d.join("model.safetensors")).unwrap();
+                fs_err::write(d.join("model.safetensors"), &bytes[..bytes.len() / 2]).unwrap();
+            },
+            "not a whole safetensors file",
+        ),
+        (
+            "empty weights",
+            |d| fs_err::write(d.join("model.safetensors"), "").unwrap(),
+            "not a whole safetensors file",
+        ),
+        (
+            "a header beyond the file",
+            |d| {
+                let mut bytes = fs_err::read(d.join("model.safetensors")).unwrap();
+                bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+                fs_err::write(d.join("model.safetensors"), bytes).unwrap();
+            },
+            "not a whole safetensors file",
+        ),
+        (
+            "no weights",
+            |d| fs_err::remove_file(d.join("model.safetensors")).unwrap(),
+            "holds neither model.safetensors nor",
+        ),
+        (
+            "pickled weights",
+            |d| {
+                fs_err::rename(d.join("model.safetensors"), d.join("pytorch_model.bin")).unwrap();
+            },
+            "pickle is never read",
+        ),
+        (
+            "a missing shard",
+            |d| index(d, &json!({"a": "model-00001-of-00001.safetensors"})),
+            "model-00001-of-00001.safetensors: is missing",
+        ),
+        (
+            "a path outside",
+            |d| index(d, &json!({"a": "../model.safetensors"})),
+            "\"../model.safetensors\", which is not",
+        ),
+        ("an absolute path", |d| index(d, &json!({"a": "/etc/model.safetensors"})), "which is not"),
+        ("an index without map", |d| index(d, &json!({})), "has no `weight_map`"),
+        (
+            "a tensor that the shard lacks",
+            |d| {
+                fs_err::copy(d.join("model.safetensors"), d.join("model-1.safetensors")).unwrap();
+                index(d, &json!({"no.such": "model-1.safetensors"}));
+            },
+            "says that tensor `no.such` is in model-1.safetensors",
+        ),
+        (
+            "a tensor in two shards",
+            |d| {
+                for name in ["model-1.safetensors", "model-2.safetensors"] {
+                    fs_err::copy(d.join("model.safetensors"), d.join(name)).unwrap();
+                }
+                index(d, &json!({"a": "model-1.safetensors", "b": "model-2.safetensors"}));
+            },
+            "stands in",
+        ),
+        (
+            "another width",
+            |d| config(d, "intermediate_size", json!(113)),
+            "has the shape [112, 64]; the configuration demands [113, 64]",
+        ),
+        (
+            "another depth",
+            |d| config(d, "num_hidden_layers", json!(4)),
+            "`model.layers.3.input_layernorm.weight` is missing",
+        ),
+        (
+            "a small vocabulary",
+            |d| {
+                let mut tokenizer = read_json(&d.join("tokenizer.json"));
+                tokenizer["added_tokens"].as_array_mut().unwrap().push(json!({
+                    "id": 512, "content": "<|new|>", "single_word": false, "lstrip": false,
+                    "rstrip": false, "normalized": false, "special": true,
+                }));
+                write_json(&d.join("tokenizer.json"), &tokenizer);
+            },
+            "the tokenizer knows 513 tokens, the model only 512",
+        ),
+    ];
+    for (what, damage, expected) in cases {
+        let directory = copy_of("llama");
+        damage(directory.path());
+        let error = refusal(directory.path());
+        assert!(error.contains(expected), "{what}: {error}");
+    }
+    assert!(refusal(Path::new("/nowhere")).contains("there is no such file"));
+}
+
+fn index(directory: &Path, weight_map: &Value) {
+    let _ = fs_err::remove_file(directory.join("model.safetensors"));
+    let index = match weight_map.as_object().unwrap().is_empty() {
+        true => json!({"metadata": {}}),
+        false => json!({"weight_map": weight_map}),
+    };
+    write_json(&directory.join("model.safetensors.index.json"), &index);
+}
+
+fn config(directory: &Path, key: &str, value: Value) {
+    let path = directory.join("config.json");
+    let mut json = read_json(&path);
+    json[key] = value;
+    write_json(&path, &json);
+}
+
+#[test]
+fn half_precision_weights_are_widened() {
+    let directory = copy_of("llama");
+    let whole = Checkpoint::open(directory.path()).unwrap();
+    for kind in ["F16", "BF16"] {
+        let mut header = serde_json::Map::new();
+        let mut data = Vec::new();
+        for (name, tensor) in tensors(&whole) {
+            let start = data.len();
+            data.extend(tensor.values.iter().flat_map(|&value| match kind {
+                "F16" => half::f16::from_f32(value).to_le_bytes(),
+                _ => half::bf16::from_f32(value).to_le_bytes(),
+            }));
+            header.insert(
+                name,
+                json!({"dtype": kind, "shape": tensor.shape, "data_offsets": [start, data.len()]}),
+            );
+        }
+        let header = Value::Object(header).to_string();
+        let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat();
+        let narrow = copy_of("llama");
+        fs_err::write(narrow.path().join("model.safetensors"), file).unwrap();
+        let narrow = Checkpoint::open(narrow.path()).unwrap();
+        let limit = if kind == "F16" { 1e-3 } else { 8e-3 };
+        for ((name, wide), (_, narrow)) in tensors(&whole).iter().zip(tensors(&narrow)) {
+            for (a, b) in wide.values.iter().zip(narrow.values) {
+                assert!((a - b).abs() <= limit * a.abs() + 1e-7, "{kind} {name}: {a} {b}");
+            }
+        }
+    }
+}
+
+/// The fixture as llama.cpp's converter would write it, in f32.
+fn gguf_of_fixture() -> GgufBuilder {
+    let checkpoint = Checkpoint::open(&fixture("llama")).unwrap();
+    let tokenizer = read_json(&fixture("llama").join("tokenizer.json"));
+    let mut tokens = vec![String::new(); 512];
+    for (token, id) in tokenizer["model"]["vocab"].as_object().unwrap() {
+        tokens[id.as_u64().unwrap() as usize] = token.clone();
+    }
+    let mut kinds = vec![1; 512];
+    for token in tokenizer["added_tokens"].as_array().unwrap() {
+        let id = token["id"].as_u64().unwrap() as usize;
+        tokens[id] = token["content"].as_str().unwrap().into();
+        kinds[id] = 3;
+    }
+    let merges: Vec<(String, String)> =
+        serde_json::from_value(tokenizer["model"]["merges"].clone()).unwrap();
+    let merges: Vec<String> = merges.iter().map(|(a, b)| format!("{a} {b}")).collect();
+    let mut file = GgufBuilder::default();
+    file.text("general.architecture", "llama")
+        .integer("llama.block_count", 3)
+        .integer("llama.context_length", 256)
+        .integer("llama.embedding_length", 64)
+        .integer("llama.feed_forward_length", 112)
+        .integer("llama.attention.head_count", 4)
+        .integer("llama.attention.head_count_kv", 2)
+        .integer("llama.rope.dimension_count", 16)
+        .number("llama.rope.freq_base", 500_000.0)
+        .number("llama.attention.layer_norm_rms_epsilon", 1e-5)
+        .text("tokenizer.ggml.model", "gpt2")
+        .text("tokenizer.ggml.pre", "llama-bpe")
+        .texts("tokenizer.ggml.tokens", &tokens)
+        .integers("tokenizer.ggml.token_type", &kinds)
+        .texts("tokenizer.ggml.merges", &merges)
+        .integer("tokenizer.ggml.bos_token_id", 507)
+        .integer("tokenizer.ggml.eos_token_id", 511);
+    for (name, data) in tensors(&checkpoint) {
+        let values = match &name {
+            name if name.contains("q_proj") || name.contains("k_proj") => {
+                interleave_heads(&data.values)
+            }
+            _ => data.values,
+        };
+        let dimensions: Vec<u64> = data.shape.iter().rev().map(|&size| size as u64).collect();
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        file.tensor(&gguf_name(&name), &dimensions, 0, bytes);
+    }
+    file
+}
+
+/// convert_hf_to_gguf.py's `reshape(heads, 2, size / 2, row).swapaxes(1, 2)` for heads of 16 rows of 64.
+fn interleave_heads(values: &[f32]) -> Vec<f32> {
+    let rows: Vec<&[f32]> = values.chunks(64).collect();
+    let order = (0..rows.len()).map(|row| row / 16 * 16 + row % 2 * 8 + row % 16 / 2);
+    order.flat_map(|row| rows[row].to_vec()).collect()
+}
+
+fn gguf_name(name: &str) -> String {
+    name.replace("model.embed_tokens", "token_embd")
+        .replace("model.norm", "output_norm")
+        .replace("lm_head", "output")
+        .replace("model.layers", "blk")
+        .replace("input_layernorm", "attn_norm")
+        .replace("post_attention_layernorm", "ffn_norm")
+        .replace("self_attn.o_proj", "attn_output")
+        .replace("self_attn.", "attn_")
+        .replace("mlp.", "ffn_")
+        .replace("_proj", "")
+}
+
+fn open_gguf(bytes: &[u8]) -> (tempfile::TempDir, Result<Checkpoint>) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.gguf");
+    fs_err::write(&path, bytes).unwrap();
+    let opened = Checkpoint::open(&path);
+    (directory, opened)
+}
+
+#[test]
+fn a_gguf_file_holds_the_same_model() {
+    let (_directory, opened) = open_gguf(&gguf_of_fixture().build());
+    let gguf = opened.unwrap();
+    let original = Checkpoint::open(&fixture("llama")).unwrap();
+    assert_eq!(tensors(&gguf), tensors(&original));
+    let mut expected = original.config().clone();
+    expected.rotary_scaling = RotaryScaling::Unscaled;
+    expected.norm_epsilon = f64::from(1e-5_f32);
+    assert_eq!(gguf.config(), &expected);
+
+    let written = tempfile::tempdir().unwrap();
+    rewrite(&gguf, written.path(), 1 << 30).unwrap();
+    let again = Checkpoint::open(written.path()).unwrap();
+    assert_eq!(tensors(&again), tensors(&original));
+    assert_eq!(again.config(), gguf.config());
+    assert_eq!(again.text().special_tokens(), original.text().special_tokens());
+}
+
+#[test]
+fn llama3_scaling_is_recognised_by_its_divisors() {
+    let divisors = |change: f32| -> Vec<u8> {
+        let divisor = |pair: i32| {
+            let wavelength = std::f64::consts::TAU * 500_000_f64.powf(f64::from(pair) / 8.0);
+            let smooth = ((8192.0 / wavelength - 1.0) / 3.0).clamp(0.0, 1.0);
+            1.0 / ((1.0 - smooth) / 8.0 + smooth)
+        };
+        (0..8).flat_map(|pair| (divisor(pair) as f32 * change).to_le_bytes()).collect()
+    };
+    let mut file = gguf_of_fixture();
+    file.tensor("rope_freqs.weight", &[8], 0, divisors(1.0));
+    let scaling = open_gguf(&file.build()).1.unwrap().config().rotary_scaling;
+    let expected = RotaryScaling::Llama3 {
+        factor: 8.0,
+        low_frequency_factor: 1.0,
+        high_frequency_factor: 4.0,
+        original_context: 8192.0,
+    };
+    assert_eq!(scaling, expected);
+    file.tensors.last_mut().unwrap().bytes = divisors(1.5);
+    let error = open_gguf(&file.build()).1.unwrap_err().to_string();
+    assert!(error.contains("`rope_freqs.weight` are not those of Llama 3"), "{error}");
+}
+
+#[test]
+fn damaged_gguf_files_are_refused() {
+    type Damage = fn(&mut GgufBuilder);
+    let cases: [(Damage, &str); 13] = [
+        (|f| f.tensors[3].kind = 10, "number format Q2_K, which is not supported"),
+        (|f| f.tensors[3].kind = 99, "number format number 99"),
+        (|f| f.tensors[3].offset = Some(u64::MAX - 31), "beyond the end of the file"),
+        (|f| f.tensors[3].offset = Some(1), "is not aligned"),
+        (|f| f.tensors[3].dimensions = vec![1 << 40, 1 << 40], "beyond the end of the file"),
+        (|f| f.tensors[3].kind = 12, "not a multiple of Q4_K's 256"),
+        (
+            |f| f.tensors[3].name = "token_embd.weight".into(),
+            "`token_embd.weight` stands there twice",
+        ),
+        (|f| f.tensors[3].name = "blk.0.attn_q.bias".into(), "is missing"),
+        (
+            |f| {
+                f.tensor("blk.0.attn_q.bias", &[64], 0, vec![0; 256]);
+            },
+            "holds the tensor `blk.0.attn_q.bias`",
+        ),
+        (
+            |f| {
+                f.raw(
+                    "list",
+                    9,
+                    &[&8_u32.to_le_bytes()[..], &(1_u64 << 60).to_le_bytes()].concat(),
+                );
+            },
+            "announces an array of 1152921504606846976",
+        ),
+        (
+            |f| {
+                f.raw("text", 8, &u64::MAX.to_le_bytes());
+            },
+            "beyond the end of the file",
+        ),
+        (
+            |f| {
+                f.entries[0].1 = [&8_u32.to_le_bytes()[..], &5_u64.to_le_bytes(), b"phi-3"].concat()
+            },
+            "the GGUF architecture `phi-3` is not supported; supported: llama",
+        ),
+        (
+            |f| {
+                f.integer("general.alignment", 0);
+            },
+            "general.alignment is 0",
+        ),
+    ];
+    for (damage, expected) in cases {
+        let mut file = gguf_of_fixture();
+        damage(&mut file);
+        let error = open_gguf(&file.build()).1.unwrap_err().to_string();
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+    let whole = gguf_of_fixture().build();
+    // cut anywhere, it is refused; every byte of the small header parts, then in strides
+    for length in (0..64).chain((64..whole.len()).step_by(4099)) {
+        assert!(open_gguf(&whole[..length]).1.is_err(), "cut at {length}");
+    }
+    let mut version = whole.clone();
+    version[4] = 1;
+    let error = open_gguf(&version).1.unwrap_err().to_string();
+    assert!(error.contains("is GGUF version 1; little-endian versions 2 and 3"), "{error}");
+    let mut count = whole;
+    count[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
+    let error = open_gguf(&count).1.unwrap_err().to_string();
+    assert!(error.contains("dimensions") || error.contains("beyond the end"), "{error}");
+}

@@ -1,0 +1,219 @@
+//! Tokenizers and chat templates against what transformers makes of them.
+
+mod support;
+
+use serde_json::{Value, json};
+use sppo_core::plugin::Message;
+use sppo_model::checkpoint::{GgufMetadata, GgufValue};
+use sppo_model::text::TextCodec;
+use support::{fixture, read_json};
+
+const FAMILIES: [(&str, &str); 5] = [
+    ("llama", "golden.json"),
+    ("mistral", "golden-text.json"),
+    ("gemma2", "golden-text.json"),
+    ("qwen2", "golden-text.json"),
+    ("qwen3", "golden-text.json"),
+];
+
+fn ids(value: &Value) -> Vec<u32> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+fn check_encodings(codec: &TextCodec, golden: &Value, what: &str) {
+    for case in golden["encodings"].as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        assert_eq!(codec.encode(text, true).unwrap(), ids(&case["ids"]), "{what}: {text:?}");
+        let plain = codec.encode(text, false).unwrap();
+        assert_eq!(plain, ids(&case["ids_no_special"]), "{what}: {text:?}");
+    }
+}
+
+fn check_chats(codec: &TextCodec, golden: &Value, what: &str) {
+    for case in golden["chats"].as_array().unwrap() {
+        let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).unwrap();
+        let rendered = codec.render(&messages, case["add_generation_prompt"].as_bool().unwrap());
+        let text = rendered.unwrap();
+        assert_eq!(text, case["text"].as_str().unwrap(), "{what}");
+        assert_eq!(codec.encode(&text, false).unwrap(), ids(&case["ids"]), "{what}: {text:?}");
+    }
+}
+
+#[test]
+fn encodings_and_chats_agree_with_transformers() {
+    for (family, file) in FAMILIES {
+        let directory = fixture(family);
+        let codec = TextCodec::from_directory(&directory).unwrap();
+        let golden = read_json(&directory.join(file));
+        check_encodings(&codec, &golden, family);
+        check_chats(&codec, &golden, family);
+    }
+}
+
+#[test]
+fn special_tokens_come_from_all_files() {
+    let special =
+        |family| TextCodec::from_directory(&fixture(family)).unwrap().special_tokens().clone();
+    let llama = special("llama");
+    assert_eq!((llama.beginning, llama.end_of_sequence), (Some(507), Some(511)));
+    assert_eq!(llama.end_tokens, [511]);
+    let gemma = special("gemma2");
+    assert_eq!((gemma.beginning, gemma.end_of_sequence), (Some(2), Some(1)));
+    assert_eq!(gemma.end_tokens, [1, 5], "<eos> and <end_of_turn>");
+    assert_eq!(special("qwen2").beginning, None);
+}
+
+#[test]
+fn decoding_leaves_special_and_unknown_tokens_out() {
+    let codec = TextCodec::from_directory(&fixture("llama")).unwrap();
+    let text = "naïve 你好 🙂 x**2";
+    let mut tokens = vec![507];
+    tokens.extend(codec.encode(text, false).unwrap());
+    tokens.extend([511, 100_000]);
+    assert_eq!(codec.decode(&tokens).unwrap(), text);
+}
+
+#[test]
+fn a_template_that_refuses_says_why() {
+    let codec = TextCodec::from_directory(&fixture("mistral")).unwrap();
+    let twice = [Message::user("a"), Message::user("b")];
+    let error = codec.render(&twice, true).unwrap_err().to_string();
+    assert!(
+        error.contains("refused the conversation: Conversation roles must alternate"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_damaged_tokenizer_is_refused() {
+    let whole = read_json(&fixture("llama").join("tokenizer.json"));
+    let mut unknown_merge = whole.clone();
+    unknown_merge["model"]["merges"][0] = json!(["no such", "token"]);
+    let mut long_merge = whole.clone();
+    let longest = "<|begin_of_text|>";
+    long_merge["model"]["vocab"][longest] = json!(507);
+    long_merge["model"]["merges"][0] = json!([longest, longest]);
+    for (json, expected) in [
+        (unknown_merge, "not in the vocabulary"),
+        (long_merge, "not in the vocabulary"),
+        (json!({"model": 3}), "not a usable tokenizer"),
+    ] {
+        let directory = support::copy_of("llama");
+        fs_err::write(directory.path().join("tokenizer.json"), json.to_string()).unwrap();
+        let error = TextCodec::from_directory(directory.path()).unwrap_err().to_string();
+        assert!(error.contains(expected) && error.contains("tokenizer.json"), "{error}");
+    }
+    let directory = support::copy_of("llama");
+    fs_err::remove_file(directory.path().join("tokenizer.json")).unwrap();
+    let error = TextCodec::from_directory(directory.path()).unwrap_err().to_string();
+    assert!(error.contains("holds no tokenizer.json"), "{error}");
+}
+
+/// The metadata that llama.cpp's converter writes for a Hugging Face tokenizer.
+fn gguf_metadata(family: &str, kind: &str, word_rule: Option<&str>) -> GgufMetadata {
+    let directory = fixture(family);
+    let tokenizer = read_json(&directory.join("tokenizer.json"));
+    let config = read_json(&directory.join("tokenizer_config.json"));
+    let mut tokens: Vec<(u64, String, i128)> = Vec::new();
+    let added = tokenizer["added_tokens"].as_array().unwrap();
+    for (token, id) in tokenizer["model"]["vocab"].as_object().unwrap() {
+        let kind = if token.starts_with("<0x") { 6 } else { 1 };
+        tokens.push((id.as_u64().unwrap(), token.clone(), kind));
+    }
+    for token in added {
+        let id = token["id"].as_u64().unwrap();
+        tokens.retain(|(other, _, _)| *other != id);
+        tokens.push((id, token["content"].as_str().unwrap().to_string(), 3));
+    }
+    tokens.sort();
+    let merges: Vec<(String, String)> =
+        serde_json::from_value(tokenizer["model"]["merges"].clone()).unwrap();
+    let score = |token: &str| {
+        let rank = merges.iter().position(|(left, right)| format!("{left}{right}") == token);
+        rank.map_or(-1e6, |rank| -(rank as f64))
+    };
+    let text = |text: &str| GgufValue::Text(text.to_string());
+    let mut entries = vec![
+        ("tokenizer.ggml.model".to_string(), text(kind)),
+        (
+            "tokenizer.ggml.tokens".into(),
+            GgufValue::Array(tokens.iter().map(|(_, token, _)| text(token)).collect()),
+        ),
+        (
+            "tokenizer.ggml.token_type".into(),
+            GgufValue::Array(tokens.iter().map(|&(_, _, kind)| GgufValue::Integer(kind)).collect()),
+        ),
+    ];
+    if kind == "gpt2" {
+        let merges = merges.iter().map(|(left, right)| text(&format!("{left} {right}"))).collect();
+        entries.push(("tokenizer.ggml.merges".into(), GgufValue::Array(merges)));
+    } else {
+        let scores = tokens.iter().map(|(_, token, _)| GgufValue::Number(score(token))).collect();
+        entries.push(("tokenizer.ggml.scores".into(), GgufValue::Array(scores)));
+        entries
+            .push(("tokenizer.ggml.add_space_prefix".into(), GgufValue::Flag(family == "mistral")));
+    }
+    if let Some(rule) = word_rule {
+        entries.push(("tokenizer.ggml.pre".into(), text(rule)));
+    }
+    for (name, key) in [
+        ("bos_token", "bos_token_id"),
+        ("eos_token", "eos_token_id"),
+        ("unk_token", "unknown_token_id"),
+    ] {
+        if let Some((id, _, _)) = tokens.iter().find(|(_, token, _)| config[name] == token.as_str())
+        {
+            entries.push((format!("tokenizer.ggml.{key}"), GgufValue::Integer((*id).into())));
+        }
+    }
+    if let Some(template) = config["chat_template"].as_str() {
+        entries.push(("tokenizer.chat_template".into(), text(template)));
+    }
+    GgufMetadata::new("model.gguf", entries.into_iter().collect())
+}
+
+#[test]
+fn a_tokenizer_out_of_gguf_gives_the_same_ids() {
+    for (family, kind, word_rule, file) in [
+        ("llama", "gpt2", Some("llama-bpe"), "golden.json"),
+        ("qwen2", "gpt2", Some("qwen2"), "golden-text.json"),
+        ("mistral", "llama", None, "golden-text.json"),
+        ("gemma2", "llama", None, "golden-text.json"),
+    ] {
+        let metadata = gguf_metadata(family, kind, word_rule);
+        let codec = TextCodec::from_gguf(&metadata, 256).unwrap();
+        let golden = read_json(&fixture(family).join(file));
+        check_encodings(&codec, &golden, family);
+        check_chats(&codec, &golden, family);
+        let original = TextCodec::from_directory(&fixture(family)).unwrap();
+        assert_eq!(codec.special_tokens(), original.special_tokens(), "{family}");
+
+        let directory = tempfile::tempdir().unwrap();
+        codec.save(directory.path()).unwrap();
+        let again = TextCodec::from_directory(directory.path()).unwrap();
+        check_chats(&again, &golden, family);
+        assert_eq!(again.special_tokens(), original.special_tokens(), "{family}");
+    }
+}
+
+#[test]
+fn smollm_takes_every_digit_alone() {
+    // "a  12" is `a`, two spaces, `1`, `2`; GPT-2's own rule would tie one space to the digits
+    let spaces = |rule| {
+        let codec = TextCodec::from_gguf(&gguf_metadata("llama", "gpt2", Some(rule)), 256).unwrap();
+        codec.encode("a  12", false).unwrap()
+    };
+    assert_eq!(spaces("smollm"), [64, 296, 16, 17]);
+    assert_eq!(spaces("default"), [64, 220, 220, 16, 17]);
+}
+
+#[test]
+fn gguf_tokenizers_that_we_do_not_know_are_refused() {
+    for (kind, rule, expected) in [
+        ("bert", None, "the tokenizer kind `bert` is not supported; supported: gpt2, llama"),
+        ("gpt2", Some("chatglm-bpe"), "the pre-tokenizer `chatglm-bpe` is not supported"),
+    ] {
+        let error = TextCodec::from_gguf(&gguf_metadata("llama", kind, rule), 256).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
