@@ -9,7 +9,6 @@ mod logging;
 mod models;
 mod output;
 mod prompts;
-mod report;
 mod settings;
 mod terminal;
 mod watchers;

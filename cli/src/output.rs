@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use sppo_core::Error;
+use sppo_core::tables::TableFormat;
 use tempfile::TempPath;
 
 use crate::failure::{Failure, Result};
@@ -42,7 +43,11 @@ pub(crate) fn file(path: &Path, content: &[u8]) -> Result<()> {
 /// Where a table of rows goes: the file that the user named, or JSON lines on standard output.
 pub(crate) enum RowsTo {
     /// A JSONL or Parquet file.
-    File(PathBuf),
+    File {
+        path: PathBuf,
+        /// Whether it was made here, so that it goes again when there are no rows to write.
+        is_new: bool,
+    },
     /// Standard output, by way of a file that is removed afterwards.
     Stdout(TempPath),
 }
@@ -52,13 +57,14 @@ impl RowsTo {
     pub(crate) fn new(file: Option<&Path>) -> Result<Self> {
         match file {
             Some(path) => {
-                sppo_core::tables::TableFormat::of(path)?;
+                TableFormat::of(path)?;
+                let is_new = !path.exists();
                 File::options()
                     .create(true)
                     .append(true)
                     .open(path)
                     .map_err(|error| unwritable(path, &error))?;
-                Ok(Self::File(path.into()))
+                Ok(Self::File { path: path.into(), is_new })
             }
             None => tempfile::Builder::new()
                 .prefix("sppo-")
@@ -72,21 +78,32 @@ impl RowsTo {
     /// Where to write the rows.
     pub(crate) fn path(&self) -> &Path {
         match self {
-            Self::File(path) => path,
+            Self::File { path, .. } => path,
             Self::Stdout(path) => path,
         }
     }
 
     /// Brings what was written to its destination.
     pub(crate) fn finish(self) -> Result<()> {
-        if let Self::Stdout(path) = self {
-            let mut file = File::open(&path).map_err(Failure::Output)?;
+        if let Self::Stdout(path) = &self {
+            let mut file = File::open(path).map_err(Failure::Output)?;
             let mut stdout = io::stdout().lock();
             io::copy(&mut file, &mut stdout)
                 .and_then(|_| stdout.flush())
                 .map_err(Failure::Output)?;
         }
         Ok(())
+    }
+}
+
+impl Drop for RowsTo {
+    fn drop(&mut self) {
+        if let Self::File { path, is_new: true } = self
+            && std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() == 0)
+        {
+            // An empty file does no harm if it stays.
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 

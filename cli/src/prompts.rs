@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use sppo_core::Result;
+use sppo_core::{Error, Result};
 use sppo_core::config::PromptsTable;
 use sppo_core::datasets::{parse_prompts, read_prompts};
 use sppo_core::records::Prompt;
 use sppo_core::self_play::PromptSet;
+use sppo_core::tables::TableFormat;
 
 const BUNDLED_TRAINING: &str = include_str!("../data/prompts-train.jsonl");
 const BUNDLED_HELD_OUT: &str = include_str!("../data/prompts-held-out.jsonl");
@@ -46,6 +47,41 @@ pub(crate) fn held_out(file: Option<&Path>) -> Result<Vec<Prompt>> {
 /// How a prompt file is called in reports.
 pub(crate) fn source(file: Option<&Path>) -> String {
     file.map_or_else(|| BUNDLED.into(), |path| path.display().to_string())
+}
+
+/// An error about the prompt of this number (from 0), at its line where it has one.
+pub(crate) fn error_about(file: Option<&Path>, id: u64, message: String) -> Error {
+    let Some(path) = file else {
+        return Error::input(format!("bundled prompt {}", id + 1), message);
+    };
+    match line_of(path, id) {
+        Some(line) => Error::Input { path: path.into(), line: Some(line), message, hint: None },
+        None => Error::input(path, format!("row {}: {message}", id + 1)),
+    }
+}
+
+/// Says which row (from 0) of which file an error of a plugin is about. Other errors know better.
+pub(crate) fn locate(file: &Path, row: u64, error: Error) -> Error {
+    match error {
+        Error::Plugin { source, .. } => {
+            let located = error_about(Some(file), row, source.message);
+            match source.hint {
+                Some(hint) => located.with_hint(hint),
+                None => located,
+            }
+        }
+        other => other,
+    }
+}
+
+/// The line of a JSON-lines file that holds this row; lines without text do not count.
+fn line_of(path: &Path, row: u64) -> Option<u64> {
+    if TableFormat::of(path).ok()? != TableFormat::JsonLines {
+        return None;
+    }
+    let text = std::fs::read_to_string(path).ok()?;
+    let filled = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+    filled.map(|(number, _)| number).nth(usize::try_from(row).ok()?)
 }
 
 fn warn_of_overlap(training: &[Prompt], held_out: &[Prompt]) {

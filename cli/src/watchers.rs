@@ -8,12 +8,10 @@ use sppo_core::metrics::{MetricsEntry, MetricsLog};
 use sppo_core::observer::{Event, IterationReport, Observer, TrainingStep};
 use sppo_core::{Error, Result};
 
-use crate::interrupt;
-
 const TRAINING_STEP: &str = "training_step";
 const ITERATION: &str = "iteration";
 
-/// Tells each of its observers everything; Ctrl-C cancels.
+/// Tells each of its observers everything; any of them may cancel.
 pub(crate) struct Watchers<'a>(pub(crate) &'a [&'a dyn Observer]);
 
 impl Observer for Watchers<'_> {
@@ -24,7 +22,7 @@ impl Observer for Watchers<'_> {
     }
 
     fn is_cancelled(&self) -> bool {
-        interrupt::requested() || self.0.iter().any(|observer| observer.is_cancelled())
+        self.0.iter().any(|observer| observer.is_cancelled())
     }
 }
 

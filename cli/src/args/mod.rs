@@ -14,14 +14,16 @@ pub(crate) use compare::{EvalArguments, SampleArguments};
 pub(crate) use run::RunArguments;
 pub(crate) use sampling::SamplingArguments;
 pub(crate) use settings::{
-    BackendArguments, ModelArguments, OracleArguments, PresetName, ReportArguments, SettingsArguments,
+    BackendArguments, ModelArguments, OracleArguments, ReportArguments, SettingsArguments,
 };
 pub(crate) use stages::{GenerateArguments, RankArguments, ScoreArguments, TrainArguments};
 pub(crate) use tools::{
-    CompletionsArguments, ConfigArguments, ConfigCommand, GameArguments, ManArguments,
+    CompletionsArguments, ConfigArguments, ConfigCommand, GameArguments, GameKind, ManArguments,
     PluginArguments, PluginCommand,
 };
-pub(crate) use training::TrainingArguments;
+#[cfg(test)]
+pub(crate) use training::{OBJECTIVES, REFERENCES, SCHEDULES, TOKENIZATIONS};
+pub(crate) use training::{OptimizerArguments, TrainingArguments};
 
 use crate::exit_code;
 

@@ -2,50 +2,60 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, value_parser};
+use clap::{Args, Subcommand, ValueEnum, value_parser};
 use clap_complete::Shell;
 
 use super::{BackendArguments, OracleArguments, ReportArguments, SettingsArguments};
 
 /// Self-play on a small game, exactly, beside the theorem's bound
 ///
-/// The multiplicative-weights update of SPPO on a finite preference matrix. Per iteration it prints by
-/// how much the best response beats the last policy, and by how much it beats the uniform mixture of
-/// all policies so far, which the theorem bounds by O(1/sqrt(T)).
+/// The update that SPPO approximates with a language model, on a finite table of preferences. Per
+/// iteration it prints the duality gap (0 at the equilibrium) of the last policy and of the uniform
+/// mixture of all policies so far, for which the theorem promises O(1/sqrt(T)).
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
   sppo game                                        rock, paper, scissors
-  sppo game --kind cycle --actions 5 --iterations 1000
-  sppo game --kind random --actions 20 --seed 7 --svg gap.svg
+  sppo game --kind cycle --size 5 --iterations 10000
+  sppo game --kind random --size 20 --seed 7 --svg gaps.svg
   sppo game --matrix preferences.csv --csv gaps.csv")]
 pub(crate) struct GameArguments {
-    /// A built-in game: `cycle`, where each action beats the next half of the others; or `random`
-    #[arg(long, value_name = "KIND", value_parser = ["cycle", "random"], default_value = "cycle")]
-    pub(crate) kind: String,
-    /// Actions of a built-in game [default: 3 for cycle, 10 for random]
-    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(2..=2000))]
-    pub(crate) actions: Option<u16>,
+    /// A built-in game: in a cycle, each answer beats the half of the others that follow it
+    #[arg(long, value_name = "KIND", value_enum, default_value_t)]
+    pub(crate) kind: GameKind,
+    /// Answers of a built-in game [default: 3 for cycle, 10 for random]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(2..=1000))]
+    pub(crate) size: Option<u16>,
     /// Draws a random game
     #[arg(long, value_name = "SEED", default_value_t = 42)]
     pub(crate) seed: u64,
-    /// A game of your own: a CSV file, where row i and column j hold P(i beats j)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["actions", "seed"])]
+    /// A game of your own: a CSV file whose row i and column j hold P(i beats j)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["kind", "size", "seed"])]
     pub(crate) matrix: Option<PathBuf>,
     /// Iterations of self-play
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = value_parser!(u32).range(1..=10_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = value_parser!(u32).range(1..=100_000))]
     pub(crate) iterations: u32,
-    /// The step size [default: as the theorem sets it for these iterations]
+    /// The step size [default: the one that makes the bound smallest]
     #[arg(long, value_name = "ETA")]
     pub(crate) eta: Option<f64>,
     /// Draw the gaps and the bound, on logarithmic axes
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
-    /// Write the gaps and the bound of every iteration
+    /// Write the gaps, the bound and the policy of every iteration
     #[arg(long, value_name = "FILE")]
     pub(crate) csv: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) report: ReportArguments,
+}
+
+/// The built-in games.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GameKind {
+    /// Rock, paper, scissors and its like, of any odd size
+    #[default]
+    Cycle,
+    /// Probabilities drawn by --seed
+    Random,
 }
 
 /// The backends and oracles at hand

@@ -8,8 +8,9 @@ use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 use sppo_core::observer::{Event, Observer, Stage};
 use sppo_model::model_source::DownloadProgress;
 
-use super::forecast::Forecast;
+use super::forecast::{ExpectedStage, Forecast};
 use super::{Terminal, bytes, duration, number};
+use crate::interrupt;
 
 /// A log gets a line about the stage under way this often.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
@@ -54,7 +55,7 @@ impl ProgressDisplay {
     }
 
     /// Also shows how the whole run gets on.
-    pub(crate) fn with_forecast(self, stages: Vec<(Stage, f64)>) -> Self {
+    pub(crate) fn with_forecast(self, stages: Vec<ExpectedStage>) -> Self {
         let bar = self.terminal.bars.add(ProgressBar::new_spinner());
         bar.set_style(template("{spinner} {msg}", ""));
         bar.enable_steady_tick(Duration::from_millis(250));
@@ -138,6 +139,7 @@ impl ProgressDisplay {
     fn iteration(&self, iteration: u32, iterations: u32) {
         if let Some(run) = &mut self.state.borrow_mut().run {
             run.iteration = Some((iteration, iterations));
+            run.forecast.begin_iteration(iteration);
             run.last_forecast = None;
             run.update(None);
         }
@@ -159,6 +161,10 @@ impl Observer for ProgressDisplay {
             Event::IterationFinished(_) => {}
             Event::Notice(text) => self.terminal.note(&text),
         }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        interrupt::requested()
     }
 }
 
