@@ -1,1 +1,20 @@
+//! The compute backend `candle`: language models on [candle](candle_core) tensors, in f32 on the CPU.
+//!
+//! candle's own normalisation, softmax, rotary embedding and attention have no backward pass, and
+//! most of what surrounds its matrix products runs on one thread. So every op of
+//! [`sppo_model::ops::Ops`] is here a fused, multi-threaded kernel over the tensors' memory, with a
+//! backward pass of its own; matrix products go straight to the `gemm` crate, and gradients of
+//! weights accumulate in place.
 
+mod engine;
+mod kernels;
+mod memory;
+mod ops;
+mod parameter;
+mod tensors;
+#[cfg(test)]
+mod test_support;
+
+pub use engine::CandleOps;
+pub use ops::KeyValueCache;
+pub use parameter::Parameter;

@@ -1,0 +1,106 @@
+//! What the ops share: threads, cosine tables, and the chunks in which logits are computed.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::Tensor;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use sppo_model::ops::RotaryFrequencies;
+use sppo_model::{ModelError, Result};
+
+use crate::kernels::log_probs;
+use crate::kernels::rotary::{Direction, RotaryTable, rotary};
+use crate::memory::keep_large_buffers;
+use crate::parameter::Parameter;
+use crate::tensors::{Values, candle_error, tensor};
+
+/// The ops on candle tensors in the memory of the CPU, with fused kernels, f32.
+pub struct CandleOps {
+    pub(crate) pool: Arc<ThreadPool>,
+    pub(crate) keep_logits_limit: usize,
+    rotary_tables: Mutex<Vec<Arc<RotaryTable>>>,
+}
+
+/// Bytes of logits that exist at a time where they are not kept.
+const LOGITS_CHUNK_BYTES: usize = 96 << 20;
+
+impl CandleOps {
+    /// Ops on `threads` threads (0 for one per core). Training keeps all logits of a batch for its
+    /// backward pass when they take at most `keep_logits_limit` bytes, and computes them again when
+    /// they take more.
+    ///
+    /// # Errors
+    /// When threads cannot be started.
+    pub fn new(threads: usize, keep_logits_limit: usize) -> Result<Self> {
+        keep_large_buffers();
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|index| format!("candle-{index}"))
+            .build()
+            .map_err(|error| {
+                ModelError::Backend(format!("{threads} threads could not be started: {error}"))
+            })?;
+        Ok(Self { pool: Arc::new(pool), keep_logits_limit, rotary_tables: Mutex::new(Vec::new()) })
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    fn rotary_table(&self, frequencies: &[f32], positions: &[u32]) -> Arc<RotaryTable> {
+        let wanted = positions.iter().max().map_or(0, |&largest| largest as usize + 1);
+        let mut tables = self.rotary_tables.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = tables.iter().find(|table| table.is_for(frequencies))
+            && table.positions() >= wanted
+        {
+            return Arc::clone(table);
+        }
+        tables.retain(|table| !table.is_for(frequencies));
+        let table = Arc::new(RotaryTable::new(frequencies, wanted.next_power_of_two()));
+        tables.push(Arc::clone(&table));
+        table
+    }
+
+    /// Turns every head of `x` by its row's position.
+    pub(crate) fn turn(
+        &self,
+        x: &Tensor,
+        positions: &[u32],
+        frequencies: &RotaryFrequencies,
+        direction: Direction,
+    ) -> Result<Tensor> {
+        let (rows, columns) = dimensions(x)?;
+        let table = self.rotary_table(&frequencies.frequencies, positions);
+        let x = Values::of(x)?;
+        let x: &[f32] = &x;
+        let turned = self.pool.install(|| rotary(x, columns, positions, &table, direction));
+        tensor(turned, &[rows, columns])
+    }
+
+    /// Rows whose logits are computed together: as many as fit, in parts of equal size.
+    pub(crate) fn logits_rows(&self, rows: usize, vocabulary: usize) -> usize {
+        let most = (LOGITS_CHUNK_BYTES / (4 * vocabulary.max(1))).clamp(32, 512);
+        rows.div_ceil(rows.div_ceil(most).max(1)).max(1)
+    }
+
+    /// `cap(hidden head^T)` of whole rows.
+    pub(crate) fn capped_logits(
+        &self,
+        hidden: &[f32],
+        rows: usize,
+        head: &Parameter,
+        soft_cap: Option<f32>,
+    ) -> Result<Vec<f32>> {
+        self.pool.install(|| {
+            let mut logits = head.linear(hidden, rows, None, self.threads())?;
+            if let Some(cap) = soft_cap {
+                log_probs::cap_logits(&mut logits, cap);
+            }
+            Ok(logits)
+        })
+    }
+}
+
+/// `(rows, columns)` of an activation.
+pub(crate) fn dimensions(tensor: &Tensor) -> Result<(usize, usize)> {
+    tensor.dims2().map_err(candle_error)
+}

@@ -1,0 +1,200 @@
+//! Gated activations, sums, copies of rows.
+
+use rayon::prelude::*;
+use sppo_model::decoder::Activation;
+
+use super::vector::{exp, multiply_add, sigmoid, tanh, vectorised};
+use super::{TASK_ELEMENTS, Uninitialised, copy, produce, rows_per_task};
+
+/// `sqrt(2 / pi)` and the cubic coefficient of GELU's tanh approximation.
+const GELU_SCALE: f32 = 0.797_884_6;
+const GELU_CUBIC: f32 = 0.044_715;
+
+vectorised! {
+    fn silu_times(gate: &[f32], up: &[f32], out: &mut Uninitialised) {
+        for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
+            out.write(gate * up / (1.0 + exp::<FUSED>(-gate)));
+        }
+    }
+}
+
+vectorised! {
+    fn gelu_times(gate: &[f32], up: &[f32], out: &mut Uninitialised) {
+        for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
+            let inner = GELU_SCALE * multiply_add::<FUSED>(GELU_CUBIC * gate * gate, gate, gate);
+            out.write(0.5 * gate * (1.0 + tanh::<FUSED>(inner)) * up);
+        }
+    }
+}
+
+vectorised! {
+    fn silu_times_backward(
+        gate: &[f32],
+        up: &[f32],
+        gradient: &[f32],
+        gate_out: &mut Uninitialised,
+        up_out: &mut Uninitialised,
+    ) {
+        let outs = gate_out.iter_mut().zip(up_out);
+        for ((((gate_out, up_out), &gate), &up), &gradient) in
+            outs.zip(gate).zip(up).zip(gradient)
+        {
+            let sigmoid = sigmoid::<FUSED>(gate);
+            let slope = sigmoid * multiply_add::<FUSED>(gate, 1.0 - sigmoid, 1.0);
+            gate_out.write(gradient * up * slope);
+            up_out.write(gradient * gate * sigmoid);
+        }
+    }
+}
+
+vectorised! {
+    fn gelu_times_backward(
+        gate: &[f32],
+        up: &[f32],
+        gradient: &[f32],
+        gate_out: &mut Uninitialised,
+        up_out: &mut Uninitialised,
+    ) {
+        let outs = gate_out.iter_mut().zip(up_out);
+        for ((((gate_out, up_out), &gate), &up), &gradient) in
+            outs.zip(gate).zip(up).zip(gradient)
+        {
+            let square = gate * gate;
+            let inner = GELU_SCALE * multiply_add::<FUSED>(GELU_CUBIC * square, gate, gate);
+            let inner_slope = GELU_SCALE * multiply_add::<FUSED>(3.0 * GELU_CUBIC, square, 1.0);
+            let tanh = tanh::<FUSED>(inner);
+            let half = 0.5 * (1.0 + tanh);
+            let slope = half + 0.5 * gate * (1.0 - tanh * tanh) * inner_slope;
+            gate_out.write(gradient * up * slope);
+            up_out.write(gradient * gate * half);
+        }
+    }
+}
+
+/// `activation(gate) * up`.
+pub(crate) fn gated_activation(gate: &[f32], up: &[f32], activation: Activation) -> Vec<f32> {
+    let kernel = match activation {
+        Activation::Silu => silu_times,
+        Activation::GeluTanh => gelu_times,
+    };
+    produce(gate.len(), |out| {
+        let inputs = gate.par_chunks(TASK_ELEMENTS).zip(up.par_chunks(TASK_ELEMENTS));
+        out.par_chunks_mut(TASK_ELEMENTS)
+            .zip(inputs)
+            .for_each(|(out, (gate, up))| kernel(gate, up, out));
+    })
+}
+
+/// Gradients of gate and up.
+pub(crate) fn gated_activation_backward(
+    gate: &[f32],
+    up: &[f32],
+    activation: Activation,
+    gradient: &[f32],
+) -> [Vec<f32>; 2] {
+    let kernel = match activation {
+        Activation::Silu => silu_times_backward,
+        Activation::GeluTanh => gelu_times_backward,
+    };
+    let mut up_gradient = Vec::new();
+    let gate_gradient = produce(gate.len(), |gate_out| {
+        up_gradient = produce(gate.len(), |up_out| {
+            let inputs = gate.par_chunks(TASK_ELEMENTS).zip(up.par_chunks(TASK_ELEMENTS));
+            gate_out
+                .par_chunks_mut(TASK_ELEMENTS)
+                .zip(up_out.par_chunks_mut(TASK_ELEMENTS))
+                .zip(inputs)
+                .zip(gradient.par_chunks(TASK_ELEMENTS))
+                .for_each(|(((gate_out, up_out), (gate, up)), gradient)| {
+                    kernel(gate, up, gradient, gate_out, up_out);
+                });
+        });
+    });
+    [gate_gradient, up_gradient]
+}
+
+vectorised! {
+    fn add_slices(a: &[f32], b: &[f32], out: &mut Uninitialised) {
+        for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
+            out.write(a + b);
+        }
+    }
+}
+
+vectorised! {
+    /// `out += x`.
+    pub(crate) fn add_to(x: &[f32], out: &mut [f32]) {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out += x;
+        }
+    }
+}
+
+vectorised! {
+    fn scale_slice(x: &[f32], factor: f32, out: &mut Uninitialised) {
+        for (out, &x) in out.iter_mut().zip(x) {
+            out.write(factor * x);
+        }
+    }
+}
+
+/// `a + b`.
+pub(crate) fn add(a: &[f32], b: &[f32]) -> Vec<f32> {
+    produce(a.len(), |out| {
+        let inputs = a.par_chunks(TASK_ELEMENTS).zip(b.par_chunks(TASK_ELEMENTS));
+        out.par_chunks_mut(TASK_ELEMENTS)
+            .zip(inputs)
+            .for_each(|(out, (a, b))| add_slices(a, b, out));
+    })
+}
+
+/// `factor * x`.
+pub(crate) fn scale(x: &[f32], factor: f32) -> Vec<f32> {
+    produce(x.len(), |out| {
+        out.par_chunks_mut(TASK_ELEMENTS)
+            .zip(x.par_chunks(TASK_ELEMENTS))
+            .for_each(|(out, x)| scale_slice(x, factor, out));
+    })
+}
+
+/// The given rows of `x`, which has `features` columns.
+pub(crate) fn select_rows(x: &[f32], features: usize, rows: &[u32]) -> Vec<f32> {
+    let per_task = rows_per_task(features);
+    produce(rows.len() * features, |out| {
+        out.par_chunks_mut(per_task * features).zip(rows.par_chunks(per_task)).for_each(
+            |(out, rows)| {
+                for (out, &row) in out.chunks_exact_mut(features).zip(rows) {
+                    copy(&x[row as usize * features..][..features], out);
+                }
+            },
+        );
+    })
+}
+
+/// Adds row `i` of `gradient` to row `rows[i]` of `out`, in order.
+pub(crate) fn add_to_rows(gradient: &[f32], features: usize, rows: &[u32], out: &mut [f32]) {
+    for (gradient, &row) in gradient.chunks_exact(features).zip(rows) {
+        add_to(gradient, &mut out[row as usize * features..][..features]);
+    }
+}
+
+/// Copies row `i` of `values` to row `rows[i]` of `out`.
+pub(crate) fn write_rows(values: &[f32], features: usize, rows: &[u32], out: &mut [f32]) {
+    for (values, &row) in values.chunks_exact(features).zip(rows) {
+        out[row as usize * features..][..features].copy_from_slice(values);
+    }
+}
+
+/// Adds the sum of all rows to `out`, in a fixed order.
+pub(crate) fn add_row_sums(x: &[f32], out: &mut [f32]) {
+    let features = out.len();
+    let partial_sums: Vec<Vec<f32>> = x
+        .par_chunks(features * rows_per_task(features))
+        .map(|rows| {
+            let mut sum = vec![0.0; features];
+            rows.chunks_exact(features).for_each(|row| add_to(row, &mut sum));
+            sum
+        })
+        .collect();
+    partial_sums.iter().for_each(|sum| add_to(sum, out));
+}

@@ -1,0 +1,102 @@
+//! Root-mean-square normalisation (arXiv 1910.07467), over whole rows or over heads.
+
+use rayon::prelude::*;
+
+use super::elementwise::add_to;
+use super::vector::{dot, vectorised};
+use super::{Uninitialised, produce, rows_per_task};
+
+/// What a normalisation computes.
+#[derive(Clone, Copy)]
+pub(crate) struct RmsNorm<'a> {
+    /// One factor per feature of a group.
+    pub(crate) weight: &'a [f32],
+    /// Added to the mean square.
+    pub(crate) epsilon: f32,
+    /// Added to each factor.
+    pub(crate) offset: f32,
+}
+
+vectorised! {
+    fn normalise(norm: RmsNorm, x: &[f32], out: &mut Uninitialised) {
+        let features = norm.weight.len();
+        for (x, out) in x.chunks_exact(features).zip(out.chunks_exact_mut(features)) {
+            let inverse = inverse_root::<FUSED>(x, norm.epsilon);
+            for ((out, &x), &weight) in out.iter_mut().zip(x).zip(norm.weight) {
+                out.write(x * inverse * (weight + norm.offset));
+            }
+        }
+    }
+}
+
+vectorised! {
+    fn normalise_backward(
+        norm: RmsNorm,
+        x: &[f32],
+        gradient: &[f32],
+        out: &mut Uninitialised,
+        weight_gradient: &mut [f32],
+    ) {
+        let features = norm.weight.len();
+        let rows = x.chunks_exact(features).zip(gradient.chunks_exact(features));
+        let mut weighted = vec![0.0; features];
+        for ((x, gradient), out) in rows.zip(out.chunks_exact_mut(features)) {
+            let inverse = inverse_root::<FUSED>(x, norm.epsilon);
+            for ((weighted, &gradient), &weight) in
+                weighted.iter_mut().zip(gradient).zip(norm.weight)
+            {
+                *weighted = gradient * (weight + norm.offset);
+            }
+            let projection = dot::<FUSED>(&weighted, x) * inverse * inverse / features as f32;
+            for ((out, &weighted), &x) in out.iter_mut().zip(&weighted).zip(x) {
+                out.write(inverse * (weighted - x * projection));
+            }
+            for ((sum, &gradient), &x) in weight_gradient.iter_mut().zip(gradient).zip(x) {
+                *sum += gradient * (x * inverse);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn inverse_root<const FUSED: bool>(x: &[f32], epsilon: f32) -> f32 {
+    1.0 / (dot::<FUSED>(x, x) / x.len() as f32 + epsilon).sqrt()
+}
+
+/// `x / sqrt(mean(x^2) + epsilon) * (weight + offset)` over groups of `weight.len()` features.
+pub(crate) fn rms_norm(norm: RmsNorm, x: &[f32]) -> Vec<f32> {
+    let task = task_elements(&norm);
+    produce(x.len(), |out| {
+        out.par_chunks_mut(task)
+            .zip(x.par_chunks(task))
+            .for_each(|(out, x)| normalise(norm, x, out));
+    })
+}
+
+/// Gradients of `x` and of the weight.
+pub(crate) fn rms_norm_backward(
+    norm: RmsNorm,
+    x: &[f32],
+    gradient: &[f32],
+) -> (Vec<f32>, Vec<f32>) {
+    let task = task_elements(&norm);
+    let mut weight_gradient = vec![0.0; norm.weight.len()];
+    let x_gradient = produce(x.len(), |out| {
+        let partial_sums: Vec<Vec<f32>> = out
+            .par_chunks_mut(task)
+            .zip(x.par_chunks(task))
+            .zip(gradient.par_chunks(task))
+            .map(|((out, x), gradient)| {
+                let mut sum = vec![0.0; norm.weight.len()];
+                normalise_backward(norm, x, gradient, out, &mut sum);
+                sum
+            })
+            .collect();
+        partial_sums.iter().for_each(|sum| add_to(sum, &mut weight_gradient));
+    });
+    (x_gradient, weight_gradient)
+}
+
+fn task_elements(norm: &RmsNorm) -> usize {
+    norm.weight.len() * rows_per_task(norm.weight.len())
+}

@@ -1,0 +1,76 @@
+//! Linear products of few rows, as in decoding, with the weight laid out for them once.
+
+use std::mem::MaybeUninit;
+
+use rayon::prelude::*;
+
+use super::block::{Left, ProductSize, Right, TILE_COLUMNS, Target, multiply_block};
+use super::{copy, produce};
+
+/// Panels that one task multiplies.
+const PANELS_PER_TASK: usize = 4;
+
+/// Elements of a weight laid out as panels: the outputs are rounded up to whole panels.
+fn panel_elements(inputs: usize) -> usize {
+    inputs * TILE_COLUMNS
+}
+
+/// Lays an `[outputs, inputs]` weight out as panels of 16 outputs, each `[inputs, 16]`, so that
+/// products read it from beginning to end.
+pub(crate) fn pack(weight: &[f32], outputs: usize, inputs: usize) -> Vec<f32> {
+    let panels = outputs.div_ceil(TILE_COLUMNS);
+    produce(panels * panel_elements(inputs), |out| {
+        out.par_chunks_mut(panel_elements(inputs))
+            .zip(weight.par_chunks(panel_elements(inputs)))
+            .for_each(|(panel, weight)| {
+                if weight.len() < panel.len() {
+                    panel.fill(MaybeUninit::new(0.0));
+                }
+                for (output, weight) in weight.chunks_exact(inputs).enumerate() {
+                    let column = panel.iter_mut().skip(output).step_by(TILE_COLUMNS);
+                    for (out, &value) in column.zip(weight) {
+                        out.write(value);
+                    }
+                }
+            });
+    })
+}
+
+/// `x weight^T (+ bias)` of `rows` rows. Each row is computed alike, however many there are.
+pub(crate) fn linear(
+    x: &[f32],
+    rows: usize,
+    panels: &[f32],
+    [inputs, outputs]: [usize; 2],
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
+    let task = PANELS_PER_TASK * panel_elements(inputs);
+    let mut by_panel = vec![0.0; outputs.div_ceil(TILE_COLUMNS) * rows * TILE_COLUMNS];
+    by_panel
+        .par_chunks_mut(PANELS_PER_TASK * rows * TILE_COLUMNS)
+        .zip(panels.par_chunks(task))
+        .for_each(|(out, panels)| {
+            let pairs = out.chunks_exact_mut(rows * TILE_COLUMNS);
+            for (values, panel) in pairs.zip(panels.chunks_exact(panel_elements(inputs))) {
+                let target = Target { values, stride: TILE_COLUMNS, adds: false };
+                let left = Left::Rows { values: x, stride: inputs };
+                let right = Right { values: panel, stride: TILE_COLUMNS };
+                let size = ProductSize { rows, depth: inputs, columns: TILE_COLUMNS };
+                multiply_block(target, left, right, size);
+            }
+        });
+    let mut result = produce(rows * outputs, |out| {
+        out.par_chunks_mut(outputs).enumerate().for_each(|(row, out)| {
+            let pieces = by_panel.chunks_exact(rows * TILE_COLUMNS);
+            for (out, panel) in out.chunks_mut(TILE_COLUMNS).zip(pieces) {
+                copy(&panel[row * TILE_COLUMNS..][..out.len()], out);
+            }
+        });
+    });
+    if let Some(bias) = bias {
+        for row in result.chunks_exact_mut(outputs) {
+            super::elementwise::add_to(bias, row);
+        }
+    }
+    result
+}
