@@ -70,7 +70,12 @@ fn five_steps_of_the_official_loss_are_those_of_the_reference() {
     for (index, step) in steps.iter().enumerate() {
         let expected = &golden["f32"]["steps"][index];
         close(number(&step["loss"]), number(&expected["loss"]), 1e-4, "loss");
-        close(number(&step["gradient_norm"]), number(&expected["grad_norm"]), 1e-4, "gradient norm");
+        close(
+            number(&step["gradient_norm"]),
+            number(&expected["grad_norm"]),
+            1e-4,
+            "gradient norm",
+        );
         assert_eq!(number(&step["learning_rate"]), 1e-4);
     }
 

@@ -49,11 +49,8 @@ fn transformers_agrees_about_twenty_sampled_responses() {
     let scores = directory.path().join("scores.jsonl");
     std::fs::write(&scores, scored).unwrap();
 
-    let result = python()
-        .arg(fixture("python/check_checkpoint.py"))
-        .arg(&checkpoint)
-        .arg(&scores)
-        .output();
+    let result =
+        python().arg(fixture("python/check_checkpoint.py")).arg(&checkpoint).arg(&scores).output();
     match result {
         Ok(output) if output.status.code() == Some(SKIPPED) => {
             eprintln!("skipped: this Python has no transformers; name one with SPPO_PYTHON");

@@ -1,5 +1,6 @@
 //! What was typed. Nothing here decides anything; `settings` and the commands do.
 
+mod bench;
 mod compare;
 mod run;
 mod sampling;
@@ -10,6 +11,7 @@ mod training;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use bench::BenchArguments;
 pub(crate) use compare::{EvalArguments, SampleArguments};
 pub(crate) use run::RunArguments;
 pub(crate) use sampling::SamplingArguments;
@@ -91,6 +93,8 @@ pub(crate) enum Command {
     Eval(EvalArguments),
     /// Talk to one model, or to several to compare them
     Sample(SampleArguments),
+    /// Measure sampling and training on this machine
+    Bench(BenchArguments),
     /// Self-play on a small game, exactly, beside the theorem's bound
     Game(GameArguments),
     /// The backends and oracles at hand

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod bench;
 mod completions;
 mod config;
 mod eval;
@@ -28,6 +29,7 @@ pub(crate) fn dispatch(command: Command, terminal: &Terminal) -> Result<()> {
         Command::Score(arguments) => score::score(&arguments, terminal),
         Command::Eval(arguments) => eval::eval(&arguments, terminal),
         Command::Sample(arguments) => sample::sample(&arguments, terminal),
+        Command::Bench(arguments) => bench::bench(&arguments, terminal),
         Command::Game(arguments) => game::game(&arguments, terminal),
         Command::Plugin(arguments) => plugin::plugin(&arguments.command, terminal),
         Command::Config(arguments) => config::config(&arguments.command),
