@@ -64,7 +64,7 @@ fn choose(arguments: &GameArguments) -> CoreResult<(String, PreferenceMatrix)> {
         (None, GameKind::Cycle) => Ok(("cycle".into(), game::cycle(size(3))?)),
         (None, GameKind::Random) => {
             let name = format!("random game {}", arguments.seed);
-            Ok((name, game::random(size(10), arguments.seed)))
+            Ok((name, game::random(size(10), arguments.seed)?))
         }
     }
 }
