@@ -43,9 +43,9 @@ impl From<ModelError> for Failure {
             ModelError::File { path, message, hint } => {
                 Self::Core(Error::Input { path, line: None, message, hint })
             }
-            other => Error::from(sppo_core::plugin::PluginError::from(other))
-                .from_plugin("model")
-                .into(),
+            other => {
+                Error::from(sppo_core::plugin::PluginError::from(other)).from_plugin("model").into()
+            }
         }
     }
 }
@@ -65,8 +65,9 @@ impl Failure {
     pub(crate) fn explain(&self, terminal: &Terminal) {
         match self {
             Self::Core(error) => terminal.error(&error.to_string(), error.hint()),
-            Self::Stopped { go_on: Some(command) } => terminal
-                .error("stopped on request", Some(&format!("go on with `{command}`"))),
+            Self::Stopped { go_on: Some(command) } => {
+                terminal.error("stopped on request", Some(&format!("go on with `{command}`")))
+            }
             Self::Stopped { go_on: None } => terminal.error("stopped on request", None),
             Self::Output(error) if error.kind() == ErrorKind::BrokenPipe => {}
             Self::Output(error) => {

@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use sppo_core::{Error, Result};
 use sppo_core::config::PromptsTable;
 use sppo_core::datasets::{parse_prompts, read_prompts};
 use sppo_core::records::Prompt;
 use sppo_core::self_play::PromptSet;
 use sppo_core::tables::TableFormat;
+use sppo_core::{Error, Result};
 
 const BUNDLED_TRAINING: &str = include_str!("../data/prompts-train.jsonl");
 const BUNDLED_HELD_OUT: &str = include_str!("../data/prompts-held-out.jsonl");

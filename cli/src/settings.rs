@@ -131,9 +131,8 @@ impl SettingFlags for SamplingArguments {
 
 impl SettingFlags for TrainingArguments {
     fn add_to(&self, flags: &mut Flags) -> Result<()> {
-        let mut set_text = |flag: &str, key: &str, value: &Option<String>| {
-            flags.set(flag, key, value.as_deref())
-        };
+        let mut set_text =
+            |flag: &str, key: &str, value: &Option<String>| flags.set(flag, key, value.as_deref());
         set_text("--objective", "training.objective", &self.objective)?;
         set_text("--schedule", "training.schedule", &self.schedule)?;
         set_text("--tokenization", "training.tokenization", &self.tokenization)?;
@@ -198,14 +197,15 @@ mod tests {
 
     #[test]
     fn flags_lie_above_set_which_lies_above_the_preset() {
-        let arguments = train(&["--set", "training.eta=5", "--learning-rate", "1e-4", "--eta", "7"]);
+        let arguments =
+            train(&["--set", "training.eta=5", "--learning-rate", "1e-4", "--eta", "7"]);
         let resolved = resolve(&arguments).unwrap();
-        assert_eq!((resolved.config.training.eta, resolved.config.training.learning_rate), (7.0, 1e-4));
-        assert_eq!(resolved.sources["training.eta"], Source::Flag("--eta".into()));
         assert_eq!(
-            resolved.sources["training.global_batch_size"],
-            Source::Preset(Preset::Quick)
+            (resolved.config.training.eta, resolved.config.training.learning_rate),
+            (7.0, 1e-4)
         );
+        assert_eq!(resolved.sources["training.eta"], Source::Flag("--eta".into()));
+        assert_eq!(resolved.sources["training.global_batch_size"], Source::Preset(Preset::Quick));
     }
 
     #[test]

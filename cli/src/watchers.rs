@@ -39,11 +39,7 @@ pub(crate) struct MetricsWatcher {
 impl MetricsWatcher {
     /// A log in this directory.
     pub(crate) fn new(directory: impl Into<PathBuf>) -> Self {
-        Self {
-            directory: directory.into(),
-            log: RefCell::new(None),
-            failure: RefCell::new(None),
-        }
+        Self { directory: directory.into(), log: RefCell::new(None), failure: RefCell::new(None) }
     }
 
     /// The outcome of the work that was watched, unless the log could not be written, which stopped it.

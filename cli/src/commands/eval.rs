@@ -62,20 +62,18 @@ pub(super) fn eval(arguments: &EvalArguments, terminal: &Terminal) -> Result<()>
     let file = session.config.prompts.held_out.clone();
     let prompts = prompts::held_out(file.as_deref())?;
 
-    let challenger = answers(arguments, &session, &arguments.model, &prompts, file.as_deref(), terminal)?;
+    let challenger =
+        answers(arguments, &session, &arguments.model, &prompts, file.as_deref(), terminal)?;
     let against = session.config.model.clone();
     let baseline = answers(arguments, &session, &against, &prompts, file.as_deref(), terminal)?;
 
     let meter = session.stage(Stage::Judge, prompts.len(), "prompts");
     let settings = session.config.preference.settings();
-    let win_rates = evaluation::win_rates(
-        oracle.as_mut(),
-        &challenger,
-        &baseline,
-        &settings,
-        &meter.host(),
-    )
-    .map_err(|error| error.from_plugin(format!("oracle `{}`", session.config.oracle.name)))?;
+    let win_rates =
+        evaluation::win_rates(oracle.as_mut(), &challenger, &baseline, &settings, &meter.host())
+            .map_err(|error| {
+                error.from_plugin(format!("oracle `{}`", session.config.oracle.name))
+            })?;
     meter.finish(String::new());
 
     let evaluation = &session.config.evaluation;
@@ -138,10 +136,9 @@ fn print(report: &EvalReport, terminal: &Terminal) -> Result<()> {
         ("tokens", Alignment::Right),
         ("ended", Alignment::Right),
     ]);
-    for (answers, win_rate) in [
-        (&report.model, report.win_rate.mean),
-        (&report.against, 1.0 - report.win_rate.mean),
-    ] {
+    for (answers, win_rate) in
+        [(&report.model, report.win_rate.mean), (&report.against, 1.0 - report.win_rate.mean)]
+    {
         table.row([
             answers.model.clone(),
             percent(win_rate),

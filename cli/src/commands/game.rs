@@ -147,7 +147,8 @@ fn draw_into(svg: &mut String, name: &str, rounds: &[GameRecord]) -> DrawResult 
         ("mixture", RGBColor(30, 100, 180), |record| record.mixture_gap),
     ];
     let drawn = |value: f64| value.max(SMALLEST_DRAWN);
-    let values = || curves.iter().flat_map(|(_, _, of)| rounds.iter().map(|round| drawn(of(round))));
+    let values =
+        || curves.iter().flat_map(|(_, _, of)| rounds.iter().map(|round| drawn(of(round))));
     let lowest = values().fold(f64::INFINITY, f64::min) / 1.5;
     let highest = values().fold(SMALLEST_DRAWN, f64::max) * 1.5;
     let last = rounds.len().max(2) as f64;
@@ -168,8 +169,8 @@ fn draw_into(svg: &mut String, name: &str, rounds: &[GameRecord]) -> DrawResult 
         .light_line_style(WHITE)
         .draw()?;
     for (label, color, of) in curves {
-        let points =
-            on_the_grid(rounds.len()).map(|at| (rounds[at].iteration as f64, drawn(of(&rounds[at]))));
+        let points = on_the_grid(rounds.len())
+            .map(|at| (rounds[at].iteration as f64, drawn(of(&rounds[at]))));
         chart
             .draw_series(LineSeries::new(points, color.stroke_width(2)))?
             .label(label)

@@ -52,11 +52,7 @@ pub(super) fn generate(arguments: &GenerateArguments, terminal: &Terminal) -> Re
     candidates_to.finish()
 }
 
-fn answer(
-    session: &Session,
-    policy: &mut dyn Policy,
-    prompts: &[Prompt],
-) -> Result<Vec<Rollout>> {
+fn answer(session: &Session, policy: &mut dyn Policy, prompts: &[Prompt]) -> Result<Vec<Rollout>> {
     let sampling = &session.config.sampling;
     let parameters = sampling.parameters();
     let pass = SamplingPass {

@@ -113,7 +113,13 @@ fn print(plugin: &Described, terminal: &Terminal) -> Result<()> {
 
 /// The settings that a schema describes, tables before what is in them.
 fn settings_of(schema: &Value) -> Vec<Setting> {
-    fn visit(schema: &Value, root: &Value, prefix: &str, default: &Value, found: &mut Vec<Setting>) {
+    fn visit(
+        schema: &Value,
+        root: &Value,
+        prefix: &str,
+        default: &Value,
+        found: &mut Vec<Setting>,
+    ) {
         let properties = schema.get("properties").and_then(Value::as_object);
         for (name, property) in properties.into_iter().flatten() {
             let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };

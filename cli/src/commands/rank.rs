@@ -28,7 +28,8 @@ pub(super) fn rank(arguments: &RankArguments, terminal: &Terminal) -> Result<()>
     let pairs_to = arguments.pairs.as_deref().map(|path| RowsTo::new(Some(path))).transpose()?;
 
     let session = Session::open(config, terminal)?;
-    let mut oracle = RememberingOracle { inner: models::oracle(&session.config)?, scores: Vec::new() };
+    let mut oracle =
+        RememberingOracle { inner: models::oracle(&session.config)?, scores: Vec::new() };
     interrupt::watch();
     let judged = judge(&session, &mut oracle, &sets)?;
 
@@ -50,18 +51,16 @@ pub(super) fn rank(arguments: &RankArguments, terminal: &Terminal) -> Result<()>
     ranked_to.finish()
 }
 
-fn judge(
-    session: &Session,
-    oracle: &mut dyn Oracle,
-    sets: &[CandidateSet],
-) -> Result<Vec<Judged>> {
+fn judge(session: &Session, oracle: &mut dyn Oracle, sets: &[CandidateSet]) -> Result<Vec<Judged>> {
     let meter = session.stage(Stage::Judge, sets.len(), "prompts");
     let settings = session.config.preference.settings();
     let mut judged = Vec::with_capacity(sets.len());
     for part in sets.chunks(session.config.sampling.prompts_per_shard) {
         let comparisons: Vec<Comparison> = part.iter().map(comparison).collect();
-        let verdicts = stages::judge(oracle, &comparisons, &settings, &meter.host())
-            .map_err(|error| error.from_plugin(format!("oracle `{}`", session.config.oracle.name)))?;
+        let verdicts =
+            stages::judge(oracle, &comparisons, &settings, &meter.host()).map_err(|error| {
+                error.from_plugin(format!("oracle `{}`", session.config.oracle.name))
+            })?;
         judged.extend(verdicts);
         meter.reach(judged.len())?;
     }

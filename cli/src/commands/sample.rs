@@ -117,7 +117,8 @@ impl Manner<'_> {
     fn turn(&self, speakers: &mut [Speaker], prompt: &str) -> Result<()> {
         let several = speakers.len() > 1;
         for speaker in speakers {
-            if let (true, Some(system)) = (speaker.conversation.is_empty(), &self.arguments.system) {
+            if let (true, Some(system)) = (speaker.conversation.is_empty(), &self.arguments.system)
+            {
                 let message = Message { role: "system".into(), content: system.clone() };
                 speaker.conversation.push(message);
             }

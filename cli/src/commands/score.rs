@@ -4,7 +4,7 @@ use std::path::Path;
 
 use sppo_core::datasets::{ScoreContent, ScoreRequest, ScoredResponse, read_score_requests};
 use sppo_core::observer::Stage;
-use sppo_core::plugin::{Policy, PluginError, SequenceBatch};
+use sppo_core::plugin::{PluginError, Policy, SequenceBatch};
 use sppo_core::stages::{self, TokenizedAnswer};
 use sppo_core::{Error, tables};
 

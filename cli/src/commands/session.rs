@@ -44,7 +44,12 @@ impl Session {
     /// Starts a stage of `total` units.
     pub(crate) fn stage(&self, stage: Stage, total: usize, unit: &'static str) -> StageMeter<'_> {
         self.display.event(Event::StageStarted { stage, total: total as u64, unit });
-        StageMeter { session: self, total: total as u64, completed: Cell::new(0), started: Instant::now() }
+        StageMeter {
+            session: self,
+            total: total as u64,
+            completed: Cell::new(0),
+            started: Instant::now(),
+        }
     }
 
     /// Names the backend in an error that came out of a policy.
@@ -121,10 +126,7 @@ pub(crate) fn sampling_parameters(
 }
 
 /// Answers per prompt: what was typed, at least 1.
-pub(crate) fn samples_per_prompt(
-    typed: &SamplingArguments,
-    otherwise: usize,
-) -> CoreResult<usize> {
+pub(crate) fn samples_per_prompt(typed: &SamplingArguments, otherwise: usize) -> CoreResult<usize> {
     match typed.samples.map(usize::try_from) {
         None => Ok(otherwise),
         Some(Ok(samples)) if samples >= 1 => Ok(samples),

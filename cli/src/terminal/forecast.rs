@@ -96,8 +96,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn forecast(stages: &[(u32, Stage, f64)]) -> Forecast {
-        let expected =
-            |&(iteration, stage, work): &_| ExpectedStage { iteration, stage, work };
+        let expected = |&(iteration, stage, work): &_| ExpectedStage { iteration, stage, work };
         Forecast::new(stages.iter().map(expected).collect())
     }
 

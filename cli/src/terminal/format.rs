@@ -65,9 +65,10 @@ mod tests {
         assert_eq!(duration(Duration::from_millis(48_400)), "48s");
         assert_eq!(duration(Duration::from_secs(65)), "1m 05s");
         assert_eq!(duration(Duration::from_secs(7_380)), "2h 03m");
-        assert_eq!([0.268, 4.06, 310.2, 61_440.0, -1234.0].map(number), [
-            "0.27", "4.1", "310", "61 440", "-1 234"
-        ]);
+        assert_eq!(
+            [0.268, 4.06, 310.2, 61_440.0, -1234.0].map(number),
+            ["0.27", "4.1", "310", "61 440", "-1 234"]
+        );
         assert_eq!(bytes(92_871_040), "92.9 MB");
         assert_eq!((signed(3.14), percent(0.705)), ("+3.1".into(), "70.5 %".into()));
     }

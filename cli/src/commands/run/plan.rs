@@ -278,12 +278,8 @@ fn latest_run(directory: &Path) -> Result<String> {
         let lock = fs::metadata(entry.path().join("run.lock")).ok()?;
         Some((lock.modified().ok()?, entry.file_name().into_string().ok()?))
     };
-    let latest = fs::read_dir(directory)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(worked_on)
-        .max();
+    let latest =
+        fs::read_dir(directory).into_iter().flatten().flatten().filter_map(worked_on).max();
     match latest {
         Some((_, name)) => Ok(name),
         None => Err(Error::run_directory(directory, "there is no run to resume")
@@ -307,9 +303,7 @@ fn free_name(config: &Config) -> String {
     let stem = format!("{}-", stem.trim_start_matches('.'));
     let taken = fs::read_dir(&config.run_directory).into_iter().flatten().flatten();
     let last = taken
-        .filter_map(|entry| {
-            entry.file_name().to_str()?.strip_prefix(&stem)?.parse::<u64>().ok()
-        })
+        .filter_map(|entry| entry.file_name().to_str()?.strip_prefix(&stem)?.parse::<u64>().ok())
         .max();
     format!("{stem}{}", last.unwrap_or(0) + 1)
 }
@@ -321,8 +315,7 @@ mod tests {
     #[test]
     fn the_name_says_model_and_oracle_and_takes_the_next_number() {
         let directory = tempfile::tempdir().unwrap();
-        let mut config =
-            Config { run_directory: directory.path().into(), ..Config::default() };
+        let mut config = Config { run_directory: directory.path().into(), ..Config::default() };
         assert_eq!(free_name(&config), "smollm2-135m-instruct-rules-1");
         for taken in ["smollm2-135m-instruct-rules-7", "smollm2-135m-instruct-rules-x"] {
             fs::create_dir(directory.path().join(taken)).unwrap();

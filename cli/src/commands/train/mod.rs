@@ -76,9 +76,7 @@ pub(super) fn train(arguments: &TrainArguments, terminal: &Terminal) -> Result<(
     let (chosen, rejected) = stages::mean_log_prob_changes(policy.as_mut(), measured, budget)
         .map_err(|error| session.blame_backend(error))?;
     let saving = session.stage(Stage::Save, 1, "checkpoint");
-    policy
-        .save(&arguments.output)
-        .map_err(|error| session.blame_backend(error.into()))?;
+    policy.save(&arguments.output).map_err(|error| session.blame_backend(error.into()))?;
     saving.finish(arguments.output.display().to_string());
 
     let report = TrainReport {

@@ -81,17 +81,16 @@ fn example(
             }
             tokenized
         }
-        PairContent::Tokens { prompt, chosen, rejected, chosen_prompt, rejected_prompt } => [
-            (chosen_prompt, chosen),
-            (rejected_prompt, rejected),
-        ]
-        .into_iter()
-        .map(|(own, answer)| TokenizedAnswer {
-            prompt: own.unwrap_or_else(|| prompt.clone()),
-            answer,
-        })
-        .map(|split| cut_to_fit(split, settings.max_length))
-        .collect::<sppo_core::Result<_>>()?,
+        PairContent::Tokens { prompt, chosen, rejected, chosen_prompt, rejected_prompt } => {
+            [(chosen_prompt, chosen), (rejected_prompt, rejected)]
+                .into_iter()
+                .map(|(own, answer)| TokenizedAnswer {
+                    prompt: own.unwrap_or_else(|| prompt.clone()),
+                    answer,
+                })
+                .map(|split| cut_to_fit(split, settings.max_length))
+                .collect::<sppo_core::Result<_>>()?
+        }
     };
     stages::set_tokens(&mut example, tokenized);
     let references = [pair.reference_chosen_log_prob, pair.reference_rejected_log_prob];
@@ -102,10 +101,7 @@ fn example(
 }
 
 /// Cuts only what does not fit.
-fn cut_to_fit(
-    mut split: TokenizedAnswer,
-    max_length: usize,
-) -> sppo_core::Result<TokenizedAnswer> {
+fn cut_to_fit(mut split: TokenizedAnswer, max_length: usize) -> sppo_core::Result<TokenizedAnswer> {
     if split.prompt.len() >= max_length {
         return Err(fault(format!(
             "the prompt has {} tokens and leaves no room for an answer within {max_length}",
