@@ -1,15 +1,21 @@
 //! Ctrl-C: the first asks to stop at the next good moment, the second stops at once.
 
 use std::io::Write;
+use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::exit_code::ExitCode;
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
+static WATCHING: Once = Once::new();
 
 /// From now on Ctrl-C (and a termination signal) sets a flag that long work asks for. Commands that
 /// do not ask must not call this.
 pub(crate) fn watch() {
+    WATCHING.call_once(set_handler);
+}
+
+fn set_handler() {
     let outcome = ctrlc::set_handler(|| {
         if REQUESTED.swap(true, Ordering::SeqCst) {
             std::process::exit(ExitCode::Cancelled as i32);

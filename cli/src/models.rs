@@ -7,6 +7,7 @@ use sppo_core::observer::{Event, Observer, Stage, StageHost};
 use sppo_core::plugin::{Backend, ModelSpec, Oracle, Policy, create_backend, create_oracle};
 use sppo_core::records::Prompt;
 use sppo_core::{Error, Result as CoreResult};
+use sppo_model::ModelError;
 use sppo_model::checkpoint::Checkpoint;
 use sppo_model::model_source::{self, ModelSourceOptions, ResolvedModel};
 
@@ -37,6 +38,18 @@ pub(crate) fn find(
         download.show(&progress);
     })?;
     Ok(found)
+}
+
+/// Opens a model to see what it is, and refuses one that is damaged or of an unknown kind.
+pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
+    Checkpoint::open(path).map_err(|error| match error {
+        ModelError::Unsupported(message) | ModelError::Input(message) => {
+            Error::input(path, message)
+                .with_hint("choose another model: README.md says which kinds are supported")
+                .into()
+        }
+        other => other.into(),
+    })
 }
 
 /// Loads a model for sampling and training.

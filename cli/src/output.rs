@@ -9,6 +9,7 @@ use sppo_core::Error;
 use sppo_core::tables::TableFormat;
 use tempfile::TempPath;
 
+use crate::args::ReportArguments;
 use crate::failure::{Failure, Result};
 
 /// Writes text to standard output.
@@ -52,6 +53,13 @@ pub(crate) enum RowsTo {
     Stdout(TempPath),
 }
 
+/// What was written, as JSON.
+#[derive(Serialize)]
+struct RowsReport<'a> {
+    output: &'a Path,
+    rows: usize,
+}
+
 impl RowsTo {
     /// The named file, made sure to be writable before hours of work go into it; or standard output.
     pub(crate) fn new(file: Option<&Path>) -> Result<Self> {
@@ -83,8 +91,14 @@ impl RowsTo {
         }
     }
 
-    /// Brings what was written to its destination.
-    pub(crate) fn finish(self) -> Result<()> {
+    /// Brings what was written to its destination. As JSON, reports on a file; on standard output the
+    /// rows themselves are the report.
+    pub(crate) fn finish(self, rows: usize, report: ReportArguments) -> Result<()> {
+        if let Self::File { path, .. } = &self
+            && report.json
+        {
+            return json(&RowsReport { output: path, rows });
+        }
         if let Self::Stdout(path) = &self {
             let mut file = File::open(path).map_err(Failure::Output)?;
             let mut stdout = io::stdout().lock();

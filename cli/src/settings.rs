@@ -230,6 +230,9 @@ mod tests {
 
     #[test]
     fn another_optimizer_brings_its_own_constants() {
+        for name in ["rmsprop", "sgd"] {
+            resolve(&train(&["--optimizer", name])).unwrap();
+        }
         let arguments = train(&["--optimizer", "adamw", "--weight-decay", "0.1"]);
         let expected =
             Optimizer::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1 };

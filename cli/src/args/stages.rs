@@ -32,6 +32,8 @@ pub(crate) struct GenerateArguments {
     #[arg(long, value_name = "SEED", value_parser = value_parser!(i64).range(0..))]
     pub(crate) seed: Option<i64>,
     #[command(flatten)]
+    pub(crate) report: ReportArguments,
+    #[command(flatten)]
     pub(crate) model: ModelArguments,
     #[command(flatten)]
     pub(crate) backend: BackendArguments,
@@ -61,6 +63,8 @@ pub(crate) struct RankArguments {
     /// Also write the best and the worst candidate of each line, as pairs to train on
     #[arg(long, value_name = "FILE")]
     pub(crate) pairs: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
     #[command(flatten)]
     pub(crate) oracle: OracleArguments,
     #[command(flatten)]
@@ -118,6 +122,8 @@ pub(crate) struct ScoreArguments {
     /// Where the scores go, .jsonl or .parquet [default: JSON lines on standard output]
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
     #[command(flatten)]
     pub(crate) model: ModelArguments,
     #[command(flatten)]

@@ -62,10 +62,10 @@ pub(crate) struct OptimizerArguments {
     /// The optimiser
     #[arg(long, value_name = "NAME", value_enum)]
     pub(crate) optimizer: Option<OptimizerName>,
-    /// Smoothing constant of rms-prop
+    /// Smoothing constant of rmsprop
     #[arg(long, value_name = "ALPHA", hide_short_help = true)]
     pub(crate) alpha: Option<f64>,
-    /// Added to the root in rms-prop and adamw
+    /// Added to the root in rmsprop and adamw
     #[arg(long, value_name = "EPSILON", hide_short_help = true)]
     pub(crate) epsilon: Option<f64>,
     /// Decay of adamw's first moment
@@ -86,6 +86,7 @@ pub(crate) struct OptimizerArguments {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OptimizerName {
     /// As torch.optim.RMSprop (the official optimiser)
+    #[value(name = "rmsprop")]
     RmsProp,
     /// As torch.optim.AdamW
     Adamw,
@@ -97,7 +98,7 @@ impl OptimizerName {
     /// Its name in the configuration.
     pub(crate) fn in_config(self) -> &'static str {
         match self {
-            Self::RmsProp => "rms_prop",
+            Self::RmsProp => "rmsprop",
             Self::Adamw => "adamw",
             Self::Sgd => "sgd",
         }

@@ -1,6 +1,6 @@
 //! `sppo config`: the settings of a run.
 
-use sppo_core::config::{Config, Resolved};
+use sppo_core::config::{Config, Resolved, Source};
 use toml::{Table, Value};
 
 use crate::args::ConfigCommand;
@@ -15,9 +15,9 @@ pub(super) fn config(command: &ConfigCommand) -> Result<()> {
             let flags = Flags::of(&[settings, backend, oracle])?;
             let resolved = settings.resolve(flags)?;
             match (report.json, sources) {
-                (true, _) => output::json(&resolved.config),
+                (true, _) => output::json(&shown(&resolved)?),
                 (false, true) => output::text(&with_sources(&resolved)?),
-                (false, false) => output::text(&resolved.config.to_toml()?),
+                (false, false) => output::text(&document(&shown(&resolved)?)?),
             }
         }
     }
@@ -25,8 +25,7 @@ pub(super) fn config(command: &ConfigCommand) -> Result<()> {
 
 /// `key = value  # where it comes from`, one setting a line.
 fn with_sources(resolved: &Resolved) -> sppo_core::Result<String> {
-    let table: Table = toml::from_str(&resolved.config.to_toml()?)
-        .map_err(|error| sppo_core::Error::configuration("configuration", error.to_string()))?;
+    let table = shown(resolved)?;
     let mut lines = Vec::new();
     leaves(&table, "", &mut lines);
     let width = lines.iter().map(|(key, value)| key.len() + value.len()).max().unwrap_or(0) + 3;
@@ -39,6 +38,21 @@ fn with_sources(resolved: &Resolved) -> sppo_core::Result<String> {
             format!("{setting:<width$}  # {source}\n")
         })
         .collect())
+}
+
+/// The settings, without a name that nobody gave: every run then gets one of its own.
+fn shown(resolved: &Resolved) -> sppo_core::Result<Table> {
+    let mut table: Table = toml::from_str(&resolved.config.to_toml()?)
+        .map_err(|error| sppo_core::Error::configuration("configuration", error.to_string()))?;
+    if resolved.sources.get("name").is_none_or(|source| *source == Source::Default) {
+        table.remove("name");
+    }
+    Ok(table)
+}
+
+fn document(table: &Table) -> sppo_core::Result<String> {
+    toml::to_string_pretty(table)
+        .map_err(|error| sppo_core::Error::configuration("configuration", error.to_string()))
 }
 
 fn leaves(table: &Table, prefix: &str, found: &mut Vec<(String, String)>) {

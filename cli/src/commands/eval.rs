@@ -8,7 +8,6 @@ use sppo_core::observer::Stage;
 use sppo_core::records::{Prompt, Rollout};
 use sppo_core::stages::{self, SamplingPass};
 use sppo_core::statistics::{Interval, bootstrap_mean_interval};
-use sppo_model::checkpoint::Checkpoint;
 
 use super::session::{Session, samples_per_prompt, sampling_parameters};
 use crate::args::EvalArguments;
@@ -107,7 +106,7 @@ fn answers(
     let samples =
         samples_per_prompt(&arguments.sampling, session.config.evaluation.samples_per_prompt)?;
     let path = models::find(model, None, arguments.offline, terminal)?.path;
-    models::check_prompts(&Checkpoint::open(&path)?, prompts, file)?;
+    models::check_prompts(&models::open(&path)?, prompts, file)?;
     let mut policy = session.load(path)?;
     let pass = SamplingPass {
         samples_per_prompt: samples,

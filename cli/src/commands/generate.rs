@@ -5,7 +5,6 @@ use sppo_core::observer::Stage;
 use sppo_core::plugin::Policy;
 use sppo_core::records::{Prompt, Rollout};
 use sppo_core::stages::{self, SamplingPass};
-use sppo_model::checkpoint::Checkpoint;
 
 use super::session::Session;
 use crate::args::GenerateArguments;
@@ -40,7 +39,7 @@ pub(super) fn generate(arguments: &GenerateArguments, terminal: &Terminal) -> Re
         arguments.rollouts.as_deref().map(|path| RowsTo::new(Some(path))).transpose()?;
 
     let model = session.find_model(arguments.model.offline)?;
-    models::check_prompts(&Checkpoint::open(&model)?, &prompts, file)?;
+    models::check_prompts(&models::open(&model)?, &prompts, file)?;
     let mut policy = session.load(model)?;
     let rollouts = answer(&session, policy.as_mut(), &prompts)?;
 
@@ -49,7 +48,7 @@ pub(super) fn generate(arguments: &GenerateArguments, terminal: &Terminal) -> Re
     if let Some(rollouts_to) = rollouts_to {
         Rollout::write(rollouts_to.path(), &rollouts)?;
     }
-    candidates_to.finish()
+    candidates_to.finish(sets.len(), arguments.report)
 }
 
 fn answer(session: &Session, policy: &mut dyn Policy, prompts: &[Prompt]) -> Result<Vec<Rollout>> {

@@ -48,7 +48,7 @@ pub(super) fn rank(arguments: &RankArguments, terminal: &Terminal) -> Result<()>
         })
         .collect();
     write_ranked(ranked_to.path(), &ranked)?;
-    ranked_to.finish()
+    ranked_to.finish(ranked.len(), arguments.report)
 }
 
 fn judge(session: &Session, oracle: &mut dyn Oracle, sets: &[CandidateSet]) -> Result<Vec<Judged>> {

@@ -76,6 +76,7 @@ pub(super) fn sample(arguments: &SampleArguments, terminal: &Terminal) -> Result
     let mut speakers = Vec::with_capacity(names.len());
     for name in names {
         let path = models::find(name, None, arguments.offline, terminal)?.path;
+        models::open(&path)?;
         let policy = models::load_policy(backend.as_ref(), &config, path, &SilentObserver)?;
         speakers.push(Speaker { name: name.clone(), policy, conversation: Vec::new() });
     }

@@ -22,12 +22,12 @@ pub(super) fn score(arguments: &ScoreArguments, terminal: &Terminal) -> Result<(
     let requests = read_score_requests(&arguments.responses)?;
     let scores_to = RowsTo::new(arguments.output.as_deref())?;
 
-    let model = session.find_model(arguments.model.offline)?;
+    let model = session.find_whole_model(arguments.model.offline)?;
     let mut policy = session.load(model)?;
     let tokenized = tokenize(&session, policy.as_ref(), requests, &arguments.responses)?;
     let scored = log_probs(&session, policy.as_mut(), &tokenized)?;
     tables::write(scores_to.path(), &scored)?;
-    scores_to.finish()
+    scores_to.finish(scored.len(), arguments.report)
 }
 
 fn tokenize(

@@ -35,6 +35,13 @@ impl Session {
         Ok(models::find(&self.config.model, revision, offline, &self.terminal)?.path)
     }
 
+    /// Finds the model of the settings and makes sure that it is whole.
+    pub(crate) fn find_whole_model(&self, offline: bool) -> Result<PathBuf> {
+        let path = self.find_model(offline)?;
+        models::open(&path)?;
+        Ok(path)
+    }
+
     /// Loads a model. From now on Ctrl-C asks to stop.
     pub(crate) fn load(&self, path: PathBuf) -> Result<Box<dyn Policy>> {
         interrupt::watch();

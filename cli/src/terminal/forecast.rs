@@ -26,6 +26,8 @@ pub(crate) struct ExpectedStage {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Forecast {
     pending: Vec<ExpectedStage>,
+    /// The iteration under way.
+    iteration: u32,
     seconds_per_work: BTreeMap<u8, f64>,
 }
 
@@ -38,11 +40,16 @@ impl Forecast {
     /// Takes note that an iteration begins: what was to come before it has been done by an earlier
     /// process.
     pub(crate) fn begin_iteration(&mut self, iteration: u32) {
+        self.iteration = iteration;
         self.pending.retain(|expected| expected.iteration >= iteration);
     }
 
+    /// The stage of this iteration, unless it is done: one that is only read again is none.
     fn next(&self, stage: Stage) -> Option<usize> {
-        self.pending.iter().position(|expected| expected.stage == stage)
+        let is_meant = |expected: &ExpectedStage| {
+            expected.stage == stage && expected.iteration == self.iteration
+        };
+        self.pending.iter().position(is_meant)
     }
 
     /// Takes note of a finished stage.
@@ -114,6 +121,7 @@ mod tests {
         assert_eq!(forecast.remaining(Some((Stage::Evaluate, 0.5, SECOND))), Some(33 * SECOND));
         forecast.finished(Stage::Evaluate, 2 * SECOND);
         assert_eq!(forecast.remaining(None), Some(32 * SECOND));
+        forecast.begin_iteration(1);
         // Sampling turns out ten times as fast as evaluating.
         forecast.finished(Stage::Sample, 2 * SECOND);
         forecast.finished(Stage::Train, 10 * SECOND);

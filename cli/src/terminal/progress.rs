@@ -25,7 +25,8 @@ pub(crate) struct ProgressDisplay {
 
 #[derive(Default)]
 struct State {
-    stage: Option<ActiveStage>,
+    /// The stages under way: loading a model may be part of another.
+    stages: Vec<ActiveStage>,
     run: Option<WholeRun>,
     /// The loss of the last optimiser step.
     loss: Option<f64>,
@@ -82,7 +83,7 @@ impl ProgressDisplay {
         let now = Instant::now();
         let mut state = self.state.borrow_mut();
         state.loss = None;
-        state.stage = Some(ActiveStage {
+        state.stages.push(ActiveStage {
             stage,
             unit,
             started: now,
@@ -95,12 +96,13 @@ impl ProgressDisplay {
 
     fn advance(&self, completed: u64, total: u64) {
         let mut state = self.state.borrow_mut();
-        let State { stage: Some(stage), run, loss } = &mut *state else { return };
+        let State { stages, run, loss } = &mut *state;
+        let Some(stage) = stages.last_mut() else { return };
         (stage.completed, stage.total) = (completed, total);
         stage.bar.set_length(total);
         stage.bar.set_position(completed);
         if let Some(loss) = loss {
-            stage.bar.set_message(format!("loss {loss:.4}"));
+            stage.bar.set_message(format!("loss {}", number(*loss)));
         }
         if let Some(run) = run {
             run.update(Some(stage));
@@ -109,7 +111,7 @@ impl ProgressDisplay {
             stage.last_line = Instant::now();
             let mut line = stage.line();
             if let Some(loss) = loss {
-                let _ = write!(line, ", loss {loss:.4}");
+                let _ = write!(line, ", loss {}", number(*loss));
             }
             if let Some(left) = run.as_ref().and_then(|run| run.remaining(Some(stage))) {
                 let _ = write!(line, "; whole run: about {} left", duration(left));
@@ -120,12 +122,21 @@ impl ProgressDisplay {
 
     fn finish(&self, elapsed: Duration, summary: &str) {
         let mut state = self.state.borrow_mut();
-        let Some(stage) = state.stage.take() else { return };
+        let Some(stage) = state.stages.pop() else { return };
         stage.bar.finish_and_clear();
         self.terminal.bars.remove(&stage.bar);
+        if let Some(outer) = state.stages.last_mut() {
+            outer.begin();
+        }
         let mut line = format!("  {:10} {:>7}", label(stage.stage), duration(elapsed));
-        if !summary.is_empty() {
-            let _ = write!(line, "  {summary}");
+        match (summary, state.loss.take()) {
+            ("", None) => {}
+            ("", Some(loss)) => {
+                let _ = write!(line, "  loss {} at the last step", number(loss));
+            }
+            (summary, _) => {
+                let _ = write!(line, "  {summary}");
+            }
         }
         if let Some(run) = &mut state.run {
             run.forecast.finished(stage.stage, elapsed);
@@ -171,7 +182,7 @@ impl Observer for ProgressDisplay {
 impl Drop for ProgressDisplay {
     fn drop(&mut self) {
         let state = self.state.get_mut();
-        if let Some(stage) = state.stage.take() {
+        for stage in state.stages.drain(..) {
             stage.bar.finish_and_clear();
         }
         if let Some(run) = state.run.take() {
@@ -181,6 +192,14 @@ impl Drop for ProgressDisplay {
 }
 
 impl ActiveStage {
+    /// Counts its time from now on, unless it has done something already.
+    fn begin(&mut self) {
+        if self.completed == 0 {
+            self.started = Instant::now();
+            self.bar.reset_elapsed();
+        }
+    }
+
     fn share(&self) -> f64 {
         self.completed as f64 / self.total.max(1) as f64
     }

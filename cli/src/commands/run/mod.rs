@@ -10,7 +10,6 @@ use sppo_core::plugin::Manifest;
 use sppo_core::run_directory::{ModelIdentity, PluginIdentity, RunDirectory, RunIdentity};
 use sppo_core::self_play::{Game, self_play};
 use sppo_core::{Error, Result as CoreResult};
-use sppo_model::checkpoint::Checkpoint;
 
 use crate::args::RunArguments;
 use crate::failure::{Failure, Result};
@@ -72,7 +71,7 @@ pub(super) fn run(arguments: &RunArguments, terminal: &Terminal) -> Result<()> {
 /// Tells how to go on, whatever stopped the run.
 fn stopped(error: Error, plan: &RunPlan, terminal: &Terminal) -> Failure {
     let go_on = invocation::resume(&plan.config);
-    let error = error.from_plugin_of(plan);
+    let error = with_backend(error, plan);
     if matches!(error, Error::Cancelled) {
         return Failure::Stopped { go_on: Some(go_on) };
     }
@@ -81,18 +80,12 @@ fn stopped(error: Error, plan: &RunPlan, terminal: &Terminal) -> Failure {
 }
 
 /// An error of a policy does not know the backend's name.
-trait FromPluginOf {
-    fn from_plugin_of(self, plan: &RunPlan) -> Self;
-}
-
-impl FromPluginOf for Error {
-    fn from_plugin_of(self, plan: &RunPlan) -> Self {
-        match &self {
-            Self::Plugin { plugin, .. } if !plugin.starts_with("oracle") => {
-                models::blame_backend(&plan.config)(self)
-            }
-            _ => self,
+fn with_backend(error: Error, plan: &RunPlan) -> Error {
+    match &error {
+        Error::Plugin { plugin, .. } if !plugin.starts_with("oracle") => {
+            models::blame_backend(&plan.config)(error)
         }
+        _ => error,
     }
 }
 
@@ -109,7 +102,7 @@ fn open(plan: &RunPlan, identity: RunIdentity) -> CoreResult<RunDirectory> {
 
 /// Opens the model to see whether it is whole, whether it can answer the prompts, and what it is.
 fn identity(plan: &RunPlan, model: &Path) -> Result<RunIdentity> {
-    let checkpoint = Checkpoint::open(model)?;
+    let checkpoint = models::open(model)?;
     let config = &plan.config;
     let files = [&config.prompts.train, &config.prompts.held_out];
     for (prompts, file) in [&plan.prompts.training, &plan.prompts.held_out].iter().zip(files) {

@@ -183,8 +183,8 @@ impl RunPlan {
         let described = changed.iter().map(|change| {
             let value = change.after.as_deref().unwrap_or("not set");
             match self.sources.get(&change.key) {
+                Some(Source::Default) | None => format!("{} = {value}", change.key),
                 Some(source) => format!("{} = {value}  ({source})", change.key),
-                None => format!("{} = {value}", change.key),
             }
         });
         described.collect()

@@ -40,6 +40,10 @@ pub(super) fn show(
         });
     }
     let mut text = format!("\n{}", table(&reports, plan).render(terminal.stdout_style()));
+    text.push_str(&terminal.stdout_style().dim(
+        "win rate: against the starting model, on held-out prompts, as are tokens and ended\n\
+         chosen, rejected: change of the log-probability of what was trained on\n",
+    ));
     if let Some(checkpoint) = checkpoint {
         text.push_str(&format!("\ncheckpoint  {}\n", checkpoint.display()));
     }
@@ -64,8 +68,8 @@ fn table(reports: &[IterationReport], plan: &RunPlan) -> Table {
         (&confidence, Alignment::Right),
         ("tokens", Alignment::Right),
         ("ended", Alignment::Right),
-        ("chosen log-prob", Alignment::Right),
-        ("rejected log-prob", Alignment::Right),
+        ("chosen", Alignment::Right),
+        ("rejected", Alignment::Right),
         ("pairs", Alignment::Right),
         ("time", Alignment::Right),
     ]);

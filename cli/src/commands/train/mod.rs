@@ -65,7 +65,7 @@ pub(super) fn train(arguments: &TrainArguments, terminal: &Terminal) -> Result<(
     let pairs = read_pairs(&arguments.pairs, pairs::required_columns(objective))?;
     prepare_output(&arguments.output)?;
 
-    let model = session.find_model(arguments.model.offline)?;
+    let model = session.find_whole_model(arguments.model.offline)?;
     let mut policy = session.load(model)?;
     let mut examples = pairs::examples(policy.as_ref(), pairs, &arguments.pairs, &session)?;
     add_reference(&session, policy.as_mut(), &mut examples)?;
@@ -177,8 +177,8 @@ fn print(report: &TrainReport, terminal: &Terminal) -> Result<()> {
         ("steps", Alignment::Right),
         ("first loss", Alignment::Right),
         ("last loss", Alignment::Right),
-        ("chosen log-prob", Alignment::Right),
-        ("rejected log-prob", Alignment::Right),
+        ("chosen", Alignment::Right),
+        ("rejected", Alignment::Right),
     ]);
     let loss = |loss: Option<f64>| loss.map_or_else(|| "-".into(), |loss| format!("{loss:.4}"));
     table.row([
@@ -191,8 +191,9 @@ fn print(report: &TrainReport, terminal: &Terminal) -> Result<()> {
     ]);
     let style = terminal.stdout_style();
     output::text(&format!(
-        "{}\ncheckpoint  {}\nmetrics     {}\n",
+        "{}{}\ncheckpoint  {}\nmetrics     {}\n",
         table.render(style),
+        style.dim("chosen, rejected: change of their log-probability\n"),
         report.checkpoint.display(),
         report.metrics.display()
     ))
