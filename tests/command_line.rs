@@ -94,7 +94,7 @@ fn the_embedded_plugins_are_listed_and_described() {
     assert_eq!(names, [("backend", "candle"), ("oracle", "rules")]);
 
     let described = stdout_of(sppo().args(["plugin", "info", "rules"]));
-    for part in ["[oracle.rules]", "length.max_words (whole number, default 60)", "Most words"] {
+    for part in ["[oracle.rules]", "length.max_words (whole number, default 40)", "Most words"] {
         assert!(described.contains(part), "{part}: {described}");
     }
     let schema = json_of(sppo().args(["plugin", "info", "candle", "--json"]));
@@ -132,7 +132,7 @@ fn settings_that_were_shown_can_be_read_back() {
     };
     assert_eq!(source_of("seed"), "--set");
     assert_eq!(source_of("sampling.max_new_tokens"), "preset quick");
-    assert_eq!(source_of("training.warmup_ratio"), "default");
+    assert_eq!(source_of("training.label_smoothing"), "default");
 
     let schema = json_of(sppo().args(["config", "schema"]));
     assert!(schema["properties"]["training"].is_object());

@@ -21,7 +21,7 @@ Examples:
   sppo run --name mine --model my-model/ --prompts questions.jsonl
   sppo run --preset official --dry-run              what would be done, without doing it
   sppo run --resume --name mine                     go on with a run
-  sppo run --set oracle.rules.length.max_words=40   a setting of the oracle")]
+  sppo run --set oracle.rules.length.max_words=25   a setting of the oracle")]
 pub(crate) struct RunArguments {
     /// The run's name, its directory within --run-directory [default: MODEL-ORACLE-NUMBER]
     #[arg(long, value_name = "NAME")]

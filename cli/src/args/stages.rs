@@ -52,7 +52,7 @@ pub(crate) struct GenerateArguments {
 Examples:
   sppo rank candidates.jsonl --output ranked.jsonl
   sppo rank candidates.jsonl --output ranked.jsonl --pairs pairs.jsonl   for `sppo train`
-  sppo rank candidates.jsonl --set oracle.rules.length.max_words=40")]
+  sppo rank candidates.jsonl --set oracle.rules.length.max_words=25")]
 pub(crate) struct RankArguments {
     /// Candidates: JSONL or Parquet with `prompt` or `messages`, and `candidates`
     #[arg(value_name = "CANDIDATES")]

@@ -54,7 +54,7 @@ pub struct LengthConfig {
 
 impl Default for LengthConfig {
     fn default() -> Self {
-        Self { weight: 2.0, min_words: 5, max_words: 60 }
+        Self { weight: 2.0, min_words: 5, max_words: 40 }
     }
 }
 
