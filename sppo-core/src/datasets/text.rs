@@ -58,7 +58,8 @@ pub(super) fn answerable(messages: Vec<Message>, place: &Place) -> Result<Vec<Me
 /// A file that the user gave must hold something.
 pub(super) fn not_empty<T>(rows: Vec<T>, path: &Path) -> Result<Vec<T>> {
     if rows.is_empty() {
-        return Err(Error::input(path, "the file holds no rows"));
+        return Err(Error::input(path, "the file holds no rows")
+            .with_hint("every line must hold one JSON object, every row one prompt"));
     }
     Ok(rows)
 }
