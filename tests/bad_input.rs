@@ -22,7 +22,11 @@ fn refused(command: &mut Command, code: i32, words: &[&str]) -> String {
     assert_eq!(output.status.code(), Some(code), "{command:?}\n{said}");
     assert!(output.stdout.is_empty(), "data on standard output: {command:?}");
     assert!(!said.contains("panicked"), "{said}");
-    assert_eq!(said.matches("error: ").count(), 1, "{command:?}\n{said}");
+    assert_eq!(
+        said.lines().filter(|line| line.starts_with("error: ")).count(),
+        1,
+        "{command:?}\n{said}"
+    );
     for word in words {
         assert!(said.contains(word), "{command:?}: `{word}` is not in\n{said}");
     }
@@ -276,7 +280,7 @@ fn chat_templates_that_loop_or_reach_out_are_stopped() {
             "template",
         ),
         ("{{ open_file('/etc/passwd') }}", "open_file"),
-        ("{% include '/etc/passwd' %}", "template"),
+        ("{% include '/etc/passwd' %}", "include"),
         ("{{ raise_exception('no such role') }}", "no such role"),
     ] {
         let directory = tempfile::tempdir().unwrap();

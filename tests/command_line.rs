@@ -131,7 +131,7 @@ fn settings_that_were_shown_can_be_read_back() {
         line.rsplit_once("# ").unwrap().1.to_owned()
     };
     assert_eq!(source_of("seed"), "--set");
-    assert_eq!(source_of("sampling.max_new_tokens"), "preset quick");
+    assert_eq!(source_of("training.global_batch_size"), "preset quick");
     assert_eq!(source_of("training.label_smoothing"), "default");
 
     let schema = json_of(sppo().args(["config", "schema"]));

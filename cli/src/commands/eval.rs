@@ -16,7 +16,7 @@ use crate::models;
 use crate::output;
 use crate::prompts;
 use crate::settings::{Flags, SettingFlags};
-use crate::terminal::{Alignment, Table, Terminal, number, percent};
+use crate::terminal::{Alignment, Table, Terminal, counted, number, percent};
 
 /// Both models draw from the same stream, so that equal models give equal answers.
 const STREAM: u64 = u64::MAX;
@@ -119,7 +119,7 @@ fn answers(
     let meter = session.stage(Stage::Sample, tokens, "tokens");
     let rollouts = stages::sample(policy.as_mut(), prompts, &pass, &meter.host())
         .map_err(|error| session.blame_backend(error))?;
-    meter.finish(format!("{} answers", prompts.len() * samples));
+    meter.finish(counted(prompts.len() * samples, "answer"));
     Ok(rollouts)
 }
 
@@ -147,15 +147,15 @@ fn print(report: &EvalReport, terminal: &Terminal) -> Result<()> {
     }
     let Interval { mean, low, high } = report.win_rate;
     output::text(&format!(
-        "{}\n{} wins {}, with {:.0} % confidence {} to {} ({} prompts, {} answers each, oracle {})\n",
+        "{}\n{} wins {}, with {:.0} % confidence {} to {} ({}, {} each, oracle {})\n",
         table.render(terminal.stdout_style()),
         report.model.model,
         percent(mean),
         100.0 * report.confidence,
         percent(low),
         percent(high),
-        report.prompt_count,
-        report.samples_per_prompt,
+        counted(report.prompt_count, "prompt"),
+        counted(report.samples_per_prompt, "answer"),
         report.oracle
     ))
 }

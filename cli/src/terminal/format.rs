@@ -12,6 +12,12 @@ pub(crate) fn duration(duration: Duration) -> String {
     }
 }
 
+/// `1 answer`, `5 answers`.
+pub(crate) fn counted(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
+}
+
 /// `12.3 %`.
 pub(crate) fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
@@ -69,7 +75,8 @@ mod tests {
             [0.268, 4.06, 310.2, 61_440.0, -1234.0].map(number),
             ["0.27", "4.1", "310", "61 440", "-1 234"]
         );
+        assert_eq!([1, 5].map(|count| counted(count, "answer")), ["1 answer", "5 answers"]);
         assert_eq!(bytes(92_871_040), "92.9 MB");
-        assert_eq!((signed(3.14), percent(0.705)), ("+3.1".into(), "70.5 %".into()));
+        assert_eq!((signed(3.12), percent(0.705)), ("+3.1".into(), "70.5 %".into()));
     }
 }

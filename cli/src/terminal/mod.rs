@@ -11,7 +11,7 @@ use std::io::{self, IsTerminal, Write};
 use indicatif::{MultiProgress, ProgressDrawTarget};
 
 pub(crate) use forecast::ExpectedStage;
-pub(crate) use format::{bytes, duration, number, percent, signed};
+pub(crate) use format::{bytes, counted, duration, number, percent, signed};
 pub(crate) use progress::{Download, ProgressDisplay};
 pub(crate) use style::Style;
 pub(crate) use table::{Alignment, Table};

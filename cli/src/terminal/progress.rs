@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use sppo_core::observer::{Event, Observer, Stage};
 use sppo_model::model_source::DownloadProgress;
 
@@ -263,7 +263,10 @@ fn template(layout: &str, unit: &'static str) -> ProgressStyle {
         let _ = write!(writer, "{} {unit}/s", number(state.per_sec()));
     };
     let left = |state: &ProgressState, writer: &mut dyn std::fmt::Write| {
-        let _ = write!(writer, "{} left", HumanDuration(state.eta()));
+        let _ = match state.pos() {
+            0 => Ok(()),
+            _ => write!(writer, "{} left", duration(state.eta())),
+        };
     };
     let received = |state: &ProgressState, writer: &mut dyn std::fmt::Write| {
         let _ = write!(writer, "{} at {}/s", bytes(state.pos()), bytes(state.per_sec() as u64));

@@ -59,7 +59,7 @@ pub(super) fn answerable(messages: Vec<Message>, place: &Place) -> Result<Vec<Me
 pub(super) fn not_empty<T>(rows: Vec<T>, path: &Path) -> Result<Vec<T>> {
     if rows.is_empty() {
         return Err(Error::input(path, "the file holds no rows")
-            .with_hint("give at least one JSON object on a line, or one Parquet row"));
+            .with_hint("every line must hold one JSON object, every row one prompt"));
     }
     Ok(rows)
 }

@@ -17,7 +17,7 @@ use crate::models;
 use crate::output;
 use crate::prompts;
 use crate::settings::Flags;
-use crate::terminal::{ExpectedStage, Terminal};
+use crate::terminal::{ExpectedStage, Terminal, counted};
 
 /// Settings, prompts, and whether to go on with an earlier run.
 pub(super) struct RunPlan {
@@ -170,8 +170,8 @@ impl RunPlan {
         ];
         if evaluation.enabled {
             stages.push(format!(
-                "evaluate  {} answers to each of {} held-out prompts, against the starting model",
-                evaluation.samples_per_prompt,
+                "evaluate  {} to each of {} held-out prompts, against the starting model",
+                counted(evaluation.samples_per_prompt, "answer"),
                 self.prompts.held_out.len()
             ));
         }

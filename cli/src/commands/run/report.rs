@@ -49,7 +49,11 @@ pub(super) fn show(
     }
     output::text(&text)?;
     if let (Some(start), Some(checkpoint)) = (reports.first(), checkpoint) {
-        let start = &start.checkpoint;
+        // A name is easier to read than the file that it stands for.
+        let start = match plan.config.revision {
+            None => Path::new(&plan.config.model),
+            Some(_) => &start.checkpoint,
+        };
         terminal.note(&format!(
             "\nnext:\n  {}\n  {}\n  {}",
             invocation::compare(start, checkpoint),
