@@ -113,7 +113,7 @@ fn a_second_process_on_the_same_run_is_refused() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let lock = directory.path().join("run").join("lock");
+    let lock = directory.path().join("run").join("run.lock");
     let started = Instant::now();
     while !lock.exists() && started.elapsed() < Duration::from_secs(20) {
         std::thread::sleep(Duration::from_millis(1));
@@ -123,7 +123,7 @@ fn a_second_process_on_the_same_run_is_refused() {
     first.wait().unwrap();
     let said = String::from_utf8_lossy(&second.stderr);
     assert_eq!(second.status.code(), Some(5), "{said}");
-    assert!(said.contains("in use"), "{said}");
+    assert!(said.contains("is working on this run"), "{said}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ pub mod evaluation;
 mod files;
 pub mod game;
 pub mod metrics;
-mod numpy_exp;
+mod numpy;
 pub mod objective;
 pub mod observer;
 pub mod plugin;

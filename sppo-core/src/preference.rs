@@ -1,51 +1,63 @@
-//! Preference matrices: who beats whom, with what probability.
+//! Preference matrices: who beats whom, with which probability.
 
-/// Why a matrix is not one of preferences.
+use crate::numpy;
+
+/// Largest distance of a diagonal entry from 1/2.
+const DIAGONAL_TOLERANCE: f64 = 1e-9;
+
+/// Why numbers are not a preference matrix. Candidates are counted from 0.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum PreferenceError {
-    /// The number of values is not a square of the number of candidates.
-    #[error("{found} values for {candidates} candidates, expected {}", candidates * candidates)]
-    WrongLength {
-        /// How many candidates there are.
-        candidates: usize,
-        /// How many values came.
-        found: usize,
+    /// There are no candidates.
+    #[error("a preference matrix needs at least one candidate")]
+    Empty,
+    /// The number of entries is not `size * size`.
+    #[error(
+        "{actual} preference values for {size} candidates, expected {size} x {size} = {}",
+        size * size
+    )]
+    Length {
+        /// Number of candidates.
+        size: usize,
+        /// Number of entries given.
+        actual: usize,
     },
-    /// A value is not a probability.
-    #[error("P({first} beats {second}) is {value}, not a probability")]
+    /// An entry is NaN, infinite, below 0 or above 1.
+    #[error("P[{row}][{column}] = {value} is not a probability in [0, 1]")]
     NotAProbability {
-        /// The row.
-        first: usize,
-        /// The column.
-        second: usize,
-        /// The value.
+        /// The candidate that is preferred.
+        row: usize,
+        /// The candidate that it is preferred to.
+        column: usize,
+        /// The entry.
         value: f64,
     },
-    /// A candidate does not tie with itself.
-    #[error("P({candidate} beats {candidate}) is {value}, not 1/2")]
+    /// A candidate does not draw with itself.
+    #[error("P[{candidate}][{candidate}] = {value}, but a candidate against itself must be 0.5")]
     Diagonal {
         /// The candidate.
         candidate: usize,
-        /// The value.
+        /// The entry.
         value: f64,
     },
-    /// A score, a logit or a temperature is not a finite number.
-    #[error("the {what} of candidate {candidate} is {value}")]
-    NotFinite {
-        /// What it is.
-        what: &'static str,
-        /// Whose it is.
+    /// A score is NaN or infinite.
+    #[error("the score of candidate {candidate} is {value}, which is not a finite number")]
+    Score {
+        /// The candidate.
         candidate: usize,
-        /// The value.
+        /// The score.
         value: f64,
     },
+    /// The Bradley-Terry temperature cannot divide a score.
+    #[error("the Bradley-Terry temperature is {0}, but must be finite and above 0")]
+    Temperature(f64),
 }
 
-const DIAGONAL_TOLERANCE: f64 = 1e-9;
-
-/// `P[i][j]`: the probability that candidate `i` is preferred to candidate `j`, row-major `K x K`.
-/// Every value is in `[0, 1]` and the diagonal is 1/2. Nothing is assumed about transitivity, nor
-/// that `P[i][j] + P[j][i] = 1`.
+/// `P[i][j]`: the probability that candidate `i` is preferred to candidate `j` for one prompt.
+///
+/// Every entry is finite and in `[0, 1]`, the diagonal is 1/2. Nothing else is assumed: preferences
+/// may be intransitive (the point of the paper), and `P[i][j] + P[j][i]` may differ from 1, as it
+/// does for a ranker with a position bias.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PreferenceMatrix {
     size: usize,
@@ -53,47 +65,62 @@ pub struct PreferenceMatrix {
 }
 
 impl PreferenceMatrix {
-    /// Checks and takes the values of `size` candidates.
+    /// A matrix of `size` candidates from its row-major entries. Diagonal entries within `1e-9` of
+    /// 1/2 become 1/2.
     ///
     /// # Errors
-    /// When there are not `size * size` values, one is not a probability, or the diagonal is not 1/2.
-    pub fn new(size: usize, values: Vec<f64>) -> Result<Self, PreferenceError> {
-        if values.len() != size * size {
-            return Err(PreferenceError::WrongLength { candidates: size, found: values.len() });
+    /// When there is no candidate, the length is not `size * size`, an entry is not in `[0, 1]`, or
+    /// a diagonal entry is not 1/2.
+    pub fn new(size: usize, mut values: Vec<f64>) -> Result<Self, PreferenceError> {
+        if size == 0 {
+            return Err(PreferenceError::Empty);
         }
-        for (index, &value) in values.iter().enumerate() {
-            let (first, second) = (index / size, index % size);
-            if !(0.0..=1.0).contains(&value) {
-                return Err(PreferenceError::NotAProbability { first, second, value });
+        if size.checked_mul(size) != Some(values.len()) {
+            return Err(PreferenceError::Length { size, actual: values.len() });
+        }
+        for (index, value) in values.iter_mut().enumerate() {
+            let (row, column) = (index / size, index % size);
+            if !(0.0..=1.0).contains(value) {
+                return Err(PreferenceError::NotAProbability { row, column, value: *value });
             }
-            if first == second && (value - 0.5).abs() > DIAGONAL_TOLERANCE {
-                return Err(PreferenceError::Diagonal { candidate: first, value });
+            if row == column {
+                if (*value - 0.5).abs() > DIAGONAL_TOLERANCE {
+                    return Err(PreferenceError::Diagonal { candidate: row, value: *value });
+                }
+                *value = 0.5;
             }
         }
         Ok(Self { size, values })
     }
 
-    /// The Bradley-Terry matrix `P[i][j] = sigmoid((s_i - s_j) / temperature)`.
+    /// The Bradley-Terry matrix `P[i][j] = sigma((s_i - s_j) / temperature)` of one score per
+    /// candidate. Transitive by construction.
     ///
     /// # Errors
-    /// When a score is not finite or the temperature is not positive.
+    /// When there is no score, a score is not finite, or the temperature is not finite and positive.
     pub fn from_scores(scores: &[f64], temperature: f64) -> Result<Self, PreferenceError> {
-        for (candidate, &value) in scores.iter().enumerate() {
-            if !value.is_finite() {
-                return Err(PreferenceError::NotFinite { what: "score", candidate, value });
-            }
+        if !(temperature.is_finite() && temperature > 0.0) {
+            return Err(PreferenceError::Temperature(temperature));
         }
-        let size = scores.len();
-        let values = scores
-            .iter()
-            .flat_map(|a| scores.iter().map(move |b| sigmoid((a - b) / temperature)))
-            .collect();
-        Self::new(size, values)
+        if let Some(candidate) = scores.iter().position(|score| !score.is_finite()) {
+            return Err(PreferenceError::Score { candidate, value: scores[candidate] });
+        }
+        Self::from_fn(scores.len(), |i, j| sigmoid((scores[i] - scores[j]) / temperature))
     }
 
-    /// For values that are probabilities with a diagonal of 1/2 by construction.
-    pub(crate) fn from_checked(size: usize, values: Vec<f64>) -> Self {
-        Self { size, values }
+    /// A matrix whose entries off the diagonal are `probability(i, j)`.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub(crate) fn from_fn(
+        size: usize,
+        probability: impl Fn(usize, usize) -> f64,
+    ) -> Result<Self, PreferenceError> {
+        let mut values = Vec::with_capacity(size * size);
+        for i in 0..size {
+            values.extend((0..size).map(|j| if i == j { 0.5 } else { probability(i, j) }));
+        }
+        Self::new(size, values)
     }
 
     /// Number of candidates (K).
@@ -102,40 +129,55 @@ impl PreferenceMatrix {
         self.size
     }
 
-    /// P(`first` beats `second`).
-    #[must_use]
-    pub fn get(&self, first: usize, second: usize) -> f64 {
-        self.values[first * self.size + second]
-    }
-
-    /// All values, row-major.
+    /// The entries, row-major, length `size * size`.
     #[must_use]
     pub fn values(&self) -> &[f64] {
         &self.values
     }
 
-    /// The rows: what each candidate does against all.
-    pub fn rows(&self) -> impl Iterator<Item = &[f64]> {
-        self.values.chunks_exact(self.size.max(1))
+    /// The rows, each of length [`Self::size`].
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f64]> {
+        self.values.chunks_exact(self.size)
     }
 
-    /// `P(y > pi_t) = (1/K) sum_k P(y > y_k)`, the candidate itself included with 1/2 (paper,
-    /// section 4.2).
+    /// The probability that candidate `i` is preferred to candidate `j`.
+    ///
+    /// # Panics
+    /// When `i` or `j` is not below [`Self::size`].
     #[must_use]
-    pub fn win_rate(&self, candidate: usize) -> f64 {
-        let row = &self.values[candidate * self.size..(candidate + 1) * self.size];
-        row.iter().sum::<f64>() / self.size as f64
+    pub fn get(&self, i: usize, j: usize) -> f64 {
+        self.row(i)[j]
     }
 
-    /// The win rate of every candidate.
+    /// Estimated probability that candidate `i` beats the policy that the candidates were drawn from:
+    /// the mean of row `i`, the candidate against itself (1/2) included (the paper's estimate from K samples;
+    /// `chosen_probs_win` of the released `compute_prob.py`).
+    ///
+    /// # Panics
+    /// When `i` is not below [`Self::size`].
+    #[must_use]
+    pub fn win_rate(&self, i: usize) -> f64 {
+        mean(self.row(i))
+    }
+
+    /// [`Self::win_rate`] of every candidate.
     #[must_use]
     pub fn win_rates(&self) -> Vec<f64> {
-        (0..self.size).map(|candidate| self.win_rate(candidate)).collect()
+        self.rows().map(mean).collect()
+    }
+
+    fn row(&self, i: usize) -> &[f64] {
+        &self.values[i * self.size..(i + 1) * self.size]
     }
 }
 
+/// The logistic function `1 / (1 + exp(-x))`.
 pub(crate) fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
+}
+
+fn mean(row: &[f64]) -> f64 {
+    numpy::sum(row) / row.len() as f64
 }
 
 #[cfg(test)]
@@ -143,24 +185,55 @@ mod tests {
     use super::*;
 
     #[test]
-    fn impossible_matrices_are_refused_by_name() {
-        let refused =
-            |size, values: &[f64]| PreferenceMatrix::new(size, values.to_vec()).unwrap_err();
-        assert_eq!(
-            refused(2, &[0.5, 1.2, -0.2, 0.5]).to_string(),
-            "P(0 beats 1) is 1.2, not a probability"
-        );
-        assert!(matches!(
-            refused(2, &[0.5, f64::NAN, 0.5, 0.5]),
-            PreferenceError::NotAProbability { .. }
-        ));
-        assert!(matches!(refused(2, &[0.4, 0.5, 0.5, 0.5]), PreferenceError::Diagonal { .. }));
-        assert!(matches!(refused(2, &[0.5]), PreferenceError::WrongLength { .. }));
+    fn win_rate_includes_the_candidate_itself() {
+        let matrix =
+            PreferenceMatrix::new(3, vec![0.5, 1.0, 0.25, 0.0, 0.5, 0.75, 0.75, 0.25, 0.5])
+                .unwrap();
+        assert_eq!(matrix.win_rates(), [1.75 / 3.0, 1.25 / 3.0, 0.5]);
+        assert_eq!(matrix.win_rate(1), matrix.win_rates()[1]);
+        assert_eq!(matrix.get(1, 2), 0.75);
+        assert_eq!(matrix.rows().last().unwrap(), [0.75, 0.25, 0.5]);
     }
 
     #[test]
-    fn win_rates_include_the_candidate_itself() {
-        let matrix = PreferenceMatrix::new(2, vec![0.5, 0.9, 0.1, 0.5]).unwrap();
-        assert_eq!(matrix.win_rates(), [0.7, 0.3]);
+    fn refuses_what_is_not_a_preference_and_names_the_entry() {
+        let refusal = |size, values| PreferenceMatrix::new(size, values).unwrap_err().to_string();
+        assert_eq!(
+            refusal(2, vec![0.5; 3]),
+            "3 preference values for 2 candidates, expected 2 x 2 = 4"
+        );
+        assert_eq!(
+            refusal(2, vec![0.5, 0.5, 1.5, 0.5]),
+            "P[1][0] = 1.5 is not a probability in [0, 1]"
+        );
+        assert_eq!(
+            refusal(2, vec![0.5, f64::NAN, 0.5, 0.5]),
+            "P[0][1] = NaN is not a probability in [0, 1]"
+        );
+        assert_eq!(
+            refusal(2, vec![0.5, 0.5, 0.5, 0.6]),
+            "P[1][1] = 0.6, but a candidate against itself must be 0.5"
+        );
+        assert_eq!(refusal(0, vec![]), "a preference matrix needs at least one candidate");
+        assert!(PreferenceMatrix::new(1, vec![0.5 + 1e-10]).is_ok());
+    }
+
+    #[test]
+    fn bradley_terry_depends_on_score_differences_over_temperature() {
+        let matrix = PreferenceMatrix::from_scores(&[1.0, 1.0 - 3.0_f64.ln()], 1.0).unwrap();
+        assert!((matrix.get(0, 1) - 0.75).abs() < 1e-15);
+        assert!((matrix.get(1, 0) - 0.25).abs() < 1e-15);
+        let cold = PreferenceMatrix::from_scores(&[1.0, 1.0 - 3.0_f64.ln()], 0.5).unwrap();
+        assert!((cold.get(0, 1) - 0.9).abs() < 1e-15);
+        let far = PreferenceMatrix::from_scores(&[1e300, -1e300], 1e-3).unwrap();
+        assert_eq!(far.values(), [0.5, 1.0, 0.0, 0.5]);
+        assert_eq!(
+            PreferenceMatrix::from_scores(&[0.0, f64::INFINITY], 1.0),
+            Err(PreferenceError::Score { candidate: 1, value: f64::INFINITY })
+        );
+        assert_eq!(
+            PreferenceMatrix::from_scores(&[0.0], 0.0),
+            Err(PreferenceError::Temperature(0.0))
+        );
     }
 }

@@ -22,6 +22,7 @@ use std::time::Instant;
 use artifacts::{Names, StageMeter};
 
 use crate::config::{Config, ReferenceLogProbs};
+use crate::datasets::write_generated;
 use crate::error::Result;
 use crate::observer::{Event, IterationReport, Observer, Stage};
 use crate::plugin::{Backend, ModelSpec, Oracle, Policy};
@@ -164,6 +165,10 @@ impl SelfPlay<'_, '_> {
             meter.advance(rollouts.len() as u64);
         }
         meter.finish(format!("{} comparisons", judgments.len()));
+        let generated = Names::generated(iteration);
+        if !self.run.has(&generated) {
+            self.run.commit(&generated, |file| write_generated(file, rollouts, &judgments))?;
+        }
         Ok(judgments)
     }
 

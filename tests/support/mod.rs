@@ -1,28 +1,30 @@
 //! What the whole-program tests share: the binary, a tiny model, and a small run on it.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// The binary under test, without a user's environment.
-pub fn sppo() -> Command {
+pub(crate) fn sppo() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sppo"));
     command.env_remove("SPPO_LOG").env("NO_COLOR", "1");
     command
 }
 
 /// A file or directory below `tests/`.
-pub fn fixture(path: &str) -> PathBuf {
+pub(crate) fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests").join(path)
 }
 
 /// The standard output of a command that must succeed.
-pub fn stdout_of(command: &mut Command) -> String {
+pub(crate) fn stdout_of(command: &mut Command) -> String {
     let output = command.output().expect("the binary starts");
     require_success(&output);
     String::from_utf8(output.stdout).expect("UTF-8 on standard output")
 }
 
-pub fn require_success(output: &Output) {
+pub(crate) fn require_success(output: &Output) {
     assert!(
         output.status.success(),
         "{}\n{}",
@@ -33,11 +35,11 @@ pub fn require_success(output: &Output) {
 
 /// A two-iteration run of a random three-layer model that takes well under a second, with shards and
 /// training states small enough that a kill lands between commits.
-pub fn small_run(directory: &Path, name: &str) -> Command {
+pub(crate) fn small_run(directory: &Path, name: &str) -> Command {
     let mut command = sppo();
     command
         .arg("run")
-        .args(["--name", name, "--iterations", "2", "--seed", "7", "--json", "--quiet"])
+        .args(["--name", name, "--iterations", "2", "--seed", "7", "--json"])
         .arg("--run-directory")
         .arg(directory)
         .arg("--model")

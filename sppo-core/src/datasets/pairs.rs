@@ -112,6 +112,16 @@ pub fn read_pairs(path: &Path, required: RequiredColumns) -> Result<Vec<Pair>> {
     not_empty(pairs, path)
 }
 
+/// Pairs from JSON lines in memory; `name` stands for the file in errors.
+///
+/// # Errors
+/// As [`read_pairs`].
+pub fn parse_pairs(name: &str, text: &str, required: RequiredColumns) -> Result<Vec<Pair>> {
+    let pairs =
+        tables::read_text_with(name, text, |row: Row, place| row.into_pair(required, place))?;
+    not_empty(pairs, Path::new(name))
+}
+
 /// Writes pairs with the official columns and those that make training exact: tokens and reference
 /// log-probabilities.
 ///

@@ -25,12 +25,17 @@ pub fn cycle(size: usize) -> Result<PreferenceMatrix> {
         distance if distance <= size / 2 => WIN,
         _ => 1.0 - WIN,
     };
-    Ok(filled(size, probability))
+    filled(size, probability)
 }
 
 /// A game whose probabilities are drawn uniformly, by seed; usually intransitive.
-#[must_use]
-pub fn random(size: usize, seed: u64) -> PreferenceMatrix {
+///
+/// # Errors
+/// When there is no answer to play.
+pub fn random(size: usize, seed: u64) -> Result<PreferenceMatrix> {
+    if size == 0 {
+        return Err(Error::configuration("--size", "a game needs at least one answer"));
+    }
     let mut generator = ChaCha8Rng::seed_from_u64(seed);
     let mut values = vec![0.5; size * size];
     for first in 0..size {
@@ -43,7 +48,7 @@ pub fn random(size: usize, seed: u64) -> PreferenceMatrix {
     filled(size, |i, j| values[i * size + j])
 }
 
-fn filled(size: usize, probability: impl Fn(usize, usize) -> f64) -> PreferenceMatrix {
-    let places = (0..size).flat_map(|i| (0..size).map(move |j| (i, j)));
-    PreferenceMatrix::from_checked(size, places.map(|(i, j)| probability(i, j)).collect())
+fn filled(size: usize, probability: impl Fn(usize, usize) -> f64) -> Result<PreferenceMatrix> {
+    PreferenceMatrix::from_fn(size, probability)
+        .map_err(|error| Error::configuration("--size", error.to_string()))
 }

@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     fn games() -> Vec<PreferenceMatrix> {
-        vec![cycle(3).unwrap(), cycle(7).unwrap(), random(5, 1), random(20, 2), random(50, 3)]
+        [cycle(3), cycle(7), random(5, 1), random(20, 2), random(50, 3)].map(Result::unwrap).into()
     }
 
     fn played(game: &PreferenceMatrix, iterations: usize) -> Vec<GameRecord> {

@@ -32,6 +32,11 @@ impl Names {
         ArtifactName::new(format!("iteration-{iteration}/judgments/shard-{shard:04}.parquet"))
     }
 
+    /// Rollouts and judgments in one file, with the official repository's columns.
+    pub(super) fn generated(iteration: u32) -> ArtifactName {
+        ArtifactName::new(format!("iteration-{iteration}/generated.parquet"))
+    }
+
     pub(super) fn training_set(iteration: u32) -> ArtifactName {
         ArtifactName::new(format!("iteration-{iteration}/training-set.parquet"))
     }

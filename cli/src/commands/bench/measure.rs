@@ -5,11 +5,19 @@ use std::time::Instant;
 use serde::Serialize;
 use sppo_core::Result;
 use sppo_core::objective::{Objective, ObjectiveSettings};
-use sppo_core::observer::{Event, Observer};
-use sppo_core::plugin::{Backend, GenerationPrompt, GenerationRequest, Optimizer, Policy, PolicyInfo, SamplingParameters, SilentHost};
+use sppo_core::observer::SilentObserver;
+use sppo_core::plugin::{
+    Backend, GenerationPrompt, GenerationRequest, Optimizer, Policy, PolicyInfo,
+    SamplingParameters, SilentHost,
+};
 use sppo_core::records::{Prompt, TrainingExample};
 use sppo_core::schedule::{Schedule, ScheduleShape};
 use sppo_core::stages::{self, TokenizationRule, TrainingProgress, TrainingSettings};
+
+/// The default model's feed-forward product on a micro-batch of two pairs.
+const MATRIX_ROWS: usize = 912;
+const MATRIX_INNER: usize = 576;
+const MATRIX_COLUMNS: usize = 1536;
 
 /// The work to measure.
 pub(crate) struct Workload {
@@ -32,7 +40,7 @@ pub(crate) struct Workload {
 /// What was measured.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Measurements {
-    /// f32 matrix products of the model's own feed-forward shape, GFLOP/s.
+    /// Matrix products alone, in the backend's number format, GFLOP/s.
     pub(crate) matrix_product_gflops: Option<f64>,
     /// Sampling.
     pub(crate) generation: Rate,
@@ -67,7 +75,9 @@ pub(crate) fn measure(
     let generation = measure_generation(policy, workload)?;
     let training = measure_training(policy, workload)?;
     Ok(Measurements {
-        matrix_product_gflops: backend.matrix_product_rate(912, 576, 1536).ok(),
+        matrix_product_gflops: backend
+            .matrix_product_rate(MATRIX_ROWS, MATRIX_INNER, MATRIX_COLUMNS)
+            .ok(),
         generation,
         training,
         peak_memory_gibibytes: peak_memory_gibibytes(),
@@ -79,7 +89,8 @@ fn measure_generation(policy: &mut dyn Policy, workload: &Workload) -> Result<Ra
         .prompts
         .iter()
         .map(|prompt| {
-            let (_, tokens) = stages::tokenize_prompt(policy, &prompt.messages, TokenizationRule::Clean)?;
+            let (_, tokens) =
+                stages::tokenize_prompt(policy, &prompt.messages, TokenizationRule::Clean)?;
             Ok(GenerationPrompt { id: prompt.id, tokens })
         })
         .collect::<Result<Vec<_>>>()?;
@@ -124,9 +135,22 @@ fn measure_training(policy: &mut dyn Policy, workload: &Workload) -> Result<Rate
     policy.begin_training(&Optimizer::default())?;
     let mut examples = workload.examples.clone();
     let seconds = repeat(workload.repetitions, |_| {
-        stages::reference_log_probs(policy, &mut examples, workload.micro_batch_tokens, |_| Ok(()))?;
+        stages::reference_log_probs(
+            policy,
+            &mut examples,
+            workload.micro_batch_tokens,
+            |_| Ok(()),
+        )?;
         let mut progress = TrainingProgress::default();
-        stages::train(policy, &examples, &settings, 0, &mut progress, &Unwatched, |_, _| Ok(()))
+        stages::train(
+            policy,
+            &examples,
+            &settings,
+            0,
+            &mut progress,
+            &SilentObserver,
+            |_, _| Ok(()),
+        )
     })?;
     let (tokens, predicted) = examples.iter().fold((0, 0), |(tokens, predicted), example| {
         let answers: usize = example.responses.iter().map(|answer| answer.tokens.len()).sum();
@@ -135,12 +159,6 @@ fn measure_training(policy: &mut dyn Policy, workload: &Workload) -> Result<Rate
     // Reference forward, forward, and two products per weight backwards.
     let work = 4.0 * forward_flops(policy.info(), tokens, predicted);
     Ok(rate("pairs", examples.len() as f64, work, &seconds))
-}
-
-struct Unwatched;
-
-impl Observer for Unwatched {
-    fn event(&self, _event: Event<'_>) {}
 }
 
 /// Floating-point operations of the products with weights, one multiplication and one addition each.

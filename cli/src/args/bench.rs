@@ -1,0 +1,44 @@
+//! `sppo bench`.
+
+use std::path::PathBuf;
+
+use clap::{Args, value_parser};
+
+use super::{BackendArguments, ModelArguments, ReportArguments, SettingsArguments};
+
+/// Measure sampling and training on this machine
+///
+/// Samples answers of a fixed length to eight prompts, then trains on sixteen pairs (reference
+/// log-probabilities, forward, backward and RMSProp step), and puts the speed beside what the machine
+/// reaches in matrix products alone. Each part runs once untimed, then --repetitions times.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sppo bench
+  sppo bench --backend candle --set backend.candle.threads=2
+  sppo bench --model my-model/ --json")]
+pub(crate) struct BenchArguments {
+    /// Answers per prompt
+    #[arg(long, value_name = "K", default_value_t = 5, value_parser = value_parser!(u16).range(1..))]
+    pub(crate) samples: u16,
+    /// Tokens per answer
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = value_parser!(u16).range(1..))]
+    pub(crate) new_tokens: u16,
+    /// Pairs per optimiser step
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = value_parser!(u16).range(1..))]
+    pub(crate) global_batch_size: u16,
+    /// Timed repetitions of each part
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = value_parser!(u16).range(1..))]
+    pub(crate) repetitions: u16,
+    /// Pairs to train on in place of the bundled ones
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pairs: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
+    #[command(flatten)]
+    pub(crate) backend: BackendArguments,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArguments,
+}

@@ -1,0 +1,83 @@
+//! Comparing models.
+
+use std::path::PathBuf;
+
+use clap::{Args, value_parser};
+
+use super::{
+    BackendArguments, OracleArguments, ReportArguments, SamplingArguments, SettingsArguments,
+};
+
+/// Win rate of one model against another
+///
+/// Both answer the same prompts, an oracle compares their answers, and the mean is given with its
+/// bootstrap interval over prompts.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sppo eval --model runs/mine/iteration-3/checkpoint
+  sppo eval --model a/ --against b/ --prompts questions.jsonl --samples 4
+  sppo eval --model a/ --temperature 0 --json")]
+pub(crate) struct EvalArguments {
+    /// The model to judge: a directory, a .gguf file, or a hub id
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: String,
+    /// The model to compare it with [default: smollm2-135m-instruct]
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) against: Option<String>,
+    /// Use only what is on this machine
+    #[arg(long)]
+    pub(crate) offline: bool,
+    /// Prompts: JSONL or Parquet with `prompt` or `messages` [default: the 32 bundled held-out ones]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prompts: Option<PathBuf>,
+    /// Every random draw follows from it
+    #[arg(long, value_name = "SEED", value_parser = value_parser!(i64).range(0..))]
+    pub(crate) seed: Option<i64>,
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
+    #[command(flatten)]
+    pub(crate) backend: BackendArguments,
+    #[command(flatten)]
+    pub(crate) oracle: OracleArguments,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArguments,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArguments,
+}
+
+/// Talk to one model, or to several to compare them
+///
+/// With a prompt, every model answers it. Without one, prompts are read line by line from standard
+/// input, and the conversation goes on until the input ends; an empty line starts a new one.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sppo sample \"Why is the sky blue?\"
+  sppo sample --model smollm2-135m-instruct --model runs/mine/iteration-3/checkpoint
+  sppo sample \"Name a colour.\" --samples 3 --temperature 0.7 --json")]
+pub(crate) struct SampleArguments {
+    /// What to say
+    #[arg(value_name = "PROMPT")]
+    pub(crate) prompt: Option<String>,
+    /// A model to talk to; may be given several times [default: smollm2-135m-instruct]
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: Vec<String>,
+    /// What to tell the models before the conversation
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// Use only what is on this machine
+    #[arg(long)]
+    pub(crate) offline: bool,
+    /// Every random draw follows from it
+    #[arg(long, value_name = "SEED", value_parser = value_parser!(i64).range(0..))]
+    pub(crate) seed: Option<i64>,
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
+    #[command(flatten)]
+    pub(crate) backend: BackendArguments,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArguments,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArguments,
+}

@@ -1,0 +1,134 @@
+//! What was typed. Nothing here decides anything; `settings` and the commands do.
+
+mod bench;
+mod compare;
+mod run;
+mod sampling;
+mod settings;
+mod stages;
+mod tools;
+mod training;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use bench::BenchArguments;
+pub(crate) use compare::{EvalArguments, SampleArguments};
+pub(crate) use run::RunArguments;
+pub(crate) use sampling::SamplingArguments;
+pub(crate) use settings::{
+    BackendArguments, ModelArguments, OracleArguments, ReportArguments, SettingsArguments,
+};
+pub(crate) use stages::{GenerateArguments, RankArguments, ScoreArguments, TrainArguments};
+pub(crate) use tools::{
+    CompletionsArguments, ConfigArguments, ConfigCommand, GameArguments, GameKind, ManArguments,
+    PluginArguments, PluginCommand,
+};
+#[cfg(test)]
+pub(crate) use training::{OBJECTIVES, REFERENCES, SCHEDULES, TOKENIZATIONS};
+pub(crate) use training::{OptimizerArguments, TrainingArguments};
+
+use crate::exit_code;
+
+/// Self-play preference optimisation (SPPO, arXiv 2405.00675) of language models.
+///
+/// The model answers each prompt several times, an oracle says which answers it prefers, and the
+/// model's log-probabilities are regressed onto the win rates. `sppo run` does all of it; its stages
+/// are commands of their own that work on files.
+#[derive(Parser)]
+#[command(
+    name = "sppo",
+    version,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    after_help = exit_code::HELP
+)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) terminal: TerminalArguments,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What people see.
+#[derive(Args)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct TerminalArguments {
+    /// When to use colours; NO_COLOR is respected too
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t, global = true)]
+    pub(crate) color: ColorChoice,
+    /// Say nothing but errors
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+    /// Log more; -vv and -vvv still more (SPPO_LOG takes a filter, such as debug)
+    #[arg(long, short, action = ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColorChoice {
+    /// On a terminal
+    #[default]
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Play: sample, judge, train and evaluate, iteration after iteration
+    Run(Box<RunArguments>),
+    /// Answer prompts: prompts in, candidates out
+    Generate(Box<GenerateArguments>),
+    /// Judge candidates: candidates in, the same lines with preferences out
+    Rank(RankArguments),
+    /// Train on preference pairs: pairs in, a checkpoint out
+    Train(Box<TrainArguments>),
+    /// Per-token log-probabilities of given responses
+    Score(ScoreArguments),
+    /// Win rate of one model against another
+    Eval(EvalArguments),
+    /// Talk to one model, or to several to compare them
+    Sample(SampleArguments),
+    /// Measure sampling and training on this machine
+    Bench(BenchArguments),
+    /// Self-play on a small game, exactly, beside the theorem's bound
+    Game(GameArguments),
+    /// The backends and oracles at hand
+    Plugin(PluginArguments),
+    /// The settings of a run
+    Config(ConfigArguments),
+    /// Completions for a shell
+    Completions(CompletionsArguments),
+    /// Manual pages
+    Man(ManArguments),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_well_formed_and_documented() {
+        fn check(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{} has no description", command.get_name());
+            for argument in command.get_arguments() {
+                assert!(
+                    argument.get_help().is_some(),
+                    "{} {} has no help",
+                    command.get_name(),
+                    argument.get_id()
+                );
+            }
+            command.get_subcommands().for_each(check);
+        }
+        let command = Arguments::command();
+        command.clone().debug_assert();
+        check(&command);
+    }
+}

@@ -1,0 +1,67 @@
+//! `sppo run`.
+
+use std::path::PathBuf;
+
+use clap::{Args, value_parser};
+
+use super::{
+    BackendArguments, ModelArguments, OracleArguments, ReportArguments, SamplingArguments,
+    SettingsArguments, TrainingArguments,
+};
+
+/// Play: sample, judge, train and evaluate, iteration after iteration
+///
+/// Without any flag this plays three iterations of a small model on the bundled prompts. Everything is
+/// committed to a run directory as it is made, so that a run which was stopped in whatever way goes on
+/// with --resume.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sppo run                                          the defaults
+  sppo run --name mine --model my-model/ --prompts questions.jsonl
+  sppo run --preset official --dry-run              what would be done, without doing it
+  sppo run --resume --name mine                     go on with a run
+  sppo run --set oracle.rules.length.max_words=40   a setting of the oracle")]
+pub(crate) struct RunArguments {
+    /// The run's name, its directory within --run-directory [default: MODEL-ORACLE-NUMBER]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// The directory that holds all runs [default: runs]
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) run_directory: Option<PathBuf>,
+    /// Go on with the run named by --name, or else with the latest, under the settings that it has
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// With --resume, a setting that may differ from what the run was started with
+    #[arg(long, value_name = "KEY", requires = "resume")]
+    pub(crate) allow: Vec<String>,
+    /// Print the plan and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Iterations of self-play
+    #[arg(long, value_name = "N", value_parser = value_parser!(i64).range(0..))]
+    pub(crate) iterations: Option<i64>,
+    /// Every random draw follows from it
+    #[arg(long, value_name = "SEED", value_parser = value_parser!(i64).range(0..))]
+    pub(crate) seed: Option<i64>,
+    /// Prompts to train on: JSONL or Parquet with `prompt` or `messages` [default: 128 bundled ones]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prompts: Option<PathBuf>,
+    /// Prompts to compare models on, never trained on [default: 32 bundled ones]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) held_out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
+    #[command(flatten)]
+    pub(crate) backend: BackendArguments,
+    #[command(flatten)]
+    pub(crate) oracle: OracleArguments,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArguments,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArguments,
+    #[command(flatten)]
+    pub(crate) training: TrainingArguments,
+}

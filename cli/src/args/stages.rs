@@ -1,0 +1,133 @@
+//! The stages of a run, alone on files.
+
+use std::path::PathBuf;
+
+use clap::{Args, value_parser};
+
+use super::{
+    BackendArguments, ModelArguments, OracleArguments, ReportArguments, SamplingArguments,
+    SettingsArguments, TrainingArguments,
+};
+
+/// Answer prompts: prompts in, candidates out
+///
+/// Each line of the result holds the prompt and `candidates`, K sampled answers, ready for `sppo rank`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sppo generate questions.jsonl --output candidates.jsonl --samples 5
+  sppo generate questions.jsonl --model runs/mine/iteration-3/checkpoint | head -1
+  sppo generate questions.jsonl --output c.jsonl --rollouts rollouts.parquet")]
+pub(crate) struct GenerateArguments {
+    /// Prompts: JSONL or Parquet with `prompt` or `messages`; the bundled training prompts if left out
+    #[arg(value_name = "PROMPTS")]
+    pub(crate) prompts: Option<PathBuf>,
+    /// Where the candidates go, .jsonl or .parquet [default: JSON lines on standard output]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Also write everything known of the answers: tokens, log-probabilities, why they ended
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rollouts: Option<PathBuf>,
+    /// Every random draw follows from it
+    #[arg(long, value_name = "SEED", value_parser = value_parser!(i64).range(0..))]
+    pub(crate) seed: Option<i64>,
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
+    #[command(flatten)]
+    pub(crate) backend: BackendArguments,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArguments,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArguments,
+}
+
+/// Judge candidates: candidates in, the same lines with preferences out
+///
+/// Each line comes back with `probability`, where row i and column j hold the probability that
+/// candidate i beats candidate j, and with `rm_scores` where the oracle scores.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sppo rank candidates.jsonl --output ranked.jsonl
+  sppo rank candidates.jsonl --output ranked.jsonl --pairs pairs.jsonl   for `sppo train`
+  sppo rank candidates.jsonl --set oracle.rules.length.max_words=40")]
+pub(crate) struct RankArguments {
+    /// Candidates: JSONL or Parquet with `prompt` or `messages`, and `candidates`
+    #[arg(value_name = "CANDIDATES")]
+    pub(crate) candidates: PathBuf,
+    /// Where the ranked lines go, .jsonl or .parquet [default: JSON lines on standard output]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Also write the best and the worst candidate of each line, as pairs to train on
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pairs: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
+    #[command(flatten)]
+    pub(crate) oracle: OracleArguments,
+    #[command(flatten)]
+    pub(crate) backend: BackendArguments,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArguments,
+}
+
+/// Train on preference pairs: pairs in, a checkpoint out
+///
+/// Pairs come from any source. The checkpoint has the Hugging Face layout; beside it lies
+/// `metrics.jsonl` with the loss, log-probabilities, gradient norm and learning rate of every step.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sppo train pairs.jsonl --output trained
+  sppo train pairs.jsonl --output trained --objective dpo --eta 10 --learning-rate 1e-6
+  sppo train pairs.parquet --output trained --preset official")]
+pub(crate) struct TrainArguments {
+    /// Pairs: JSONL or Parquet with `prompt` or `messages`, `chosen`, `rejected`, `chosen_probs`,
+    /// `chosen_probs_win`, `chosen_probs_lose`; or `prompt_tokens`, `chosen_tokens`, `rejected_tokens`
+    #[arg(value_name = "PAIRS")]
+    pub(crate) pairs: PathBuf,
+    /// The directory for the checkpoint, new or empty
+    #[arg(long, short, value_name = "DIRECTORY")]
+    pub(crate) output: PathBuf,
+    /// Orders the pairs
+    #[arg(long, value_name = "SEED", value_parser = value_parser!(i64).range(0..))]
+    pub(crate) seed: Option<i64>,
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
+    #[command(flatten)]
+    pub(crate) backend: BackendArguments,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArguments,
+    #[command(flatten)]
+    pub(crate) training: TrainingArguments,
+}
+
+/// Per-token log-probabilities of given responses
+///
+/// One line per response: `tokens`, `log_probs` (one for each token), `log_prob` (their sum).
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sppo score responses.jsonl --output scores.jsonl
+  sppo score responses.jsonl --model runs/mine/iteration-3/checkpoint")]
+pub(crate) struct ScoreArguments {
+    /// Responses: JSONL or Parquet with `prompt` or `messages`, and `response`; or `prompt_tokens` and
+    /// `response_tokens`
+    #[arg(value_name = "RESPONSES")]
+    pub(crate) responses: PathBuf,
+    /// Where the scores go, .jsonl or .parquet [default: JSON lines on standard output]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
+    #[command(flatten)]
+    pub(crate) backend: BackendArguments,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArguments,
+}

@@ -1,0 +1,133 @@
+//! Everything without a model.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum, value_parser};
+use clap_complete::Shell;
+
+use super::{BackendArguments, OracleArguments, ReportArguments, SettingsArguments};
+
+/// Self-play on a small game, exactly, beside the theorem's bound
+///
+/// The update that SPPO approximates with a language model, on a finite table of preferences. Per
+/// iteration it prints the duality gap (0 at the equilibrium) of the last policy and of the uniform
+/// mixture of all policies so far, for which the theorem promises O(1/sqrt(T)).
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sppo game                                        rock, paper, scissors
+  sppo game --kind cycle --size 5 --iterations 10000
+  sppo game --kind random --size 20 --seed 7 --svg gaps.svg
+  sppo game --matrix preferences.csv --csv gaps.csv")]
+pub(crate) struct GameArguments {
+    /// A built-in game: in a cycle, each answer beats the half of the others that follow it
+    #[arg(long, value_name = "KIND", value_enum, default_value_t)]
+    pub(crate) kind: GameKind,
+    /// Answers of a built-in game [default: 3 for cycle, 10 for random]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(2..=1000))]
+    pub(crate) size: Option<u16>,
+    /// Draws a random game
+    #[arg(long, value_name = "SEED", default_value_t = 42)]
+    pub(crate) seed: u64,
+    /// A game of your own: a CSV file whose row i and column j hold P(i beats j)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["kind", "size", "seed"])]
+    pub(crate) matrix: Option<PathBuf>,
+    /// Iterations of self-play
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = value_parser!(u32).range(1..=100_000))]
+    pub(crate) iterations: u32,
+    /// The step size [default: the one that makes the bound smallest]
+    #[arg(long, value_name = "ETA")]
+    pub(crate) eta: Option<f64>,
+    /// Draw the gaps and the bound, on logarithmic axes
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Write the gaps, the bound and the policy of every iteration
+    #[arg(long, value_name = "FILE")]
+    pub(crate) csv: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
+}
+
+/// The built-in games.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GameKind {
+    /// Rock, paper, scissors and its like, of any odd size
+    #[default]
+    Cycle,
+    /// Probabilities drawn by --seed
+    Random,
+}
+
+/// The backends and oracles at hand
+#[derive(Args, Clone, Debug)]
+pub(crate) struct PluginArguments {
+    #[command(subcommand)]
+    pub(crate) command: PluginCommand,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum PluginCommand {
+    /// List all plugins
+    List {
+        #[command(flatten)]
+        report: ReportArguments,
+    },
+    /// Describe a plugin and its settings
+    Info {
+        /// The plugin's name
+        #[arg(value_name = "NAME")]
+        name: String,
+        #[command(flatten)]
+        report: ReportArguments,
+    },
+}
+
+/// The settings of a run
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ConfigArguments {
+    #[command(subcommand)]
+    pub(crate) command: ConfigCommand,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum ConfigCommand {
+    /// Print the settings that a run with these flags would have, as TOML
+    Show {
+        /// Say where each setting comes from
+        #[arg(long)]
+        sources: bool,
+        #[command(flatten)]
+        settings: SettingsArguments,
+        #[command(flatten)]
+        backend: BackendArguments,
+        #[command(flatten)]
+        oracle: OracleArguments,
+        #[command(flatten)]
+        report: ReportArguments,
+    },
+    /// Print the JSON Schema of all settings
+    Schema,
+}
+
+/// Completions for a shell
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sppo completions bash > ~/.local/share/bash-completion/completions/sppo
+  sppo completions fish > ~/.config/fish/completions/sppo.fish")]
+pub(crate) struct CompletionsArguments {
+    /// The shell
+    #[arg(value_name = "SHELL", value_enum)]
+    pub(crate) shell: Shell,
+}
+
+/// Manual pages
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Example:
+  sppo man ~/.local/share/man/man1")]
+pub(crate) struct ManArguments {
+    /// The directory to write them to
+    #[arg(value_name = "DIRECTORY")]
+    pub(crate) directory: PathBuf,
+}

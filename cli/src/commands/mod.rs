@@ -1,0 +1,39 @@
+//! The commands, one file each.
+
+mod bench;
+mod completions;
+mod config;
+mod eval;
+mod game;
+mod generate;
+mod man;
+mod plugin;
+mod rank;
+mod run;
+mod sample;
+mod score;
+mod session;
+mod train;
+
+use crate::args::Command;
+use crate::failure::Result;
+use crate::terminal::Terminal;
+
+/// Does what was asked for.
+pub(crate) fn dispatch(command: Command, terminal: &Terminal) -> Result<()> {
+    match command {
+        Command::Run(arguments) => run::run(&arguments, terminal),
+        Command::Generate(arguments) => generate::generate(&arguments, terminal),
+        Command::Rank(arguments) => rank::rank(&arguments, terminal),
+        Command::Train(arguments) => train::train(&arguments, terminal),
+        Command::Score(arguments) => score::score(&arguments, terminal),
+        Command::Eval(arguments) => eval::eval(&arguments, terminal),
+        Command::Sample(arguments) => sample::sample(&arguments, terminal),
+        Command::Bench(arguments) => bench::bench(&arguments, terminal),
+        Command::Game(arguments) => game::game(&arguments, terminal),
+        Command::Plugin(arguments) => plugin::plugin(&arguments.command, terminal),
+        Command::Config(arguments) => config::config(&arguments.command),
+        Command::Completions(arguments) => completions::completions(&arguments),
+        Command::Man(arguments) => man::man(&arguments, terminal),
+    }
+}

@@ -1,0 +1,126 @@
+//! `sppo run`: self-play from start to end, or from where it was stopped.
+
+mod invocation;
+mod plan;
+mod report;
+
+use std::path::Path;
+
+use sppo_core::plugin::Manifest;
+use sppo_core::run_directory::{ModelIdentity, PluginIdentity, RunDirectory, RunIdentity};
+use sppo_core::self_play::{Game, self_play};
+use sppo_core::{Error, Result as CoreResult};
+
+use crate::args::RunArguments;
+use crate::failure::{Failure, Result};
+use crate::interrupt;
+use crate::models;
+use crate::settings::{Flags, SettingFlags};
+use crate::terminal::Terminal;
+use crate::watchers::{MetricsWatcher, Watchers};
+use plan::RunPlan;
+
+/// Where a run lies is no part of what it is: it may be moved before it goes on.
+const ALWAYS_ALLOWED: [&str; 2] = ["name", "run_directory"];
+
+impl SettingFlags for RunArguments {
+    fn add_to(&self, flags: &mut Flags) -> CoreResult<()> {
+        flags.set("--name", "name", self.name.as_deref())?;
+        flags.set_path("--run-directory", "run_directory", self.run_directory.as_deref())?;
+        flags.set("--iterations", "iterations", self.iterations)?;
+        flags.set("--seed", "seed", self.seed)?;
+        flags.set_path("--prompts", "prompts.train", self.prompts.as_deref())?;
+        flags.set_path("--held-out", "prompts.held_out", self.held_out.as_deref())
+    }
+}
+
+pub(super) fn run(arguments: &RunArguments, terminal: &Terminal) -> Result<()> {
+    let plan = RunPlan::new(arguments)?;
+    if arguments.dry_run {
+        return plan.show(arguments.report.json, terminal);
+    }
+    let backend = models::backend(&plan.config)?;
+    let mut oracle = models::oracle(&plan.config)?;
+    let revision = plan.config.revision.as_deref();
+    let model = models::find(&plan.config.model, revision, arguments.model.offline, terminal)?;
+    let identity = identity(&plan, &model.path)?;
+    let mut directory = open(&plan, identity)?;
+    for set_aside in directory.set_aside() {
+        terminal.note(&set_aside.to_string());
+    }
+
+    terminal.note(&plan.headline());
+    interrupt::watch();
+    let metrics = MetricsWatcher::new(directory.root());
+    let display = terminal.progress().with_forecast(plan.expected_stages());
+    let game = Game {
+        config: &plan.config,
+        backend: backend.as_ref(),
+        oracle: oracle.as_mut(),
+        starting_model: model.path,
+        prompts: plan.prompts.clone(),
+        observer: &Watchers(&[&display, &metrics]),
+    };
+    let played = self_play(game, &mut directory);
+    let outcome = metrics.outcome(played);
+    drop(display);
+    let reports = outcome.map_err(|error| stopped(error, &plan, terminal))?;
+    report::show(&plan, reports, arguments.report.json, terminal)
+}
+
+/// Tells how to go on, whatever stopped the run.
+fn stopped(error: Error, plan: &RunPlan, terminal: &Terminal) -> Failure {
+    let go_on = invocation::resume(&plan.config);
+    let error = with_backend(error, plan);
+    if matches!(error, Error::Cancelled) {
+        return Failure::Stopped { go_on: Some(go_on) };
+    }
+    terminal.note(&format!("what was committed is kept; to go on: {go_on}"));
+    error.into()
+}
+
+/// An error of a policy does not know the backend's name.
+fn with_backend(error: Error, plan: &RunPlan) -> Error {
+    match &error {
+        Error::Plugin { plugin, .. } if !plugin.starts_with("oracle") => {
+            models::blame_backend(&plan.config)(error)
+        }
+        _ => error,
+    }
+}
+
+fn open(plan: &RunPlan, identity: RunIdentity) -> CoreResult<RunDirectory> {
+    let path = plan.config.run_path();
+    if plan.resume {
+        let mut allow = plan.allow.clone();
+        allow.extend(ALWAYS_ALLOWED.map(String::from));
+        RunDirectory::resume(path, identity, &allow)
+    } else {
+        RunDirectory::create(path, identity)
+    }
+}
+
+/// Opens the model to see whether it is whole, whether it can answer the prompts, and what it is.
+fn identity(plan: &RunPlan, model: &Path) -> Result<RunIdentity> {
+    let checkpoint = models::open(model)?;
+    let config = &plan.config;
+    let files = [&config.prompts.train, &config.prompts.held_out];
+    for (prompts, file) in [&plan.prompts.training, &plan.prompts.held_out].iter().zip(files) {
+        models::check_prompts(&checkpoint, prompts, file.as_deref())?;
+    }
+    let sha256 = checkpoint.identity()?.sha256;
+    Ok(RunIdentity {
+        config: config.clone(),
+        model: ModelIdentity { name: config.model.clone(), sha256 },
+        plugins: plan.plugins().iter().map(plugin_identity).collect(),
+    })
+}
+
+fn plugin_identity(manifest: &Manifest) -> PluginIdentity {
+    PluginIdentity {
+        kind: plan::kind(manifest).into(),
+        name: manifest.name.into(),
+        version: manifest.version.into(),
+        sha256: None,
+    }
+}

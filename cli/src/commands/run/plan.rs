@@ -1,0 +1,327 @@
+//! What a run will do, worked out before it does anything.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+use sppo_core::config::{Config, Resolved, Source};
+use sppo_core::observer::Stage;
+use sppo_core::plugin::{Manifest, PluginKind, backends, oracles};
+use sppo_core::run_directory::RunDirectory;
+use sppo_core::self_play::PromptSet;
+use sppo_core::{Error, Result};
+
+use crate::args::RunArguments;
+use crate::models;
+use crate::output;
+use crate::prompts;
+use crate::settings::Flags;
+use crate::terminal::{ExpectedStage, Terminal};
+
+/// Settings, prompts, and whether to go on with an earlier run.
+pub(super) struct RunPlan {
+    pub(super) config: Config,
+    sources: BTreeMap<String, Source>,
+    pub(super) resume: bool,
+    pub(super) allow: Vec<String>,
+    pub(super) prompts: PromptSet,
+}
+
+impl RunPlan {
+    pub(super) fn new(arguments: &RunArguments) -> Result<Self> {
+        let Resolved { config, sources } =
+            if arguments.resume { earlier_run(arguments)? } else { new_run(arguments)? };
+        let prompts = prompts::load(&config.prompts)?;
+        let allow = arguments.allow.clone();
+        Ok(Self { config, sources, resume: arguments.resume, allow, prompts })
+    }
+
+    /// The chosen plugins that are there.
+    pub(super) fn plugins(&self) -> Vec<Manifest> {
+        let backends = backends().into_iter().map(|entry| &entry.manifest);
+        let oracles = oracles().into_iter().map(|entry| &entry.manifest);
+        let chosen = |manifest: &&Manifest| match manifest.kind {
+            PluginKind::Backend => manifest.name == self.config.backend.name,
+            PluginKind::Oracle => manifest.name == self.config.oracle.name,
+        };
+        backends.chain(oracles).filter(chosen).cloned().collect()
+    }
+
+    /// One line on what begins.
+    pub(super) fn headline(&self) -> String {
+        let Config { iterations, model, oracle, backend, .. } = &self.config;
+        format!(
+            "{}: {iterations} iterations of {model} against the oracle {} on {} prompts, backend {}",
+            self.config.run_path().display(),
+            oracle.name,
+            self.prompts.training.len(),
+            backend.name
+        )
+    }
+
+    /// The long stages, with the work that each is expected to be, in sampled tokens.
+    pub(super) fn expected_stages(&self) -> Vec<ExpectedStage> {
+        /// What forward, backward and update cost per token, in sampled tokens.
+        const TRAINED_TOKEN: f64 = 2.0;
+        let config = &self.config;
+        let longest = config.sampling.max_new_tokens as f64;
+        let evaluation = if config.evaluation.enabled {
+            (self.prompts.held_out.len() * config.evaluation.samples_per_prompt) as f64 * longest
+        } else {
+            0.0
+        };
+        let expected = |iteration, stage, work| ExpectedStage { iteration, stage, work };
+        let mut stages = vec![expected(0, Stage::Evaluate, evaluation)];
+        for iteration in 1..=config.iterations {
+            let prompts = self.prompts_of(iteration) as f64;
+            let answers = prompts * config.sampling.samples_per_prompt as f64;
+            let trained = prompts * 2.0 * longest * f64::from(config.training.epochs);
+            stages.push(expected(iteration, Stage::Sample, answers * longest));
+            stages.push(expected(iteration, Stage::Train, TRAINED_TOKEN * trained));
+            stages.push(expected(iteration, Stage::Evaluate, evaluation));
+        }
+        stages
+    }
+
+    /// Prints the plan.
+    pub(super) fn show(&self, json: bool, terminal: &Terminal) -> crate::failure::Result<()> {
+        // Plugins refuse senseless settings of theirs when they are made.
+        models::backend(&self.config)?;
+        models::oracle(&self.config)?;
+        if json {
+            return output::json(&self.summary());
+        }
+        let style = terminal.stdout_style();
+        let mut text = String::new();
+        for (heading, lines) in self.sections() {
+            text.push_str(&format!("{}\n", style.bold(heading)));
+            lines.iter().for_each(|line| text.push_str(&format!("  {line}\n")));
+        }
+        output::text(&text)
+    }
+
+    fn prompts_of(&self, iteration: u32) -> usize {
+        let table = &self.config.prompts;
+        table.of_iteration(&self.prompts.training, iteration, self.config.iterations).len()
+    }
+
+    fn sections(&self) -> Vec<(&'static str, Vec<String>)> {
+        let config = &self.config;
+        let state = if self.resume { "goes on" } else { "new" };
+        let table = &config.prompts;
+        let plugins = self.plugins().into_iter().map(|plugin| {
+            format!("{} {} {}: {}", kind(&plugin), plugin.name, plugin.version, plugin.summary)
+        });
+        vec![
+            ("Run", vec![format!("{} ({state})", config.run_path().display())]),
+            ("Model", vec![config.model.clone()]),
+            ("Plugins", plugins.collect()),
+            (
+                "Prompts",
+                vec![
+                    format!(
+                        "{} to train on ({})",
+                        self.prompts.training.len(),
+                        prompts::source(table.train.as_deref())
+                    ),
+                    format!(
+                        "{} held out ({})",
+                        self.prompts.held_out.len(),
+                        prompts::source(table.held_out.as_deref())
+                    ),
+                ],
+            ),
+            ("Stages of each iteration", self.stages()),
+            (
+                "Files",
+                vec![
+                    "iteration-N/: rollouts, judgments, training-set.parquet, checkpoint, \
+                     held-out.parquet, report.json"
+                        .into(),
+                    "run.json, metrics.jsonl, tensorboard/, manifests/".into(),
+                ],
+            ),
+            ("Settings other than the defaults", self.changed_settings()),
+        ]
+    }
+
+    fn stages(&self) -> Vec<String> {
+        let Config { iterations, sampling, selection, training, evaluation, .. } = &self.config;
+        let prompts = self.prompts_of(1);
+        let settings = training.settings(self.config.seed);
+        let mut stages = vec![
+            format!("{iterations} iterations"),
+            format!(
+                "sample    {} answers to each of {prompts} prompts, up to {} tokens each, \
+                 temperature {}",
+                sampling.samples_per_prompt, sampling.max_new_tokens, sampling.temperature
+            ),
+            format!("judge     {prompts} comparisons of {} answers", sampling.samples_per_prompt),
+            format!("select    {}", plain(&selection.strategy)),
+            format!(
+                "train     up to {} steps of {} pairs, objective {}, eta {}, learning rate {:e}",
+                settings.steps(prompts),
+                training.global_batch_size,
+                plain(&training.objective),
+                training.eta,
+                training.learning_rate
+            ),
+        ];
+        if evaluation.enabled {
+            stages.push(format!(
+                "evaluate  {} answers to each of {} held-out prompts, against the starting model",
+                evaluation.samples_per_prompt,
+                self.prompts.held_out.len()
+            ));
+        }
+        stages
+    }
+
+    fn changed_settings(&self) -> Vec<String> {
+        let changed = Config::default().differences(&self.config).unwrap_or_default();
+        let described = changed.iter().map(|change| {
+            let value = change.after.as_deref().unwrap_or("not set");
+            match self.sources.get(&change.key) {
+                Some(Source::Default) | None => format!("{} = {value}", change.key),
+                Some(source) => format!("{} = {value}  ({source})", change.key),
+            }
+        });
+        described.collect()
+    }
+
+    fn summary(&self) -> PlanSummary<'_> {
+        PlanSummary {
+            run: self.config.run_path().display().to_string(),
+            resume: self.resume,
+            plugins: self.plugins(),
+            training_prompts: self.prompts.training.len(),
+            held_out_prompts: self.prompts.held_out.len(),
+            stages: self.stages(),
+            config: &self.config,
+        }
+    }
+}
+
+/// The plan as JSON.
+#[derive(Serialize)]
+struct PlanSummary<'a> {
+    run: String,
+    resume: bool,
+    plugins: Vec<Manifest>,
+    training_prompts: usize,
+    held_out_prompts: usize,
+    stages: Vec<String>,
+    config: &'a Config,
+}
+
+/// `backend` or `oracle`.
+pub(super) fn kind(manifest: &Manifest) -> &'static str {
+    match manifest.kind {
+        PluginKind::Backend => "backend",
+        PluginKind::Oracle => "oracle",
+    }
+}
+
+/// A choice by the name that it has in the configuration.
+fn plain(choice: &impl Serialize) -> String {
+    match serde_json::to_value(choice) {
+        Ok(serde_json::Value::String(name)) => name,
+        Ok(other) => other.to_string(),
+        Err(_) => String::new(),
+    }
+}
+
+fn flags(arguments: &RunArguments) -> Result<Flags> {
+    Flags::of(&[
+        &arguments.settings,
+        &arguments.model,
+        &arguments.backend,
+        &arguments.oracle,
+        &arguments.sampling,
+        &arguments.training,
+        arguments,
+    ])
+}
+
+fn new_run(arguments: &RunArguments) -> Result<Resolved> {
+    let mut resolved = arguments.settings.resolve(flags(arguments)?)?;
+    if resolved.sources.get("name").is_none_or(|source| *source == Source::Default) {
+        resolved.config.name = free_name(&resolved.config);
+    }
+    Ok(resolved)
+}
+
+/// The settings that the run has, but for what was typed. What differs is refused when the run is
+/// opened, unless it is allowed.
+fn earlier_run(arguments: &RunArguments) -> Result<Resolved> {
+    let Resolved { config, sources } = arguments.settings.resolve(flags(arguments)?)?;
+    let name = match sources.get("name") {
+        None | Some(Source::Default) => latest_run(&config.run_directory)?,
+        Some(_) => config.name,
+    };
+    let path = config.run_directory.join(&name);
+    if !path.join("run.json").is_file() {
+        return Err(Error::run_directory(&path, "there is no run to resume")
+            .with_hint("leave out --resume to start one, or check --name and --run-directory"));
+    }
+    let recorded = RunDirectory::read_identity(&path)?.config;
+    let mut resolved = arguments.settings.resolve_on(&recorded, flags(arguments)?)?;
+    resolved.config.name = name;
+    resolved.config.run_directory = config.run_directory;
+    Ok(resolved)
+}
+
+/// The run that was worked on last.
+fn latest_run(directory: &Path) -> Result<String> {
+    let worked_on = |entry: fs::DirEntry| {
+        let lock = fs::metadata(entry.path().join("run.lock")).ok()?;
+        Some((lock.modified().ok()?, entry.file_name().into_string().ok()?))
+    };
+    let latest =
+        fs::read_dir(directory).into_iter().flatten().flatten().filter_map(worked_on).max();
+    match latest {
+        Some((_, name)) => Ok(name),
+        None => Err(Error::run_directory(directory, "there is no run to resume")
+            .with_hint("leave out --resume to start one, or check --run-directory")),
+    }
+}
+
+/// `MODEL-ORACLE-NUMBER` with the next number.
+fn free_name(config: &Config) -> String {
+    let model = Path::new(&config.model);
+    let model = if model.extension().is_some_and(|extension| extension == "gguf") {
+        model.file_stem()
+    } else {
+        model.file_name()
+    };
+    let model = model.map_or("model".into(), |name| name.to_string_lossy().to_lowercase());
+    let stem: String = format!("{model}-{}", config.oracle.name)
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' })
+        .collect();
+    let stem = format!("{}-", stem.trim_start_matches('.'));
+    let taken = fs::read_dir(&config.run_directory).into_iter().flatten().flatten();
+    let last = taken
+        .filter_map(|entry| entry.file_name().to_str()?.strip_prefix(&stem)?.parse::<u64>().ok())
+        .max();
+    format!("{stem}{}", last.unwrap_or(0) + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_says_model_and_oracle_and_takes_the_next_number() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = Config { run_directory: directory.path().into(), ..Config::default() };
+        assert_eq!(free_name(&config), "smollm2-135m-instruct-rules-1");
+        for taken in ["smollm2-135m-instruct-rules-7", "smollm2-135m-instruct-rules-x"] {
+            fs::create_dir(directory.path().join(taken)).unwrap();
+        }
+        assert_eq!(free_name(&config), "smollm2-135m-instruct-rules-8");
+        config.model = "/models/My Model.Q4.gguf".into();
+        assert_eq!(free_name(&config), "my-model.q4-rules-1");
+    }
+}

@@ -1,0 +1,94 @@
+//! What came of a run: a short table, where the model lies, and what to try next.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+use sppo_core::observer::IterationReport;
+
+use super::invocation;
+use super::plan::RunPlan;
+use crate::failure::Result;
+use crate::output;
+use crate::terminal::{Alignment, Table, Terminal, duration, number, percent, signed};
+
+/// The report as JSON.
+#[derive(Serialize)]
+struct RunReport<'a> {
+    name: &'a str,
+    directory: PathBuf,
+    /// The model after the last iteration.
+    checkpoint: Option<&'a Path>,
+    /// The starting model (iteration 0), then every iteration.
+    iterations: &'a [IterationReport],
+}
+
+pub(super) fn show(
+    plan: &RunPlan,
+    reports: Vec<IterationReport>,
+    json: bool,
+    terminal: &Terminal,
+) -> Result<()> {
+    let last = reports.iter().rfind(|report| report.iteration > 0);
+    let checkpoint = last.map(|report| report.checkpoint.as_path());
+    if json {
+        return output::json(&RunReport {
+            name: &plan.config.name,
+            directory: plan.config.run_path(),
+            checkpoint,
+            iterations: &reports,
+        });
+    }
+    let mut text = format!("\n{}", table(&reports, plan).render(terminal.stdout_style()));
+    text.push_str(&terminal.stdout_style().dim(
+        "win rate: against the starting model, on held-out prompts, as are tokens and ended\n\
+         chosen, rejected: change of the log-probability of what was trained on\n",
+    ));
+    if let Some(checkpoint) = checkpoint {
+        text.push_str(&format!("\ncheckpoint  {}\n", checkpoint.display()));
+    }
+    output::text(&text)?;
+    if let (Some(start), Some(checkpoint)) = (reports.first(), checkpoint) {
+        let start = &start.checkpoint;
+        terminal.note(&format!(
+            "\nnext:\n  {}\n  {}\n  {}",
+            invocation::compare(start, checkpoint),
+            invocation::evaluate(checkpoint, start),
+            invocation::more_iterations(&plan.config)
+        ));
+    }
+    Ok(())
+}
+
+fn table(reports: &[IterationReport], plan: &RunPlan) -> Table {
+    let confidence = format!("{:.0} % interval", 100.0 * plan.config.evaluation.confidence);
+    let mut table = Table::new(&[
+        ("iteration", Alignment::Left),
+        ("win rate", Alignment::Right),
+        (&confidence, Alignment::Right),
+        ("tokens", Alignment::Right),
+        ("ended", Alignment::Right),
+        ("chosen", Alignment::Right),
+        ("rejected", Alignment::Right),
+        ("pairs", Alignment::Right),
+        ("time", Alignment::Right),
+    ]);
+    let or_dash = |value: Option<f64>, show: fn(f64) -> String| value.map_or("-".into(), show);
+    for report in reports {
+        let is_start = report.iteration == 0;
+        table.row([
+            if is_start { "start".into() } else { report.iteration.to_string() },
+            or_dash(report.win_rate.map(|interval| interval.mean), percent),
+            report.win_rate.map_or("-".into(), |interval| {
+                format!("{:.1} to {:.1} %", 100.0 * interval.low, 100.0 * interval.high)
+            }),
+            or_dash(report.mean_response_tokens, number),
+            or_dash(report.ended_share, percent),
+            or_dash(report.chosen_log_prob_change, signed),
+            or_dash(report.rejected_log_prob_change, signed),
+            if is_start { "-".into() } else { report.examples.to_string() },
+            duration(Duration::from_secs_f64(report.seconds.clamp(0.0, 1e9))),
+        ]);
+    }
+    table
+}

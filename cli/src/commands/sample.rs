@@ -1,0 +1,172 @@
+//! `sppo sample`: talk to one model, or to several to compare them.
+
+use std::io::{BufRead, IsTerminal};
+
+use serde::Serialize;
+use sppo_core::observer::SilentObserver;
+use sppo_core::plugin::{FinishReason, Message, Policy, SamplingParameters, SilentHost};
+use sppo_core::records::{Prompt, Response};
+use sppo_core::stages::{self, SamplingPass};
+
+use super::session::{samples_per_prompt, sampling_parameters};
+use crate::args::SampleArguments;
+use crate::failure::{Failure, Result};
+use crate::models;
+use crate::output;
+use crate::settings::{Flags, SettingFlags};
+use crate::terminal::{Style, Terminal};
+
+/// Longest answer unless something else is typed, in tokens.
+const DEFAULT_MAX_NEW_TOKENS: i64 = 256;
+
+impl SettingFlags for SampleArguments {
+    fn add_to(&self, flags: &mut Flags) -> sppo_core::Result<()> {
+        flags.set("--seed", "seed", self.seed)
+    }
+}
+
+/// A model and the conversation with it so far.
+struct Speaker {
+    name: String,
+    policy: Box<dyn Policy>,
+    conversation: Vec<Message>,
+}
+
+/// One answer, as JSON.
+#[derive(Serialize)]
+struct Answer<'a> {
+    model: &'a str,
+    prompt: &'a str,
+    text: &'a str,
+    tokens: usize,
+    finish_reason: FinishReason,
+    /// Summed log-probability under the model itself, untempered and untruncated.
+    log_prob: f64,
+}
+
+/// How answers are drawn and shown.
+struct Manner<'a> {
+    arguments: &'a SampleArguments,
+    parameters: SamplingParameters,
+    samples: usize,
+    rule: stages::TokenizationRule,
+    seed: u64,
+    backend: String,
+    style: Style,
+}
+
+pub(super) fn sample(arguments: &SampleArguments, terminal: &Terminal) -> Result<()> {
+    let flags = Flags::of(&[&arguments.settings, &arguments.backend, arguments])?;
+    let config = arguments.settings.resolve(flags)?.config;
+    let mut typed = arguments.sampling.clone();
+    typed.max_new_tokens.get_or_insert(DEFAULT_MAX_NEW_TOKENS);
+    let manner = Manner {
+        arguments,
+        parameters: sampling_parameters(&config.sampling, &typed)?,
+        samples: samples_per_prompt(&typed, 1)?,
+        rule: config.training.tokenization,
+        seed: config.seed,
+        backend: format!("backend `{}`", config.backend.name),
+        style: terminal.stdout_style(),
+    };
+
+    let backend = models::backend(&config)?;
+    let default = [config.model.clone()];
+    let names = if arguments.model.is_empty() { &default[..] } else { &arguments.model[..] };
+    let mut speakers = Vec::with_capacity(names.len());
+    for name in names {
+        let path = models::find(name, None, arguments.offline, terminal)?.path;
+        models::open(&path)?;
+        let policy = models::load_policy(backend.as_ref(), &config, path, &SilentObserver)?;
+        speakers.push(Speaker { name: name.clone(), policy, conversation: Vec::new() });
+    }
+    match &arguments.prompt {
+        Some(prompt) => manner.turn(&mut speakers, prompt),
+        None => manner.converse(&mut speakers, terminal),
+    }
+}
+
+impl Manner<'_> {
+    /// Answers line after line until standard input ends.
+    fn converse(&self, speakers: &mut [Speaker], terminal: &Terminal) -> Result<()> {
+        let stdin = std::io::stdin();
+        let watched = stdin.is_terminal() && !self.arguments.report.json;
+        if watched {
+            terminal.note("say something; an empty line starts a new conversation, Ctrl-D ends");
+        }
+        let mut line = String::new();
+        loop {
+            if watched {
+                output::text(&self.style.bold("> "))?;
+            }
+            line.clear();
+            let read = stdin.lock().read_line(&mut line).map_err(|error| {
+                Failure::from(
+                    sppo_core::Error::input("standard input", error.to_string())
+                        .with_hint("give text in UTF-8"),
+                )
+            })?;
+            match line.trim() {
+                _ if read == 0 => return Ok(()),
+                "" => speakers.iter_mut().for_each(|speaker| speaker.conversation.clear()),
+                prompt => self.turn(speakers, prompt)?,
+            }
+        }
+    }
+
+    /// One prompt, answered by everybody. The conversation goes on with each model's first answer.
+    fn turn(&self, speakers: &mut [Speaker], prompt: &str) -> Result<()> {
+        let several = speakers.len() > 1;
+        for speaker in speakers {
+            if let (true, Some(system)) = (speaker.conversation.is_empty(), &self.arguments.system)
+            {
+                let message = Message { role: "system".into(), content: system.clone() };
+                speaker.conversation.push(message);
+            }
+            speaker.conversation.push(Message::user(prompt));
+            let answers = self.answers(speaker)?;
+            if several && !self.arguments.report.json {
+                output::line(&self.style.bold(&format!("--- {}", speaker.name)))?;
+            }
+            for answer in &answers {
+                self.show(&speaker.name, prompt, answer)?;
+            }
+            if let Some(first) = answers.into_iter().next() {
+                speaker.conversation.push(Message::assistant(first.text));
+            }
+        }
+        Ok(())
+    }
+
+    fn answers(&self, speaker: &mut Speaker) -> Result<Vec<Response>> {
+        let pass = SamplingPass {
+            samples_per_prompt: self.samples,
+            parameters: &self.parameters,
+            rule: self.rule,
+            seed: self.seed,
+            stream: speaker.conversation.len() as u64,
+        };
+        let prompt = Prompt { id: 0, messages: speaker.conversation.clone() };
+        let rollouts = stages::sample(speaker.policy.as_mut(), &[prompt], &pass, &SilentHost)
+            .map_err(|error| error.from_plugin(&self.backend))?;
+        Ok(rollouts.into_iter().flat_map(|rollout| rollout.responses).collect())
+    }
+
+    fn show(&self, model: &str, prompt: &str, answer: &Response) -> Result<()> {
+        if self.arguments.report.json {
+            return output::json_line(&Answer {
+                model,
+                prompt,
+                text: &answer.text,
+                tokens: answer.tokens.len(),
+                finish_reason: answer.finish_reason,
+                log_prob: answer.log_probs.iter().map(|value| f64::from(*value)).sum(),
+            });
+        }
+        let ending = match answer.finish_reason {
+            FinishReason::EndToken => "",
+            FinishReason::Length => " [...]",
+        };
+        output::line(&format!("{}{}\n", answer.text.trim_end(), self.style.dim(ending)))
+    }
+}

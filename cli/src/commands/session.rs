@@ -1,0 +1,143 @@
+//! What commands with a model share: a backend, the policies on it, and a display of what they do.
+
+use std::cell::Cell;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use sppo_core::config::{Config, SamplingTable};
+use sppo_core::observer::{Event, Observer, Stage, StageHost};
+use sppo_core::plugin::{Backend, Policy, SamplingParameters};
+use sppo_core::{Error, Result as CoreResult};
+
+use crate::args::SamplingArguments;
+use crate::failure::Result;
+use crate::interrupt;
+use crate::models;
+use crate::terminal::{ProgressDisplay, Terminal};
+
+/// A backend, and who watches it.
+pub(crate) struct Session {
+    pub(crate) config: Config,
+    pub(crate) backend: Box<dyn Backend>,
+    pub(crate) display: ProgressDisplay,
+    terminal: Terminal,
+}
+
+impl Session {
+    pub(crate) fn open(config: Config, terminal: &Terminal) -> Result<Self> {
+        let backend = models::backend(&config)?;
+        Ok(Self { config, backend, display: terminal.progress(), terminal: terminal.clone() })
+    }
+
+    /// Finds the model of the settings, fetching it where that is needed and allowed.
+    pub(crate) fn find_model(&self, offline: bool) -> Result<PathBuf> {
+        let revision = self.config.revision.as_deref();
+        Ok(models::find(&self.config.model, revision, offline, &self.terminal)?.path)
+    }
+
+    /// Finds the model of the settings and makes sure that it is whole.
+    pub(crate) fn find_whole_model(&self, offline: bool) -> Result<PathBuf> {
+        let path = self.find_model(offline)?;
+        models::open(&path)?;
+        Ok(path)
+    }
+
+    /// Loads a model. From now on Ctrl-C asks to stop.
+    pub(crate) fn load(&self, path: PathBuf) -> Result<Box<dyn Policy>> {
+        interrupt::watch();
+        Ok(models::load_policy(self.backend.as_ref(), &self.config, path, &self.display)?)
+    }
+
+    /// Starts a stage of `total` units.
+    pub(crate) fn stage(&self, stage: Stage, total: usize, unit: &'static str) -> StageMeter<'_> {
+        self.display.event(Event::StageStarted { stage, total: total as u64, unit });
+        StageMeter {
+            session: self,
+            total: total as u64,
+            completed: Cell::new(0),
+            started: Instant::now(),
+        }
+    }
+
+    /// Names the backend in an error that came out of a policy.
+    pub(crate) fn blame_backend(&self, error: Error) -> Error {
+        models::blame_backend(&self.config)(error)
+    }
+}
+
+/// Tells the display how a stage gets on.
+pub(crate) struct StageMeter<'a> {
+    session: &'a Session,
+    total: u64,
+    completed: Cell<u64>,
+    started: Instant,
+}
+
+impl StageMeter<'_> {
+    /// The host that a plugin sees during its next call.
+    pub(crate) fn host(&self) -> StageHost<'_> {
+        let Session { display, backend, .. } = self.session;
+        StageHost::new(display, Some(backend.as_ref()), self.completed.get(), self.total)
+    }
+
+    /// Sets what is done so far; fails when the user asked to stop.
+    pub(crate) fn reach(&self, completed: usize) -> CoreResult<()> {
+        self.completed.set(completed as u64);
+        let display = &self.session.display;
+        display.event(Event::StageProgress { completed: completed as u64, total: self.total });
+        if display.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    pub(crate) fn finish(self, summary: String) {
+        let elapsed = self.started.elapsed();
+        self.session.display.event(Event::StageFinished { elapsed, summary });
+    }
+}
+
+/// How to draw tokens where answers are only looked at: what the settings say, but for what was typed.
+/// Unlike in self-play, a temperature of 0 makes sense here.
+pub(crate) fn sampling_parameters(
+    table: &SamplingTable,
+    typed: &SamplingArguments,
+) -> CoreResult<SamplingParameters> {
+    let count = |typed: Option<i64>, otherwise: usize| {
+        typed.and_then(|value| usize::try_from(value).ok()).unwrap_or(otherwise)
+    };
+    let parameters = SamplingParameters {
+        temperature: typed.temperature.unwrap_or(table.temperature),
+        top_p: typed.top_p.unwrap_or(table.top_p),
+        top_k: count(typed.top_k, table.top_k),
+        max_new_tokens: count(typed.max_new_tokens, table.max_new_tokens),
+        min_new_tokens: count(typed.min_new_tokens, table.min_new_tokens),
+    };
+    let refuse = |flag: &str, message: &str, hint: &str| {
+        Err(Error::configuration(flag, message).with_hint(hint))
+    };
+    if !parameters.temperature.is_finite() || parameters.temperature < 0.0 {
+        return refuse("--temperature", "must be 0 or above", "0 takes the most probable token");
+    }
+    if !(parameters.top_p > 0.0 && parameters.top_p <= 1.0) {
+        return refuse("--top-p", "must be above 0 and up to 1", "1 keeps all tokens");
+    }
+    if parameters.max_new_tokens == 0 {
+        return refuse("--max-new-tokens", "must be at least 1", "give for instance 256");
+    }
+    if parameters.min_new_tokens > parameters.max_new_tokens {
+        return refuse(
+            "--min-new-tokens",
+            "is more than --max-new-tokens",
+            "lower the one or raise the other",
+        );
+    }
+    Ok(parameters)
+}
+
+/// Answers per prompt: what was typed, at least 1.
+pub(crate) fn samples_per_prompt(typed: &SamplingArguments, otherwise: usize) -> CoreResult<usize> {
+    match typed.samples.map(usize::try_from) {
+        None => Ok(otherwise),
+        Some(Ok(samples)) if samples >= 1 => Ok(samples),
+        Some(_) => Err(Error::configuration("--samples", "must be at least 1")
+            .with_hint("give the number of answers per prompt")),
+    }
+}

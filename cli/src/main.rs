@@ -1,0 +1,37 @@
+//! The program `sppo`: self-play preference optimisation of language models from the command line.
+
+mod args;
+mod commands;
+mod exit_code;
+mod failure;
+mod interrupt;
+mod logging;
+mod models;
+mod output;
+mod prompts;
+mod settings;
+mod terminal;
+mod watchers;
+
+use clap::Parser;
+// Built-in plugins register themselves when they are linked.
+use sppo_backend_candle as _;
+use sppo_oracle_rules as _;
+
+use args::Arguments;
+use exit_code::ExitCode;
+use terminal::Terminal;
+
+fn main() -> std::process::ExitCode {
+    let arguments = Arguments::parse();
+    let terminal = Terminal::new(&arguments.terminal);
+    logging::start(&arguments.terminal, &terminal);
+    let outcome = failure::catch_bugs(|| commands::dispatch(arguments.command, &terminal));
+    match outcome {
+        Ok(()) => ExitCode::Success.into(),
+        Err(failure) => {
+            failure.explain(&terminal);
+            failure.exit_code().into()
+        }
+    }
+}

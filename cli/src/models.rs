@@ -1,0 +1,112 @@
+//! From what a user calls a model, a backend or an oracle to the thing itself.
+
+use std::path::{Path, PathBuf};
+
+use sppo_core::config::Config;
+use sppo_core::observer::{Event, Observer, Stage, StageHost};
+use sppo_core::plugin::{Backend, ModelSpec, Oracle, Policy, create_backend, create_oracle};
+use sppo_core::records::Prompt;
+use sppo_core::{Error, Result as CoreResult};
+use sppo_model::ModelError;
+use sppo_model::checkpoint::Checkpoint;
+use sppo_model::model_source::{self, ModelSourceOptions, ResolvedModel};
+
+use crate::failure::{Failure, Result};
+use crate::prompts;
+use crate::terminal::Terminal;
+
+/// The backend that the settings name.
+pub(crate) fn backend(config: &Config) -> CoreResult<Box<dyn Backend>> {
+    create_backend(&config.backend.name, config.backend.chosen_settings())
+}
+
+/// The oracle that the settings name.
+pub(crate) fn oracle(config: &Config) -> CoreResult<Box<dyn Oracle>> {
+    create_oracle(&config.oracle.name, config.oracle.chosen_settings())
+}
+
+/// Finds a model, and fetches it where that is needed and allowed.
+pub(crate) fn find(
+    model: &str,
+    revision: Option<&str>,
+    offline: bool,
+    terminal: &Terminal,
+) -> Result<ResolvedModel> {
+    let options = ModelSourceOptions { offline, ..ModelSourceOptions::default() };
+    let download = terminal.download();
+    let found = model_source::resolve(model, revision, &options, &|progress| {
+        download.show(&progress);
+    })?;
+    Ok(found)
+}
+
+/// Opens a model to see what it is, and refuses one that is damaged or of an unknown kind.
+pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
+    Checkpoint::open(path).map_err(|error| match error {
+        ModelError::Unsupported(message) | ModelError::Input(message) => {
+            Error::input(path, message)
+                .with_hint("choose another model: README.md says which kinds are supported")
+                .into()
+        }
+        other => other.into(),
+    })
+}
+
+/// Loads a model for sampling and training.
+pub(crate) fn load_policy(
+    backend: &dyn Backend,
+    config: &Config,
+    path: PathBuf,
+    observer: &dyn Observer,
+) -> CoreResult<Box<dyn Policy>> {
+    let started = std::time::Instant::now();
+    observer.event(Event::StageStarted { stage: Stage::Load, total: 1, unit: "model" });
+    let model = ModelSpec { path };
+    let host = StageHost::new(observer, Some(backend), 0, 1);
+    let policy = backend.load_policy(&model, &host).map_err(|error| {
+        Error::from(error).from_plugin(format_args!("backend `{}`", config.backend.name))
+    })?;
+    observer.event(Event::StageFinished {
+        elapsed: started.elapsed(),
+        summary: model.path.display().to_string(),
+    });
+    Ok(policy)
+}
+
+/// Names the backend in an error that came out of a policy.
+pub(crate) fn blame_backend(config: &Config) -> impl Fn(Error) -> Error {
+    let name = format!("backend `{}`", config.backend.name);
+    move |error| error.from_plugin(&name)
+}
+
+/// Refuses prompts that the model cannot answer, before any work is done: those that its chat template
+/// refuses, and those that fill its context.
+///
+/// # Errors
+/// The first such prompt, with its line.
+pub(crate) fn check_prompts(
+    checkpoint: &Checkpoint,
+    prompts: &[Prompt],
+    file: Option<&Path>,
+) -> Result<()> {
+    let context = checkpoint.config().context_length;
+    for prompt in prompts {
+        let refused = |message: String, hint: &str| {
+            Failure::from(prompts::error_about(file, prompt.id, message).with_hint(hint))
+        };
+        let text = checkpoint.text().render(&prompt.messages, true).map_err(|error| {
+            refused(
+                format!("the model's chat template refuses this prompt: {error}"),
+                "change the conversation's roles, or choose a model with another chat template",
+            )
+        })?;
+        let tokens = checkpoint.text().encode(&text, false)?.len();
+        if tokens >= context {
+            return Err(refused(
+                format!("this prompt has {tokens} tokens, and the model's context holds {context}"),
+                "shorten it, or choose a model with a longer context",
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! Standard output and output files: data, and nothing else.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use sppo_core::Error;
+use sppo_core::tables::TableFormat;
+use tempfile::TempPath;
+
+use crate::args::ReportArguments;
+use crate::failure::{Failure, Result};
+
+/// Writes text to standard output.
+pub(crate) fn text(text: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::Output)
+}
+
+/// Writes one line to standard output.
+pub(crate) fn line(line: &str) -> Result<()> {
+    text(&format!("{line}\n"))
+}
+
+/// Writes a JSON document to standard output.
+pub(crate) fn json(value: &impl Serialize) -> Result<()> {
+    let document =
+        serde_json::to_string_pretty(value).map_err(|error| Failure::Output(error.into()))?;
+    line(&document)
+}
+
+/// Writes one JSON object on a line of its own.
+pub(crate) fn json_line(value: &impl Serialize) -> Result<()> {
+    let document = serde_json::to_string(value).map_err(|error| Failure::Output(error.into()))?;
+    line(&document)
+}
+
+/// Writes a small file that the user asked for.
+pub(crate) fn file(path: &Path, content: &[u8]) -> Result<()> {
+    std::fs::write(path, content).map_err(|error| unwritable(path, &error).into())
+}
+
+/// Where a table of rows goes: the file that the user named, or JSON lines on standard output.
+pub(crate) enum RowsTo {
+    /// A JSONL or Parquet file.
+    File {
+        path: PathBuf,
+        /// Whether it was made here, so that it goes again when there are no rows to write.
+        is_new: bool,
+    },
+    /// Standard output, by way of a file that is removed afterwards.
+    Stdout(TempPath),
+}
+
+/// What was written, as JSON.
+#[derive(Serialize)]
+struct RowsReport<'a> {
+    output: &'a Path,
+    rows: usize,
+}
+
+impl RowsTo {
+    /// The named file, made sure to be writable before hours of work go into it; or standard output.
+    pub(crate) fn new(file: Option<&Path>) -> Result<Self> {
+        match file {
+            Some(path) => {
+                TableFormat::of(path)?;
+                let is_new = !path.exists();
+                File::options()
+                    .create(true)
+                    .append(true)
+                    .open(path)
+                    .map_err(|error| unwritable(path, &error))?;
+                Ok(Self::File { path: path.into(), is_new })
+            }
+            None => tempfile::Builder::new()
+                .prefix("sppo-")
+                .suffix(".jsonl")
+                .tempfile()
+                .map(|file| Self::Stdout(file.into_temp_path()))
+                .map_err(Failure::Output),
+        }
+    }
+
+    /// Where to write the rows.
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Self::File { path, .. } => path,
+            Self::Stdout(path) => path,
+        }
+    }
+
+    /// Brings what was written to its destination. As JSON, reports on a file; on standard output the
+    /// rows themselves are the report.
+    pub(crate) fn finish(self, rows: usize, report: ReportArguments) -> Result<()> {
+        if let Self::File { path, .. } = &self
+            && report.json
+        {
+            return json(&RowsReport { output: path, rows });
+        }
+        if let Self::Stdout(path) = &self {
+            let mut file = File::open(path).map_err(Failure::Output)?;
+            let mut stdout = io::stdout().lock();
+            io::copy(&mut file, &mut stdout)
+                .and_then(|_| stdout.flush())
+                .map_err(Failure::Output)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for RowsTo {
+    fn drop(&mut self) {
+        if let Self::File { path, is_new: true } = self
+            && std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() == 0)
+        {
+            // An empty file does no harm if it stays.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn unwritable(path: &Path, error: &io::Error) -> Error {
+    Error::input(path, format!("cannot write this file: {error}"))
+        .with_hint("choose a path that this user may write")
+}

@@ -1,0 +1,116 @@
+//! The prompts of a run: bundled ones, or files that the user names.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use sppo_core::config::PromptsTable;
+use sppo_core::datasets::{parse_prompts, read_prompts};
+use sppo_core::records::Prompt;
+use sppo_core::self_play::PromptSet;
+use sppo_core::tables::TableFormat;
+use sppo_core::{Error, Result};
+
+const BUNDLED_TRAINING: &str = include_str!("../data/prompts-train.jsonl");
+const BUNDLED_HELD_OUT: &str = include_str!("../data/prompts-held-out.jsonl");
+
+/// How the bundled prompts are called where a file's name would stand.
+pub(crate) const BUNDLED: &str = "bundled";
+
+/// The training and held-out prompts that the settings name.
+///
+/// # Errors
+/// When a file cannot be read; the error names the line.
+pub(crate) fn load(table: &PromptsTable) -> Result<PromptSet> {
+    let mut training = training(table.train.as_deref())?;
+    training.truncate(table.limit.unwrap_or(usize::MAX));
+    let held_out = held_out(table.held_out.as_deref())?;
+    warn_of_overlap(&training, &held_out);
+    Ok(PromptSet { training, held_out })
+}
+
+/// Prompts to train on: from a file, or the bundled ones.
+pub(crate) fn training(file: Option<&Path>) -> Result<Vec<Prompt>> {
+    match file {
+        Some(path) => read_prompts(path),
+        None => parse_prompts("bundled training prompts", BUNDLED_TRAINING),
+    }
+}
+
+/// Prompts to compare models on: from a file, or the bundled ones.
+pub(crate) fn held_out(file: Option<&Path>) -> Result<Vec<Prompt>> {
+    match file {
+        Some(path) => read_prompts(path),
+        None => parse_prompts("bundled held-out prompts", BUNDLED_HELD_OUT),
+    }
+}
+
+/// How a prompt file is called in reports.
+pub(crate) fn source(file: Option<&Path>) -> String {
+    file.map_or_else(|| BUNDLED.into(), |path| path.display().to_string())
+}
+
+/// An error about the prompt of this number (from 0), at its line where it has one.
+pub(crate) fn error_about(file: Option<&Path>, id: u64, message: String) -> Error {
+    let Some(path) = file else {
+        return Error::input(format!("bundled prompt {}", id + 1), message);
+    };
+    match line_of(path, id) {
+        Some(line) => Error::Input { path: path.into(), line: Some(line), message, hint: None },
+        None => Error::input(path, format!("row {}: {message}", id + 1)),
+    }
+}
+
+/// Says which row (from 0) of which file an error of a plugin is about. Other errors know better.
+pub(crate) fn locate(file: &Path, row: u64, error: Error) -> Error {
+    match error {
+        Error::Plugin { source, .. } => {
+            let located = error_about(Some(file), row, source.message);
+            match source.hint {
+                Some(hint) => located.with_hint(hint),
+                None => located,
+            }
+        }
+        other => other,
+    }
+}
+
+/// The line of a JSON-lines file that holds this row; lines without text do not count.
+fn line_of(path: &Path, row: u64) -> Option<u64> {
+    if TableFormat::of(path).ok()? != TableFormat::JsonLines {
+        return None;
+    }
+    let text = std::fs::read_to_string(path).ok()?;
+    let filled = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+    filled.map(|(number, _)| number).nth(usize::try_from(row).ok()?)
+}
+
+fn warn_of_overlap(training: &[Prompt], held_out: &[Prompt]) {
+    let text = |prompt: &Prompt| -> Vec<String> {
+        prompt.messages.iter().map(|message| message.content.clone()).collect()
+    };
+    let seen: HashSet<Vec<String>> = training.iter().map(text).collect();
+    let shared = held_out.iter().filter(|prompt| seen.contains(&text(prompt))).count();
+    if shared > 0 {
+        tracing::warn!(
+            "{shared} held-out prompts are trained on too: the win rate will look better than it is"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bundled_prompts_are_many_and_disjoint() {
+        let prompts = load(&PromptsTable::default()).unwrap();
+        assert_eq!((prompts.training.len(), prompts.held_out.len()), (128, 32));
+        let texts: HashSet<&str> = prompts
+            .training
+            .iter()
+            .chain(&prompts.held_out)
+            .map(|prompt| prompt.messages[0].content.as_str())
+            .collect();
+        assert_eq!(texts.len(), 160);
+    }
+}

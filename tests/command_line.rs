@@ -1,0 +1,346 @@
+//! The commands as a user meets them: what they print where, and how they fit together.
+
+mod support;
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use serde_json::Value;
+use support::{fixture, require_success, sppo, stdout_of};
+
+const COMMANDS: [&str; 12] = [
+    "run",
+    "generate",
+    "rank",
+    "train",
+    "score",
+    "eval",
+    "sample",
+    "game",
+    "plugin",
+    "config",
+    "completions",
+    "man",
+];
+
+fn json_of(command: &mut std::process::Command) -> Value {
+    serde_json::from_str(&stdout_of(command)).expect("standard output is one JSON document")
+}
+
+fn lines_of(file: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(file).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn stderr_of(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn every_command_explains_itself() {
+    let help = stdout_of(sppo().arg("--help"));
+    for command in COMMANDS {
+        assert!(help.contains(&format!("\n  {command} ")), "{command} is not listed");
+        let help = stdout_of(sppo().args([command, "--help"]));
+        assert!(help.contains("Usage: sppo"), "{command}: {help}");
+    }
+    assert!(help.contains("Exit codes: 0 success"));
+}
+
+#[test]
+fn wrong_usage_is_refused_with_code_two() {
+    for arguments in [
+        &["frobnicate"][..],
+        &["run", "--frobnicate"],
+        &["run", "--allow", "training.eta"],
+        &["train"],
+        &["run", "--objective", "nonsense"],
+        &["run", "--samples", "-3"],
+        &["game", "--iterations", "0"],
+    ] {
+        let output = sppo().args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(stderr_of(&output).starts_with("error: "), "{arguments:?}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn completions_and_manual_pages_name_every_command() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = stdout_of(sppo().args(["completions", shell]));
+        for command in COMMANDS {
+            assert!(script.contains(command), "{shell}: {command}");
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    stdout_of(sppo().arg("man").arg(directory.path()));
+    for command in COMMANDS {
+        let page = directory.path().join(format!("sppo-{command}.1"));
+        assert!(page.is_file(), "{}", page.display());
+    }
+}
+
+#[test]
+fn the_embedded_plugins_are_listed_and_described() {
+    let plugins = json_of(sppo().args(["plugin", "list", "--json"]));
+    let names: Vec<(&str, &str)> = plugins
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|plugin| (plugin["kind"].as_str().unwrap(), plugin["name"].as_str().unwrap()))
+        .collect();
+    assert_eq!(names, [("backend", "candle"), ("oracle", "rules")]);
+
+    let described = stdout_of(sppo().args(["plugin", "info", "rules"]));
+    for part in ["[oracle.rules]", "length.max_words (whole number, default 60)", "Most words"] {
+        assert!(described.contains(part), "{part}: {described}");
+    }
+    let schema = json_of(sppo().args(["plugin", "info", "candle", "--json"]));
+    assert!(schema["settings"]["properties"]["threads"].is_object());
+}
+
+#[test]
+fn colours_are_for_those_who_want_them() {
+    let plain = stdout_of(sppo().args(["plugin", "list"]));
+    assert!(!plain.contains('\x1b'));
+    let colored = stdout_of(sppo().args(["plugin", "list", "--color", "always"]));
+    assert!(colored.contains('\x1b'));
+}
+
+#[test]
+fn settings_that_were_shown_can_be_read_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("sppo.toml");
+    let shown = stdout_of(sppo().args([
+        "config",
+        "show",
+        "--preset",
+        "official",
+        "--set",
+        "oracle.rules.length.max_words=40",
+    ]));
+    std::fs::write(&file, &shown).unwrap();
+    let again = stdout_of(sppo().args(["config", "show", "--config"]).arg(&file));
+    assert_eq!(again, shown);
+
+    let sources = stdout_of(sppo().args(["config", "show", "--sources", "--set", "seed=7"]));
+    let source_of = |key: &str| {
+        let line = sources.lines().find(|line| line.starts_with(key)).unwrap();
+        line.rsplit_once("# ").unwrap().1.to_owned()
+    };
+    assert_eq!(source_of("seed"), "--set");
+    assert_eq!(source_of("sampling.max_new_tokens"), "preset quick");
+    assert_eq!(source_of("training.warmup_ratio"), "default");
+
+    let schema = json_of(sppo().args(["config", "schema"]));
+    assert!(schema["properties"]["training"].is_object());
+}
+
+#[test]
+fn the_game_stays_below_its_bound_in_every_form() {
+    let directory = tempfile::tempdir().unwrap();
+    let [svg, csv, matrix] =
+        ["gaps.svg", "gaps.csv", "game.csv"].map(|name| directory.path().join(name));
+    std::fs::write(&matrix, "0.5,0.9,0.3\n0.1,0.5,0.8\n0.7,0.2,0.5\n").unwrap();
+    let report = json_of(
+        sppo()
+            .args(["game", "--iterations", "300", "--json", "--matrix"])
+            .arg(&matrix)
+            .arg("--svg")
+            .arg(&svg)
+            .arg("--csv")
+            .arg(&csv),
+    );
+    let rounds = report["rounds"].as_array().unwrap();
+    assert_eq!(rounds.len(), 300);
+    for round in rounds {
+        assert!(round["mixture_gap"].as_f64().unwrap() <= round["bound"].as_f64().unwrap());
+    }
+    let table = std::fs::read_to_string(&csv).unwrap();
+    assert!(table.starts_with("iteration,last_iterate_gap,mixture_gap,bound,policy_0,policy_1"));
+    assert_eq!(table.lines().count(), 301);
+    let drawing = std::fs::read_to_string(&svg).unwrap();
+    assert!(drawing.starts_with("<svg") && drawing.contains("bound, mixture"));
+
+    let text = stdout_of(sppo().args(["game", "--kind", "random", "--size", "6"]));
+    assert_eq!(text.lines().filter(|line| line.trim_start().starts_with("1000 ")).count(), 1);
+}
+
+#[test]
+fn a_reader_that_stops_reading_is_no_error() {
+    let mut child = sppo()
+        .args(["game", "--iterations", "20000", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 1];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let output = child.wait_with_output().unwrap();
+    require_success(&output);
+    assert_eq!(stderr_of(&output), "");
+}
+
+#[test]
+fn a_dry_run_prints_the_plan_and_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let runs = directory.path().join("runs");
+    let dry_run = || {
+        let mut command = sppo();
+        command.args(["run", "--dry-run", "--offline", "--run-directory"]).arg(&runs);
+        command
+    };
+    let text = stdout_of(&mut dry_run());
+    for part in ["smollm2-135m-instruct-rules-1 (new)", "128 to train on (bundled)", "oracle rules"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let plan = json_of(dry_run().arg("--json"));
+    assert_eq!(plan["held_out_prompts"], 32);
+    assert_eq!(plan["config"]["iterations"], 3);
+    assert!(!runs.exists());
+}
+
+#[test]
+fn the_stages_fit_together() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let model = fixture("fixtures/lm/llama");
+
+    let generated = json_of(
+        sppo()
+            .arg("generate")
+            .arg(fixture("fixtures/prompts-small.jsonl"))
+            .args(["--samples", "3", "--max-new-tokens", "12", "--json", "--output"])
+            .arg(at("candidates.jsonl"))
+            .arg("--model")
+            .arg(&model),
+    );
+    let candidates = lines_of(&at("candidates.jsonl"));
+    assert_eq!(generated["rows"], candidates.len());
+    assert_eq!(candidates[0]["candidates"].as_array().unwrap().len(), 3);
+
+    stdout_of(
+        sppo()
+            .arg("rank")
+            .arg(at("candidates.jsonl"))
+            .arg("--output")
+            .arg(at("ranked.parquet"))
+            .arg("--pairs")
+            .arg(at("pairs.jsonl")),
+    );
+    let pairs = lines_of(&at("pairs.jsonl"));
+    assert!(!pairs.is_empty());
+    assert!(pairs[0]["chosen_probs_win"].as_f64() > pairs[0]["chosen_probs_lose"].as_f64());
+
+    let trained = json_of(
+        sppo()
+            .arg("train")
+            .arg(at("pairs.jsonl"))
+            .args(["--objective", "dpo", "--learning-rate", "1e-3", "--epochs", "3", "--json"])
+            .args(["--eta", "10", "--optimizer", "adamw", "--weight-decay", "0.01"])
+            .args(["--global-batch-size", "2", "--output"])
+            .arg(at("trained"))
+            .arg("--model")
+            .arg(&model),
+    );
+    let chosen = trained["chosen_log_prob_change"].as_f64().unwrap();
+    assert!(chosen > trained["rejected_log_prob_change"].as_f64().unwrap(), "{trained}");
+    let metrics = lines_of(&at("trained").join("metrics.jsonl"));
+    assert_eq!(metrics.len() as u64, trained["steps"].as_u64().unwrap());
+    for column in ["loss", "log_prob_chosen", "log_prob_rejected", "gradient_norm", "learning_rate"]
+    {
+        assert!(metrics.iter().all(|step| step[column].is_number()), "{column}");
+    }
+
+    let responses: String = candidates
+        .iter()
+        .map(|line| {
+            let (prompt, response) = (&line["prompt"], &line["candidates"][0]);
+            format!("{}\n", serde_json::json!({ "prompt": prompt, "response": response }))
+        })
+        .collect();
+    std::fs::write(at("responses.jsonl"), responses).unwrap();
+    let scores =
+        stdout_of(sppo().arg("score").arg(at("responses.jsonl")).arg("--model").arg(at("trained")));
+    assert_eq!(scores.lines().count(), candidates.len());
+
+    let compared = json_of(
+        sppo()
+            .args(["eval", "--max-new-tokens", "12", "--samples", "2", "--json", "--model"])
+            .arg(at("trained"))
+            .arg("--against")
+            .arg(&model)
+            .arg("--prompts")
+            .arg(fixture("fixtures/prompts-held-out-small.jsonl")),
+    );
+    let win_rate = &compared["win_rate"];
+    assert!(win_rate["low"].as_f64() <= win_rate["mean"].as_f64());
+    assert!(win_rate["mean"].as_f64() <= win_rate["high"].as_f64());
+}
+
+#[test]
+fn models_are_compared_side_by_side_in_a_conversation() {
+    let model = fixture("fixtures/lm/llama");
+    let directory = tempfile::tempdir().unwrap();
+    let input = directory.path().join("said");
+    std::fs::write(&input, "Hello.\nAnd you?\n\nHello.\n").unwrap();
+    let answers = stdout_of(
+        sppo()
+            .args(["sample", "--json", "--max-new-tokens", "8", "--model"])
+            .arg(&model)
+            .arg("--model")
+            .arg(&model)
+            .stdin(std::fs::File::open(&input).unwrap()),
+    );
+    let answers: Vec<Value> =
+        answers.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(answers.len(), 6);
+    assert_eq!(answers[0]["text"], answers[1]["text"]);
+    assert_ne!(answers[0]["text"], answers[2]["text"]);
+    // A new conversation begins like the first.
+    assert_eq!(answers[0], answers[4]);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_says_how_to_go_on_and_going_on_works() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = sppo();
+        command.arg("run").args(arguments).arg("--run-directory").arg(directory.path());
+        command
+    };
+    let child = run(&["--name", "stopped", "--iterations", "1", "--max-new-tokens", "200"])
+        .arg("--prompts")
+        .arg(fixture("fixtures/prompts-small.jsonl"))
+        .arg("--held-out")
+        .arg(fixture("fixtures/prompts-held-out-small.jsonl"))
+        .arg("--model")
+        .arg(fixture("fixtures/lm/llama"))
+        .args(["--set", "sampling.prompts_per_shard=1", "--samples", "40"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let started = directory.path().join("stopped/manifests/iteration-0");
+    while !started.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let interrupt = std::process::Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(interrupt.success());
+    let output = child.wait_with_output().unwrap();
+    let said = stderr_of(&output);
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("run --resume --name stopped"), "{said}");
+
+    // Neither the name nor the settings need to be repeated.
+    let report = json_of(run(&["--resume", "--json"]).arg("--quiet"));
+    assert_eq!(report["name"], "stopped");
+    assert_eq!(report["iterations"].as_array().unwrap().len(), 2);
+}
