@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Tensor;
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use rayon::ThreadPool;
+use sppo_model::Result;
 use sppo_model::ops::RotaryFrequencies;
-use sppo_model::{ModelError, Result};
 
 use crate::kernels::log_probs;
 use crate::kernels::matrix::{Destination, Matrix, multiply};
@@ -13,6 +13,7 @@ use crate::kernels::rotary::{Direction, RotaryTable, rotary};
 use crate::memory::keep_large_buffers;
 use crate::parameter::Parameter;
 use crate::tensors::{Values, candle_error, tensor};
+use crate::threads::thread_pool;
 
 /// The ops on candle tensors in the memory of the CPU, with fused kernels, f32. Clones share their
 /// threads.
@@ -35,14 +36,8 @@ impl CandleOps {
     /// When threads cannot be started.
     pub fn new(threads: usize, keep_logits_limit: usize) -> Result<Self> {
         keep_large_buffers();
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|index| format!("candle-{index}"))
-            .build()
-            .map_err(|error| {
-                ModelError::Backend(format!("{threads} threads could not be started: {error}"))
-            })?;
-        Ok(Self { pool: Arc::new(pool), keep_logits_limit, rotary_tables: Arc::default() })
+        let pool = thread_pool(threads)?;
+        Ok(Self { pool, keep_logits_limit, rotary_tables: Arc::default() })
     }
 
     /// A matrix product on all threads, to be timed.

@@ -15,6 +15,7 @@ mod parameter;
 mod tensors;
 #[cfg(test)]
 mod test_support;
+mod threads;
 
 pub use backend::{CandleBackend, CandleConfig};
 pub use engine::CandleOps;

@@ -159,7 +159,7 @@ impl Parameter {
     ) -> Result<Vec<f32>> {
         let (outputs, inputs) = self.dimensions()?;
         if let Some(packed) = &self.panels
-            && rows <= DECODING_ROWS
+            && (1..=DECODING_ROWS).contains(&rows)
         {
             return Ok(panels::linear(x, rows, &Values::of(packed)?, [inputs, outputs], bias));
         }

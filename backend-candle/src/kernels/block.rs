@@ -153,6 +153,7 @@ impl Transposed {
     /// Transposes `[rows, columns]`. At least [`TILE_COLUMNS`] zeros follow each row of the result, so
     /// that whole tiles can be read from any column, and rows do not all fall on the same cache sets.
     pub(crate) fn new(matrix: &[f32], rows: usize, columns: usize) -> Self {
+        assert_eq!(matrix.len(), rows * columns, "matrix differs from its shape");
         let tiles = rows.div_ceil(TILE_COLUMNS) + 1;
         let stride = (tiles + 1 - tiles % 2) * TILE_COLUMNS;
         let values = produce(columns * stride, |out| {

@@ -73,6 +73,7 @@ vectorised! {
 
 /// `activation(gate) * up`.
 pub(crate) fn gated_activation(gate: &[f32], up: &[f32], activation: Activation) -> Vec<f32> {
+    assert_eq!(gate.len(), up.len(), "operands differ in size");
     let kernel = match activation {
         Activation::Silu => silu_times,
         Activation::GeluTanh => gelu_times,
@@ -92,6 +93,7 @@ pub(crate) fn gated_activation_backward(
     activation: Activation,
     gradient: &[f32],
 ) -> [Vec<f32>; 2] {
+    assert_eq!([gate.len(); 2], [up.len(), gradient.len()], "operands differ in size");
     let kernel = match activation {
         Activation::Silu => silu_times_backward,
         Activation::GeluTanh => gelu_times_backward,
@@ -140,6 +142,7 @@ vectorised! {
 
 /// `a + b`.
 pub(crate) fn add(a: &[f32], b: &[f32]) -> Vec<f32> {
+    assert_eq!(a.len(), b.len(), "operands differ in size");
     produce(a.len(), |out| {
         let inputs = a.par_chunks(TASK_ELEMENTS).zip(b.par_chunks(TASK_ELEMENTS));
         out.par_chunks_mut(TASK_ELEMENTS)

@@ -77,7 +77,10 @@ pub(crate) fn logit_gradients(
     coefficients: &[f32],
     cap: Option<f32>,
 ) -> Vec<f32> {
-    let vocabulary = (logits.len() / targets.len().max(1)).max(1);
+    let rows = targets.len();
+    assert_eq!([rows; 2], [log_sum_exps.len(), coefficients.len()], "operands differ in rows");
+    let vocabulary = (logits.len() / rows.max(1)).max(1);
+    assert_eq!(logits.len(), rows * vocabulary, "logits are not whole rows");
     produce(logits.len(), |gradients| {
         gradients
             .par_chunks_mut(vocabulary)

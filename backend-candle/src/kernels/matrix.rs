@@ -161,6 +161,7 @@ pub(crate) fn linear(
             multiply(Destination::write(out, rows, outputs), x, weight, threads);
         }),
         Some(bias) => {
+            assert_eq!(bias.len(), outputs, "each output has one bias");
             let mut result = produce(rows * outputs, |out| repeat_row(bias, out));
             multiply(Destination::add(&mut result, rows, outputs), x, weight, threads);
             result

@@ -20,9 +20,9 @@ use std::mem::MaybeUninit;
 /// Memory that a kernel fills.
 pub(crate) type Uninitialised = [MaybeUninit<f32>];
 
-/// Elements that one task of an elementwise kernel handles: 64 KiB, which fits a first-level cache
-/// twice over and is worth a task of its own.
-pub(crate) const TASK_ELEMENTS: usize = 16 * 1024;
+/// Elements that one task of an elementwise kernel handles: some ten microseconds of work, below which
+/// waking another thread does not pay.
+pub(crate) const TASK_ELEMENTS: usize = 64 * 1024;
 
 /// Whole rows of `features` numbers that one task handles.
 pub(crate) fn rows_per_task(features: usize) -> usize {
@@ -46,8 +46,9 @@ pub(crate) fn produce(length: usize, fill: impl FnOnce(&mut Uninitialised)) -> V
     }
     fill(spare);
     // SAFETY: the capacity is at least `length`, and every kernel of this crate that takes
-    // `Uninitialised` memory writes all of it: elementwise kernels by zipping slices of equal length,
-    // matrix products by covering the destination. (Debug builds start from NaN, which tests see.)
+    // `Uninitialised` memory writes all of it: elementwise kernels by zipping slices whose lengths were
+    // asserted to be equal, matrix products by covering the destination, whose shape was asserted.
+    // (Debug builds start from NaN, which tests see.)
     unsafe { values.set_len(length) };
     values
 }

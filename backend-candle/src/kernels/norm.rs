@@ -66,6 +66,7 @@ fn inverse_root<const FUSED: bool>(x: &[f32], epsilon: f32) -> f32 {
 /// `x / sqrt(mean(x^2) + epsilon) * (weight + offset)` over groups of `weight.len()` features.
 pub(crate) fn rms_norm(norm: RmsNorm, x: &[f32]) -> Vec<f32> {
     let task = task_elements(&norm);
+    assert_eq!(x.len() % norm.weight.len(), 0, "rows are not whole groups");
     produce(x.len(), |out| {
         out.par_chunks_mut(task)
             .zip(x.par_chunks(task))
@@ -80,6 +81,8 @@ pub(crate) fn rms_norm_backward(
     gradient: &[f32],
 ) -> (Vec<f32>, Vec<f32>) {
     let task = task_elements(&norm);
+    assert_eq!(x.len(), gradient.len(), "operands differ in size");
+    assert_eq!(x.len() % norm.weight.len(), 0, "rows are not whole groups");
     let mut weight_gradient = vec![0.0; norm.weight.len()];
     let x_gradient = produce(x.len(), |out| {
         let partial_sums: Vec<Vec<f32>> = out

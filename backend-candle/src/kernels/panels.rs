@@ -5,12 +5,9 @@ use std::mem::MaybeUninit;
 use rayon::prelude::*;
 
 use super::block::{Left, ProductSize, Right, TILE_COLUMNS, Target, multiply_block};
-use super::{copy, produce};
+use super::{copy, produce, rows_per_task};
 
-/// Panels that one task multiplies.
-const PANELS_PER_TASK: usize = 4;
-
-/// Elements of a weight laid out as panels: the outputs are rounded up to whole panels.
+/// Elements of one panel.
 fn panel_elements(inputs: usize) -> usize {
     inputs * TILE_COLUMNS
 }
@@ -44,23 +41,20 @@ pub(crate) fn linear(
     [inputs, outputs]: [usize; 2],
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
-    let task = PANELS_PER_TASK * panel_elements(inputs);
     let mut by_panel = vec![0.0; outputs.div_ceil(TILE_COLUMNS) * rows * TILE_COLUMNS];
     by_panel
-        .par_chunks_mut(PANELS_PER_TASK * rows * TILE_COLUMNS)
-        .zip(panels.par_chunks(task))
-        .for_each(|(out, panels)| {
-            let pairs = out.chunks_exact_mut(rows * TILE_COLUMNS);
-            for (values, panel) in pairs.zip(panels.chunks_exact(panel_elements(inputs))) {
-                let target = Target { values, stride: TILE_COLUMNS, adds: false };
-                let left = Left::Rows { values: x, stride: inputs };
-                let right = Right { values: panel, stride: TILE_COLUMNS };
-                let size = ProductSize { rows, depth: inputs, columns: TILE_COLUMNS };
-                multiply_block(target, left, right, size);
-            }
+        .par_chunks_mut(rows * TILE_COLUMNS)
+        .zip(panels.par_chunks(panel_elements(inputs)))
+        .for_each(|(values, panel)| {
+            let target = Target { values, stride: TILE_COLUMNS, adds: false };
+            let left = Left::Rows { values: x, stride: inputs };
+            let right = Right { values: panel, stride: TILE_COLUMNS };
+            let size = ProductSize { rows, depth: inputs, columns: TILE_COLUMNS };
+            multiply_block(target, left, right, size);
         });
     let mut result = produce(rows * outputs, |out| {
-        out.par_chunks_mut(outputs).enumerate().for_each(|(row, out)| {
+        let rows_out = out.par_chunks_mut(outputs).enumerate();
+        rows_out.with_min_len(rows_per_task(outputs)).for_each(|(row, out)| {
             let pieces = by_panel.chunks_exact(rows * TILE_COLUMNS);
             for (out, panel) in out.chunks_mut(TILE_COLUMNS).zip(pieces) {
                 copy(&panel[row * TILE_COLUMNS..][..out.len()], out);

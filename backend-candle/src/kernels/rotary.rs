@@ -69,6 +69,8 @@ pub(crate) fn rotary(
     direction: Direction,
 ) -> Vec<f32> {
     let half = table.frequencies.len();
+    assert_eq!(x.len(), columns * positions.len(), "each row has one position");
+    assert_eq!(columns % (2 * half), 0, "rows are not whole heads");
     let sign = if direction == Direction::Forward { 1.0 } else { -1.0 };
     let per_task = rows_per_task(columns);
     produce(x.len(), |out| {
