@@ -384,8 +384,8 @@ mod tests {
         ) {
             let settings = ObjectiveSettings { objective: ALL[which], eta, label_smoothing };
             let coefficients = evaluate(&settings, &examples).unwrap().coefficients;
-            for example in 0..examples.len() {
-                for response in 0..2 {
+            for (example, found) in coefficients.iter().enumerate() {
+                for (response, &found) in found.iter().enumerate() {
                     let at = |shift: f64| {
                         let mut moved = examples.clone();
                         moved[example].responses[response].log_prob += shift;
@@ -394,7 +394,6 @@ mod tests {
                     let step = 1e-5;
                     let (left, middle, right) = (at(-step), at(0.0), at(step));
                     let (before, after) = ((middle - left) / step, (right - middle) / step);
-                    let found = coefficients[example][response];
                     // At the kink of hinge and of the batch means, either side's slope will do.
                     let tolerance = 1e-4 * (1.0 + found.abs());
                     let (low, high) = (before.min(after), before.max(after));

@@ -13,7 +13,7 @@ use crate::preference::PreferenceMatrix;
 /// When the size is even or below 3.
 pub fn cycle(size: usize) -> Result<PreferenceMatrix> {
     const WIN: f64 = 0.9;
-    if size < 3 || size % 2 == 0 {
+    if size < 3 || size.is_multiple_of(2) {
         return Err(Error::configuration(
             "--size",
             format!("a cycle needs an odd number of answers, not {size}"),

@@ -90,7 +90,9 @@ fn validate(generated: &[GeneratedResponse], request: &GenerationRequest) -> Res
                 response.log_probs.len()
             )));
         }
-        if let Some(value) = response.log_probs.iter().find(|value| !(**value <= 1e-3)) {
+        if let Some(value) =
+            response.log_probs.iter().find(|value| value.is_nan() || **value > 1e-3)
+        {
             return Err(nonsense(format!("response {index} has a log-probability of {value}")));
         }
     }
