@@ -337,6 +337,12 @@ fn run_directories_that_cannot_be_used_are_refused() {
         &["runs/mine"],
     );
 
+    // A run that was killed before it had recorded anything starts over.
+    fs::create_dir_all(directory.path().join("runs/begun")).unwrap();
+    fs::write(directory.path().join("runs/begun/run.lock"), "").unwrap();
+    let mut begun = support::small_run(&directory.path().join("runs"), "begun");
+    support::require_success(&begun.arg("--resume").output().unwrap());
+
     let mut first = support::small_run(&directory.path().join("runs"), "taken");
     support::require_success(&first.output().unwrap());
     let mut second = support::small_run(&directory.path().join("runs"), "taken");

@@ -30,11 +30,15 @@ pub(super) struct RunPlan {
 
 impl RunPlan {
     pub(super) fn new(arguments: &RunArguments) -> Result<Self> {
-        let Resolved { config, sources } =
-            if arguments.resume { earlier_run(arguments)? } else { new_run(arguments)? };
+        let earlier = if arguments.resume { earlier_run(arguments)? } else { None };
+        let resume = earlier.is_some();
+        let Resolved { config, sources } = match earlier {
+            Some(resolved) => resolved,
+            None => new_run(arguments)?,
+        };
         let prompts = prompts::load(&config.prompts)?;
         let allow = arguments.allow.clone();
-        Ok(Self { config, sources, resume: arguments.resume, allow, prompts })
+        Ok(Self { config, sources, resume, allow, prompts })
     }
 
     /// The chosen plugins that are there.
@@ -253,15 +257,18 @@ fn new_run(arguments: &RunArguments) -> Result<Resolved> {
 }
 
 /// The settings that the run has, but for what was typed. What differs is refused when the run is
-/// opened, unless it is allowed.
-fn earlier_run(arguments: &RunArguments) -> Result<Resolved> {
+/// opened, unless it is allowed. `None` for a run that was stopped before it had recorded anything.
+fn earlier_run(arguments: &RunArguments) -> Result<Option<Resolved>> {
     let Resolved { config, sources } = arguments.settings.resolve(flags(arguments)?)?;
     let name = match sources.get("name") {
         None | Some(Source::Default) => latest_run(&config.run_directory)?,
         Some(_) => config.name,
     };
     let path = config.run_directory.join(&name);
-    if !path.join("run.json").is_file() {
+    if path.is_dir() && !path.join("run.json").exists() {
+        return Ok(None);
+    }
+    if !path.is_dir() {
         return Err(Error::run_directory(&path, "there is no run to resume")
             .with_hint("leave out --resume to start one, or check --name and --run-directory"));
     }
@@ -269,12 +276,13 @@ fn earlier_run(arguments: &RunArguments) -> Result<Resolved> {
     let mut resolved = arguments.settings.resolve_on(&recorded, flags(arguments)?)?;
     resolved.config.name = name;
     resolved.config.run_directory = config.run_directory;
-    Ok(resolved)
+    Ok(Some(resolved))
 }
 
 /// The run that was worked on last.
 fn latest_run(directory: &Path) -> Result<String> {
     let worked_on = |entry: fs::DirEntry| {
+        fs::metadata(entry.path().join("run.json")).ok()?;
         let lock = fs::metadata(entry.path().join("run.lock")).ok()?;
         Some((lock.modified().ok()?, entry.file_name().into_string().ok()?))
     };
