@@ -15,11 +15,13 @@
 
 mod artifacts;
 mod evaluate;
+mod prompt_set;
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use artifacts::{Names, StageMeter};
+pub use prompt_set::PromptSet;
 
 use crate::config::{Config, ReferenceLogProbs};
 use crate::datasets::write_generated;
@@ -30,15 +32,6 @@ use crate::records::{Judgment, Prompt, Rollout, TrainingExample};
 use crate::run_directory::RunDirectory;
 use crate::selection::SkipCounts;
 use crate::stages::{self, SamplingPass, TokenizationRule, TrainingProgress};
-
-/// The prompts of a run.
-#[derive(Clone, Debug)]
-pub struct PromptSet {
-    /// Answered and trained on.
-    pub training: Vec<Prompt>,
-    /// Only ever answered, to compare models.
-    pub held_out: Vec<Prompt>,
-}
 
 /// Who plays, by which rules.
 pub struct Game<'a> {
@@ -259,7 +252,9 @@ impl SelfPlay<'_, '_> {
         meter.finish(String::new());
 
         let saving = StageMeter::start(self.game.observer, Stage::Save, 1, "checkpoint");
-        let path = self.run.commit(&name, |directory| Ok(policy.save(directory)?))?;
+        let path = self.run.commit(&name, |directory| {
+            policy.save(directory).map_err(|error| artifacts::not_saved(directory, error))
+        })?;
         self.policy = Some((iteration, policy));
         saving.finish(path.display().to_string());
         Ok(path)

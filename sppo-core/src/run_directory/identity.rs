@@ -10,13 +10,16 @@ use crate::config::{Config, Difference, differences_of_values};
 use crate::error::{Error, Result};
 use crate::files::{run_directory_error, write_atomically};
 
-/// Settings, model and plugins of a run.
+/// Settings, model, prompts and plugins of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunIdentity {
     /// All settings.
     pub config: Config,
     /// The model that self-play starts from.
     pub model: ModelIdentity,
+    /// SHA-256 of the prompts, in hexadecimal: their files may change under the same name.
+    #[serde(default)]
+    pub prompts_sha256: String,
     /// The backend and the oracle.
     pub plugins: Vec<PluginIdentity>,
 }
@@ -86,7 +89,8 @@ fn read_value(file: &Path) -> Result<Value> {
     })
 }
 
-/// Settings keep their keys; the rest becomes `model.sha256`, `plugin.backend.version` and so on.
+/// Settings keep their keys; the rest becomes `model.sha256`, `prompts.sha256`,
+/// `plugin.backend.version` and so on.
 fn comparable(identity: &Value) -> Value {
     let mut all = match identity.get("config") {
         Some(Value::Object(config)) => config.clone(),
@@ -96,6 +100,11 @@ fn comparable(identity: &Value) -> Value {
     let weights = identity.get("model").and_then(|model| model.get("sha256")).cloned();
     let model = Map::from_iter([("sha256".to_owned(), weights.unwrap_or_default())]);
     all.insert("model".into(), Value::Object(model));
+    if let (Some(Value::Object(prompts)), Some(hash)) =
+        (all.get_mut("prompts"), identity.get("prompts_sha256"))
+    {
+        prompts.insert("sha256".into(), hash.clone());
+    }
     let plugins = identity.get("plugins").and_then(Value::as_array).into_iter().flatten();
     let by_kind: Map<String, Value> = plugins
         .filter_map(|plugin| {

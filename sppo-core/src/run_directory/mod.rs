@@ -84,7 +84,8 @@ impl RunDirectory {
             let list: Vec<String> = changed.iter().map(|change| format!("\n  {change}")).collect();
             let message = format!("this run was started with other settings:{}", list.concat());
             return Err(Error::run_directory(&path, message).with_hint(
-                "restore them, or start another run with `--name` and without `--resume`",
+                "restore them, accept a change with `--allow KEY`, or start another run with `--name` and \
+                 without `--resume`",
             ));
         }
         identity.write(&file)?;

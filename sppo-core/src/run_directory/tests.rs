@@ -10,6 +10,7 @@ use crate::error::ErrorCategory;
 
 fn identity() -> RunIdentity {
     RunIdentity {
+        prompts_sha256: "11".into(),
         config: Config::default(),
         model: ModelIdentity { name: "tiny".into(), sha256: "ab".into() },
         plugins: vec![PluginIdentity {

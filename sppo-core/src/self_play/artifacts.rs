@@ -12,7 +12,7 @@ use crate::datasets::Stored;
 use crate::error::{Error, Result};
 use crate::files::{create_directory, run_directory_error};
 use crate::observer::{Event, Observer, Stage, StageHost};
-use crate::plugin::{Backend, Policy};
+use crate::plugin::{Backend, PluginError, Policy};
 use crate::run_directory::{ArtifactName, RunDirectory};
 use crate::stages::TrainingProgress;
 
@@ -86,11 +86,19 @@ pub(super) fn commit_training_state(
 ) -> Result<()> {
     run.commit(&Names::training_state(iteration), |directory| {
         create_directory(directory)?;
-        policy.save(&directory.join(WEIGHTS))?;
-        policy.save_optimizer_state(&directory.join(OPTIMIZER_STATE))?;
+        policy
+            .save(&directory.join(WEIGHTS))
+            .and_then(|()| policy.save_optimizer_state(&directory.join(OPTIMIZER_STATE)))
+            .map_err(|error| not_saved(directory, error))?;
         write_json(&directory.join(PROGRESS), &progress)
     })?;
     Ok(())
+}
+
+/// A policy that cannot be saved is the run directory's trouble: a full disk, usually.
+pub(super) fn not_saved(directory: &Path, error: PluginError) -> Error {
+    Error::run_directory(directory, error.message)
+        .with_hint(error.hint.unwrap_or("make room on the disk, then resume the run".into()))
 }
 
 /// Writes a small record.

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::SelfPlay;
 use super::artifacts::{Names, StageMeter, read_json, write_json};
+use crate::datasets::Stored;
 use crate::error::Result;
 use crate::evaluation;
 use crate::observer::{IterationReport, Stage};
@@ -81,6 +82,10 @@ impl SelfPlay<'_, '_> {
         if !config.evaluation.enabled || self.game.prompts.held_out.is_empty() {
             return Ok(Vec::new());
         }
+        let name = Names::held_out(iteration);
+        if self.run.has(&name) {
+            return Rollout::read(&self.run.path(&name)?);
+        }
         let prompts = self.game.prompts.held_out.clone();
         let parameters = config.sampling.parameters();
         let pass = SamplingPass {
@@ -92,7 +97,7 @@ impl SelfPlay<'_, '_> {
         };
         let tokens = prompts.len() * pass.samples_per_prompt * parameters.max_new_tokens;
         let meter = StageMeter::start(self.game.observer, Stage::Evaluate, tokens as u64, "tokens");
-        let rollouts = self.table(&Names::held_out(iteration), |play| {
+        let rollouts = self.table(&name, |play| {
             let host = meter.host(play.game.backend);
             stages::sample(play.policy_after(iteration)?, &prompts, &pass, &host)
         })?;

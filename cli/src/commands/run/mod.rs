@@ -111,6 +111,7 @@ fn identity(plan: &RunPlan, model: &Path) -> Result<RunIdentity> {
     let sha256 = checkpoint.identity()?.sha256;
     Ok(RunIdentity {
         config: config.clone(),
+        prompts_sha256: plan.prompts.sha256(),
         model: ModelIdentity { name: config.model.clone(), sha256 },
         plugins: plan.plugins().iter().map(plugin_identity).collect(),
     })
