@@ -28,7 +28,7 @@ use crate::datasets::write_generated;
 use crate::error::Result;
 use crate::observer::{Event, IterationReport, Observer, Stage};
 use crate::plugin::{Backend, ModelSpec, Oracle, Policy};
-use crate::records::{Judgment, Prompt, Rollout, TrainingExample};
+use crate::records::{Judgment, Rollout, TrainingExample};
 use crate::run_directory::RunDirectory;
 use crate::selection::SkipCounts;
 use crate::stages::{self, SamplingPass, TokenizationRule, TrainingProgress};
