@@ -64,7 +64,7 @@ impl OraclePlugin for HttpOracle {
             .collect::<Result<Vec<_>, _>>()?;
         let identity = identity(&config, &addresses);
         let keys = KeyMaker::new(&judge(&config, &identity)?);
-        let client = Client::new(&config, config.concurrency.max * addresses.len())?;
+        let client = Client::new(&config, &addresses)?;
         Ok(Self {
             protocol,
             keys,

@@ -252,4 +252,110 @@ fn unexpected() -> PluginError {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use sppo_core::plugin::{Candidate, Message};
+
+    use super::*;
+
+    fn comparison(texts: &[&str]) -> Comparison {
+        Comparison {
+            prompt: vec![Message::user("?")],
+            rendered_prompt: None,
+            candidates: texts.iter().map(|text| Candidate::from_text(*text)).collect(),
+        }
+    }
+
+    /// What comes of three answers when each ordered pair gets `answer(first, second)`.
+    fn verdict(
+        orders: Orders,
+        undecided: Undecided,
+        answer: impl Fn(usize, usize) -> Result<Judgment, Invalid>,
+    ) -> Result<Verdict, PluginError> {
+        let comparison = comparison(&["a", "b", "c"]);
+        let questions: Vec<(Question<'_>, Key)> = Round::questions(&comparison, true, orders)
+            .into_iter()
+            .enumerate()
+            .map(|(index, question)| (question, [index as u8; 32]))
+            .collect();
+        let mut round = Round::default();
+        let new = round.add(&comparison, true, &questions, vec![None; questions.len()]);
+        assert_eq!((new.len(), round.completed()), (questions.len(), 0));
+        for (New(number), (question, _)) in new.into_iter().flatten().zip(&questions) {
+            round.settle(number, answer(question.first, question.second.unwrap_or_default()));
+        }
+        assert_eq!(round.completed(), 1);
+        round.verdicts(undecided).map(|mut verdicts| verdicts.remove(0))
+    }
+
+    fn invalid() -> Result<Judgment, Invalid> {
+        Err(Invalid("hm".into()))
+    }
+
+    #[test]
+    fn both_orders_are_averaged_and_a_position_bias_cancels() {
+        // The judge favours whoever comes first by 0.3, and sees no other difference.
+        let biased = |_, _| Ok(Judgment::Probability(0.8));
+        let verdict = verdict(Orders::Both, Undecided::Stop, biased).unwrap();
+        let Verdict::Probabilities(matrix) = verdict else { panic!("{verdict:?}") };
+        assert!(matrix.iter().all(|value| (value - 0.5).abs() < 1e-15), "{matrix:?}");
+    }
+
+    #[test]
+    fn one_valid_order_stands_for_both_and_none_is_no_tie_unless_wanted() {
+        let half = |first: usize, second: usize| match first < second {
+            true => Ok(Judgment::Probability(0.75)),
+            false => invalid(),
+        };
+        let expected = [0.5, 0.75, 0.75, 0.25, 0.5, 0.75, 0.25, 0.25, 0.5];
+        let said = verdict(Orders::Both, Undecided::Stop, half);
+        assert_eq!(said.unwrap(), Verdict::Probabilities(expected.into()));
+        let error = verdict(Orders::Both, Undecided::Stop, |_, _| invalid()).unwrap_err();
+        assert!(error.to_string().contains("hm"), "{error}");
+        let tie = verdict(Orders::Both, Undecided::Tie, |_, _| invalid()).unwrap();
+        assert_eq!(tie, Verdict::Probabilities(vec![0.5; 9]));
+    }
+
+    #[test]
+    fn logits_stay_logits_in_one_order_too() {
+        let logit =
+            |first: usize, second: usize| Ok(Judgment::Logit(first as f64 - 2.0 * second as f64));
+        let both = verdict(Orders::Both, Undecided::Stop, logit).unwrap();
+        assert_eq!(both, Verdict::Logits(vec![0.0, -2.0, -4.0, 1.0, 0.0, -3.0, 2.0, 0.0, 0.0]));
+        let one = verdict(Orders::One, Undecided::Stop, logit).unwrap();
+        let Verdict::Logits(one) = one else { panic!("{one:?}") };
+        for (i, j) in [(0, 1), (0, 2), (1, 2)] {
+            assert_eq!(one[3 * i + j], -one[3 * j + i]);
+        }
+        let mixed = |first: usize, second: usize| match (first, second) {
+            (0 | 1, 0 | 1) => Ok(Judgment::Probability(0.5)),
+            _ => Ok(Judgment::Logit(0.0)),
+        };
+        assert!(verdict(Orders::Both, Undecided::Stop, mixed).is_err());
+    }
+
+    #[test]
+    fn which_answer_comes_first_does_not_depend_on_their_numbers() {
+        let shown = |texts: &[&str]| {
+            let comparison = comparison(texts);
+            let questions = Round::questions(&comparison, true, Orders::One);
+            let order = |question: &Question<'_>| {
+                (question.first_text().to_owned(), question.second_text().to_owned())
+            };
+            let mut all: Vec<_> = questions.iter().map(order).collect();
+            all.sort();
+            all
+        };
+        let texts: Vec<String> = (0..40).map(|index| format!("answer {index}")).collect();
+        let forward: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let backward: Vec<&str> = forward.iter().rev().copied().collect();
+        assert_eq!(shown(&forward), shown(&backward));
+        let low_first = shown(&forward)
+            .iter()
+            .filter(|(first, second)| {
+                let number = |text: &str| forward.iter().position(|other| *other == text);
+                number(first) < number(second)
+            })
+            .count();
+        assert!((280..=500).contains(&low_first), "{low_first} of 780");
+    }
+}

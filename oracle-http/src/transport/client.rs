@@ -6,11 +6,13 @@ use std::time::Duration;
 use fs_err as fs;
 use sppo_core::plugin::PluginError;
 use ureq::Agent;
+use ureq::config::AutoHeaderValue;
 use ureq::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use ureq::http::{HeaderName, HeaderValue, StatusCode};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 use super::backoff::retry_after;
+use super::proxy;
 use crate::address::Address;
 use crate::config::{HttpConfig, TimeoutConfig};
 use crate::credentials::{ApiKey, plain_headers};
@@ -46,42 +48,59 @@ pub(super) enum FailureKind {
 
 /// Makes requests.
 pub(crate) struct Client {
-    agent: Agent,
+    /// One for each endpoint, for each may have its own proxy.
+    agents: Vec<Agent>,
     key: Option<ApiKey>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Client {
-    pub(crate) fn new(config: &HttpConfig, connections: usize) -> Result<Self, PluginError> {
+    pub(crate) fn new(config: &HttpConfig, addresses: &[Address]) -> Result<Self, PluginError> {
+        let connections = config.concurrency.max;
         let TimeoutConfig { connect_seconds, read_seconds, total_seconds } = config.timeouts;
         let mut tls = TlsConfig::builder();
         if let Some(path) = &config.certificates {
             tls = tls.root_certs(certificates(path)?);
         }
-        let agent = Agent::config_builder()
-            .tls_config(tls.build())
-            .http_status_as_error(false)
-            // A redirect would carry headers to a place that the user did not name.
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .user_agent(concat!("sppo/", env!("CARGO_PKG_VERSION")))
-            .accept("application/json")
-            // Small replies gain nothing, and a compressed one may be larger than it looks.
-            .accept_encoding(ureq::config::AutoHeaderValue::None)
-            .max_idle_connections(connections)
-            .max_idle_connections_per_host(connections)
-            .max_idle_age(IDLE_LIMIT)
-            .timeout_connect(Some(seconds("timeouts.connect_seconds", connect_seconds)?))
-            .timeout_per_read(Some(seconds("timeouts.read_seconds", read_seconds)?))
-            .timeout_global(Some(seconds("timeouts.total_seconds", total_seconds)?))
-            .build()
-            .new_agent();
-        Ok(Self { agent, key: ApiKey::load(config)?, headers: plain_headers(config)? })
+        let tls = tls.build();
+        let connect = seconds("timeouts.connect_seconds", connect_seconds)?;
+        let read = seconds("timeouts.read_seconds", read_seconds)?;
+        let total = seconds("timeouts.total_seconds", total_seconds)?;
+        let agent = |address: &Address| {
+            let agent = Agent::config_builder()
+                .tls_config(tls.clone())
+                .proxy(proxy::for_address(&address.uri)?)
+                .http_status_as_error(false)
+                // A redirect would carry headers to a place that the user did not name.
+                .max_redirects(0)
+                .max_redirects_will_error(false)
+                .user_agent(concat!("sppo/", env!("CARGO_PKG_VERSION")))
+                .accept("application/json")
+                // Small replies gain nothing, and a compressed one may be larger than it looks.
+                .accept_encoding(AutoHeaderValue::None)
+                .max_idle_connections(connections)
+                .max_idle_connections_per_host(connections)
+                .max_idle_age(IDLE_LIMIT)
+                .timeout_connect(Some(connect))
+                .timeout_per_read(Some(read))
+                .timeout_global(Some(total))
+                .build()
+                .new_agent();
+            Ok(agent)
+        };
+        let agents = addresses.iter().map(agent).collect::<Result<_, PluginError>>()?;
+        Ok(Self { agents, key: ApiKey::load(config)?, headers: plain_headers(config)? })
     }
 
-    /// Sends a body and returns the reply's.
-    pub(super) fn post(&self, address: &Address, body: &[u8]) -> Result<Vec<u8>, Failure> {
-        let mut request = self.agent.post(&address.uri).header(CONTENT_TYPE, "application/json");
+    /// Sends a body to the endpoint of this number and returns the reply's.
+    pub(super) fn post(
+        &self,
+        endpoint: usize,
+        address: &Address,
+        body: &[u8],
+    ) -> Result<Vec<u8>, Failure> {
+        let mut request =
+            self.agents[endpoint].post(&address.uri).header(CONTENT_TYPE, "application/json");
         for (name, value) in self.headers.iter().map(|(name, value)| (name, value)) {
             request = request.header(name, value);
         }

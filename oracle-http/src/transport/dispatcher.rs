@@ -260,7 +260,7 @@ impl Shared {
                     }
                     drop(state);
                     let sent = Instant::now();
-                    let outcome = self.attempt(&task.job, &address);
+                    let outcome = self.attempt(&task.job, endpoint, &address);
                     state = self.lock();
                     self.settle(&mut state, task, endpoint, is_probe, sent, outcome);
                     if state.unfinished == 0 || state.stopped.is_some() || state.in_flight == 0 {
@@ -290,9 +290,9 @@ impl Shared {
     }
 
     /// One attempt. What it brings is in the cache when this returns.
-    fn attempt(&self, job: &Job, address: &Address) -> Outcome {
+    fn attempt(&self, job: &Job, endpoint: usize, address: &Address) -> Outcome {
         let attempt = || {
-            let body = match self.client.post(address, &job.body) {
+            let body = match self.client.post(endpoint, address, &job.body) {
                 Ok(body) => body,
                 Err(failure) => return Outcome::Failure(failure),
             };

@@ -8,6 +8,7 @@ mod backoff;
 mod client;
 mod dispatcher;
 mod fleet;
+mod proxy;
 
 pub(crate) use client::Client;
 pub(crate) use dispatcher::{Counters, Dispatcher, Job, Snapshot};
