@@ -29,7 +29,9 @@ impl KeyValueCache {
         features: usize,
         options: (Kind, Device),
     ) -> TorchResult<Self> {
-        let empty = || Ok(Tensor::f_zeros([slots as i64, features as i64], options)?);
+        let empty = || -> TorchResult<Tensor> {
+            Ok(Tensor::f_zeros([slots as i64, features as i64], options)?)
+        };
         let layers =
             (0..layers).map(|_| Ok([empty()?, empty()?])).collect::<TorchResult<Vec<_>>>()?;
         Ok(Self { layers })

@@ -439,7 +439,7 @@ impl Norm {
         };
         let (shape, kind, size) = (x.size(), x.f_kind()?, weight.numel() as i64);
         let x = x.f_to_kind(Kind::Float)?.f_view([-1, size])?;
-        let norm = x.f_linalg_vector_norm(2.0, [1].as_slice(), true, None)?;
+        let norm = x.f_norm_scalaropt_dim(2.0, [1].as_slice(), true)?;
         let mut inverse = norm.f_square()?;
         let _ = inverse.f_mul_scalar_(1.0 / size as f64)?;
         let _ = inverse.f_add_scalar_(f64::from(epsilon))?;

@@ -1,6 +1,6 @@
 //! Tensors in and out of libtorch, and its errors in this project's words.
 
-use sppo_model::{ModelError, Result};
+use sppo_model::ModelError;
 use tch::{Device, Kind, TchError, Tensor};
 
 /// An activation, `[rows, features]`: f32, or the number format of matrix products where it is the
