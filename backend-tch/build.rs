@@ -6,7 +6,7 @@ const VERSION: &str = "2.11.0";
 const COMMAND: &str = "run cargo with LIBTORCH=$(backend-tch/fetch-libtorch), which provides it";
 
 fn main() {
-    println!("cargo:rerun-if-env-changed=LIBTORCH");
+    println!("cargo::rerun-if-env-changed=LIBTORCH");
     if std::env::var_os("CARGO_FEATURE_LIBTORCH").is_none() {
         return;
     }
@@ -23,11 +23,11 @@ fn main() {
     }
     // Beside the program or plugin first, so that it can be shipped with its libtorch.
     for place in ["$ORIGIN/libtorch/lib", "$ORIGIN/../libtorch/lib", &format!("{libtorch}/lib")] {
-        println!("cargo:rustc-link-arg=-Wl,-rpath,{place}");
+        println!("cargo::rustc-link-arg=-Wl,-rpath,{place}");
     }
 }
 
 fn fail(message: &str) -> ! {
-    println!("cargo:error={message}");
+    println!("cargo::error={message}");
     std::process::exit(1);
 }
