@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use sppo_core::config::Config;
 use sppo_core::observer::{Event, Observer, Stage, StageHost};
-use sppo_core::plugin::{Backend, ModelSpec, Oracle, Policy, create_backend, create_oracle};
+use sppo_core::plugin::{
+    Backend, ModelSpec, Oracle, Policy, create_backend, create_oracle, oracles,
+};
 use sppo_core::records::Prompt;
 use sppo_core::{Error, Result as CoreResult};
 use sppo_model::ModelError;
@@ -23,6 +25,19 @@ pub(crate) fn backend(config: &Config) -> CoreResult<Box<dyn Backend>> {
 /// The oracle that the settings name.
 pub(crate) fn oracle(config: &Config) -> CoreResult<Box<dyn Oracle>> {
     create_oracle(&config.oracle.name, config.oracle.chosen_settings())
+}
+
+/// Who judges, for the record: name, version, and what the oracle says of itself.
+pub(crate) fn describe_oracle(config: &Config, oracle: &dyn Oracle) -> String {
+    let name = &config.oracle.name;
+    let version = oracles()
+        .into_iter()
+        .find(|entry| entry.manifest.name == name)
+        .map_or(String::new(), |entry| format!(" {}", entry.manifest.version));
+    match oracle.identity() {
+        Some(identity) => format!("{name}{version} ({identity})"),
+        None => format!("{name}{version}"),
+    }
 }
 
 /// Finds a model, and fetches it where that is needed and allowed.

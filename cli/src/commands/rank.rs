@@ -31,6 +31,7 @@ pub(super) fn rank(arguments: &RankArguments, terminal: &Terminal) -> Result<()>
     let mut oracle =
         RememberingOracle { inner: models::oracle(&session.config)?, scores: Vec::new() };
     interrupt::watch();
+    let judge_name = models::describe_oracle(&session.config, oracle.inner.as_ref());
     let judged = judge(&session, &mut oracle, &sets)?;
 
     if let Some(pairs_to) = pairs_to {
@@ -47,7 +48,7 @@ pub(super) fn rank(arguments: &RankArguments, terminal: &Terminal) -> Result<()>
             scores: scores.then_some(judged.scores),
         })
         .collect();
-    write_ranked(ranked_to.path(), &ranked)?;
+    write_ranked(ranked_to.path(), &ranked, &judge_name)?;
     ranked_to.finish(ranked.len(), arguments.report)
 }
 

@@ -6,7 +6,7 @@ mod report;
 
 use std::path::Path;
 
-use sppo_core::plugin::Manifest;
+use sppo_core::plugin::{Manifest, PluginKind};
 use sppo_core::run_directory::{ModelIdentity, PluginIdentity, RunDirectory, RunIdentity};
 use sppo_core::self_play::{Game, self_play};
 use sppo_core::{Error, Result as CoreResult};
@@ -43,7 +43,7 @@ pub(super) fn run(arguments: &RunArguments, terminal: &Terminal) -> Result<()> {
     let mut oracle = models::oracle(&plan.config)?;
     let revision = plan.config.revision.as_deref();
     let model = models::find(&plan.config.model, revision, arguments.model.offline, terminal)?;
-    let identity = identity(&plan, &model.path)?;
+    let identity = identity(&plan, &model.path, oracle.identity())?;
     let mut directory = open(&plan, identity)?;
     for set_aside in directory.set_aside() {
         terminal.note(&set_aside.to_string());
@@ -101,7 +101,7 @@ fn open(plan: &RunPlan, identity: RunIdentity) -> CoreResult<RunDirectory> {
 }
 
 /// Opens the model to see whether it is whole, whether it can answer the prompts, and what it is.
-fn identity(plan: &RunPlan, model: &Path) -> Result<RunIdentity> {
+fn identity(plan: &RunPlan, model: &Path, oracle: Option<String>) -> Result<RunIdentity> {
     let checkpoint = models::open(model)?;
     let config = &plan.config;
     let files = [&config.prompts.train, &config.prompts.held_out];
@@ -113,15 +113,17 @@ fn identity(plan: &RunPlan, model: &Path) -> Result<RunIdentity> {
         config: config.clone(),
         prompts_sha256: plan.prompts.sha256(),
         model: ModelIdentity { name: config.model.clone(), sha256 },
-        plugins: plan.plugins().iter().map(plugin_identity).collect(),
+        plugins: plan.plugins().iter().map(|plugin| plugin_identity(plugin, &oracle)).collect(),
     })
 }
 
-fn plugin_identity(manifest: &Manifest) -> PluginIdentity {
+/// `oracle` is what an oracle says of itself.
+fn plugin_identity(manifest: &Manifest, oracle: &Option<String>) -> PluginIdentity {
     PluginIdentity {
         kind: plan::kind(manifest).into(),
         name: manifest.name.into(),
         version: manifest.version.into(),
         sha256: None,
+        identity: oracle.clone().filter(|_| manifest.kind == PluginKind::Oracle),
     }
 }
