@@ -26,6 +26,7 @@ fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
     let terminal = Terminal::new(&arguments.terminal);
     logging::start(&arguments.terminal, &terminal);
+    output::keep_for_data();
     let outcome = failure::catch_bugs(|| commands::dispatch(arguments.command, &terminal));
     match outcome {
         Ok(()) => ExitCode::Success.into(),

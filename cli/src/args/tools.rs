@@ -59,26 +59,54 @@ pub(crate) enum GameKind {
 }
 
 /// The backends and oracles at hand
+///
+/// Plugins are looked for in the files and directories that are named here or in a configuration file
+/// (`plugins.files`, `plugins.path`), in the directories of SPPO_PLUGIN_PATH, among those that
+/// `sppo plugin add` added, among the built-in ones, and beside the program. The first of a name counts.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct PluginArguments {
+    /// A TOML file with settings; may be given several times, the later wins
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) config: Vec<PathBuf>,
+    /// A library with plugins; may be given several times
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) plugin: Vec<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: PluginCommand,
 }
 
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum PluginCommand {
-    /// List all plugins
+    /// List all plugins, without opening one
     List {
         #[command(flatten)]
         report: ReportArguments,
     },
     /// Describe a plugin and its settings
     Info {
+        /// The plugin's name, or its library
+        #[arg(value_name = "PLUGIN", id = "named_plugin")]
+        plugin: String,
+        #[command(flatten)]
+        report: ReportArguments,
+    },
+    /// Print the JSON Schema of a plugin's settings
+    Schema {
+        /// The plugin's name, or its library
+        #[arg(value_name = "PLUGIN", id = "named_plugin")]
+        plugin: String,
+    },
+    /// Have a plugin found by its name from now on, as long as its file stays as it is
+    Add {
+        /// The plugin's library, which stays where it is
+        #[arg(value_name = "FILE")]
+        library: PathBuf,
+    },
+    /// Forget a plugin that was added; its file stays
+    Remove {
         /// The plugin's name
         #[arg(value_name = "NAME")]
         name: String,
-        #[command(flatten)]
-        report: ReportArguments,
     },
 }
 

@@ -57,7 +57,7 @@ pub(super) fn eval(arguments: &EvalArguments, terminal: &Terminal) -> Result<()>
     let flags =
         Flags::of(&[&arguments.settings, &arguments.backend, &arguments.oracle, arguments])?;
     let session = Session::open(arguments.settings.resolve(flags)?.config, terminal)?;
-    let mut oracle = models::oracle(&session.config)?;
+    let mut oracle = session.oracle()?;
     let file = session.config.prompts.held_out.clone();
     let prompts = prompts::held_out(file.as_deref())?;
 

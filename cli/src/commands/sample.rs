@@ -3,7 +3,7 @@
 use std::io::{BufRead, IsTerminal};
 
 use serde::Serialize;
-use sppo_core::observer::SilentObserver;
+use sppo_core::observer::{PluginServices, SilentObserver};
 use sppo_core::plugin::{FinishReason, Message, Policy, SamplingParameters, SilentHost};
 use sppo_core::records::{Prompt, Response};
 use sppo_core::stages::{self, SamplingPass};
@@ -70,14 +70,17 @@ pub(super) fn sample(arguments: &SampleArguments, terminal: &Terminal) -> Result
         style: terminal.stdout_style(),
     };
 
-    let backend = models::backend(&config)?;
+    let plugins = models::plugins(&config)?;
+    let backend = models::backend(&plugins, &config)?;
+    let services =
+        PluginServices { backend: Some(backend.as_ref()), plugins: &plugins, config: &config };
     let default = [config.model.clone()];
     let names = if arguments.model.is_empty() { &default[..] } else { &arguments.model[..] };
     let mut speakers = Vec::with_capacity(names.len());
     for name in names {
         let path = models::find(name, None, arguments.offline, terminal)?.path;
         models::open(&path)?;
-        let policy = models::load_policy(backend.as_ref(), &config, path, &SilentObserver)?;
+        let policy = models::load_policy(backend.as_ref(), services, path, &SilentObserver)?;
         speakers.push(Speaker { name: name.clone(), policy, conversation: Vec::new() });
     }
     match &arguments.prompt {

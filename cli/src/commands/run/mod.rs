@@ -6,7 +6,8 @@ mod report;
 
 use std::path::Path;
 
-use sppo_core::plugin::Manifest;
+use sppo_core::observer::PluginServices;
+use sppo_core::plugin::UsedPlugin;
 use sppo_core::run_directory::{ModelIdentity, PluginIdentity, RunDirectory, RunIdentity};
 use sppo_core::self_play::{Game, self_play};
 use sppo_core::{Error, Result as CoreResult};
@@ -20,8 +21,8 @@ use crate::terminal::Terminal;
 use crate::watchers::{MetricsWatcher, Watchers};
 use plan::RunPlan;
 
-/// Where a run lies is no part of what it is: it may be moved before it goes on.
-const ALWAYS_ALLOWED: [&str; 2] = ["name", "run_directory"];
+/// Where a run and its plugins lie is no part of what they are: they may be moved before it goes on.
+const ALWAYS_ALLOWED: [&str; 3] = ["name", "run_directory", "plugins"];
 
 impl SettingFlags for RunArguments {
     fn add_to(&self, flags: &mut Flags) -> CoreResult<()> {
@@ -39,8 +40,12 @@ pub(super) fn run(arguments: &RunArguments, terminal: &Terminal) -> Result<()> {
     if arguments.dry_run {
         return plan.show(arguments.report.json, terminal);
     }
-    let backend = models::backend(&plan.config)?;
-    let mut oracle = models::oracle(&plan.config)?;
+    let backend = models::backend(&plan.plugins, &plan.config)?;
+    let mut oracle = models::ready_oracle(PluginServices {
+        backend: Some(backend.as_ref()),
+        plugins: &plan.plugins,
+        config: &plan.config,
+    })?;
     let revision = plan.config.revision.as_deref();
     let model = models::find(&plan.config.model, revision, arguments.model.offline, terminal)?;
     let identity = identity(&plan, &model.path)?;
@@ -57,6 +62,7 @@ pub(super) fn run(arguments: &RunArguments, terminal: &Terminal) -> Result<()> {
         config: &plan.config,
         backend: backend.as_ref(),
         oracle: oracle.as_mut(),
+        plugins: &plan.plugins,
         starting_model: model.path,
         prompts: plan.prompts.clone(),
         observer: &Watchers(&[&display, &metrics]),
@@ -113,15 +119,11 @@ fn identity(plan: &RunPlan, model: &Path) -> Result<RunIdentity> {
         config: config.clone(),
         prompts_sha256: plan.prompts.sha256(),
         model: ModelIdentity { name: config.model.clone(), sha256 },
-        plugins: plan.plugins().iter().map(plugin_identity).collect(),
+        plugins: plan.plugins.used().into_iter().map(plugin_identity).collect(),
     })
 }
 
-fn plugin_identity(manifest: &Manifest) -> PluginIdentity {
-    PluginIdentity {
-        kind: plan::kind(manifest).into(),
-        name: manifest.name.into(),
-        version: manifest.version.into(),
-        sha256: None,
-    }
+fn plugin_identity(plugin: UsedPlugin) -> PluginIdentity {
+    let UsedPlugin { kind, name, version, sha256 } = plugin;
+    PluginIdentity { kind: kind.name().into(), name, version, sha256 }
 }

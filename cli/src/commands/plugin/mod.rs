@@ -1,0 +1,93 @@
+//! `sppo plugin`: the backends and oracles at hand, and those to come.
+
+mod info;
+mod list;
+
+use std::path::Path;
+
+use sppo_core::Error;
+use sppo_core::plugin::{AddedPlugins, PluginEntry, PluginKind, PluginRegistry};
+
+use crate::args::{PluginArguments, PluginCommand, SettingsArguments};
+use crate::failure::Result;
+use crate::output;
+use crate::settings::Flags;
+use crate::terminal::Terminal;
+
+pub(super) fn plugin(arguments: &PluginArguments, terminal: &Terminal) -> Result<()> {
+    let PluginArguments { config, plugin, command } = arguments;
+    let settings = SettingsArguments {
+        config: config.clone(),
+        plugin: plugin.clone(),
+        ..SettingsArguments::default()
+    };
+    match command {
+        PluginCommand::List { report } => list::list(&plugins(&settings)?, report.json, terminal),
+        PluginCommand::Info { plugin, report } => with(plugin, settings, |plugins, entry| {
+            info::info(plugins, entry, report.json, terminal)
+        }),
+        PluginCommand::Schema { plugin } => {
+            with(plugin, settings, |plugins, entry| output::json(&plugins.config_schema(entry)?))
+        }
+        PluginCommand::Add { library } => add(library, terminal),
+        PluginCommand::Remove { name } => remove(name, terminal),
+    }
+}
+
+fn plugins(settings: &SettingsArguments) -> Result<PluginRegistry> {
+    let config = settings.resolve(Flags::of(&[settings])?)?.config;
+    let mut plugins = PluginRegistry::discover(&config.plugins)?;
+    plugins.check_added();
+    Ok(plugins)
+}
+
+/// Does something with the plugin of this name or in this file.
+fn with(
+    named: &str,
+    mut settings: SettingsArguments,
+    act: impl FnOnce(&PluginRegistry, &PluginEntry) -> Result<()>,
+) -> Result<()> {
+    let file = Path::new(named);
+    let is_file = file.components().count() > 1 || file.is_file();
+    if is_file {
+        settings.plugin.insert(0, file.into());
+    }
+    let plugins = plugins(&settings)?;
+    let entry = if is_file {
+        plugins.check_named()?;
+        plugins.entries().first().ok_or_else(|| Error::input(file, "holds no plugin"))?
+    } else {
+        let oracle = plugins.find(PluginKind::Oracle, named);
+        oracle.or_else(|_| plugins.find(PluginKind::Backend, named)).map_err(|_| {
+            let all = [PluginKind::Backend, PluginKind::Oracle].map(|kind| plugins.names(kind));
+            Error::configuration("PLUGIN", format!("there is no plugin named `{named}`"))
+                .with_hint(format!("choose one of: {}", all.concat().join(", ")))
+        })?
+    };
+    act(&plugins, entry)
+}
+
+fn add(library: &Path, terminal: &Terminal) -> Result<()> {
+    for plugin in AddedPlugins::load()?.add(library)? {
+        terminal.note(&format!(
+            "added the {} `{}` {} from {}; run this again when the file has changed",
+            plugin.kind.name(),
+            plugin.name,
+            plugin.version,
+            plugin.path.display()
+        ));
+    }
+    Ok(())
+}
+
+fn remove(name: &str, terminal: &Terminal) -> Result<()> {
+    for plugin in AddedPlugins::load()?.remove(name)? {
+        terminal.note(&format!(
+            "removed the {} `{}`; its file {} stays",
+            plugin.kind.name(),
+            plugin.name,
+            plugin.path.display()
+        ));
+    }
+    Ok(())
+}
