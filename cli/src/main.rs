@@ -16,6 +16,7 @@ mod watchers;
 use clap::Parser;
 // Built-in plugins register themselves when they are linked.
 use sppo_backend_candle as _;
+use sppo_oracle_mixture as _;
 use sppo_oracle_rules as _;
 
 use args::Arguments;
