@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum, value_parser};
 use clap_complete::Shell;
 
-use super::{BackendArguments, OracleArguments, ReportArguments, SettingsArguments};
+use super::{
+    BackendArguments, ModelArguments, OracleArguments, ReportArguments, SettingsArguments,
+};
 
 /// Self-play on a small game, exactly, beside the theorem's bound
 ///
@@ -95,6 +97,28 @@ pub(crate) enum PluginCommand {
         /// The plugin's name, or its library
         #[arg(value_name = "PLUGIN", id = "named_plugin")]
         plugin: String,
+    },
+    /// Check that a plugin does what every plugin of its kind must
+    Check {
+        /// The plugin's name, or its library
+        #[arg(value_name = "PLUGIN", id = "named_plugin")]
+        plugin: String,
+        /// One setting of the plugin, for instance oracle.my-oracle.target_words=40
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        settings: Vec<String>,
+        #[command(flatten)]
+        model: ModelArguments,
+        #[command(flatten)]
+        report: ReportArguments,
+    },
+    /// Write a crate with an oracle, to start from
+    New {
+        /// Where to write it; the oracle is called as the directory
+        #[arg(value_name = "DIRECTORY")]
+        directory: PathBuf,
+        /// The source of sppo-core to build with [default: that of this program]
+        #[arg(long, value_name = "DIRECTORY")]
+        sppo_core: Option<PathBuf>,
     },
     /// Have a plugin found by its name from now on, as long as its file stays as it is
     Add {

@@ -8,6 +8,7 @@
 pub mod abi;
 mod backend;
 mod calls;
+pub mod conformance;
 mod library;
 mod macros;
 

@@ -1,14 +1,17 @@
 //! `sppo plugin`: the backends and oracles at hand, and those to come.
 
+mod check;
 mod info;
 mod list;
+mod new;
 
 use std::path::Path;
 
 use sppo_core::Error;
+use sppo_core::config::Config;
 use sppo_core::plugin::{AddedPlugins, PluginEntry, PluginKind, PluginRegistry};
 
-use crate::args::{PluginArguments, PluginCommand, SettingsArguments};
+use crate::args::{ModelArguments, PluginArguments, PluginCommand, SettingsArguments};
 use crate::failure::Result;
 use crate::output;
 use crate::settings::Flags;
@@ -29,13 +32,25 @@ pub(super) fn plugin(arguments: &PluginArguments, terminal: &Terminal) -> Result
         PluginCommand::Schema { plugin } => {
             with(plugin, settings, |plugins, entry| output::json(&plugins.config_schema(entry)?))
         }
+        PluginCommand::Check { plugin, settings: typed, model, report } => {
+            let settings = SettingsArguments { set: typed.clone(), ..settings };
+            with_settings(plugin, settings, model, |config, plugins, entry| {
+                check::check(config, plugins, entry, *report, terminal)
+            })
+        }
+        PluginCommand::New { directory, sppo_core } => {
+            Ok(new::new(directory, sppo_core.as_deref(), terminal)?)
+        }
         PluginCommand::Add { library } => add(library, terminal),
         PluginCommand::Remove { name } => remove(name, terminal),
     }
 }
 
 fn plugins(settings: &SettingsArguments) -> Result<PluginRegistry> {
-    let config = settings.resolve(Flags::of(&[settings])?)?.config;
+    discovered(&settings.resolve(Flags::of(&[settings])?)?.config)
+}
+
+fn discovered(config: &Config) -> Result<PluginRegistry> {
     let mut plugins = PluginRegistry::discover(&config.plugins)?;
     plugins.check_added();
     Ok(plugins)
@@ -44,15 +59,27 @@ fn plugins(settings: &SettingsArguments) -> Result<PluginRegistry> {
 /// Does something with the plugin of this name or in this file.
 fn with(
     named: &str,
-    mut settings: SettingsArguments,
+    settings: SettingsArguments,
     act: impl FnOnce(&PluginRegistry, &PluginEntry) -> Result<()>,
+) -> Result<()> {
+    let no_model = ModelArguments::default();
+    with_settings(named, settings, &no_model, |_, plugins, entry| act(plugins, entry))
+}
+
+/// As [`with`], with all settings.
+fn with_settings(
+    named: &str,
+    mut settings: SettingsArguments,
+    model: &ModelArguments,
+    act: impl FnOnce(&Config, &PluginRegistry, &PluginEntry) -> Result<()>,
 ) -> Result<()> {
     let file = Path::new(named);
     let is_file = file.components().count() > 1 || file.is_file();
     if is_file {
         settings.plugin.insert(0, file.into());
     }
-    let plugins = plugins(&settings)?;
+    let config = settings.resolve(Flags::of(&[&settings, model])?)?.config;
+    let plugins = discovered(&config)?;
     let entry = if is_file {
         plugins.check_named()?;
         plugins.entries().first().ok_or_else(|| Error::input(file, "holds no plugin"))?
@@ -64,7 +91,7 @@ fn with(
                 .with_hint(format!("choose one of: {}", all.concat().join(", ")))
         })?
     };
-    act(&plugins, entry)
+    act(&config, &plugins, entry)
 }
 
 fn add(library: &Path, terminal: &Terminal) -> Result<()> {
