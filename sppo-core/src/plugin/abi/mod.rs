@@ -11,7 +11,7 @@ pub mod data;
 mod export;
 mod guard;
 mod import;
-mod log;
+pub mod log;
 mod manifest;
 pub mod modules;
 pub mod traits;
