@@ -30,6 +30,11 @@ pub use registry::{
 #[doc(hidden)]
 pub use registry::{EmbeddedBackend, EmbeddedOracle, deserialize_config, inventory, schema_of};
 
+/// The code in the guide compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/writing-a-plugin.md")]
+mod guide {}
+
 use crate::error::ErrorCategory;
 
 /// What a plugin may ask of the program that runs it.

@@ -36,3 +36,6 @@ pub const INTERFACE_VERSION_TEXT: &str = "1";
 
 /// The version of this crate, for the manifest.
 pub const CORE_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+#[cfg(test)]
+mod tests;
