@@ -1,11 +1,10 @@
 //! The plugin: its settings, and policies on the op set.
 
-use std::time::Instant;
-
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sppo_core::plugin::{Backend, BackendPlugin, Host, ModelSpec, PluginError, Policy};
 use sppo_model::GenerationLimits;
+use sppo_model::measure::measure_matrix_products;
 use sppo_model::policy::DecoderPolicy;
 
 use crate::engine::CandleOps;
@@ -89,22 +88,8 @@ impl Backend for CandleBackend {
         inner: usize,
         columns: usize,
     ) -> Result<f64, PluginError> {
-        /// Long enough that the fastest of the products is undisturbed.
-        const SECONDS: f64 = 1.0;
-        if rows == 0 || inner == 0 || columns == 0 {
-            return Err(PluginError::input("a matrix product of no elements has no rate"));
-        }
-        let flops = 2.0 * rows as f64 * inner as f64 * columns as f64;
-        let mut product = self.ops.matrix_product(rows, inner, columns);
-        product();
-        let begin = Instant::now();
-        let mut fastest = f64::INFINITY;
-        while begin.elapsed().as_secs_f64() < SECONDS {
-            let start = Instant::now();
-            product();
-            fastest = fastest.min(start.elapsed().as_secs_f64());
-        }
-        Ok(flops / fastest / 1e9)
+        let product = self.ops.matrix_product(rows, inner, columns);
+        Ok(measure_matrix_products([rows, inner, columns], product)?)
     }
 }
 

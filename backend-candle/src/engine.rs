@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::Tensor;
 use rayon::ThreadPool;
 use sppo_model::Result;
+use sppo_model::memory::keep_large_buffers;
 use sppo_model::ops::RotaryFrequencies;
 
 use crate::kernels::log_probs;
 use crate::kernels::matrix::{Destination, Matrix, multiply};
 use crate::kernels::rotary::{Direction, RotaryTable, rotary};
-use crate::memory::keep_large_buffers;
 use crate::parameter::Parameter;
 use crate::tensors::{Values, candle_error, tensor};
 use crate::threads::thread_pool;
@@ -46,7 +46,7 @@ impl CandleOps {
         rows: usize,
         inner: usize,
         columns: usize,
-    ) -> impl FnMut() + use<'_> {
+    ) -> impl FnMut() -> Result<()> + use<'_> {
         let (left, right) = (vec![0.5; rows * inner], vec![0.5; inner * columns]);
         let mut product = vec![0.0; rows * columns];
         move || {
@@ -56,6 +56,7 @@ impl CandleOps {
                 let destination = Destination::replace(&mut product, rows, columns);
                 multiply(destination, left, right, self.threads());
             });
+            Ok(())
         }
     }
 

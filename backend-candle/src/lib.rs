@@ -9,7 +9,6 @@
 mod backend;
 mod engine;
 mod kernels;
-mod memory;
 mod ops;
 mod parameter;
 mod tensors;

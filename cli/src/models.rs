@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use sppo_core::config::Config;
 use sppo_core::observer::{Event, Observer, PluginServices, SilentObserver, Stage, StageHost};
-use sppo_core::plugin::{Backend, ModelSpec, Oracle, PluginRegistry, Policy};
+use sppo_core::plugin::{Backend, ModelSpec, Oracle, PluginKind, PluginRegistry, Policy};
 use sppo_core::records::Prompt;
 use sppo_core::{Error, Result as CoreResult};
 use sppo_model::ModelError;
@@ -41,6 +41,23 @@ pub(crate) fn ready_oracle(services: PluginServices<'_>) -> CoreResult<Box<dyn O
         Error::from(error).from_plugin(format_args!("oracle `{}`", config.oracle.name))
     })?;
     Ok(oracle)
+}
+
+/// Who judges, for the record: name, version, and what the oracle says of itself.
+pub(crate) fn describe_oracle(
+    plugins: &PluginRegistry,
+    config: &Config,
+    oracle: &dyn Oracle,
+) -> String {
+    let name = &config.oracle.name;
+    let found = plugins.find(PluginKind::Oracle, name).ok();
+    let version = found
+        .and_then(|entry| entry.manifest())
+        .map_or(String::new(), |manifest| format!(" {}", manifest.version));
+    match oracle.identity() {
+        Some(identity) => format!("{name}{version} ({identity})"),
+        None => format!("{name}{version}"),
+    }
 }
 
 /// Finds a model, and fetches it where that is needed and allowed.

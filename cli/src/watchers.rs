@@ -1,15 +1,17 @@
 //! Several observers at once, and the log of metrics as one of them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{Map, Value};
 use sppo_core::metrics::{MetricsEntry, MetricsLog};
-use sppo_core::observer::{Event, IterationReport, Observer, TrainingStep};
+use sppo_core::observer::{Event, IterationReport, Observer, Stage, TrainingStep};
 use sppo_core::{Error, Result};
 
 const TRAINING_STEP: &str = "training_step";
 const ITERATION: &str = "iteration";
+const STAGE: &str = "stage";
 
 /// Tells each of its observers everything; any of them may cancel.
 pub(crate) struct Watchers<'a>(pub(crate) &'a [&'a dyn Observer]);
@@ -26,7 +28,8 @@ impl Observer for Watchers<'_> {
     }
 }
 
-/// Writes every optimiser step and every iteration to `metrics.jsonl` and to a TensorBoard file.
+/// Writes every optimiser step, every iteration, and what plugins say of themselves in a stage to
+/// `metrics.jsonl` and to a TensorBoard file.
 ///
 /// Work that is redone after a crash is logged anew: the log is opened when the first entry comes, and
 /// earlier entries about that step or later ones are dropped.
@@ -34,12 +37,30 @@ pub(crate) struct MetricsWatcher {
     directory: PathBuf,
     log: RefCell<Option<MetricsLog>>,
     failure: RefCell<Option<Error>>,
+    iteration: Cell<u32>,
+    /// The stages under way, each with its plugin's numbers.
+    stages: RefCell<Vec<(Stage, Map<String, Value>)>>,
+}
+
+/// What a plugin said of itself in a stage.
+#[derive(Serialize)]
+struct StageEntry<'a> {
+    iteration: u32,
+    stage: Stage,
+    #[serde(flatten)]
+    metrics: &'a Map<String, Value>,
 }
 
 impl MetricsWatcher {
     /// A log in this directory.
     pub(crate) fn new(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), log: RefCell::new(None), failure: RefCell::new(None) }
+        Self {
+            directory: directory.into(),
+            log: RefCell::new(None),
+            failure: RefCell::new(None),
+            iteration: Cell::new(0),
+            stages: RefCell::default(),
+        }
     }
 
     /// The outcome of the work that was watched, unless the log could not be written, which stopped it.
@@ -47,6 +68,18 @@ impl MetricsWatcher {
         match self.failure.into_inner() {
             Some(failure) => Err(failure),
             None => outcome,
+        }
+    }
+
+    fn stage_finished(&self) {
+        let finished = self.stages.borrow_mut().pop();
+        if let Some((stage, metrics)) = &finished
+            && !metrics.is_empty()
+        {
+            let iteration = self.iteration.get();
+            // Nothing that its iteration has logged so far becomes void by it.
+            let position = Position { iteration: iteration.into(), step: u64::MAX };
+            self.log(STAGE, position, &StageEntry { iteration, stage: *stage, metrics });
         }
     }
 
@@ -76,7 +109,21 @@ impl Observer for MetricsWatcher {
             Event::IterationFinished(report) => {
                 self.log(ITERATION, Position::of_report(report), report);
             }
-            _ => {}
+            Event::IterationStarted { iteration, .. } => self.iteration.set(iteration),
+            Event::StageStarted { stage, .. } => {
+                self.stages.borrow_mut().push((stage, Map::new()));
+            }
+            Event::StageMetrics(values) => {
+                if let Some((_, metrics)) = self.stages.borrow_mut().last_mut() {
+                    metrics.extend(
+                        values
+                            .iter()
+                            .map(|(name, value)| ((*name).to_owned(), Value::from(*value))),
+                    );
+                }
+            }
+            Event::StageFinished { .. } => self.stage_finished(),
+            Event::StageProgress { .. } | Event::Notice(_) => {}
         }
     }
 
@@ -103,7 +150,11 @@ impl Position {
 
     fn of(entry: &MetricsEntry) -> Option<Self> {
         let number = |name: &str| entry.values.get(name).and_then(Value::as_u64);
-        let step = if entry.kind == ITERATION { Some(u64::MAX) } else { number("step") };
+        let step = match entry.kind.as_str() {
+            ITERATION => Some(u64::MAX),
+            STAGE => Some(0),
+            _ => number("step"),
+        };
         Some(Self { iteration: number("iteration")?, step: step? })
     }
 }
@@ -155,5 +206,31 @@ mod tests {
         }
         resumed.outcome(Ok(())).unwrap();
         assert_eq!(losses(directory.path()), [(1, 5.0), (2, 5.0), (3, 7.0), (4, 7.0)]);
+    }
+
+    #[test]
+    fn the_last_numbers_of_a_stage_are_logged_when_it_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let watcher = MetricsWatcher::new(directory.path());
+        watcher.event(Event::IterationStarted { iteration: 2, iterations: 3 });
+        let start = |stage| watcher.event(Event::StageStarted { stage, total: 1, unit: "prompts" });
+        let finish = || {
+            let elapsed = std::time::Duration::ZERO;
+            watcher.event(Event::StageFinished { elapsed, summary: String::new() });
+        };
+        start(Stage::Judge);
+        watcher.event(Event::StageMetrics(&[("requests", 3.0), ("retries", 1.0)]));
+        start(Stage::Load);
+        finish();
+        watcher.event(Event::StageMetrics(&[("requests", 7.0)]));
+        finish();
+        watcher.outcome(Ok(())).unwrap();
+        let log = MetricsLog::open(directory.path(), |_| true).unwrap();
+        let [entry] = log.entries() else { panic!("{:?}", log.entries()) };
+        assert_eq!(entry.kind, "stage");
+        let expected = serde_json::json!({
+            "iteration": 2, "stage": "judge", "requests": 7.0, "retries": 1.0
+        });
+        assert_eq!(Value::Object(entry.values.clone()), expected);
     }
 }

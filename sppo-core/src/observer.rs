@@ -144,6 +144,8 @@ pub enum Event<'a> {
         /// The amount of work, which may turn out smaller than announced.
         total: u64,
     },
+    /// What the plugin at work in the stage under way says of itself, by name.
+    StageMetrics(&'a [(&'a str, f64)]),
     /// The stage under way is done.
     StageFinished {
         /// How long it took.
@@ -218,6 +220,10 @@ impl Host for StageHost<'_> {
     fn progress(&self, completed: u64, _total: u64) {
         let completed = self.completed_before + completed;
         self.observer.event(Event::StageProgress { completed, total: self.total.max(completed) });
+    }
+
+    fn metrics(&self, values: &[(&str, f64)]) {
+        self.observer.event(Event::StageMetrics(values));
     }
 
     fn scorer(&self, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {

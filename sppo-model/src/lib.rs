@@ -12,6 +12,8 @@ pub mod error;
 pub mod generation;
 #[cfg(feature = "testing")]
 pub mod golden;
+pub mod measure;
+pub mod memory;
 pub mod model;
 pub mod model_source;
 pub mod ops;

@@ -55,7 +55,8 @@ pub(crate) struct EvalArguments {
 Examples:
   sppo sample \"Why is the sky blue?\"
   sppo sample --model smollm2-135m-instruct --model runs/mine/iteration-3/checkpoint
-  sppo sample \"Name a colour.\" --samples 3 --temperature 0.7 --json")]
+  sppo sample \"Name a colour.\" --samples 3 --temperature 0.7 --json
+  sppo sample \"Name a colour.\" --best-of 8 --oracle rules")]
 pub(crate) struct SampleArguments {
     /// What to say
     #[arg(value_name = "PROMPT")]
@@ -63,6 +64,10 @@ pub(crate) struct SampleArguments {
     /// A model to talk to; may be given several times [default: smollm2-135m-instruct]
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: Vec<String>,
+    /// Draw so many answers and give the one that the oracle likes best
+    #[arg(long, value_name = "NUMBER", conflicts_with = "samples",
+        value_parser = value_parser!(u32).range(2..))]
+    pub(crate) best_of: Option<u32>,
     /// What to tell the models before the conversation
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
@@ -76,6 +81,8 @@ pub(crate) struct SampleArguments {
     pub(crate) report: ReportArguments,
     #[command(flatten)]
     pub(crate) backend: BackendArguments,
+    #[command(flatten)]
+    pub(crate) oracle: OracleArguments,
     #[command(flatten)]
     pub(crate) settings: SettingsArguments,
     #[command(flatten)]

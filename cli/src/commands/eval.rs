@@ -82,7 +82,7 @@ pub(super) fn eval(arguments: &EvalArguments, terminal: &Terminal) -> Result<()>
         prompts: prompts::source(file.as_deref()),
         prompt_count: prompts.len(),
         samples_per_prompt: samples_per_prompt(&arguments.sampling, evaluation.samples_per_prompt)?,
-        oracle: session.config.oracle.name.clone(),
+        oracle: session.describe_oracle(oracle.as_ref()),
         win_rate: bootstrap_mean_interval(
             &win_rates,
             evaluation.bootstrap_resamples,

@@ -29,6 +29,7 @@ pub(super) fn rank(arguments: &RankArguments, terminal: &Terminal) -> Result<()>
     let session = Session::open(config, terminal)?;
     let mut oracle = RememberingOracle { inner: session.oracle()?, scores: Vec::new() };
     interrupt::watch();
+    let judge_name = session.describe_oracle(oracle.inner.as_ref());
     let judged = judge(&session, &mut oracle, &sets)?;
 
     if let Some(pairs_to) = pairs_to {
@@ -45,7 +46,7 @@ pub(super) fn rank(arguments: &RankArguments, terminal: &Terminal) -> Result<()>
             scores: scores.then_some(judged.scores),
         })
         .collect();
-    write_ranked(ranked_to.path(), &ranked)?;
+    write_ranked(ranked_to.path(), &ranked, &judge_name)?;
     ranked_to.finish(ranked.len(), arguments.report)
 }
 

@@ -1,12 +1,13 @@
 //! `sppo sample`: talk to one model, or to several to compare them.
 
+use std::cell::RefCell;
 use std::io::{BufRead, IsTerminal};
 
 use serde::Serialize;
-use sppo_core::observer::{PluginServices, SilentObserver};
-use sppo_core::plugin::{FinishReason, Message, Policy, SamplingParameters, SilentHost};
-use sppo_core::records::{Prompt, Response};
-use sppo_core::stages::{self, SamplingPass};
+use sppo_core::observer::{PluginServices, SilentObserver, StageHost};
+use sppo_core::plugin::{FinishReason, Message, Oracle, Policy, SamplingParameters, SilentHost};
+use sppo_core::records::{Prompt, Response, Rollout};
+use sppo_core::stages::{self, PreferenceSettings, SamplingPass};
 
 use super::session::{samples_per_prompt, sampling_parameters};
 use crate::args::SampleArguments;
@@ -49,31 +50,74 @@ struct Manner<'a> {
     arguments: &'a SampleArguments,
     parameters: SamplingParameters,
     samples: usize,
+    best: Option<RefCell<Reranker<'a>>>,
     rule: stages::TokenizationRule,
     seed: u64,
     backend: String,
     style: Style,
 }
 
+/// Picks answers by an oracle's word, as the paper's re-ranking at test time does.
+struct Reranker<'a> {
+    oracle: Box<dyn Oracle>,
+    services: PluginServices<'a>,
+    name: String,
+    settings: PreferenceSettings,
+}
+
+impl<'a> Reranker<'a> {
+    fn new(services: PluginServices<'a>) -> Result<Self> {
+        let config = services.config;
+        Ok(Self {
+            oracle: models::ready_oracle(services)?,
+            services,
+            name: format!("oracle `{}`", config.oracle.name),
+            settings: config.preference.settings(),
+        })
+    }
+
+    /// Leaves the answer with the best score; the first of several.
+    fn keep_best(&mut self, rollout: &mut Rollout) -> Result<()> {
+        let comparison = stages::comparison(rollout);
+        let host = StageHost::new(&SilentObserver, self.services, 0, 1);
+        let judged = stages::judge(self.oracle.as_mut(), &[comparison], &self.settings, &host)
+            .map_err(|error| error.from_plugin(&self.name))?;
+        let scores = judged.first().map(|judged| judged.scores.iter().enumerate().rev());
+        if let Some((best, _)) = scores.and_then(|all| all.max_by(|(_, a), (_, b)| a.total_cmp(b)))
+        {
+            rollout.responses = vec![rollout.responses.swap_remove(best)];
+        }
+        Ok(())
+    }
+}
+
 pub(super) fn sample(arguments: &SampleArguments, terminal: &Terminal) -> Result<()> {
-    let flags = Flags::of(&[&arguments.settings, &arguments.backend, arguments])?;
+    let flags =
+        Flags::of(&[&arguments.settings, &arguments.backend, &arguments.oracle, arguments])?;
     let config = arguments.settings.resolve(flags)?.config;
+    let plugins = models::plugins(&config)?;
+    let backend = models::backend(&plugins, &config)?;
+    let services =
+        PluginServices { backend: Some(backend.as_ref()), plugins: &plugins, config: &config };
     let mut typed = arguments.sampling.clone();
     typed.max_new_tokens.get_or_insert(DEFAULT_MAX_NEW_TOKENS);
     let manner = Manner {
         arguments,
         parameters: sampling_parameters(&config.sampling, &typed)?,
-        samples: samples_per_prompt(&typed, 1)?,
+        samples: match arguments.best_of {
+            Some(number) => number as usize,
+            None => samples_per_prompt(&typed, 1)?,
+        },
+        best: match arguments.best_of {
+            Some(_) => Some(RefCell::new(Reranker::new(services)?)),
+            None => None,
+        },
         rule: config.training.tokenization,
         seed: config.seed,
         backend: format!("backend `{}`", config.backend.name),
         style: terminal.stdout_style(),
     };
 
-    let plugins = models::plugins(&config)?;
-    let backend = models::backend(&plugins, &config)?;
-    let services =
-        PluginServices { backend: Some(backend.as_ref()), plugins: &plugins, config: &config };
     let default = [config.model.clone()];
     let names = if arguments.model.is_empty() { &default[..] } else { &arguments.model[..] };
     let mut speakers = Vec::with_capacity(names.len());
@@ -150,8 +194,12 @@ impl Manner<'_> {
             stream: speaker.conversation.len() as u64,
         };
         let prompt = Prompt { id: 0, messages: speaker.conversation.clone() };
-        let rollouts = stages::sample(speaker.policy.as_mut(), &[prompt], &pass, &SilentHost)
+        let mut rollouts = stages::sample(speaker.policy.as_mut(), &[prompt], &pass, &SilentHost)
             .map_err(|error| error.from_plugin(&self.backend))?;
+        if let Some(reranker) = &self.best {
+            let mut reranker = reranker.borrow_mut();
+            rollouts.iter_mut().try_for_each(|rollout| reranker.keep_best(rollout))?;
+        }
         Ok(rollouts.into_iter().flat_map(|rollout| rollout.responses).collect())
     }
 

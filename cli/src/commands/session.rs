@@ -50,6 +50,11 @@ impl Session {
         models::ready_oracle(self.services())
     }
 
+    /// Who judges, for the record.
+    pub(crate) fn describe_oracle(&self, oracle: &dyn Oracle) -> String {
+        models::describe_oracle(&self.plugins, &self.config, oracle)
+    }
+
     /// Finds the model of the settings, fetching it where that is needed and allowed.
     pub(crate) fn find_model(&self, offline: bool) -> Result<PathBuf> {
         let revision = self.config.revision.as_deref();

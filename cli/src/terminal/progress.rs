@@ -30,6 +30,8 @@ struct State {
     run: Option<WholeRun>,
     /// The loss of the last optimiser step.
     loss: Option<f64>,
+    /// What the plugin at work says of itself, in words.
+    metrics: String,
 }
 
 struct ActiveStage {
@@ -83,6 +85,7 @@ impl ProgressDisplay {
         let now = Instant::now();
         let mut state = self.state.borrow_mut();
         state.loss = None;
+        state.metrics.clear();
         state.stages.push(ActiveStage {
             stage,
             unit,
@@ -96,13 +99,15 @@ impl ProgressDisplay {
 
     fn advance(&self, completed: u64, total: u64) {
         let mut state = self.state.borrow_mut();
-        let State { stages, run, loss } = &mut *state;
+        let State { stages, run, loss, metrics } = &mut *state;
         let Some(stage) = stages.last_mut() else { return };
         (stage.completed, stage.total) = (completed, total);
         stage.bar.set_length(total);
         stage.bar.set_position(completed);
         if let Some(loss) = loss {
             stage.bar.set_message(format!("loss {}", number(*loss)));
+        } else if !metrics.is_empty() {
+            stage.bar.set_message(metrics.clone());
         }
         if let Some(run) = run {
             run.update(Some(stage));
@@ -112,6 +117,9 @@ impl ProgressDisplay {
             let mut line = stage.line();
             if let Some(loss) = loss {
                 let _ = write!(line, ", loss {}", number(*loss));
+            }
+            if !metrics.is_empty() {
+                let _ = write!(line, "; {metrics}");
             }
             if let Some(left) = run.as_ref().and_then(|run| run.remaining(Some(stage))) {
                 let _ = write!(line, "; whole run: about {} left", duration(left));
@@ -137,6 +145,10 @@ impl ProgressDisplay {
             (summary, _) => {
                 let _ = write!(line, "  {summary}");
             }
+        }
+        let metrics = std::mem::take(&mut state.metrics);
+        if !metrics.is_empty() {
+            let _ = write!(line, "; {metrics}");
         }
         if let Some(run) = &mut state.run {
             run.forecast.finished(stage.stage, elapsed);
@@ -167,6 +179,7 @@ impl Observer for ProgressDisplay {
             }
             Event::StageStarted { stage, total, unit } => self.start(stage, total, unit),
             Event::StageProgress { completed, total } => self.advance(completed, total),
+            Event::StageMetrics(values) => self.state.borrow_mut().metrics = in_words(values),
             Event::StageFinished { elapsed, summary } => self.finish(elapsed, &summary),
             Event::TrainingStep(step) => self.state.borrow_mut().loss = Some(step.loss),
             Event::IterationFinished(_) => {}
@@ -243,6 +256,17 @@ impl WholeRun {
         }
         self.bar.set_message(text);
     }
+}
+
+/// `requests 480, cache hits 20`; what is 0 goes without saying.
+fn in_words(metrics: &[(&str, f64)]) -> String {
+    let told = metrics.iter().filter(|(_, value)| *value != 0.0);
+    let words = told.map(|(name, value)| {
+        let is_count = value.fract() == 0.0 && value.abs() < 100.0;
+        let value = if is_count { format!("{value:.0}") } else { number(*value) };
+        format!("{} {value}", name.replace('_', " "))
+    });
+    words.collect::<Vec<_>>().join(", ")
 }
 
 fn label(stage: Stage) -> &'static str {

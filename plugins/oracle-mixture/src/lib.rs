@@ -145,6 +145,21 @@ impl Oracle for MixtureOracle {
         }
         Ok(mixed.into_iter().map(within_bounds).collect())
     }
+
+    /// That of each member that has one.
+    fn identity(&self) -> Option<String> {
+        let identities = self
+            .members
+            .iter()
+            .filter_map(|member| Some(format!("{}: {}", member.name, member.oracle.identity()?)));
+        let identities: Vec<String> = identities.collect();
+        (!identities.is_empty()).then(|| identities.join("; "))
+    }
+
+    fn expected_requests(&self, comparisons: u64, candidates: u64) -> Option<u64> {
+        let ask = |member: &Member| member.oracle.expected_requests(comparisons, candidates);
+        self.members.iter().filter_map(ask).reduce(|sum, requests| sum + requests)
+    }
 }
 
 /// Sums of shares may miss 1 by a rounding error.
@@ -173,6 +188,10 @@ impl Host for PartOfMembers<'_> {
 
     fn progress(&self, completed: u64, total: u64) {
         self.host.progress((self.asked * total + completed) / self.count, total);
+    }
+
+    fn metrics(&self, values: &[(&str, f64)]) {
+        self.host.metrics(values);
     }
 
     fn scorer(&self, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {

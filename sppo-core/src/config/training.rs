@@ -79,7 +79,7 @@ impl Default for TrainingTable {
             epochs: 1,
             planned_epochs: None,
             global_batch_size: 64,
-            micro_batch_tokens: 4096,
+            micro_batch_tokens: 1024,
             optimizer: Optimizer::default(),
             learning_rate: 5e-7,
             schedule: ScheduleShape::default(),

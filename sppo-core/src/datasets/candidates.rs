@@ -1,5 +1,5 @@
 //! Candidates to rank: `{"prompt"|"messages", "candidates": [text, ...]}`, and the same rows ranked,
-//! with `probability` (K x K) and, where the oracle scores, `rm_scores`.
+//! with `probability` (K x K), where the oracle scores `rm_scores`, and who judged as `oracle`.
 
 use std::path::Path;
 
@@ -123,11 +123,11 @@ pub fn write_candidates(path: &Path, sets: &[CandidateSet]) -> Result<()> {
     tables::write_samples(path, &rows)
 }
 
-/// Writes each row as it was read, and `probability` and `rm_scores`.
+/// Writes each row as it was read, and `probability`, `rm_scores` and `oracle`, who judged.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write_ranked(path: &Path, ranked: &[RankedCandidates]) -> Result<()> {
+pub fn write_ranked(path: &Path, ranked: &[RankedCandidates], oracle: &str) -> Result<()> {
     let rows: Vec<Map<String, Value>> = ranked
         .iter()
         .map(|RankedCandidates { set, probability, scores }| {
@@ -136,6 +136,7 @@ pub fn write_ranked(path: &Path, ranked: &[RankedCandidates]) -> Result<()> {
             if let Some(scores) = scores {
                 row.insert("rm_scores".into(), json!(scores));
             }
+            row.insert("oracle".into(), json!(oracle));
             row
         })
         .collect();

@@ -89,10 +89,11 @@ fn ranked_candidates_keep_the_columns_that_they_came_with() {
             .collect();
         for name in ["out.jsonl", "out.parquet"] {
             let out = path.with_file_name(name);
-            write_ranked(&out, &ranked).unwrap();
+            write_ranked(&out, &ranked, "rules 1.0").unwrap();
             let mut expected = row.clone();
             expected["probability"] = json!([[0.5, 0.75], [0.25, 0.5]]);
             expected["rm_scores"] = json!([1.0, 0.0]);
+            expected["oracle"] = json!("rules 1.0");
             assert_eq!(tables::read::<Value>(&out).unwrap(), [expected]);
         }
     });

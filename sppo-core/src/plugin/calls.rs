@@ -66,6 +66,10 @@ impl Host for PluginCall<'_> {
         self.host.progress(completed, total);
     }
 
+    fn metrics(&self, values: &[(&str, f64)]) {
+        self.host.metrics(values);
+    }
+
     fn scorer(&self, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
         self.host.scorer(model)
     }

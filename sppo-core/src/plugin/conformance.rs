@@ -232,6 +232,10 @@ impl Host for Stopping<'_> {
 
     fn progress(&self, _completed: u64, _total: u64) {}
 
+    fn metrics(&self, values: &[(&str, f64)]) {
+        self.inner.metrics(values);
+    }
+
     fn scorer(&self, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
         self.inner.scorer(model)
     }

@@ -45,6 +45,11 @@ pub trait Host {
     /// Reports progress of the call under way, in the call's own unit (tokens, comparisons, pairs).
     fn progress(&self, completed: u64, total: u64);
 
+    /// Reports numbers about the plugin's work, for instance how many requests it has made. Each is a
+    /// total since the plugin was made, or a value of the moment; the latest of each name counts. They
+    /// are shown beside the progress and kept in `metrics.jsonl`. Names are in `snake_case`.
+    fn metrics(&self, _values: &[(&str, f64)]) {}
+
     /// Loads a neural scorer on the run's backend, for oracles that need one.
     ///
     /// # Errors

@@ -88,4 +88,17 @@ pub trait Oracle {
         comparisons: &[Comparison],
         host: &dyn Host,
     ) -> Result<Vec<Verdict>, PluginError>;
+
+    /// What its judgments come from besides this plugin's code and settings, for the record of whoever
+    /// uses them: a model's hash, or the name of a model and where it is asked. A run may only go on
+    /// with the same.
+    fn identity(&self) -> Option<String> {
+        None
+    }
+
+    /// How many requests to a service it takes, at most and without failures, to judge `comparisons`
+    /// times `candidates` answers; `None` when no service is asked.
+    fn expected_requests(&self, _comparisons: u64, _candidates: u64) -> Option<u64> {
+        None
+    }
 }

@@ -45,6 +45,9 @@ pub struct PluginIdentity {
     /// SHA-256 of its library, in hexadecimal; `None` for built-in plugins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// What its judgments come from besides itself, for instance a model and where it is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
 }
 
 impl RunIdentity {

@@ -18,6 +18,7 @@ fn identity() -> RunIdentity {
             name: "candle".into(),
             version: "0.1.0".into(),
             sha256: None,
+            identity: None,
         }],
     }
 }

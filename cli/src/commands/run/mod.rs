@@ -6,8 +6,9 @@ mod report;
 
 use std::path::Path;
 
+use sppo_core::config::Config;
 use sppo_core::observer::PluginServices;
-use sppo_core::plugin::UsedPlugin;
+use sppo_core::plugin::{PluginKind, UsedPlugin};
 use sppo_core::run_directory::{ModelIdentity, PluginIdentity, RunDirectory, RunIdentity};
 use sppo_core::self_play::{Game, self_play};
 use sppo_core::{Error, Result as CoreResult};
@@ -48,7 +49,7 @@ pub(super) fn run(arguments: &RunArguments, terminal: &Terminal) -> Result<()> {
     })?;
     let revision = plan.config.revision.as_deref();
     let model = models::find(&plan.config.model, revision, arguments.model.offline, terminal)?;
-    let identity = identity(&plan, &model.path)?;
+    let identity = identity(&plan, &model.path, oracle.identity())?;
     let mut directory = open(&plan, identity)?;
     for set_aside in directory.set_aside() {
         terminal.note(&set_aside.to_string());
@@ -107,7 +108,7 @@ fn open(plan: &RunPlan, identity: RunIdentity) -> CoreResult<RunDirectory> {
 }
 
 /// Opens the model to see whether it is whole, whether it can answer the prompts, and what it is.
-fn identity(plan: &RunPlan, model: &Path) -> Result<RunIdentity> {
+fn identity(plan: &RunPlan, model: &Path, oracle: Option<String>) -> Result<RunIdentity> {
     let checkpoint = models::open(model)?;
     let config = &plan.config;
     let files = [&config.prompts.train, &config.prompts.held_out];
@@ -119,11 +120,19 @@ fn identity(plan: &RunPlan, model: &Path) -> Result<RunIdentity> {
         config: config.clone(),
         prompts_sha256: plan.prompts.sha256(),
         model: ModelIdentity { name: config.model.clone(), sha256 },
-        plugins: plan.plugins.used().into_iter().map(plugin_identity).collect(),
+        plugins: plan
+            .plugins
+            .used()
+            .into_iter()
+            .map(|plugin| plugin_identity(plugin, config, &oracle))
+            .collect(),
     })
 }
 
-fn plugin_identity(plugin: UsedPlugin) -> PluginIdentity {
+/// `oracle` is what the chosen oracle says of itself.
+fn plugin_identity(plugin: UsedPlugin, config: &Config, oracle: &Option<String>) -> PluginIdentity {
     let UsedPlugin { kind, name, version, sha256 } = plugin;
-    PluginIdentity { kind: kind.name().into(), name, version, sha256 }
+    let is_judge = kind == PluginKind::Oracle && name == config.oracle.name;
+    let identity = oracle.clone().filter(|_| is_judge);
+    PluginIdentity { kind: kind.name().into(), name, version, sha256, identity }
 }

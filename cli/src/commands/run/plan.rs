@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 use sppo_core::config::{Config, Resolved, Source};
 use sppo_core::observer::Stage;
-use sppo_core::plugin::{Manifest, PluginKind, PluginRegistry};
+use sppo_core::plugin::{Manifest, Oracle, PluginKind, PluginRegistry};
 use sppo_core::run_directory::RunDirectory;
 use sppo_core::self_play::PromptSet;
 use sppo_core::{Error, Result};
@@ -93,13 +93,14 @@ impl RunPlan {
     pub(super) fn show(&self, json: bool, terminal: &Terminal) -> crate::failure::Result<()> {
         // Plugins refuse senseless settings of theirs when they are made.
         models::backend(&self.plugins, &self.config)?;
-        models::oracle(&self.plugins, &self.config)?;
+        let oracle = models::oracle(&self.plugins, &self.config)?;
+        let requests = self.expected_requests(oracle.as_ref());
         if json {
-            return output::json(&self.summary());
+            return output::json(&self.summary(requests));
         }
         let style = terminal.stdout_style();
         let mut text = String::new();
-        for (heading, lines) in self.sections() {
+        for (heading, lines) in self.sections(requests) {
             text.push_str(&format!("{}\n", style.bold(heading)));
             lines.iter().for_each(|line| text.push_str(&format!("  {line}\n")));
         }
@@ -111,7 +112,23 @@ impl RunPlan {
         table.of_iteration(&self.prompts.training, iteration, self.config.iterations).len()
     }
 
-    fn sections(&self) -> Vec<(&'static str, Vec<String>)> {
+    /// How many requests to a service the oracle will make in the whole run, at most and without
+    /// failures.
+    fn expected_requests(&self, oracle: &dyn Oracle) -> Option<u64> {
+        let Config { iterations, sampling, evaluation, .. } = &self.config;
+        let answers = sampling.samples_per_prompt as u64;
+        let duels = match evaluation.enabled {
+            true => self.prompts.held_out.len() * evaluation.samples_per_prompt,
+            false => 0,
+        };
+        let of_iteration = |iteration| {
+            let judged = oracle.expected_requests(self.prompts_of(iteration) as u64, answers)?;
+            Some(judged + oracle.expected_requests(duels as u64, 2)?)
+        };
+        (1..=*iterations).map(of_iteration).sum()
+    }
+
+    fn sections(&self, requests: Option<u64>) -> Vec<(&'static str, Vec<String>)> {
         let config = &self.config;
         let state = if self.resume { "goes on" } else { "new" };
         let table = &config.prompts;
@@ -138,6 +155,15 @@ impl RunPlan {
                 ],
             ),
             ("Stages of each iteration", self.stages()),
+            (
+                "Requests of the oracle",
+                vec![match requests {
+                    Some(requests) => format!(
+                        "up to {requests} in all, failures and answers that are known already aside"
+                    ),
+                    None => "none, it asks no service".into(),
+                }],
+            ),
             (
                 "Files",
                 vec![
@@ -195,7 +221,7 @@ impl RunPlan {
         described.collect()
     }
 
-    fn summary(&self) -> PlanSummary<'_> {
+    fn summary(&self, expected_requests: Option<u64>) -> PlanSummary<'_> {
         PlanSummary {
             run: self.config.run_path().display().to_string(),
             resume: self.resume,
@@ -203,6 +229,7 @@ impl RunPlan {
             training_prompts: self.prompts.training.len(),
             held_out_prompts: self.prompts.held_out.len(),
             stages: self.stages(),
+            expected_requests,
             config: &self.config,
         }
     }
@@ -217,6 +244,8 @@ struct PlanSummary<'a> {
     training_prompts: usize,
     held_out_prompts: usize,
     stages: Vec<String>,
+    /// To a service, at most; `null` when the oracle asks none.
+    expected_requests: Option<u64>,
     config: &'a Config,
 }
 

@@ -117,6 +117,13 @@ impl From<AbiError> for PluginError {
 }
 
 #[repr(C)]
+#[derive(Clone, Copy, StableAbi)]
+pub struct AbiMetric<'a> {
+    pub name: RStr<'a>,
+    pub value: f64,
+}
+
+#[repr(C)]
 #[derive(Clone, StableAbi)]
 pub struct AbiMessage<'a> {
     pub role: RStr<'a>,

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use abi_stable::erased_types::TD_Opaque;
 use abi_stable::library::{CheckTypeLayout, LibHeader, RootModuleResult};
 use abi_stable::prefix_type::{PrefixRefTrait, PrefixTypeTrait};
-use abi_stable::std_types::{RResult, RSlice, RStr, RString, RVec};
+use abi_stable::std_types::{ROption, RResult, RSlice, RStr, RString, RVec};
 
 use super::INTERFACE_VERSION;
 use super::data::{
     AbiBatch, AbiComparison, AbiGeneratedResponse, AbiGenerationRequest, AbiManifest, AbiMessage,
-    AbiOptimizer, AbiPolicyInfo, AbiResult, AbiStepReport, AbiStepSettings, AbiVerdict,
+    AbiMetric, AbiOptimizer, AbiPolicyInfo, AbiResult, AbiStepReport, AbiStepSettings, AbiVerdict,
 };
 use super::guard::{drop_guarded, guarded};
 use super::import::HostBehindAbi;
@@ -61,6 +61,14 @@ fn export_backend(backend: Box<dyn Backend>) -> BackendBox {
 impl AbiOracle for Exported<dyn Oracle> {
     fn prepare(&mut self, host: HostRef<'_>) -> AbiResult<()> {
         guarded(|| self.0.prepare(&HostBehindAbi(host)))
+    }
+
+    fn identity(&self) -> AbiResult<ROption<RString>> {
+        guarded(|| Ok(ROption::from(self.0.identity().map(RString::from))))
+    }
+
+    fn expected_requests(&self, comparisons: u64, candidates: u64) -> AbiResult<ROption<u64>> {
+        guarded(|| Ok(ROption::from(self.0.expected_requests(comparisons, candidates))))
     }
 
     fn preferences(
@@ -186,6 +194,15 @@ impl AbiHost for ExportedHost<'_> {
     fn progress(&self, completed: u64, total: u64) {
         let _: AbiResult<()> = guarded(|| {
             self.0.progress(completed, total);
+            Ok(())
+        });
+    }
+
+    fn metrics(&self, values: RSlice<'_, AbiMetric<'_>>) {
+        let _: AbiResult<()> = guarded(|| {
+            let values: Vec<(&str, f64)> =
+                values.iter().map(|metric| (metric.name.as_str(), metric.value)).collect();
+            self.0.metrics(&values);
             Ok(())
         });
     }

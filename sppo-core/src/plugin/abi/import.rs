@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use abi_stable::erased_types::TD_Opaque;
-use abi_stable::std_types::{RResult, RSlice, RString, RVec};
+use abi_stable::std_types::{ROption, RResult, RSlice, RString, RVec};
 
-use super::data::{AbiComparison, AbiError, AbiMessage, AbiResult};
+use super::data::{AbiComparison, AbiError, AbiMessage, AbiMetric, AbiResult};
 use super::export::ExportedHost;
 use super::traits::{AbiHost_TO, BackendBox, HostRef, OracleBox, PolicyBox, ScorerBox};
 use crate::plugin::calls::PluginCall;
@@ -58,6 +58,12 @@ impl LoadedOracle {
     ) -> Result<Self, PluginError> {
         Ok(Self { plugin, oracle: received(made)? })
     }
+
+    /// For questions to which an error is no answer.
+    fn unknown<T>(&self, error: AbiError) -> ROption<T> {
+        tracing::warn!("{}: {}", self.plugin, error.message);
+        ROption::RNone
+    }
 }
 
 impl Oracle for LoadedOracle {
@@ -77,6 +83,16 @@ impl Oracle for LoadedOracle {
         let comparisons: Vec<_> = comparisons.iter().map(AbiComparison::from).collect();
         let host = AbiHost_TO::from_ptr(&host, TD_Opaque);
         received_list(self.oracle.preferences(RSlice::from(comparisons.as_slice()), host))
+    }
+
+    fn identity(&self) -> Option<String> {
+        let identity = self.oracle.identity().into_result();
+        identity.unwrap_or_else(|error| self.unknown(error)).map(String::from).into()
+    }
+
+    fn expected_requests(&self, comparisons: u64, candidates: u64) -> Option<u64> {
+        let expected = self.oracle.expected_requests(comparisons, candidates).into_result();
+        expected.unwrap_or_else(|error| self.unknown(error)).into()
     }
 }
 
@@ -229,6 +245,12 @@ impl Host for HostBehindAbi<'_> {
 
     fn progress(&self, completed: u64, total: u64) {
         self.0.progress(completed, total);
+    }
+
+    fn metrics(&self, values: &[(&str, f64)]) {
+        let values: Vec<_> =
+            values.iter().map(|&(name, value)| AbiMetric { name: name.into(), value }).collect();
+        self.0.metrics(RSlice::from(values.as_slice()));
     }
 
     fn scorer(&self, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {

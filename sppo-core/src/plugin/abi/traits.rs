@@ -4,11 +4,11 @@
 
 use abi_stable::sabi_trait;
 use abi_stable::sabi_types::RRef;
-use abi_stable::std_types::{RBox, RSlice, RStr, RString, RVec};
+use abi_stable::std_types::{RBox, ROption, RSlice, RStr, RString, RVec};
 
 use super::data::{
-    AbiBatch, AbiComparison, AbiGeneratedResponse, AbiGenerationRequest, AbiMessage, AbiOptimizer,
-    AbiPolicyInfo, AbiResult, AbiStepReport, AbiStepSettings, AbiVerdict,
+    AbiBatch, AbiComparison, AbiGeneratedResponse, AbiGenerationRequest, AbiMessage, AbiMetric,
+    AbiOptimizer, AbiPolicyInfo, AbiResult, AbiStepReport, AbiStepSettings, AbiVerdict,
 };
 
 pub type OracleBox = AbiOracle_TO<'static, RBox<()>>;
@@ -21,6 +21,7 @@ pub type HostRef<'a> = AbiHost_TO<'a, RRef<'a, ()>>;
 pub trait AbiHost {
     fn is_cancelled(&self) -> bool;
     fn progress(&self, completed: u64, total: u64);
+    fn metrics(&self, values: RSlice<'_, AbiMetric<'_>>);
     fn scorer(&self, model: RStr<'_>) -> AbiResult<ScorerBox>;
     fn scorer_on(&self, backend: RStr<'_>, model: RStr<'_>) -> AbiResult<ScorerBox>;
     #[sabi(last_prefix_field)]
@@ -30,6 +31,8 @@ pub trait AbiHost {
 #[sabi_trait]
 pub trait AbiOracle {
     fn prepare(&mut self, host: HostRef<'_>) -> AbiResult<()>;
+    fn identity(&self) -> AbiResult<ROption<RString>>;
+    fn expected_requests(&self, comparisons: u64, candidates: u64) -> AbiResult<ROption<u64>>;
     #[sabi(last_prefix_field)]
     fn preferences(
         &mut self,

@@ -9,7 +9,7 @@ static KEEP_LARGE_BUFFERS: Once = Once::new();
 /// supply zeroed pages again, which costs about 15 % of a training step.
 ///
 /// Does nothing where the C library is not glibc.
-pub(crate) fn keep_large_buffers() {
+pub fn keep_large_buffers() {
     KEEP_LARGE_BUFFERS.call_once(configure_allocator);
 }
 

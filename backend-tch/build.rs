@@ -1,0 +1,33 @@
+//! Says what to do where libtorch is missing, and lets programs find the one they were built with.
+
+use std::path::Path;
+
+const VERSION: &str = "2.11.0";
+const COMMAND: &str = "run cargo with LIBTORCH=$(backend-tch/fetch-libtorch), which provides it";
+
+fn main() {
+    println!("cargo::rerun-if-env-changed=LIBTORCH");
+    if std::env::var_os("CARGO_FEATURE_LIBTORCH").is_none() {
+        return;
+    }
+    let Ok(libtorch) = std::env::var("LIBTORCH") else {
+        fail(&format!("the backend tch needs libtorch {VERSION}; {COMMAND}"));
+    };
+    let found = std::fs::read_to_string(Path::new(&libtorch).join("build-version"));
+    match found.as_deref().map(|version| version.split('+').next().unwrap_or_default().trim()) {
+        Ok(VERSION) => {}
+        Ok(other) => {
+            fail(&format!("LIBTORCH={libtorch} is version {other}, not {VERSION}; {COMMAND}"));
+        }
+        Err(_) => fail(&format!("LIBTORCH={libtorch} holds no libtorch {VERSION}; {COMMAND}")),
+    }
+    // Beside the program or plugin first, so that it can be shipped with its libtorch.
+    for place in ["$ORIGIN/libtorch/lib", "$ORIGIN/../libtorch/lib", &format!("{libtorch}/lib")] {
+        println!("cargo::rustc-link-arg=-Wl,-rpath,{place}");
+    }
+}
+
+fn fail(message: &str) -> ! {
+    println!("cargo::error={message}");
+    std::process::exit(1);
+}

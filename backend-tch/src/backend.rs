@@ -1,0 +1,168 @@
+//! The plugin: its settings, and policies on the op set.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use sppo_core::plugin::{Backend, BackendPlugin, Host, ModelSpec, PluginError, Policy};
+use sppo_model::GenerationLimits;
+use sppo_model::measure::measure_matrix_products;
+use sppo_model::policy::DecoderPolicy;
+use tch::Kind;
+
+use crate::device::{choose_device, has_bf16_units};
+use crate::engine::{TchOps, TchOptions};
+
+/// The table `[backend.tch]`.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TchConfig {
+    /// Where to compute: `auto` (the first CUDA device, or the CPU where there is none), `cpu`, or
+    /// `cuda:N`.
+    pub device: String,
+    /// The number format of matrix products. Weights, gradients, log-probabilities and the optimiser
+    /// are f32 always.
+    pub data_type: DataType,
+    /// CPU threads to compute on; 0 takes one per core.
+    pub threads: usize,
+    /// Training keeps the logits of a batch for its backward pass where they take at most this many
+    /// MiB, and otherwise computes them twice: more memory or more time.
+    pub keep_logits_limit_mebibytes: usize,
+    /// Most responses that are sampled together. More are faster and take more memory.
+    pub max_rows: usize,
+    /// A directory with libtorch's CUDA library, for instance that of the Python package torch. Left
+    /// out, it is looked for where LIBTORCH says, and beside the CPU's library.
+    pub libtorch: Option<PathBuf>,
+}
+
+/// The number format of matrix products.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DataType {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// bfloat16 operands and results, accumulated in f32.
+    Bf16,
+}
+
+impl DataType {
+    fn kind(self) -> Kind {
+        match self {
+            Self::F32 => Kind::Float,
+            Self::Bf16 => Kind::BFloat16,
+        }
+    }
+}
+
+impl Default for TchConfig {
+    fn default() -> Self {
+        Self {
+            device: "auto".into(),
+            data_type: DataType::default(),
+            threads: 0,
+            keep_logits_limit_mebibytes: 512,
+            max_rows: GenerationLimits::default().max_rows,
+            libtorch: None,
+        }
+    }
+}
+
+/// The backend `tch`.
+pub struct TchBackend {
+    ops: TchOps,
+    limits: GenerationLimits,
+}
+
+impl BackendPlugin for TchBackend {
+    type Config = TchConfig;
+    const NAME: &'static str = "tch";
+    const SUMMARY: &'static str = "libtorch, in f32 or bf16, on the CPU and on CUDA devices";
+
+    fn create(config: TchConfig) -> Result<Self, PluginError> {
+        if config.max_rows == 0 {
+            return Err(PluginError::configuration("max_rows: 0 rows cannot be sampled")
+                .with_hint("set it to 1 or more"));
+        }
+        let device = choose_device(&config.device, config.libtorch.as_deref())?;
+        if config.data_type == DataType::Bf16 && !has_bf16_units(device) {
+            tracing::warn!(
+                "this CPU has no bf16 arithmetic, so data_type = \"bf16\" is slower here than \"f32\""
+            );
+        }
+        let ops = TchOps::new(&TchOptions {
+            device,
+            matrix_kind: config.data_type.kind(),
+            threads: config.threads,
+            keep_logits_limit: config.keep_logits_limit_mebibytes.saturating_mul(1 << 20),
+        })?;
+        let limits = GenerationLimits { max_rows: config.max_rows, ..GenerationLimits::default() };
+        Ok(Self { ops, limits })
+    }
+}
+
+impl Backend for TchBackend {
+    fn load_policy(
+        &self,
+        model: &ModelSpec,
+        _host: &dyn Host,
+    ) -> Result<Box<dyn Policy>, PluginError> {
+        let policy = DecoderPolicy::load(self.ops.clone(), &model.path, self.limits)?;
+        Ok(Box::new(policy))
+    }
+
+    fn matrix_product_rate(
+        &self,
+        rows: usize,
+        inner: usize,
+        columns: usize,
+    ) -> Result<f64, PluginError> {
+        let mut product =
+            self.ops.matrix_product(rows, inner, columns).map_err(sppo_model::ModelError::from)?;
+        Ok(measure_matrix_products([rows, inner, columns], || Ok(product()?))?)
+    }
+}
+
+sppo_core::export_backend!(TchBackend);
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use serde_json::json;
+    use sppo_core::plugin::{SequenceBatch, SilentHost, create_backend};
+
+    use super::*;
+
+    #[test]
+    fn a_registered_backend_scores_a_checkpoint_in_bf16_within_a_hundredth_of_f32() {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/lm/llama");
+        let log_probs = ["f32", "bf16"].map(|data_type| {
+            let config = json!({"device": "cpu", "data_type": data_type, "threads": 2});
+            let backend = create_backend("tch", config).unwrap();
+            let model = ModelSpec { path: path.clone() };
+            let mut policy = backend.load_policy(&model, &SilentHost).unwrap();
+            assert_eq!((&*policy.info().device, &*policy.info().data_type), ("cpu", data_type));
+            assert!(backend.matrix_product_rate(64, 64, 64).unwrap() > 0.0);
+            let mut batch = SequenceBatch::new();
+            let prompt = batch.push_prompt(&[1, 5, 9]);
+            batch.push_response(prompt, &[7, 3, 8, 100, 200, 300]);
+            policy.token_log_probs(&batch).unwrap()[0].iter().sum::<f32>()
+        });
+        let [wide, narrow] = log_probs;
+        assert!(wide < 0.0 && (narrow / wide - 1.0).abs() < 0.01, "{log_probs:?}");
+    }
+
+    #[test]
+    fn settings_that_make_no_sense_are_refused_by_name() {
+        let refusal = |config| {
+            let error = create_backend("tch", config).err().unwrap();
+            error.to_string()
+        };
+        assert!(refusal(json!({"device": "gpu"})).contains("there is no device `gpu`"));
+        assert!(refusal(json!({"device": "cuda:x"})).contains("there is no device `cuda:x`"));
+        assert!(refusal(json!({"max_rows": 0})).contains("max_rows"));
+        assert!(refusal(json!({"data_type": "f16"})).contains("data_type"));
+        assert!(refusal(json!({"thread": 1})).contains("unknown field `thread`"));
+    }
+}

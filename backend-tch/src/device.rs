@@ -1,0 +1,82 @@
+//! Where to compute, and what is slow there.
+
+use std::path::Path;
+
+use sppo_core::plugin::PluginError;
+use tch::{Cuda, Device, Kind, Tensor};
+
+use crate::libraries;
+
+/// The device of a setting: `auto`, `cpu`, `cuda` or `cuda:N`. `libtorch` is where CUDA's library is
+/// looked for first. The first call in a process decides whether CUDA can be used in it.
+///
+/// # Errors
+/// When there is no such device, and why.
+pub fn choose_device(setting: &str, libtorch: Option<&Path>) -> Result<Device, PluginError> {
+    match setting.split_once(':').unwrap_or((setting, "0")) {
+        ("cpu", _) if setting == "cpu" => {
+            libraries::settle_for_cpu();
+            Ok(Device::Cpu)
+        }
+        ("auto", _) if setting == "auto" => Ok(automatic(libtorch)),
+        ("cuda", number) => match number.parse() {
+            Ok(number) => cuda(setting, number, libtorch),
+            Err(_) => Err(unknown(setting)),
+        },
+        _ => Err(unknown(setting)),
+    }
+}
+
+fn automatic(libtorch: Option<&Path>) -> Device {
+    match cuda("auto", 0, libtorch) {
+        Ok(device) => device,
+        Err(reason) => {
+            tracing::debug!(%reason, "computing on the CPU");
+            Device::Cpu
+        }
+    }
+}
+
+fn cuda(setting: &str, number: usize, libtorch: Option<&Path>) -> Result<Device, PluginError> {
+    let absent = |reason: String| {
+        PluginError::unsupported(format!("device: `{setting}` cannot be used: {reason}"))
+    };
+    libraries::open_cuda(libtorch).map_err(|reason| {
+        absent(reason).with_hint(
+            "install the Python package torch==2.11.0 and set `libtorch` in [backend.tch] to its \
+             directory, or set device = \"cpu\"",
+        )
+    })?;
+    let count = usize::try_from(Cuda::device_count()).unwrap_or(0);
+    if number < count {
+        return Ok(Device::Cuda(number));
+    }
+    if count > 0 {
+        return Err(absent(format!("the CUDA devices here are 0 to {}", count - 1))
+            .with_hint("choose one of them, or set device = \"auto\""));
+    }
+    // Only an attempt tells why there is none.
+    let reason = match Tensor::f_zeros([1], (Kind::Float, Device::Cuda(0))) {
+        Ok(_) => "libtorch counts no CUDA device".into(),
+        Err(error) => {
+            sppo_model::ModelError::from(crate::tensors::TorchError::from(error)).to_string()
+        }
+    };
+    Err(absent(reason).with_hint("check the driver with nvidia-smi, or set device = \"cpu\""))
+}
+
+fn unknown(setting: &str) -> PluginError {
+    PluginError::configuration(format!("device: there is no device `{setting}`"))
+        .with_hint("choose \"auto\", \"cpu\", \"cuda\" or \"cuda:N\"")
+}
+
+/// Whether the device multiplies bf16 numbers as such. A CPU that does not widens them, or worse.
+pub(crate) fn has_bf16_units(device: Device) -> bool {
+    match device {
+        #[cfg(target_arch = "x86_64")]
+        Device::Cpu => std::arch::is_x86_feature_detected!("avx512bf16"),
+        #[cfg(target_arch = "aarch64")]
+        Device::Cpu => std::arch::is_aarch64_feature_detected!("bf16"),
+        _ => device.is_cuda(),
+    }
+}

@@ -1,0 +1,28 @@
+//! The compute backend `tch`: language models on libtorch, through [tch](https://docs.rs/tch), on the
+//! CPU and on CUDA devices, in f32 or with matrix products in bf16.
+//!
+//! libtorch's automatic differentiation is not used: every op of [`sppo_model::ops::Ops`] has its
+//! backward form here, made of libtorch's kernels, and gradients of weights accumulate in place.
+//! Attention runs on libtorch's fused kernel where that has what the model needs.
+//!
+//! The crate is empty without its feature `libtorch`; `fetch-libtorch` beside it provides what that
+//! needs.
+#![cfg(feature = "libtorch")]
+
+mod attention;
+mod backend;
+mod cached_attention;
+mod device;
+mod engine;
+mod libraries;
+mod ops;
+mod optimizer;
+mod parameter;
+mod tensors;
+
+pub use backend::{DataType, TchBackend, TchConfig};
+pub use cached_attention::KeyValueCache;
+pub use device::choose_device;
+pub use engine::{TchOps, TchOptions};
+pub use parameter::Parameter;
+pub use tensors::Activation;

@@ -1,0 +1,32 @@
+//! The checks that every op set must pass: each op against the reference op set, and a whole model
+//! against transformers and PyTorch.
+#![cfg(feature = "libtorch")]
+
+use sppo_backend_tch::{TchOps, TchOptions};
+use sppo_model::Result;
+use sppo_model::golden::check_model;
+use sppo_model::ops::conformance::check_ops;
+use tch::{Device, Kind};
+
+const NONE: [String; 0] = [];
+
+fn ops(matrix_kind: Kind, keep_logits_limit: usize) -> Result<TchOps> {
+    TchOps::new(&TchOptions { device: Device::Cpu, matrix_kind, threads: 2, keep_logits_limit })
+}
+
+#[test]
+fn ops_agree_with_the_reference() {
+    assert_eq!(check_ops(&ops(Kind::Float, 512 << 20).unwrap(), 1e-5), NONE);
+}
+
+#[test]
+fn ops_with_bf16_products_agree_with_the_reference_as_far_as_eight_bits_go() {
+    assert_eq!(check_ops(&ops(Kind::BFloat16, 512 << 20).unwrap(), 3e-2), NONE);
+}
+
+#[test]
+fn a_model_agrees_with_transformers_and_pytorch_keeping_logits_or_not() {
+    for keep_logits_limit in [0, 512 << 20] {
+        assert_eq!(check_model(&|| ops(Kind::Float, keep_logits_limit)), NONE);
+    }
+}

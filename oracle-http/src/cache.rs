@@ -1,0 +1,231 @@
+//! Judgments remembered on disk: a file per judge, to which every judgment is appended before it is
+//! used.
+//!
+//! A line is one JSON object with a key and a judgment, written by one call. A process that is killed
+//! leaves at most its last line cut short; the next one to open the file ends that line and skips it.
+//! Several processes may append to the same file.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use sppo_core::plugin::PluginError;
+
+use crate::config::CacheConfig;
+use crate::judgment::Judgment;
+use crate::protocol::Part;
+
+/// Changes when equal questions no longer mean equal judgments.
+const FORMAT: u32 = 1;
+
+/// What was written is made to survive a loss of power this often.
+const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Identifies a question to a judge.
+pub(crate) type Key = [u8; 32];
+
+/// Makes keys for the questions to one judge.
+#[derive(Clone)]
+pub(crate) struct KeyMaker(Sha256);
+
+impl KeyMaker {
+    /// `judge` holds everything that judgments depend on besides the question.
+    pub(crate) fn new(judge: &Value) -> Self {
+        let mut hasher = Sha256::new();
+        hasher.update(format!("{FORMAT} {judge}\n"));
+        Self(hasher)
+    }
+
+    pub(crate) fn key(&self, part: &Part) -> Key {
+        let mut hasher = self.0.clone();
+        hasher.update(format!("{}\n{}", part.shared, part.own));
+        hasher.finalize().into()
+    }
+
+    /// The judge's own file.
+    fn file_name(&self) -> String {
+        let digest: Key = self.0.clone().finalize().into();
+        format!("{}.jsonl", &hexadecimal(&digest)[..16])
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    key: String,
+    #[serde(flatten)]
+    judgment: Judgment,
+}
+
+/// The judgments of one judge.
+pub(crate) struct Cache {
+    known: HashMap<Key, Judgment>,
+    file: Option<CacheFile>,
+}
+
+struct CacheFile {
+    path: PathBuf,
+    file: File,
+    synced: Instant,
+    dirty: bool,
+}
+
+impl Cache {
+    /// Remembers for as long as the process lives.
+    pub(crate) fn in_memory() -> Self {
+        Self { known: HashMap::new(), file: None }
+    }
+
+    /// Opens the judge's file, or makes it. `about` describes the judge to whoever looks into it.
+    pub(crate) fn open(
+        config: &CacheConfig,
+        keys: &KeyMaker,
+        about: &str,
+    ) -> Result<Self, PluginError> {
+        if !config.enabled {
+            return Ok(Self::in_memory());
+        }
+        let directory = match &config.directory {
+            Some(directory) => directory.clone(),
+            None => default_directory()?,
+        };
+        let path = directory.join(keys.file_name());
+        let failed = |error: std::io::Error| unusable(&path, &error);
+        fs::create_dir_all(&directory).map_err(failed)?;
+        let mut options = fs::OpenOptions::new();
+        let opened = options.read(true).append(true).create(true).open(&path).map_err(failed)?;
+        let (mut file, _) = opened.into_parts();
+        let known = read(&mut file, &path).map_err(failed)?;
+        let mut beginning = Vec::new();
+        match last_byte(&mut file).map_err(failed)? {
+            None => beginning = format!("{}\n", serde_json::json!({"judge": about})).into_bytes(),
+            Some(b'\n') => {}
+            Some(_) => beginning.push(b'\n'),
+        }
+        file.write_all(&beginning).map_err(failed)?;
+        let file = CacheFile { path, file, synced: Instant::now(), dirty: false };
+        Ok(Self { known, file: Some(file) })
+    }
+
+    pub(crate) fn get(&self, key: &Key) -> Option<Judgment> {
+        self.known.get(key).copied()
+    }
+
+    /// Remembers judgments; they are in the file when this returns.
+    pub(crate) fn append(&mut self, judgments: &[(Key, Judgment)]) -> Result<(), PluginError> {
+        if let Some(target) = &mut self.file {
+            let mut lines = Vec::with_capacity(judgments.len() * 112);
+            for (key, judgment) in judgments {
+                let line = Line { key: hexadecimal(key), judgment: *judgment };
+                serde_json::to_writer(&mut lines, &line)
+                    .map_err(|error| PluginError::failed(error.to_string()))?;
+                lines.push(b'\n');
+            }
+            let path = &target.path;
+            target.file.write_all(&lines).map_err(|error| unusable(path, &error))?;
+            target.dirty = true;
+            if target.synced.elapsed() >= SYNC_INTERVAL {
+                target.sync()?;
+            }
+        }
+        self.known.extend(judgments.iter().copied());
+        Ok(())
+    }
+
+    /// Makes everything so far survive a loss of power.
+    pub(crate) fn sync(&mut self) -> Result<(), PluginError> {
+        self.file.as_mut().map_or(Ok(()), CacheFile::sync)
+    }
+}
+
+impl CacheFile {
+    fn sync(&mut self) -> Result<(), PluginError> {
+        if self.dirty {
+            self.file.sync_data().map_err(|error| unusable(&self.path, &error))?;
+            self.dirty = false;
+        }
+        self.synced = Instant::now();
+        Ok(())
+    }
+}
+
+/// `$SPPO_CACHE`, else `$XDG_CACHE_HOME/sppo`, else `~/.cache/sppo`; in it `oracle-http`.
+fn default_directory() -> Result<PathBuf, PluginError> {
+    let variable =
+        |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = variable("SPPO_CACHE")
+        .or_else(|| variable("XDG_CACHE_HOME").map(|path| path.join("sppo")))
+        .or_else(|| variable("HOME").map(|path| path.join(".cache/sppo")));
+    base.map(|path| path.join("oracle-http")).ok_or_else(|| {
+        PluginError::configuration("cache.directory: there is no home directory to keep it in")
+            .with_hint("set `cache.directory`, or `cache.enabled = false`")
+    })
+}
+
+fn read(file: &mut File, path: &Path) -> std::io::Result<HashMap<Key, Judgment>> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut known = HashMap::new();
+    let mut damaged = 0_u64;
+    let mut reader = BufReader::new(file);
+    let mut line = Vec::new();
+    while reader.read_until(b'\n', &mut line)? > 0 {
+        let first = known.is_empty() && line.starts_with(b"{\"judge\"");
+        match parse(&line) {
+            Some((key, judgment)) => {
+                known.insert(key, judgment);
+            }
+            None if first => {}
+            None => damaged += 1,
+        }
+        line.clear();
+    }
+    if damaged > 0 {
+        tracing::info!("{}: {damaged} lines are damaged and skipped", path.display());
+    }
+    Ok(known)
+}
+
+fn parse(line: &[u8]) -> Option<(Key, Judgment)> {
+    // What follows a line's end only if the end was written.
+    let line = line.strip_suffix(b"\n")?;
+    let Line { key, judgment } = serde_json::from_slice(line).ok()?;
+    Some((from_hexadecimal(&key)?, judgment)).filter(|_| judgment.is_valid())
+}
+
+fn last_byte(file: &mut File) -> std::io::Result<Option<u8>> {
+    if file.seek(SeekFrom::End(0))? == 0 {
+        return Ok(None);
+    }
+    file.seek(SeekFrom::End(-1))?;
+    let mut byte = [0];
+    file.read_exact(&mut byte)?;
+    Ok(Some(byte[0]))
+}
+
+fn unusable(path: &Path, error: &std::io::Error) -> PluginError {
+    PluginError::failed(format!("cannot remember judgments in {}: {error}", path.display()))
+        .with_hint("make room there, or set `cache.directory` to a place that can be written")
+}
+
+fn hexadecimal(key: &Key) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = key.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+}
+
+fn from_hexadecimal(text: &str) -> Option<Key> {
+    let digits: Vec<u8> = text
+        .chars()
+        .map(|c| c.to_digit(16).and_then(|d| d.try_into().ok()))
+        .collect::<Option<_>>()?;
+    let bytes: Vec<u8> = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+    bytes.try_into().ok().filter(|_| text.len() == 64)
+}
+
+#[cfg(test)]
+mod tests;

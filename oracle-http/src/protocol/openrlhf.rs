@@ -1,0 +1,89 @@
+//! OpenRLHF's remote reward model: `query` (prompt and answer in one text), `prompts` and `labels` in,
+//! `rewards` out.
+
+use minijinja::{Value as Values, context};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use sppo_core::plugin::PluginError;
+
+use super::{Malformed, Part, Protocol, Question, Reply, all_valid, parse};
+use crate::config::ScoringConfig;
+use crate::judgment::Judgment;
+use crate::templates::{Template, conversation, prompt_values};
+
+const DEFAULT_TEMPLATE: &str = "\
+{% if rendered_prompt %}{{ rendered_prompt }}{{ response }}\
+{% else %}{{ conversation }}\n\n{{ response }}{% endif %}";
+
+pub(super) struct OpenRlhf {
+    template: Template,
+}
+
+#[derive(Deserialize)]
+struct Body {
+    rewards: Vec<f64>,
+}
+
+impl OpenRlhf {
+    pub(super) fn new(config: &ScoringConfig) -> Result<Self, PluginError> {
+        let source = config.template.as_deref().unwrap_or(DEFAULT_TEMPLATE);
+        Ok(Self { template: response_template(source)? })
+    }
+}
+
+impl Protocol for OpenRlhf {
+    fn path(&self) -> &'static str {
+        "/get_reward"
+    }
+
+    fn compares(&self) -> bool {
+        false
+    }
+
+    fn questions_per_request(&self) -> usize {
+        32
+    }
+
+    fn part(&self, question: Question<'_>) -> Result<Part, PluginError> {
+        let comparison = question.comparison;
+        let prompt = match &comparison.rendered_prompt {
+            Some(rendered) => rendered.clone(),
+            None => conversation(&comparison.prompt),
+        };
+        let query = render_response(&self.template, question)?;
+        Ok(Part::of(json!({"query": query, "prompt": prompt})))
+    }
+
+    fn body(&self, parts: &[Part]) -> Map<String, Value> {
+        let all = |field: &str| Value::from_iter(parts.iter().map(|part| part.own[field].clone()));
+        let labels = vec![""; parts.len()];
+        Map::from_iter([
+            ("query".into(), all("query")),
+            ("prompts".into(), all("prompt")),
+            ("labels".into(), json!(labels)),
+        ])
+    }
+
+    fn read(&self, body: &[u8], count: usize) -> Result<Reply, Malformed> {
+        let Body { rewards } = parse(body)?;
+        let judgments = all_valid(rewards.into_iter().map(Judgment::Score), count)?;
+        Ok(Reply { judgments, ..Reply::default() })
+    }
+}
+
+/// A template for prompt and answer in one text.
+pub(super) fn response_template(source: &str) -> Result<Template, PluginError> {
+    let sample = context! {
+        conversation => "the prompt", messages => [context! { role => "user", content => "the prompt" }],
+        prompt => "the prompt", rendered_prompt => "the prompt", response => "the response",
+    };
+    Template::new("scoring.template", source, sample, &["the response"])
+}
+
+pub(super) fn render_response(
+    template: &Template,
+    question: Question<'_>,
+) -> Result<String, PluginError> {
+    let prompt: Values = prompt_values(question.comparison);
+    template.render(context! { response => question.first_text(), ..prompt })
+}

@@ -1,0 +1,57 @@
+//! The protocol `pairwise`, described by `pairwise.openapi.json`.
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use sppo_core::plugin::PluginError;
+
+use super::{Malformed, Part, Protocol, Question, Reply, all_valid, parse};
+use crate::judgment::Judgment;
+
+pub(super) struct Pairwise;
+
+/// One of the two lists.
+#[derive(Deserialize)]
+struct Body {
+    probabilities: Option<Vec<f64>>,
+    logits: Option<Vec<f64>>,
+}
+
+impl Protocol for Pairwise {
+    fn path(&self) -> &'static str {
+        "/compare"
+    }
+
+    fn compares(&self) -> bool {
+        true
+    }
+
+    fn questions_per_request(&self) -> usize {
+        32
+    }
+
+    fn part(&self, question: Question<'_>) -> Result<Part, PluginError> {
+        Ok(Part::of(json!({
+            "messages": question.comparison.prompt,
+            "first": question.first_text(),
+            "second": question.second_text(),
+        })))
+    }
+
+    fn body(&self, parts: &[Part]) -> Map<String, Value> {
+        let items: Vec<&Value> = parts.iter().map(|part| &part.own).collect();
+        Map::from_iter([("items".into(), json!(items))])
+    }
+
+    fn read(&self, body: &[u8], count: usize) -> Result<Reply, Malformed> {
+        let judgments = match parse(body)? {
+            Body { probabilities: Some(values), logits: None } => {
+                all_valid(values.into_iter().map(Judgment::Probability), count)?
+            }
+            Body { probabilities: None, logits: Some(values) } => {
+                all_valid(values.into_iter().map(Judgment::Logit), count)?
+            }
+            _ => return Err(Malformed("it must have either `probabilities` or `logits`".into())),
+        };
+        Ok(Reply { judgments, ..Reply::default() })
+    }
+}

@@ -1,0 +1,177 @@
+//! vLLM's pooling models. Raw values are asked for (`use_activation` false), which is what a
+//! Bradley-Terry model is made of.
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use sppo_core::plugin::{Message, PluginError};
+
+use super::openrlhf::{render_response, response_template};
+use super::tei::Query;
+use super::{Malformed, Part, Protocol, Question, Reply, all_valid, in_order, parse};
+use crate::config::ScoringConfig;
+use crate::judgment::Judgment;
+use crate::templates::Template;
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Usage {
+    prompt_tokens: u64,
+}
+
+/// `/classify`: one conversation, or several texts.
+pub(super) struct Classify {
+    template: Option<Template>,
+    class: Option<usize>,
+}
+
+#[derive(Deserialize)]
+struct Classes {
+    data: Vec<ClassesOfOne>,
+    #[serde(default)]
+    usage: Option<Usage>,
+}
+
+#[derive(Deserialize)]
+struct ClassesOfOne {
+    index: usize,
+    probs: Vec<f64>,
+}
+
+impl Classify {
+    pub(super) fn new(config: &ScoringConfig) -> Result<Self, PluginError> {
+        let class = config.class.as_ref().map(|class| {
+            class.parse().map_err(|_| {
+                PluginError::configuration(format!("scoring.class: `{class}` is not an index"))
+                    .with_hint("vLLM numbers its classes from 0")
+            })
+        });
+        Ok(Self {
+            template: config.template.as_deref().map(response_template).transpose()?,
+            class: class.transpose()?,
+        })
+    }
+
+    fn score(&self, probs: &[f64]) -> Result<Judgment, Malformed> {
+        match (self.class, probs) {
+            (None, [only]) => Ok(Judgment::Score(*only)),
+            (Some(class), probs) if class < probs.len() => Ok(Judgment::Score(probs[class])),
+            (Some(class), probs) => {
+                Err(Malformed(format!("{} classes, but scoring.class is {class}", probs.len())))
+            }
+            (None, probs) => Err(Malformed(format!(
+                "{} classes; set scoring.class to the one that counts",
+                probs.len()
+            ))),
+        }
+    }
+}
+
+impl Protocol for Classify {
+    fn path(&self) -> &'static str {
+        "/classify"
+    }
+
+    fn compares(&self) -> bool {
+        false
+    }
+
+    fn questions_per_request(&self) -> usize {
+        if self.takes_several() { 32 } else { 1 }
+    }
+
+    fn takes_several(&self) -> bool {
+        self.template.is_some()
+    }
+
+    fn part(&self, question: Question<'_>) -> Result<Part, PluginError> {
+        Ok(Part::of(match &self.template {
+            Some(template) => json!(render_response(template, question)?),
+            None => {
+                let mut messages = question.comparison.prompt.clone();
+                messages.push(Message::assistant(question.first_text()));
+                json!(messages)
+            }
+        }))
+    }
+
+    fn body(&self, parts: &[Part]) -> Map<String, Value> {
+        let (field, content) = match (&self.template, parts) {
+            (None, [only]) => ("messages", only.own.clone()),
+            _ => ("input", Value::from_iter(parts.iter().map(|part| part.own.clone()))),
+        };
+        Map::from_iter([(field.into(), content), ("use_activation".into(), json!(false))])
+    }
+
+    fn read(&self, body: &[u8], count: usize) -> Result<Reply, Malformed> {
+        let Classes { data, usage } = parse(body)?;
+        let scores = data
+            .into_iter()
+            .map(|one| Ok((one.index, self.score(&one.probs)?)))
+            .collect::<Result<Vec<_>, Malformed>>()?;
+        let judgments = all_valid(in_order(scores, count)?.into_iter(), count)?;
+        let prompt_tokens = usage.unwrap_or_default().prompt_tokens;
+        Ok(Reply { judgments, prompt_tokens, completion_tokens: 0 })
+    }
+}
+
+/// `/v1/score`: one prompt against several answers. Unlike `/score`, it is guarded by vLLM's key.
+pub(super) struct Score {
+    query: Query,
+}
+
+#[derive(Deserialize)]
+struct Scores {
+    data: Vec<ScoreOfOne>,
+    #[serde(default)]
+    usage: Option<Usage>,
+}
+
+#[derive(Deserialize)]
+struct ScoreOfOne {
+    index: usize,
+    score: f64,
+}
+
+impl Score {
+    pub(super) fn new(config: &ScoringConfig) -> Result<Self, PluginError> {
+        Ok(Self { query: Query::new(config)? })
+    }
+}
+
+impl Protocol for Score {
+    fn path(&self) -> &'static str {
+        "/v1/score"
+    }
+
+    fn compares(&self) -> bool {
+        false
+    }
+
+    fn questions_per_request(&self) -> usize {
+        32
+    }
+
+    fn shares_prompt(&self) -> bool {
+        true
+    }
+
+    fn part(&self, question: Question<'_>) -> Result<Part, PluginError> {
+        Ok(Part { shared: json!(self.query.of(question)?), own: json!(question.first_text()) })
+    }
+
+    fn body(&self, parts: &[Part]) -> Map<String, Value> {
+        Map::from_iter([
+            ("text_1".into(), parts.first().map_or(Value::Null, |part| part.shared.clone())),
+            ("text_2".into(), Value::from_iter(parts.iter().map(|part| part.own.clone()))),
+            ("use_activation".into(), json!(false)),
+        ])
+    }
+
+    fn read(&self, body: &[u8], count: usize) -> Result<Reply, Malformed> {
+        let Scores { data, usage } = parse(body)?;
+        let scores = data.into_iter().map(|one| (one.index, Judgment::Score(one.score))).collect();
+        let judgments = all_valid(in_order(scores, count)?.into_iter(), count)?;
+        let prompt_tokens = usage.unwrap_or_default().prompt_tokens;
+        Ok(Reply { judgments, prompt_tokens, completion_tokens: 0 })
+    }
+}

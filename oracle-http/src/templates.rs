@@ -1,0 +1,85 @@
+//! Texts that services see, made from conversations and answers by Jinja templates.
+
+use minijinja::{Environment, UndefinedBehavior, Value, context};
+use sppo_core::plugin::{Comparison, Message, PluginError};
+
+const NAME: &str = "template";
+
+/// A compiled template, named by its setting in errors.
+pub(crate) struct Template {
+    setting: &'static str,
+    environment: Environment<'static>,
+}
+
+impl Template {
+    /// Compiles a template and tries it on `sample`, in which every text must appear.
+    pub(crate) fn new(
+        setting: &'static str,
+        source: &str,
+        sample: Value,
+        must_show: &[&str],
+    ) -> Result<Self, PluginError> {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment
+            .add_template_owned(NAME, source.to_owned())
+            .map_err(|error| unusable(setting, &error))?;
+        let template = Self { setting, environment };
+        let text = template.render(sample)?;
+        match must_show.iter().find(|wanted| !text.contains(**wanted)) {
+            Some(missing) => Err(PluginError::configuration(format!(
+                "{setting}: the template leaves out {missing}"
+            ))
+            .with_hint("`sppo plugin info http` lists the names that a template may use")),
+            None => Ok(template),
+        }
+    }
+
+    pub(crate) fn render(&self, values: Value) -> Result<String, PluginError> {
+        self.environment
+            .get_template(NAME)
+            .and_then(|template| template.render(values))
+            .map_err(|error| unusable(self.setting, &error))
+    }
+}
+
+fn unusable(setting: &str, error: &minijinja::Error) -> PluginError {
+    let line = error.line().map_or(String::new(), |line| format!(" (line {line})"));
+    let reason = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    PluginError::configuration(format!("{setting}: {reason}{line}"))
+        .with_hint("`sppo plugin info http` lists the names that a template may use")
+}
+
+/// What templates know of a prompt.
+pub(crate) fn prompt_values(comparison: &Comparison) -> Value {
+    let prompt = &comparison.prompt;
+    let turns: Vec<Value> = prompt
+        .iter()
+        .map(|Message { role, content }| {
+            Value::from_pairs([("role", role.as_str()), ("content", content.as_str())])
+        })
+        .collect();
+    let last = prompt.iter().rev().find(|message| message.role == "user");
+    context! {
+        conversation => conversation(prompt),
+        messages => turns,
+        prompt => last.map(|message| message.content.as_str()),
+        rendered_prompt => comparison.rendered_prompt.as_deref(),
+    }
+}
+
+/// The conversation as text: one user's turn as it stands, several turns under their roles.
+pub(crate) fn conversation(messages: &[Message]) -> String {
+    match messages {
+        [only] if only.role == "user" => only.content.clone(),
+        _ => {
+            let turns = messages.iter().map(|Message { role, content }| {
+                let mut letters = role.chars();
+                let first = letters.next().map(char::to_uppercase);
+                let role: String = first.into_iter().flatten().chain(letters).collect();
+                format!("{role}: {content}")
+            });
+            turns.collect::<Vec<_>>().join("\n\n")
+        }
+    }
+}

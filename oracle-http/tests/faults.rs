@@ -1,0 +1,305 @@
+//! A service that misbehaves in every way makes the same matrices as one that does not, and is asked for
+//! no judgment twice.
+
+mod support;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use sppo_core::plugin::{
+    Candidate, Comparison, Host, Message, ModelSpec, PluginError, PluginErrorKind, Scorer, Verdict,
+    create_oracle,
+};
+use sppo_oracle_http as _;
+use support::{ALL_FAULTS, Behaviour, Service};
+
+/// Remembers what it is told, and asks to stop when it is told so.
+#[derive(Default)]
+struct Watcher {
+    metrics: RefCell<BTreeMap<String, f64>>,
+    progress: Cell<(u64, u64)>,
+    cancelled: Cell<bool>,
+}
+
+impl Host for Watcher {
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.get()
+    }
+
+    fn progress(&self, completed: u64, total: u64) {
+        self.progress.set((completed, total));
+    }
+
+    fn metrics(&self, values: &[(&str, f64)]) {
+        let named = values.iter().map(|(name, value)| ((*name).to_owned(), *value));
+        self.metrics.borrow_mut().extend(named);
+    }
+
+    fn scorer(&self, _model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
+        unreachable!("this oracle needs no scorer")
+    }
+}
+
+impl Watcher {
+    fn metric(&self, name: &str) -> f64 {
+        self.metrics.borrow()[name]
+    }
+}
+
+fn comparisons(prompts: usize, candidates: usize) -> Vec<Comparison> {
+    let comparison = |prompt: usize| Comparison {
+        prompt: vec![Message::user(format!("Question {prompt}: why is the sky \"blue\"?\n"))],
+        rendered_prompt: None,
+        candidates: (0..candidates)
+            .map(|index| Candidate::from_text(format!("Answer {index} to {prompt}: é 你好")))
+            .collect(),
+    };
+    (0..prompts).map(comparison).collect()
+}
+
+fn settings(protocol: &str, endpoints: &[String], cache: &Path) -> Value {
+    json!({
+        "protocol": protocol,
+        "endpoints": endpoints,
+        "model": "judge",
+        "questions_per_request": 3,
+        "concurrency": {"max": 16, "start": 4},
+        "timeouts": {"connect_seconds": 5.0, "read_seconds": 2.0, "total_seconds": 3.0},
+        "retries": {"max_attempts": 14, "first_delay_seconds": 0.005, "longest_delay_seconds": 0.05},
+        "cache": {"directory": cache},
+    })
+}
+
+fn with(mut settings: Value, changes: Value) -> Value {
+    for (table, fields) in changes.as_object().unwrap() {
+        match fields {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    settings[table][name] = value.clone();
+                }
+            }
+            value => settings[table] = value.clone(),
+        }
+    }
+    settings
+}
+
+fn ask(
+    settings: Value,
+    comparisons: &[Comparison],
+    host: &Watcher,
+) -> Result<Vec<Verdict>, PluginError> {
+    create_oracle("http", settings).unwrap().preferences(comparisons, host)
+}
+
+/// The verdicts of a service without faults, in a cache of their own.
+fn expected(protocol: &str, comparisons: &[Comparison]) -> Vec<Verdict> {
+    let service = Service::start(Behaviour::default());
+    let cache = tempfile::tempdir().unwrap();
+    ask(settings(protocol, &[service.url()], cache.path()), comparisons, &Watcher::default())
+        .unwrap()
+}
+
+const PROTOCOLS: [&str; 7] = [
+    "pairwise",
+    "openai-judge",
+    "openrlhf",
+    "vllm-classify",
+    "vllm-score",
+    "tei-predict",
+    "tei-rerank",
+];
+
+#[test]
+fn thirty_percent_faults_change_nothing_but_the_time() {
+    let mut seen = std::collections::HashSet::new();
+    let threads = PROTOCOLS.map(|protocol| {
+        std::thread::spawn(move || {
+            let comparisons = comparisons(24, 4);
+            let service = Service::start(Behaviour { fault_share: 0.3, ..Behaviour::default() });
+            let cache = tempfile::tempdir().unwrap();
+            let host = Watcher::default();
+            let settings = settings(protocol, &[service.url()], cache.path());
+            let verdicts = ask(settings.clone(), &comparisons, &host).unwrap();
+            assert!(verdicts == expected(protocol, &comparisons), "{protocol}");
+            assert_eq!(host.progress.get(), (24, 24), "{protocol}");
+            let answered = service.answered();
+            let questions =
+                if protocol == "pairwise" || protocol == "openai-judge" { 12 } else { 4 };
+            assert_eq!(answered.len(), 24 * questions, "{protocol}");
+            assert!(answered.values().all(|times| *times == 1), "{protocol}: asked twice");
+            assert!(host.metric("retries") > 0.0, "{protocol}");
+            // Again, from what is remembered alone.
+            let requests = service.requests();
+            let again = Watcher::default();
+            assert!(ask(settings, &comparisons, &again).unwrap() == verdicts, "{protocol}");
+            assert_eq!(service.requests(), requests, "{protocol}");
+            assert_eq!(again.metric("cache_hits"), (24 * questions) as f64, "{protocol}");
+            service.faults()
+        })
+    });
+    for thread in threads {
+        seen.extend(thread.join().unwrap().into_keys());
+    }
+    assert_eq!(seen.len(), ALL_FAULTS.len(), "only {seen:?} happened");
+}
+
+#[test]
+fn of_two_endpoints_a_dead_one_is_dropped_and_the_other_does_the_work() {
+    let comparisons = comparisons(20, 3);
+    let alive = Service::start(Behaviour::default());
+    let dead = Service::start(Behaviour::default());
+    dead.set_down(true);
+    let cache = tempfile::tempdir().unwrap();
+    let settings = settings("pairwise", &[dead.url(), alive.url()], cache.path());
+    let verdicts = ask(settings, &comparisons, &Watcher::default()).unwrap();
+    assert!(verdicts == expected("pairwise", &comparisons));
+    assert!(dead.answered().is_empty());
+}
+
+#[test]
+fn endpoints_share_the_work() {
+    let slow = || Behaviour { delay: Duration::from_millis(5), ..Behaviour::default() };
+    let services = [Service::start(slow()), Service::start(slow())];
+    let cache = tempfile::tempdir().unwrap();
+    let endpoints = services.each_ref().map(Service::url);
+    let settings = settings("openai-judge", &endpoints, cache.path());
+    ask(settings, &comparisons(30, 3), &Watcher::default()).unwrap();
+    let [first, second] = services.each_ref().map(Service::requests);
+    assert!(first + second == 180 && first.abs_diff(second) < 60, "{first} and {second}");
+}
+
+#[test]
+fn an_outage_stops_the_call_and_what_was_judged_is_not_asked_again() {
+    let comparisons = comparisons(40, 4);
+    let service =
+        Service::start(Behaviour { delay: Duration::from_millis(4), ..Behaviour::default() });
+    let cache = tempfile::tempdir().unwrap();
+    let settings = with(
+        settings("pairwise", &[service.url()], cache.path()),
+        json!({"retries": {"give_up_after_seconds": 0.6}}),
+    );
+    let error = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| ask(settings.clone(), &comparisons, &Watcher::default()));
+        while service.requests() < 30 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        service.set_down(true);
+        asked.join().unwrap().unwrap_err()
+    });
+    assert_eq!(error.kind, PluginErrorKind::Failed);
+    let message = error.to_string();
+    assert!(message.contains("nothing has succeeded for"), "{message}");
+    assert!(message.contains(&service.url()), "{message}");
+    assert!(error.hint.is_some_and(|hint| hint.contains("--resume")));
+
+    service.set_down(false);
+    let verdicts = ask(settings, &comparisons, &Watcher::default()).unwrap();
+    assert!(verdicts == expected("pairwise", &comparisons));
+    assert!(service.answered().values().all(|times| *times == 1), "asked twice");
+}
+
+#[test]
+fn a_refusal_stops_at_once_and_says_what_the_service_said() {
+    for (status, hint) in [
+        (400, "change the settings"),
+        (401, "api_key_env"),
+        (404, "endpoints"),
+        (413, "questions_per_request"),
+        (302, "redirects"),
+    ] {
+        let service = Service::start(Behaviour { always: Some(status), ..Behaviour::default() });
+        let cache = tempfile::tempdir().unwrap();
+        let settings = with(
+            settings("pairwise", &[service.url()], cache.path()),
+            json!({"concurrency": {"max": 1}}),
+        );
+        let error = ask(settings, &comparisons(5, 3), &Watcher::default()).unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains(&status.to_string()) && message.contains("so it is"), "{message}");
+        assert!(error.hint.as_deref().is_some_and(|text| text.contains(hint)), "{:?}", error.hint);
+        assert_eq!(service.requests(), 1);
+    }
+}
+
+#[test]
+fn requests_that_fail_too_often_stop_the_call() {
+    let service = Service::start(Behaviour { always: Some(500), ..Behaviour::default() });
+    let cache = tempfile::tempdir().unwrap();
+    let settings = with(
+        settings("pairwise", &[service.url()], cache.path()),
+        json!({"retries": {"max_attempts": 3}}),
+    );
+    let error = ask(settings, &comparisons(1, 2), &Watcher::default()).unwrap_err().to_string();
+    assert!(error.contains("failed 3 times") && error.contains("500"), "{error}");
+    assert_eq!(service.requests(), 3);
+}
+
+#[test]
+fn invalid_verdicts_are_asked_again_counted_and_bounded() {
+    let comparisons = comparisons(20, 3);
+    let chatty = |chatter_share| Behaviour { chatter_share, ..Behaviour::default() };
+    // Seldom enough that asking again helps.
+    let service = Service::start(chatty(0.05));
+    let cache = tempfile::tempdir().unwrap();
+    let base = settings("openai-judge", &[service.url()], cache.path());
+    let verdicts = ask(base, &comparisons, &Watcher::default()).unwrap();
+    assert!(verdicts == expected("openai-judge", &comparisons));
+
+    // Always: the bound is exceeded, and no tie is made up.
+    let service = Service::start(chatty(1.0));
+    let base = settings("openai-judge", &[service.url()], cache.path());
+    let error = ask(base.clone(), &comparisons, &Watcher::default()).unwrap_err().to_string();
+    assert!(error.contains("verdicts are invalid") && error.contains("lovely"), "{error}");
+    let lenient = with(base, json!({"judge": {"max_invalid_share": 1.0}}));
+    let error = ask(lenient.clone(), &comparisons, &Watcher::default()).unwrap_err().to_string();
+    assert!(error.contains("no valid verdict"), "{error}");
+    let ties = with(lenient, json!({"judge": {"undecided": "tie"}}));
+    let host = Watcher::default();
+    let verdicts = ask(ties, &comparisons, &host).unwrap();
+    assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Probabilities(vec![0.5; 9])));
+    assert_eq!(host.metric("undecided_pairs"), 60.0);
+    assert_eq!(host.metric("invalid_verdicts"), 120.0);
+}
+
+#[test]
+fn one_order_costs_half_and_equal_questions_are_asked_once() {
+    let service = Service::start(Behaviour::default());
+    let cache = tempfile::tempdir().unwrap();
+    let settings =
+        with(settings("openai-judge", &[service.url()], cache.path()), json!({"orders": "one"}));
+    let mut twice = comparisons(4, 4);
+    // Answers that read the same are not judged at all.
+    twice[0].candidates[3] = twice[0].candidates[1].clone();
+    twice.extend(twice.clone());
+    let mut oracle = create_oracle("http", settings).unwrap();
+    assert_eq!(oracle.expected_requests(4, 4), Some(24));
+    let verdicts = oracle.preferences(&twice, &Watcher::default()).unwrap();
+    assert_eq!(verdicts[..4], verdicts[4..]);
+    // Five pairs differ, of which those with answer 3 ask what those with answer 1 ask.
+    assert_eq!(service.requests(), 3 * 6 + 3);
+    let Verdict::Probabilities(matrix) = &verdicts[0] else { panic!() };
+    assert_eq!(matrix[7], 0.5);
+    for i in 0..4 {
+        for j in 0..4 {
+            assert!((matrix[4 * i + j] + matrix[4 * j + i] - 1.0).abs() < 1e-15);
+        }
+    }
+}
+
+#[test]
+fn a_request_to_stop_is_heeded_while_requests_are_under_way() {
+    let service =
+        Service::start(Behaviour { delay: Duration::from_millis(300), ..Behaviour::default() });
+    let cache = tempfile::tempdir().unwrap();
+    let host = Watcher::default();
+    host.cancelled.set(true);
+    let settings = settings("pairwise", &[service.url()], cache.path());
+    let started = Instant::now();
+    let error = ask(settings, &comparisons(400, 4), &host).unwrap_err();
+    assert_eq!(error.kind, PluginErrorKind::Cancelled);
+    assert!(started.elapsed() < Duration::from_secs(5));
+}

@@ -1,0 +1,32 @@
+//! How fast a tensor library multiplies matrices: the yardstick of `sppo bench`.
+
+use std::time::Instant;
+
+use crate::error::{ModelError, Result};
+
+/// Long enough that the fastest of the products is undisturbed.
+const SECONDS: f64 = 1.0;
+
+/// GFLOP/s of the fastest of many runs of `product`, which multiplies `[rows, inner] x [inner, columns]`
+/// and returns when that is done.
+///
+/// # Errors
+/// When a dimension is 0 or the product fails.
+pub fn measure_matrix_products(
+    [rows, inner, columns]: [usize; 3],
+    mut product: impl FnMut() -> Result<()>,
+) -> Result<f64> {
+    if rows == 0 || inner == 0 || columns == 0 {
+        return Err(ModelError::Input("a matrix product of no elements has no rate".into()));
+    }
+    let flops = 2.0 * rows as f64 * inner as f64 * columns as f64;
+    product()?;
+    let begin = Instant::now();
+    let mut fastest = f64::INFINITY;
+    while begin.elapsed().as_secs_f64() < SECONDS {
+        let start = Instant::now();
+        product()?;
+        fastest = fastest.min(start.elapsed().as_secs_f64());
+    }
+    Ok(flops / fastest / 1e9)
+}

@@ -1,0 +1,420 @@
+//! The oracle `http` in whole commands: killed and started again, with a key that must not be seen, and
+//! with real servers where there are some.
+
+#[path = "../oracle-http/tests/support/mod.rs"]
+mod service;
+mod support;
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use service::{Behaviour, Service};
+use support::{require_success, small_run, sppo, stdout_of};
+
+/// Nothing like it stands in any file by chance.
+const KEY: &str = "sk-test-Zq81vLw0PnXe77";
+
+fn candidates(directory: &Path, prompts: usize) -> PathBuf {
+    let row = |prompt: usize| {
+        let answers: Vec<String> =
+            (0..4).map(|index| format!("answer {index} to {prompt}")).collect();
+        json!({"prompt": format!("question {prompt}"), "candidates": answers}).to_string() + "\n"
+    };
+    let file = directory.join("candidates.jsonl");
+    std::fs::write(&file, (0..prompts).map(row).collect::<String>()).unwrap();
+    file
+}
+
+/// Points a command at a service; judgments are remembered in `cache`.
+fn ask(command: &mut Command, protocol: &str, url: &str, cache: &Path) {
+    command.args(["--oracle", "http"]).env("SPPO_CACHE", cache);
+    for setting in [
+        format!("protocol={protocol}"),
+        format!("endpoints=[\"{url}\"]"),
+        "model=judge".into(),
+        "identity=the judge".into(),
+        "questions_per_request=2".into(),
+        "concurrency.max=8".into(),
+        "retries.first_delay_seconds=0.01".into(),
+        "retries.longest_delay_seconds=0.05".into(),
+        "timeouts.read_seconds=2".into(),
+    ] {
+        command.args(["--set", &format!("oracle.http.{setting}")]);
+    }
+}
+
+fn rank(candidates: &Path, output: &Path, service: &Service, cache: &Path) -> Command {
+    let mut command = sppo();
+    command.arg("rank").arg(candidates).arg("--output").arg(output);
+    ask(&mut command, "pairwise", &service.url(), cache);
+    command
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn killed_at_random_moments_it_pays_for_no_remembered_judgment_twice() {
+    const PROMPTS: usize = 60;
+    let directory = tempfile::tempdir().unwrap();
+    let file = candidates(directory.path(), PROMPTS);
+    let calm = Service::start(Behaviour::default());
+    let expected = directory.path().join("expected.jsonl");
+    let cache = directory.path().join("expected-cache");
+    require_success(&rank(&file, &expected, &calm, &cache).output().unwrap());
+
+    let troubled = Service::start(Behaviour {
+        fault_share: 0.1,
+        delay: Duration::from_millis(10),
+        ..Behaviour::default()
+    });
+    let output = directory.path().join("ranked.jsonl");
+    let cache = directory.path().join("cache");
+    let mut kills = 0;
+    let mut random = fastrand::Rng::with_seed(3);
+    loop {
+        let mut child = rank(&file, &output, &troubled, &cache)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // After twelve kills it may finish.
+        if kills == 12 {
+            assert!(child.wait().unwrap().success());
+            break;
+        }
+        let before = troubled.requests();
+        let patience = Instant::now() + Duration::from_secs(20);
+        while troubled.requests() == before && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(random.u64(0..60)));
+        let done = child.try_wait().unwrap().is_some();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if done {
+            break;
+        }
+        kills += 1;
+    }
+    assert!(kills >= 3, "only {kills} kills came in time");
+    assert_eq!(read(&output), read(&expected));
+    let answered = troubled.answered();
+    assert_eq!(answered.len(), PROMPTS * 12);
+    // What was on its way when it was killed: 8 requests of 2 questions each time at most.
+    let repeated: u32 = answered.values().map(|times| times - 1).sum();
+    assert!(repeated <= kills * 16, "{repeated} judgments were paid for twice, {kills} kills");
+}
+
+/// All files below a directory that hold the text.
+fn holding(directory: &Path, text: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(holding(&path, text));
+        } else {
+            let bytes = std::fs::read(&path).unwrap();
+            if bytes.windows(text.len()).any(|window| window == text.as_bytes()) {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+fn require_secrecy(output: &Output, key: &str) {
+    for stream in [&output.stdout, &output.stderr] {
+        let text = String::from_utf8_lossy(stream);
+        let line = text.lines().find(|line| line.contains(key));
+        assert!(line.is_none(), "the key was shown: {line:?}");
+    }
+}
+
+fn run_with_key(directory: &Path, name: &str, service: &Service, key: &str) -> Command {
+    let mut command = small_run(directory, name);
+    command.args(["--set", "oracle.http.api_key_env=JUDGE_KEY"]).env("JUDGE_KEY", key);
+    command.env("SPPO_LOG", "trace");
+    ask(&mut command, "openai-judge", &service.url(), &directory.join(format!("{name}-cache")));
+    command
+}
+
+#[test]
+fn keys_are_sent_and_never_shown_or_stored() {
+    let directory = tempfile::tempdir().unwrap();
+    let service = Service::start(Behaviour { key: Some(KEY.into()), ..Behaviour::default() });
+    let output = run_with_key(directory.path(), "run", &service, KEY).output().unwrap();
+    require_success(&output);
+    require_secrecy(&output, KEY);
+    assert!(!service.answered().is_empty());
+
+    // The service repeats a wrong key in its refusal.
+    let wrong = "sk-wrong-5hKq0sVb2";
+    let output = run_with_key(directory.path(), "refused", &service, wrong).output().unwrap();
+    assert_eq!(output.status.code(), Some(6));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("401") && said.contains("api_key_env"), "{said}");
+    require_secrecy(&output, wrong);
+
+    // Written where the variable's name belongs.
+    let mut misplaced = sppo();
+    misplaced.args(["rank", "--set", &format!("oracle.http.api_key_env={wrong}")]);
+    misplaced.arg(candidates(directory.path(), 1));
+    ask(&mut misplaced, "pairwise", &service.url(), directory.path());
+    let output = misplaced.output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    require_secrecy(&output, wrong);
+
+    // From a file.
+    let file = directory.path().join("key");
+    std::fs::write(&file, format!("{KEY}\n")).unwrap();
+    let mut from_file = sppo();
+    from_file.arg("rank").arg(candidates(directory.path(), 1));
+    from_file.args(["--set", &format!("oracle.http.api_key_file={}", file.display())]);
+    ask(&mut from_file, "pairwise", &service.url(), directory.path());
+    let output = from_file.output().unwrap();
+    require_success(&output);
+    require_secrecy(&output, KEY);
+    std::fs::remove_file(&file).unwrap();
+
+    assert_eq!(holding(directory.path(), KEY), [PathBuf::new(); 0]);
+    assert_eq!(holding(directory.path(), wrong), [PathBuf::new(); 0]);
+}
+
+#[test]
+fn a_run_announces_counts_and_records_what_the_judge_is_asked() {
+    let directory = tempfile::tempdir().unwrap();
+    let service = Service::start(Behaviour { fault_share: 0.1, ..Behaviour::default() });
+    let command = |extra: &[&str]| {
+        let mut command = small_run(directory.path(), "run");
+        ask(&mut command, "openai-judge", &service.url(), &directory.path().join("cache"));
+        command.args(extra);
+        command
+    };
+    let plan: Value = serde_json::from_str(&stdout_of(&mut command(&["--dry-run"]))).unwrap();
+    let expected = plan["expected_requests"].as_u64().unwrap();
+    assert_eq!((service.requests(), directory.path().join("cache").exists()), (0, false));
+
+    require_success(&command(&[]).output().unwrap());
+    let answered = service.answered().len() as u64;
+    assert!(answered > 0 && answered <= expected, "{answered} answered, {expected} announced");
+
+    let metrics = read(&directory.path().join("run/metrics.jsonl"));
+    let entries: Vec<Value> =
+        metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let last = entries.iter().rfind(|entry| entry["kind"] == "stage").expect("a stage's numbers");
+    assert_eq!(last["requests"].as_f64(), Some(service.requests() as f64));
+    let by_token = last["prompt_tokens"].as_f64().unwrap();
+    assert!(by_token >= 100.0 * answered as f64, "{by_token}");
+    let record: Value =
+        serde_json::from_str(&read(&directory.path().join("run/run.json"))).unwrap();
+    let oracle =
+        record["plugins"].as_array().unwrap().iter().find(|plugin| plugin["kind"] == "oracle");
+    assert_eq!(oracle.unwrap()["identity"], "the judge");
+}
+
+#[test]
+fn an_outage_ends_a_run_that_can_be_resumed() {
+    let directory = tempfile::tempdir().unwrap();
+    let service = Service::start(Behaviour::default());
+    let command = |extra: &[&str]| {
+        let mut command = small_run(directory.path(), "run");
+        ask(&mut command, "pairwise", &service.url(), &directory.path().join("cache"));
+        command.args(["--set", "oracle.http.retries.give_up_after_seconds=0.5"]).args(extra);
+        command.output().unwrap()
+    };
+    service.set_down(true);
+    let stopped = command(&[]);
+    let said = String::from_utf8_lossy(&stopped.stderr);
+    assert_eq!(stopped.status.code(), Some(6), "{said}");
+    assert!(said.contains("oracle `http`") && said.contains("--resume"), "{said}");
+    service.set_down(false);
+    require_success(&command(&["--resume"]));
+}
+
+#[test]
+fn the_best_of_several_samples_is_the_one_that_the_judge_prefers() {
+    let model = support::fixture("fixtures/lm/llama");
+    let say = |extra: &[&str]| {
+        let mut command = sppo();
+        command.args([
+            "sample",
+            "Name a colour.",
+            "--json",
+            "--seed",
+            "5",
+            "--max-new-tokens",
+            "8",
+        ]);
+        command.arg("--model").arg(&model).args(extra);
+        let text = stdout_of(&mut command);
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let all = say(&["--samples", "6"]);
+    let texts: Vec<&str> = all.iter().map(|answer| answer["text"].as_str().unwrap()).collect();
+    let file = directory.path().join("candidates.jsonl");
+    std::fs::write(
+        &file,
+        json!({"prompt": "Name a colour.", "candidates": texts}).to_string() + "\n",
+    )
+    .unwrap();
+    // Whether an answer ended is not known of files.
+    let same_rules = ["--set", "oracle.rules.ended.weight=0"];
+    let ranked = stdout_of(sppo().arg("rank").arg(&file).args(same_rules));
+    let ranked: Value = serde_json::from_str(ranked.trim()).unwrap();
+    let win_rate = |row: &Value| -> f64 {
+        row.as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).sum()
+    };
+    let rates: Vec<f64> = ranked["probability"].as_array().unwrap().iter().map(win_rate).collect();
+    let best = (0..6).rev().max_by(|a, b| rates[*a].total_cmp(&rates[*b])).unwrap();
+    let mut arguments = vec!["--best-of", "6", "--oracle", "rules"];
+    arguments.extend(same_rules);
+    let chosen = say(&arguments);
+    assert_eq!(chosen.len(), 1);
+    assert_eq!(chosen[0]["text"], texts[best]);
+    assert_eq!(ranked["oracle"], format!("rules {}", env!("CARGO_PKG_VERSION")));
+}
+
+/// A proxy that leads everybody to `port`, and what it was asked for first.
+fn proxy_to(port: u16) -> (u16, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let own_port = listener.local_addr().unwrap().port();
+    let (sender, asked) = mpsc::channel();
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let mut reader = BufReader::new(client.try_clone().unwrap());
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).unwrap() > 0 {}
+            sender.send(head).unwrap();
+            let mut client = client;
+            client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").unwrap();
+            let mut service = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+            let mut back = service.try_clone().unwrap();
+            std::thread::spawn(move || io::copy(&mut reader, &mut service));
+            std::thread::spawn(move || io::copy(&mut back, &mut client));
+        }
+    });
+    (own_port, asked)
+}
+
+#[test]
+fn proxies_are_those_of_the_environment_and_exceptions_are_heeded() {
+    let service = Service::start(Behaviour::default());
+    let (proxy, asked) = proxy_to(service.port);
+    let proxy = format!("http://user:pAssW0rd@127.0.0.1:{proxy}");
+    let directory = tempfile::tempdir().unwrap();
+    let file = candidates(directory.path(), 2);
+    let rank = |url: &str, cache: &str, variables: &[(&str, &str)]| {
+        let mut command = sppo();
+        command.arg("rank").arg(&file).env("SPPO_LOG", "trace");
+        for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
+            command.env_remove(name).env_remove(name.to_uppercase());
+        }
+        command.envs(variables.iter().copied());
+        ask(&mut command, "pairwise", url, &directory.path().join(cache));
+        command.args(["--set", "oracle.http.retries.max_attempts=1"]);
+        let output = command.output().unwrap();
+        require_secrecy(&output, "pAssW0rd");
+        output.status.success()
+    };
+    let judge = "http://judge.invalid";
+    assert!(rank(judge, "a", &[("HTTP_PROXY", &proxy)]));
+    assert!(asked.try_iter().all(|head| head.starts_with("CONNECT judge.invalid:80 ")));
+    // Not for this machine, for exceptions, or for the other scheme.
+    let dead = [("HTTP_PROXY", "http://127.0.0.1:1"), ("HTTPS_PROXY", "http://127.0.0.1:1")];
+    assert!(rank(&service.url(), "b", &dead));
+    assert!(!rank(judge, "c", &[("HTTP_PROXY", &proxy), ("NO_PROXY", "judge.invalid")]));
+    assert!(!rank(judge, "d", &[("HTTPS_PROXY", &proxy)]));
+    assert_eq!(asked.try_iter().count(), 0);
+}
+
+/// Ends a process with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+fn wait_for(port: u16, server: &mut Running) {
+    let started = Instant::now();
+    while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+        assert!(server.0.try_wait().unwrap().is_none(), "the server ended");
+        assert!(started.elapsed() < Duration::from_secs(60), "the server does not answer");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn the_example_server_judges() {
+    let script = support::fixture("../oracle-http/examples/pairwise_server.py");
+    let port = free_port();
+    let Ok(child) =
+        Command::new("python3").arg(script).arg(port.to_string()).stderr(Stdio::null()).spawn()
+    else {
+        eprintln!("skipped: there is no python3");
+        return;
+    };
+    let mut server = Running(child);
+    wait_for(port, &mut server);
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = sppo();
+    command.arg("rank").arg(candidates(directory.path(), 2));
+    ask(&mut command, "pairwise", &format!("http://127.0.0.1:{port}"), directory.path());
+    let ranked = stdout_of(&mut command);
+    let first: Value = serde_json::from_str(ranked.lines().next().unwrap()).unwrap();
+    // All answers are equally long.
+    assert_eq!(first["probability"], json!(vec![vec![0.5; 4]; 4]));
+    assert_eq!(first["oracle"], format!("http {} (the judge)", env!("CARGO_PKG_VERSION")));
+}
+
+/// With `SPPO_LLAMA_CPP_PYTHON` naming a Python that has `llama-cpp-python[server]`, and
+/// `SPPO_LLAMA_CPP_MODEL` a GGUF file.
+#[test]
+fn a_llama_cpp_server_judges() {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let (Some(python), Some(model)) =
+        (variable("SPPO_LLAMA_CPP_PYTHON"), variable("SPPO_LLAMA_CPP_MODEL"))
+    else {
+        eprintln!("skipped: SPPO_LLAMA_CPP_PYTHON and SPPO_LLAMA_CPP_MODEL are not set");
+        return;
+    };
+    let port = free_port();
+    let mut start = Command::new(python);
+    start.args(["-m", "llama_cpp.server", "--host", "127.0.0.1", "--logits_all", "true"]);
+    start.arg("--model").arg(model).args(["--port", &port.to_string(), "--n_ctx", "1024"]);
+    let mut server = Running(start.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    wait_for(port, &mut server);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("candidates.jsonl");
+    let row = json!({
+        "prompt": "What is the capital of France?",
+        "candidates": ["The capital of France is Paris.", "Bananas are yellow.", "Paris."],
+    });
+    std::fs::write(&file, format!("{row}\n")).unwrap();
+    let mut command = sppo();
+    command.arg("rank").arg(&file);
+    ask(&mut command, "openai-judge", &format!("http://127.0.0.1:{port}/v1"), directory.path());
+    command.args(["--set", "oracle.http.judge.min_label_probability=0.0"]);
+    command.args(["--set", "oracle.http.timeouts.read_seconds=60"]);
+    let ranked: Value = serde_json::from_str(stdout_of(&mut command).trim()).unwrap();
+    let matrix = ranked["probability"].as_array().unwrap();
+    eprintln!("{}", ranked["probability"]);
+    assert_eq!(matrix.len(), 3);
+    let at = |i: usize, j: usize| matrix[i][j].as_f64().unwrap();
+    assert!(at(0, 1) > 0.0 && at(0, 1) < 1.0 && at(0, 1) != 0.5, "log-probabilities were read");
+}
