@@ -50,7 +50,7 @@ pub(super) fn export_scorer(scorer: Box<dyn Scorer>) -> ScorerBox {
     AbiScorer_TO::from_value(Exported::new(scorer), TD_Opaque)
 }
 
-fn export_policy(policy: Box<dyn Policy>) -> PolicyBox {
+pub(super) fn export_policy(policy: Box<dyn Policy>) -> PolicyBox {
     AbiPolicy_TO::from_value(Exported::new(policy), TD_Opaque)
 }
 

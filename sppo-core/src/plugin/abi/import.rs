@@ -137,8 +137,7 @@ impl Backend for LoadedBackend {
         let host = AbiHost_TO::from_ptr(&host, TD_Opaque);
         let policy: PolicyBox =
             received(self.backend.load_policy(path_text(&model.path)?.into(), host))?;
-        let info = received(policy.info())?;
-        Ok(Box::new(LoadedPolicy { plugin: self.plugin, policy, info }))
+        Ok(Box::new(LoadedPolicy::new(self.plugin, policy)?))
     }
 
     fn load_scorer(
@@ -163,10 +162,17 @@ impl Backend for LoadedBackend {
 }
 
 /// A policy from a library.
-struct LoadedPolicy {
+pub(super) struct LoadedPolicy {
     plugin: &'static str,
     policy: PolicyBox,
     info: PolicyInfo,
+}
+
+impl LoadedPolicy {
+    pub(super) fn new(plugin: &'static str, policy: PolicyBox) -> Result<Self, PluginError> {
+        let info = received(policy.info())?;
+        Ok(Self { plugin, policy, info })
+    }
 }
 
 impl Policy for LoadedPolicy {

@@ -7,6 +7,7 @@
 //! ABI trait and turns its panics into errors, [`import`] puts an ABI object behind the author-side
 //! trait. A host or scorer that is handed to a plugin crosses by the same two steps.
 
+mod crossing;
 pub mod data;
 mod export;
 mod guard;
@@ -16,6 +17,7 @@ mod manifest;
 pub mod modules;
 pub mod traits;
 
+pub use crossing::{oracle_across, policy_across};
 pub(super) use data::AbiManifest;
 pub use export::{backend_header, oracle_header};
 pub use guard::guarded;
