@@ -12,6 +12,7 @@ use sppo_core::plugin::Policy;
 use sppo_core::records::{TrainingExample, TrainingResponse};
 use sppo_core::stages::{self, TokenizationSettings, TokenizedAnswer};
 
+use self::boundary::Boundary;
 use self::measure::{Measurements, Rate, Workload, measure};
 use super::session::Session;
 use crate::args::BenchArguments;

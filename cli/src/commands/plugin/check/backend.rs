@@ -185,7 +185,7 @@ impl Trial<'_> {
         let after = self.saved(policy.as_ref(), "after")?;
 
         let moved = self.directory.path().join("moved");
-        let mut value_with = |name: &str, values: &[f32]| {
+        let value_with = |name: &str, values: &[f32]| {
             before.write_with(&moved, name, values)?;
             let sums = self.load(&moved)?.forward(&batch).map_err(said)?;
             Ok::<f64, String>(sums.iter().zip(coefficients).map(|(sum, by)| sum * by).sum())
