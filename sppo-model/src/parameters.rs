@@ -7,6 +7,13 @@ use crate::ops::Ops;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParameterId(usize);
 
+impl ParameterId {
+    /// The place of the parameter that is pushed after `index` others.
+    pub(crate) fn nth(index: usize) -> Self {
+        Self(index)
+    }
+}
+
 /// A weight and what it is called in the checkpoint.
 #[derive(Debug)]
 pub struct NamedParameter<P> {

@@ -9,7 +9,7 @@ use sppo_core::plugin::{
 };
 
 use crate::checkpoint::{Checkpoint, DEFAULT_SHARD_BYTES, write_checkpoint};
-use crate::decoder::{DecoderConfig, Family};
+use crate::decoder::DecoderConfig;
 use crate::error::ModelError;
 use crate::generation::GenerationLimits;
 use crate::model::DecoderModel;
@@ -38,7 +38,7 @@ impl<O: Ops> DecoderPolicy<O> {
         let (device, data_type) = model.ops().describe();
         let special_tokens = text.special_tokens();
         let info = PolicyInfo {
-            architecture: architecture(config.family).into(),
+            architecture: config.family.model_type().into(),
             parameter_count: model.parameters().element_count(),
             layer_matrix_parameters: layer_matrix_parameters(&config),
             head_parameters: (config.vocabulary_size * config.hidden_size) as u64,
@@ -66,12 +66,6 @@ fn layer_matrix_parameters(config: &DecoderConfig) -> u64 {
     let attention = 2 * config.hidden_size * (queries + keys);
     let feed_forward = 3 * config.hidden_size * config.intermediate_size;
     (config.layer_count * (attention + feed_forward)) as u64
-}
-
-fn architecture(family: Family) -> &'static str {
-    match family {
-        Family::Llama => "llama",
-    }
 }
 
 impl<O: Ops> Policy for DecoderPolicy<O> {

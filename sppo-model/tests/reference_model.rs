@@ -6,12 +6,13 @@ use sppo_core::plugin::{
     FinishReason, GenerationPrompt, GenerationRequest, Host, ModelSpec, Optimizer, PluginError,
     SamplingParameters, Scorer, SequenceBatch, SilentHost, StepSettings,
 };
-use sppo_model::golden::{check_model, load_llama};
+use sppo_model::decoder::Family;
+use sppo_model::golden::{check_model, load_tiny};
 use sppo_model::ops::reference::ReferenceOps;
 use sppo_model::{DecoderModel, GenerationLimits, ModelError};
 
 fn model() -> DecoderModel<ReferenceOps> {
-    load_llama(ReferenceOps).unwrap()
+    load_tiny(ReferenceOps, Family::Llama).unwrap()
 }
 
 fn request(lengths: &[usize], sampling: SamplingParameters) -> GenerationRequest {

@@ -8,13 +8,7 @@ use sppo_model::checkpoint::{GgufMetadata, GgufValue};
 use sppo_model::text::TextCodec;
 use support::{fixture, read_json};
 
-const FAMILIES: [(&str, &str); 5] = [
-    ("llama", "golden.json"),
-    ("mistral", "golden-text.json"),
-    ("gemma2", "golden-text.json"),
-    ("qwen2", "golden-text.json"),
-    ("qwen3", "golden-text.json"),
-];
+const FAMILIES: [&str; 5] = ["llama", "mistral", "gemma2", "qwen2", "qwen3"];
 
 fn ids(value: &Value) -> Vec<u32> {
     serde_json::from_value(value.clone()).unwrap()
@@ -41,10 +35,10 @@ fn check_chats(codec: &TextCodec, golden: &Value, what: &str) {
 
 #[test]
 fn encodings_and_chats_agree_with_transformers() {
-    for (family, file) in FAMILIES {
+    for family in FAMILIES {
         let directory = fixture(family);
         let codec = TextCodec::from_directory(&directory).unwrap();
-        let golden = read_json(&directory.join(file));
+        let golden = read_json(&directory.join("golden.json"));
         check_encodings(&codec, &golden, family);
         check_chats(&codec, &golden, family);
     }
@@ -174,15 +168,15 @@ fn gguf_metadata(family: &str, kind: &str, word_rule: Option<&str>) -> GgufMetad
 
 #[test]
 fn a_tokenizer_out_of_gguf_gives_the_same_ids() {
-    for (family, kind, word_rule, file) in [
-        ("llama", "gpt2", Some("llama-bpe"), "golden.json"),
-        ("qwen2", "gpt2", Some("qwen2"), "golden-text.json"),
-        ("mistral", "llama", None, "golden-text.json"),
-        ("gemma2", "llama", None, "golden-text.json"),
+    for (family, kind, word_rule) in [
+        ("llama", "gpt2", Some("llama-bpe")),
+        ("qwen2", "gpt2", Some("qwen2")),
+        ("mistral", "llama", None),
+        ("gemma2", "llama", None),
     ] {
         let metadata = gguf_metadata(family, kind, word_rule);
         let codec = TextCodec::from_gguf(&metadata, 256).unwrap();
-        let golden = read_json(&fixture(family).join(file));
+        let golden = read_json(&fixture(family).join("golden.json"));
         check_encodings(&codec, &golden, family);
         check_chats(&codec, &golden, family);
         let original = TextCodec::from_directory(&fixture(family)).unwrap();

@@ -21,7 +21,7 @@ pub use write::{DEFAULT_SHARD_BYTES, write_checkpoint};
 
 use self::mapping::{cause, map_file};
 use self::safetensors_files::{INDEX_FILE, SafetensorsFiles};
-use crate::decoder::DecoderConfig;
+use crate::decoder::{DecoderConfig, Family};
 use crate::error::{ModelError, Result};
 use crate::text::TextCodec;
 
@@ -121,7 +121,9 @@ impl Checkpoint {
             let name = &tensor.name;
             let stored = match &self.weights {
                 Weights::Safetensors(files) => files.shape(name),
-                Weights::Gguf(file) => gguf_name(file, name).and_then(|name| file.shape(name)),
+                Weights::Gguf(file) => {
+                    gguf_name(self.config.family, file, name).and_then(|name| file.shape(name))
+                }
             };
             let Some(stored) = stored else {
                 return Err(ModelError::file(&self.path, format!("the weight `{name}` is missing"))
@@ -165,15 +167,18 @@ impl Checkpoint {
             Weights::Gguf(file) => file
                 .names()
                 .find(|name| {
-                    !harmless(name)
-                        && !gguf::hugging_face_name(name).is_some_and(|name| known(&name))
+                    let hugging_face_name = gguf::hugging_face_name(self.config.family, name);
+                    !harmless(name) && !hugging_face_name.is_some_and(|name| known(&name))
                 })
                 .map(String::from),
         };
         match (unused, &self.weights) {
             (Some(name), Weights::Gguf(_)) => Err(ModelError::file(
                 &self.path,
-                format!("holds the tensor `{name}`, which a Llama model does not have"),
+                format!(
+                    "holds the tensor `{name}`, which a {} model does not have",
+                    self.config.family.model_type()
+                ),
             )
             .with_hint("this variant of the architecture is not supported")),
             (Some(name), Weights::Safetensors(_)) => {
@@ -238,18 +243,22 @@ impl Checkpoint {
         Ok(TensorData { shape: tensor.shape.clone(), values })
     }
 
-    /// llama.cpp turns neighbouring features of a query or key head by one angle, Hugging Face turns
-    /// feature `i` with feature `i + head_size / 2`; so the converter reordered the rows.
+    /// Undoes what llama.cpp's converter did to the values.
     fn gguf_values(&self, file: &GgufFile, name: &str) -> Result<Vec<f32>> {
-        let stored = gguf_name(file, name)
+        let config = &self.config;
+        let stored = gguf_name(config.family, file, name)
             .ok_or_else(|| ModelError::file(&self.path, format!("has no weight `{name}`")))?;
-        let values = file.values(stored)?;
+        let mut values = file.values(stored)?;
+        // It turns neighbouring features of a Llama's query or key head by one angle, Hugging Face
+        // turns feature `i` with feature `i + head_size / 2`; so it reordered the rows.
         let rotated = name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight");
-        Ok(if rotated {
-            restore_head_order(&values, self.config.head_size, self.config.hidden_size)
-        } else {
-            values
-        })
+        if rotated && config.family == Family::Llama {
+            values = restore_head_order(&values, config.head_size, config.hidden_size);
+        }
+        if config.norm_weight_offset && name.ends_with("norm.weight") {
+            values.iter_mut().for_each(|value| *value -= 1.0);
+        }
+        Ok(values)
     }
 
     /// What identifies the model's content. Reads all of its files.
@@ -279,8 +288,8 @@ impl Checkpoint {
 }
 
 /// The GGUF name of a weight.
-fn gguf_name<'a>(file: &'a GgufFile, name: &str) -> Option<&'a str> {
-    file.names().find(|stored| gguf::hugging_face_name(stored).as_deref() == Some(name))
+fn gguf_name<'a>(family: Family, file: &'a GgufFile, name: &str) -> Option<&'a str> {
+    file.names().find(|stored| gguf::hugging_face_name(family, stored).as_deref() == Some(name))
 }
 
 /// Row `(pair, half)` of each head becomes row `(half, pair)`.

@@ -8,6 +8,43 @@ use serde::{Deserialize, Serialize};
 pub enum Family {
     /// Llama 2 and 3, SmolLM, and everything else called `LlamaForCausalLM`.
     Llama,
+    /// Mistral 7B v0.1 to v0.3 and Nemo: Llama with an optional sliding window.
+    Mistral,
+    /// Gemma 2: soft-caps, windows in every other layer, four norms per layer.
+    Gemma2,
+    /// Qwen 2 and 2.5: biases on queries, keys and values.
+    Qwen2,
+    /// Qwen 3 (dense): queries and keys are normalised.
+    Qwen3,
+}
+
+impl Family {
+    /// Every family.
+    pub const ALL: [Self; 5] = [Self::Llama, Self::Mistral, Self::Gemma2, Self::Qwen2, Self::Qwen3];
+
+    /// What `config.json` calls it under `model_type`.
+    #[must_use]
+    pub fn model_type(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Mistral => "mistral",
+            Self::Gemma2 => "gemma2",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+        }
+    }
+
+    /// What `config.json` calls its language model under `architectures`.
+    #[must_use]
+    pub fn architecture(self) -> &'static str {
+        match self {
+            Self::Llama => "LlamaForCausalLM",
+            Self::Mistral => "MistralForCausalLM",
+            Self::Gemma2 => "Gemma2ForCausalLM",
+            Self::Qwen2 => "Qwen2ForCausalLM",
+            Self::Qwen3 => "Qwen3ForCausalLM",
+        }
+    }
 }
 
 /// The gate's non-linearity in the feed-forward block.

@@ -47,6 +47,14 @@ impl DecoderConfig {
                 self.norm_epsilon, self.rotary_base
             ));
         }
+        let factors = [Some(self.attention_scale), self.attention_soft_cap, self.logit_soft_cap];
+        if factors.into_iter().flatten().any(|factor| !positive(factor)) {
+            return wrong(format!(
+                "the factor of attention scores ({}) and the soft-caps of scores and logits ({:?}, \
+                 {:?}) must be positive",
+                self.attention_scale, self.attention_soft_cap, self.logit_soft_cap
+            ));
+        }
         Ok(self)
     }
 }

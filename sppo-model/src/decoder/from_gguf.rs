@@ -9,6 +9,13 @@ const LLAMA3_LOW_FREQUENCY_FACTOR: f64 = 1.0;
 const LLAMA3_HIGH_FREQUENCY_FACTOR: f64 = 4.0;
 const LLAMA3_ORIGINAL_CONTEXT: f64 = 8192.0;
 
+/// What llama.cpp takes for Gemma 2 where the file does not say.
+const GEMMA2_WINDOW: usize = 4096;
+const GEMMA2_ATTENTION_SOFT_CAP: f64 = 50.0;
+const GEMMA2_LOGIT_SOFT_CAP: f64 = 30.0;
+/// Layers of the 27B model, whose query scale differs from the smaller ones' and is not in the file.
+const GEMMA2_27B_LAYERS: usize = 46;
+
 impl DecoderConfig {
     /// Reads the metadata of a GGUF file.
     ///
@@ -19,11 +26,17 @@ impl DecoderConfig {
         let architecture = metadata
             .text("general.architecture")?
             .ok_or_else(|| metadata.missing("general.architecture"))?;
+        let keys = ArchitectureKeys { metadata, architecture };
         let config = match architecture {
-            "llama" => llama(file)?,
+            // Mistral as well, which llama.cpp does not tell apart
+            "llama" => llama(file, &keys)?,
+            "gemma2" => gemma2(file, &keys)?,
+            "qwen2" => DecoderConfig { attention_bias: true, ..qwen(Family::Qwen2, file, &keys)? },
+            "qwen3" => DecoderConfig { query_key_norm: true, ..qwen(Family::Qwen3, file, &keys)? },
             other => {
                 return Err(ModelError::Unsupported(format!(
-                    "{}: the GGUF architecture `{other}` is not supported; supported: llama",
+                    "{}: the GGUF architecture `{other}` is not supported; supported: llama \
+                     (Mistral included), gemma2, qwen2, qwen3",
                     metadata.path().display()
                 )));
             }
@@ -32,43 +45,77 @@ impl DecoderConfig {
     }
 }
 
-fn llama(file: &GgufFile) -> Result<DecoderConfig> {
-    let metadata = file.metadata();
-    for key in ["llama.expert_count", "llama.attention.sliding_window"] {
-        refuse_unless(metadata, key, 0)?;
-    }
-    let hidden_size = required_count(metadata, "llama.embedding_length")?;
-    let layer_count = required_count(metadata, "llama.block_count")?;
-    let attention_heads = required_count(metadata, "llama.attention.head_count")?;
-    let head_size = match metadata.integer("llama.attention.key_length")? {
-        Some(size) => small(metadata, "llama.attention.key_length", size)?,
+fn llama(file: &GgufFile, keys: &ArchitectureKeys<'_>) -> Result<DecoderConfig> {
+    keys.refuse_unless("attention.sliding_window", 0)?;
+    let config = plain(Family::Llama, file, keys)?;
+    let rotary_scaling = match config.rotary_scaling {
+        RotaryScaling::Unscaled => llama3_scaling(file, config.rotary_base, config.head_size)?,
+        scaling => scaling,
+    };
+    Ok(DecoderConfig { rotary_scaling, ..config })
+}
+
+fn gemma2(file: &GgufFile, keys: &ArchitectureKeys<'_>) -> Result<DecoderConfig> {
+    let plain = plain(Family::Gemma2, file, keys)?;
+    let window = keys.count("attention.sliding_window")?.unwrap_or(GEMMA2_WINDOW);
+    let window_of = |layer: usize| layer.is_multiple_of(2).then_some(window);
+    let scaled_by = match plain.layer_count {
+        GEMMA2_27B_LAYERS => plain.hidden_size as f64 / plain.attention_heads as f64,
+        _ => plain.head_size as f64,
+    };
+    let cap = |key, default| Ok(keys.number(key)?.unwrap_or(default));
+    Ok(DecoderConfig {
+        norm_weight_offset: true,
+        norm_placement: NormPlacement::BeforeAndAfter,
+        activation: Activation::GeluTanh,
+        attention_scale: scaled_by.powf(-0.5),
+        attention_soft_cap: Some(cap("attn_logit_softcapping", GEMMA2_ATTENTION_SOFT_CAP)?),
+        logit_soft_cap: Some(cap("final_logit_softcapping", GEMMA2_LOGIT_SOFT_CAP)?),
+        embedding_scale: Some((plain.hidden_size as f64).sqrt()),
+        attention_windows: (0..plain.attention_windows.len()).map(window_of).collect(),
+        ..plain
+    })
+}
+
+fn qwen(family: Family, file: &GgufFile, keys: &ArchitectureKeys<'_>) -> Result<DecoderConfig> {
+    keys.refuse_unless("attention.sliding_window", 0)?;
+    plain(family, file, keys)
+}
+
+/// The settings that all architectures share, without any one's peculiarities.
+fn plain(family: Family, file: &GgufFile, keys: &ArchitectureKeys<'_>) -> Result<DecoderConfig> {
+    keys.refuse_unless("expert_count", 0)?;
+    let hidden_size = keys.required_count("embedding_length")?;
+    let layer_count = keys.required_count("block_count")?;
+    let attention_heads = keys.required_count("attention.head_count")?;
+    let head_size = match keys.count("attention.key_length")? {
+        Some(size) => size,
         None => hidden_size.checked_div(attention_heads).unwrap_or_default(),
     };
-    for key in ["llama.rope.dimension_count", "llama.attention.value_length"] {
-        refuse_unless(metadata, key, head_size as u64)?;
+    for key in ["rope.dimension_count", "attention.value_length"] {
+        keys.refuse_unless(key, head_size as u64)?;
     }
-    let epsilon_key = "llama.attention.layer_norm_rms_epsilon";
     let vocabulary_size = match file.shape("token_embd.weight") {
         Some([rows, _]) => *rows,
-        _ => required_count(metadata, "llama.vocab_size")?,
+        _ => keys.required_count("vocab_size")?,
     };
-    let rotary_base = metadata.number("llama.rope.freq_base")?.unwrap_or(10_000.0);
+    let epsilon = "attention.layer_norm_rms_epsilon";
     Ok(DecoderConfig {
-        family: Family::Llama,
+        family,
         vocabulary_size,
         hidden_size,
-        intermediate_size: required_count(metadata, "llama.feed_forward_length")?,
+        intermediate_size: keys.required_count("feed_forward_length")?,
         layer_count,
         attention_heads,
-        key_value_heads: key_value_heads(metadata)?.unwrap_or(attention_heads),
+        key_value_heads: keys.key_value_heads()?.unwrap_or(attention_heads),
         head_size,
-        context_length: required_count(metadata, "llama.context_length")?,
-        norm_epsilon: metadata.number(epsilon_key)?.ok_or_else(|| metadata.missing(epsilon_key))?,
+        context_length: keys.required_count("context_length")?,
+        norm_epsilon: keys.number(epsilon)?.ok_or_else(|| keys.missing(epsilon))?,
         norm_weight_offset: false,
         norm_placement: NormPlacement::Before,
         activation: Activation::Silu,
-        rotary_base,
-        rotary_scaling: rotary_scaling(file, rotary_base, head_size)?,
+        rotary_base: keys.number("rope.freq_base")?.unwrap_or(10_000.0),
+        rotary_scaling: keys.rotary_scaling()?,
         tied_head: file.shape("output.weight").is_none(),
         attention_bias: false,
         query_key_norm: false,
@@ -81,67 +128,93 @@ fn llama(file: &GgufFile) -> Result<DecoderConfig> {
     })
 }
 
-fn small(metadata: &GgufMetadata, key: &str, value: u64) -> Result<usize> {
-    u32::try_from(value).map(|value| value as usize).map_err(|_| {
-        ModelError::file(
-            metadata.path(),
-            format!("metadata key `{key}` is {value}, which no model has"),
-        )
-    })
+/// The metadata keys of an architecture, which begin with its name.
+struct ArchitectureKeys<'a> {
+    metadata: &'a GgufMetadata,
+    architecture: &'a str,
 }
 
-fn required_count(metadata: &GgufMetadata, key: &str) -> Result<usize> {
-    let value = metadata.integer(key)?.ok_or_else(|| metadata.missing(key))?;
-    small(metadata, key, value)
-}
-
-fn refuse_unless(metadata: &GgufMetadata, key: &str, supported: u64) -> Result<()> {
-    match metadata.integer(key)? {
-        Some(value) if value != supported => Err(ModelError::Unsupported(format!(
-            "{}: `{key}` = {value} is not supported; only {supported} is",
-            metadata.path().display()
-        ))),
-        _ => Ok(()),
+impl ArchitectureKeys<'_> {
+    fn full(&self, key: &str) -> String {
+        format!("{}.{key}", self.architecture)
     }
-}
 
-/// One number, or one per layer, which must then be equal.
-fn key_value_heads(metadata: &GgufMetadata) -> Result<Option<usize>> {
-    let key = "llama.attention.head_count_kv";
-    let Some(GgufValue::Array(values)) = metadata.get(key) else {
-        return metadata.integer(key)?.map(|count| small(metadata, key, count)).transpose();
-    };
-    match values.first() {
-        Some(GgufValue::Integer(first))
-            if values.iter().all(|value| value == &GgufValue::Integer(*first)) =>
-        {
-            let count = u64::try_from(*first).unwrap_or(u64::MAX);
-            small(metadata, key, count).map(Some)
+    fn missing(&self, key: &str) -> ModelError {
+        self.metadata.missing(&self.full(key))
+    }
+
+    fn number(&self, key: &str) -> Result<Option<f64>> {
+        self.metadata.number(&self.full(key))
+    }
+
+    fn count(&self, key: &str) -> Result<Option<usize>> {
+        let value = self.metadata.integer(&self.full(key))?;
+        value.map(|value| self.small(key, value)).transpose()
+    }
+
+    fn required_count(&self, key: &str) -> Result<usize> {
+        self.count(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    fn small(&self, key: &str, value: u64) -> Result<usize> {
+        u32::try_from(value).map(|value| value as usize).map_err(|_| {
+            ModelError::file(
+                self.metadata.path(),
+                format!("metadata key `{}` is {value}, which no model has", self.full(key)),
+            )
+        })
+    }
+
+    fn refuse_unless(&self, key: &str, supported: u64) -> Result<()> {
+        match self.metadata.integer(&self.full(key))? {
+            Some(value) if value != supported => Err(ModelError::Unsupported(format!(
+                "{}: `{}` = {value} is not supported; only {supported} is",
+                self.metadata.path().display(),
+                self.full(key)
+            ))),
+            _ => Ok(()),
         }
-        _ => Err(ModelError::Unsupported(format!(
-            "{}: `{key}` differs between layers, which is not supported",
-            metadata.path().display()
-        ))),
     }
-}
 
-fn rotary_scaling(file: &GgufFile, base: f64, head_size: usize) -> Result<RotaryScaling> {
-    let metadata = file.metadata();
-    let kind = metadata.text("llama.rope.scaling.type")?.unwrap_or("none");
-    let factor = match metadata.number("llama.rope.scaling.factor")? {
-        Some(factor) => Some(factor),
-        None => metadata.number("llama.rope.scale_linear")?,
-    };
-    let scaled = factor.filter(|&factor| factor != 1.0 && factor != 0.0);
-    match (kind, scaled) {
-        ("none" | "linear", None) => llama3_scaling(file, base, head_size),
-        ("linear", Some(factor)) if factor > 0.0 => Ok(RotaryScaling::Linear { factor }),
-        ("none", Some(factor)) if factor > 0.0 => Ok(RotaryScaling::Linear { factor }),
-        _ => Err(ModelError::Unsupported(format!(
-            "{}: rope scaling `{kind}` by {} is not supported; supported: none, linear, and Llama 3's",
-            metadata.path().display(),
-            factor.unwrap_or(1.0)
-        ))),
+    /// One number, or one per layer, which must then be equal.
+    fn key_value_heads(&self) -> Result<Option<usize>> {
+        let key = "attention.head_count_kv";
+        let Some(GgufValue::Array(values)) = self.metadata.get(&self.full(key)) else {
+            return self.count(key);
+        };
+        match values.first() {
+            Some(GgufValue::Integer(first))
+                if values.iter().all(|value| value == &GgufValue::Integer(*first)) =>
+            {
+                self.small(key, u64::try_from(*first).unwrap_or(u64::MAX)).map(Some)
+            }
+            _ => Err(ModelError::Unsupported(format!(
+                "{}: `{}` differs between layers, which is not supported",
+                self.metadata.path().display(),
+                self.full(key)
+            ))),
+        }
+    }
+
+    fn rotary_scaling(&self) -> Result<RotaryScaling> {
+        let kind = self.metadata.text(&self.full("rope.scaling.type"))?.unwrap_or("none");
+        let factor = match self.number("rope.scaling.factor")? {
+            Some(factor) => Some(factor),
+            None => self.number("rope.scale_linear")?,
+        };
+        let scaled = factor.filter(|&factor| factor != 1.0 && factor != 0.0);
+        match (kind, scaled) {
+            ("none" | "linear", None) => Ok(RotaryScaling::Unscaled),
+            ("none" | "linear", Some(factor)) if factor > 0.0 => {
+                Ok(RotaryScaling::Linear { factor })
+            }
+            _ => Err(ModelError::Unsupported(format!(
+                "{}: rope scaling `{kind}` by {} is not supported; supported: none, linear, and \
+                 Llama 3's",
+                self.metadata.path().display(),
+                factor.unwrap_or(1.0)
+            ))),
+        }
     }
 }
 

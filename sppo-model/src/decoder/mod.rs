@@ -6,6 +6,8 @@ mod forward;
 mod from_gguf;
 mod from_hugging_face;
 mod rotary;
+mod settings;
+mod to_hugging_face;
 mod weights;
 
 pub use config::{Activation, DecoderConfig, Family, NormPlacement, RotaryScaling};

@@ -71,6 +71,18 @@ impl DecoderWeights {
         Ok((weights, store))
     }
 
+    /// Name and shape of every weight that the configuration calls for, in the order of loading.
+    #[must_use]
+    pub fn names_and_shapes(config: &DecoderConfig) -> Vec<(String, Vec<usize>)> {
+        let mut weights = Vec::new();
+        let listed = Self::request(config, &mut |name, shape| {
+            weights.push((name, shape.to_vec()));
+            Ok(ParameterId::nth(weights.len() - 1))
+        });
+        debug_assert!(listed.is_ok(), "listing cannot fail");
+        weights
+    }
+
     /// The layout: asks for every parameter in the order of the forward pass.
     fn request(config: &DecoderConfig, request: &mut Request<'_>) -> Result<Self> {
         let table = [config.vocabulary_size, config.hidden_size];

@@ -4,13 +4,14 @@ use sppo_core::plugin::{
     GenerationPrompt, GenerationRequest, SamplingParameters, SequenceBatch, SilentHost,
 };
 
-use super::{Failures, MakeOps, compare, golden, load_llama, widen};
+use super::{Failures, MakeOps, compare, golden, load_tiny, widen};
+use crate::decoder::Family;
 use crate::generation::GenerationLimits;
 use crate::ops::Ops;
 
 /// Sixteen most probable tokens after two prompts that decode together.
-pub(super) fn check_greedy<O: Ops>(make: &MakeOps<'_, O>) -> Failures {
-    let golden = golden()?;
+pub(super) fn check_greedy<O: Ops>(make: &MakeOps<'_, O>, family: Family) -> Failures {
+    let golden = golden(family)?;
     let prompt = |id: usize| {
         let tokens = golden.sequences[golden.greedy[id].prompt_index].clone();
         GenerationPrompt { id: id as u64, tokens }
@@ -22,7 +23,7 @@ pub(super) fn check_greedy<O: Ops>(make: &MakeOps<'_, O>) -> Failures {
         seed: 0,
         stream: 0,
     };
-    let responses = load_llama(make()?)?.generate(&request, &[], &SilentHost)?;
+    let responses = load_tiny(make()?, family)?.generate(&request, &[], &SilentHost)?;
     let pairs = responses.iter().zip(&golden.greedy).enumerate();
     Ok(pairs
         .filter(|(_, (response, golden))| response.tokens != golden.tokens)
@@ -34,8 +35,8 @@ pub(super) fn check_greedy<O: Ops>(make: &MakeOps<'_, O>) -> Failures {
 
 /// Recorded log-probabilities are those of a training forward within 1e-4, and neither the number of
 /// rows that decode together nor the order of prompts changes a token.
-pub(super) fn check_sampling<O: Ops>(make: &MakeOps<'_, O>) -> Failures {
-    let golden = golden()?;
+pub(super) fn check_sampling<O: Ops>(make: &MakeOps<'_, O>, family: Family) -> Failures {
+    let golden = golden(family)?;
     let prompt = |(id, tokens): (usize, &Vec<u32>)| GenerationPrompt {
         id: id as u64,
         tokens: tokens.clone(),
@@ -56,7 +57,7 @@ pub(super) fn check_sampling<O: Ops>(make: &MakeOps<'_, O>) -> Failures {
     };
     // Many end tokens, so that rows leave at different times.
     let end_tokens: Vec<u32> = (0..512).step_by(16).collect();
-    let mut model = load_llama(make()?)?;
+    let mut model = load_tiny(make()?, family)?;
     let responses = model.generate(&request, &end_tokens, &SilentHost)?;
     let mut batch = SequenceBatch::new();
     for (prompt, responses) in request.prompts.iter().zip(responses.chunks(3)) {

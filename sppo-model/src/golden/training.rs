@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use sppo_core::plugin::{Optimizer, SequenceBatch, StepSettings};
 
-use super::{Failures, MakeOps, compare, compare_relative, load_llama, read_json, unusable};
+use super::{
+    Failures, MakeOps, compare, compare_relative, fixture, load_tiny, read_json, unusable,
+};
+use crate::decoder::Family;
 use crate::error::Result;
 use crate::model::DecoderModel;
 use crate::ops::Ops;
@@ -68,9 +71,9 @@ fn loss_and_slopes(log_probs: &[f64], reference: &[f64], targets: &[f64]) -> (f6
 /// Five RMSProp steps on the official loss: losses within 1e-4 relative, gradient norms likewise,
 /// final norms of the weights within 1e-5 relative.
 pub(super) fn check_training<O: Ops>(make: &MakeOps<'_, O>) -> Failures {
-    let golden: GoldenTraining = read_json("optim-llama.json")?;
+    let golden: GoldenTraining = read_json(&fixture("optim-llama.json"))?;
     let (batch, targets) = batch_and_targets(&golden.pairs);
-    let mut model = load_llama(make()?)?;
+    let mut model = load_tiny(make()?, Family::Llama)?;
     let reference = model.forward(&batch)?;
     model.begin_training(&Optimizer::default())?;
     let mut failures = Vec::new();
@@ -111,7 +114,7 @@ fn all_values<O: Ops>(model: &DecoderModel<O>) -> Result<Vec<f64>> {
 /// Training that is saved, loaded into a new process' model and continued ends with the very weights
 /// of training without a break, whatever the optimiser.
 pub(super) fn check_resuming<O: Ops>(make: &MakeOps<'_, O>) -> Failures {
-    let golden: GoldenTraining = read_json("optim-llama.json")?;
+    let golden: GoldenTraining = read_json(&fixture("optim-llama.json"))?;
     let (batch, targets) = batch_and_targets(&golden.pairs[..2]);
     let directory =
         tempfile::tempdir().map_err(|error| unusable("a temporary directory".as_ref(), error))?;
@@ -127,7 +130,7 @@ pub(super) fn check_resuming<O: Ops>(make: &MakeOps<'_, O>) -> Failures {
             model.backward(&targets)?;
             model.step(&settings).map(|_| ())
         };
-        let mut model = load_llama(make()?)?;
+        let mut model = load_tiny(make()?, Family::Llama)?;
         model.begin_training(&optimizer)?;
         step(&mut model)?;
         step(&mut model)?;

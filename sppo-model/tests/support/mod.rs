@@ -82,6 +82,13 @@ impl GgufBuilder {
         self.raw(key, 9, &bytes)
     }
 
+    pub(crate) fn numbers(&mut self, key: &str, values: &[f32]) -> &mut Self {
+        let mut bytes = 6_u32.to_le_bytes().to_vec();
+        bytes.extend((values.len() as u64).to_le_bytes());
+        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        self.raw(key, 9, &bytes)
+    }
+
     pub(crate) fn tensor(
         &mut self,
         name: &str,
