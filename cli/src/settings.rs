@@ -47,7 +47,7 @@ impl Flags {
     fn set_paths(&mut self, flag: &str, key: &str, paths: &[PathBuf]) -> Result<()> {
         let text = |path: &PathBuf| {
             let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-            path_text(flag, &path).map(|text| toml::Value::from(text))
+            path_text(flag, &path).map(toml::Value::from)
         };
         let values = paths.iter().map(text).collect::<Result<Vec<_>>>()?;
         self.set(flag, key, (!values.is_empty()).then_some(values))

@@ -31,10 +31,7 @@ pub(super) fn drop_guarded<T: ?Sized>(value: Box<T>) {
 
 fn panicked(payload: &(dyn Any + Send)) -> PluginError {
     let seen = LAST_PANIC.with(|last| last.borrow_mut().take());
-    let text = seen.or_else(|| {
-        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        text.or_else(|| payload.downcast_ref::<String>().cloned())
-    });
+    let text = seen.or_else(|| text_of(payload));
     let message = match text {
         Some(text) => format!("it panicked: {text}"),
         None => "it panicked for an unknown reason".into(),
@@ -47,10 +44,13 @@ fn panicked(payload: &(dyn Any + Send)) -> PluginError {
 /// library, and so a hook, of its own.
 pub(super) fn remember_panics() {
     panic::set_hook(Box::new(|information| {
-        let text = information
-            .payload_as_str()
-            .map_or_else(|| "no reason given".to_owned(), |text| text.to_owned());
+        let text = text_of(information.payload()).unwrap_or_else(|| "no reason given".into());
         let place = information.location().map(|place| format!(" ({place})")).unwrap_or_default();
         LAST_PANIC.with(|last| *last.borrow_mut() = Some(format!("{text}{place}")));
     }));
+}
+
+fn text_of(payload: &(dyn Any + Send)) -> Option<String> {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned())
 }

@@ -68,7 +68,7 @@ impl Oracle for MisbehavingOracle {
         let all = |value: f64| {
             let sizes = comparisons.iter().map(|comparison| comparison.candidates.len());
             let matrix = |size: usize| {
-                let at = |index: usize| if index % (size + 1) == 0 { 0.5 } else { value };
+                let at = |index: usize| if index.is_multiple_of(size + 1) { 0.5 } else { value };
                 Verdict::Probabilities((0..size * size).map(at).collect())
             };
             sizes.map(matrix).collect::<Vec<_>>()
@@ -76,11 +76,11 @@ impl Oracle for MisbehavingOracle {
         match self.0 {
             Behaviour::PanicInCall => panic!("I have no opinion"),
             Behaviour::PanicOnThread => {
-                let thread = std::thread::spawn(|| panic!("I lost my thread"));
-                if let Err(payload) = thread.join() {
-                    std::panic::resume_unwind(payload);
+                let thread = std::thread::spawn(|| -> f64 { panic!("I lost my thread") });
+                match thread.join() {
+                    Ok(value) => Ok(all(value)),
+                    Err(payload) => std::panic::resume_unwind(payload),
                 }
-                Ok(all(0.5))
             }
             Behaviour::NotANumber => Ok(all(f64::NAN)),
             Behaviour::OutOfRange => Ok(all(1.5)),

@@ -42,7 +42,8 @@ pub(super) fn check(
     let host = StageHost::new(&SilentObserver, services, 0, 1);
     let directory = tempfile::tempdir().map_err(Failure::Output)?;
     let trial = Trial { backend: backend.as_ref(), host, model: model.into(), directory };
-    let checks: [(&'static str, fn(&Trial<'_>) -> Check); 8] = [
+    type TrialCheck<'a> = fn(&Trial<'a>) -> Check;
+    let checks: [(&'static str, TrialCheck<'_>); 8] = [
         ("a model that is not there is refused", Trial::missing_model),
         ("log-probabilities are finite, not above 0, and add up", Trial::log_probs),
         ("packing and order do not matter", Trial::packing),
@@ -317,6 +318,7 @@ fn batch(policy: &dyn Policy, responses: &[usize]) -> SequenceBatch {
 
 fn prompts(policy: &dyn Policy) -> Vec<GenerationPrompt> {
     let vocabulary = policy.info().vocabulary_size;
-    let tokens = |id: usize| (0..3 + id).map(|at| ((id * 31 + at * 17 + 5) % vocabulary) as u32);
+    let tokens =
+        |id: usize| (0..3 + id).map(move |at| ((id * 31 + at * 17 + 5) % vocabulary) as u32);
     (0..3).map(|id| GenerationPrompt { id: id as u64, tokens: tokens(id).collect() }).collect()
 }
