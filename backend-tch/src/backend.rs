@@ -123,7 +123,7 @@ impl Backend for TchBackend {
     }
 }
 
-sppo_core::register_backend!(TchBackend);
+sppo_core::export_backend!(TchBackend);
 
 #[cfg(test)]
 mod tests {
