@@ -3,8 +3,8 @@
 //! authors never see it; [`export_oracle!`](crate::export_oracle) and
 //! [`export_backend!`](crate::export_backend) do.
 //!
-//! Both sides of the boundary are built from these files. [`export`] puts an author's object behind an
-//! ABI trait and turns its panics into errors, [`import`] puts an ABI object behind the author-side
+//! Both sides of the boundary are built from these files. `export` puts an author's object behind an
+//! ABI trait and turns its panics into errors, `import` puts an ABI object behind the author-side
 //! trait. A host or scorer that is handed to a plugin crosses by the same two steps.
 
 mod crossing;
