@@ -7,7 +7,7 @@ use sppo_core::plugin::{
     SamplingParameters, Scorer, SequenceBatch, SilentHost, StepSettings,
 };
 use sppo_model::decoder::Family;
-use sppo_model::golden::{check_model, load_tiny};
+use sppo_model::golden::{check_model, check_ranker, load_tiny};
 use sppo_model::ops::reference::ReferenceOps;
 use sppo_model::{DecoderModel, GenerationLimits, ModelError};
 
@@ -34,6 +34,11 @@ fn pair() -> SequenceBatch {
 #[test]
 fn the_reference_model_holds_the_golden_numbers() {
     assert_eq!(check_model(&|| Ok(ReferenceOps)), Vec::<String>::new());
+}
+
+#[test]
+fn the_reference_ranker_holds_the_golden_numbers() {
+    assert_eq!(check_ranker(&|| Ok(ReferenceOps)), Vec::<String>::new());
 }
 
 #[test]

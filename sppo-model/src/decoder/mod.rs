@@ -6,7 +6,7 @@ mod forward;
 mod from_gguf;
 mod from_hugging_face;
 mod rotary;
-mod settings;
+pub(crate) mod settings;
 mod to_hugging_face;
 mod weights;
 
