@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use sppo_core::plugin::{Backend, BackendPlugin, Host, ModelSpec, PluginError, Policy};
+use sppo_core::plugin::{Backend, BackendPlugin, Host, ModelSpec, PluginError, Policy, Scorer};
 use sppo_model::GenerationLimits;
 use sppo_model::measure::measure_matrix_products;
 use sppo_model::policy::DecoderPolicy;
+use sppo_model::scorer::PairRankerScorer;
 use tch::Kind;
 
 use crate::device::{choose_device, has_bf16_units};
@@ -109,6 +110,14 @@ impl Backend for TchBackend {
     ) -> Result<Box<dyn Policy>, PluginError> {
         let policy = DecoderPolicy::load(self.ops.clone(), &model.path, self.limits)?;
         Ok(Box::new(policy))
+    }
+
+    fn load_scorer(
+        &self,
+        model: &ModelSpec,
+        _host: &dyn Host,
+    ) -> Result<Box<dyn Scorer>, PluginError> {
+        Ok(Box::new(PairRankerScorer::load(self.ops.clone(), &model.path)?))
     }
 
     fn matrix_product_rate(

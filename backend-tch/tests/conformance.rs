@@ -4,8 +4,9 @@
 
 use sppo_backend_tch::{TchOps, TchOptions};
 use sppo_model::Result;
-use sppo_model::golden::check_model;
+use sppo_model::golden::{check_model, check_ranker};
 use sppo_model::ops::conformance::check_ops;
+use sppo_model::ops::encoder_conformance::check_encoder_ops;
 use tch::{Device, Kind};
 
 const NONE: [String; 0] = [];
@@ -16,12 +17,16 @@ fn ops(matrix_kind: Kind, keep_logits_limit: usize) -> Result<TchOps> {
 
 #[test]
 fn ops_agree_with_the_reference() {
-    assert_eq!(check_ops(&ops(Kind::Float, 512 << 20).unwrap(), 1e-5), NONE);
+    let ops = ops(Kind::Float, 512 << 20).unwrap();
+    assert_eq!(check_ops(&ops, 1e-5), NONE);
+    assert_eq!(check_encoder_ops(&ops, 1e-5), NONE);
 }
 
 #[test]
 fn ops_with_bf16_products_agree_with_the_reference_as_far_as_eight_bits_go() {
-    assert_eq!(check_ops(&ops(Kind::BFloat16, 512 << 20).unwrap(), 3e-2), NONE);
+    let ops = ops(Kind::BFloat16, 512 << 20).unwrap();
+    assert_eq!(check_ops(&ops, 3e-2), NONE);
+    assert_eq!(check_encoder_ops(&ops, 3e-2), NONE);
 }
 
 #[test]
@@ -29,4 +34,9 @@ fn a_model_agrees_with_transformers_and_pytorch_keeping_logits_or_not() {
     for keep_logits_limit in [0, 512 << 20] {
         assert_eq!(check_model(&|| ops(Kind::Float, keep_logits_limit)), NONE);
     }
+}
+
+#[test]
+fn a_ranker_agrees_with_llm_blender() {
+    assert_eq!(check_ranker(&|| ops(Kind::Float, 0)), NONE);
 }
