@@ -20,6 +20,7 @@ use sppo_backend_candle as _;
 use sppo_backend_tch as _;
 use sppo_oracle_http as _;
 use sppo_oracle_mixture as _;
+use sppo_oracle_pairrm as _;
 use sppo_oracle_rules as _;
 
 use args::Arguments;
