@@ -12,7 +12,7 @@ use crate::kernels::pointwise::pointwise;
 use crate::parameter::Parameter;
 use crate::tensors::{Values, tensor};
 
-/// Relative positions as keys and as queries, in panels of 16 rows each (see [`panels::pack`]).
+/// Relative positions as keys and as queries, in panels of 16 rows each.
 #[derive(Debug)]
 pub struct RelativeTables {
     keys: Vec<f32>,

@@ -56,13 +56,15 @@ impl EncoderOps for ReferenceOps {
     ) -> Result<ReferenceTensor> {
         let mut output = ReferenceTensor::zeros(queries.rows, queries.columns);
         for segment in segments {
+            let length = segment.keys.len();
+            let by_distance = shape.buckets.rows(length);
             for (query_row, &position) in segment.queries.clone().zip(&*segment.positions) {
+                let relative = &by_distance[length - 1 - position as usize..];
                 for head in 0..shape.heads {
                     let of_head = head * shape.head_size..(head + 1) * shape.head_size;
                     let query = &queries.row(query_row)[of_head.clone()];
                     let score = |(place, key_row): (usize, usize)| {
-                        let distance = i64::from(position) - place as i64;
-                        let relative = shape.buckets.row(distance);
+                        let relative = relative[place] as usize;
                         let key = &keys.row(key_row)[of_head.clone()];
                         let content = dot(query, key);
                         let to_position = dot(query, &relative_keys.row(relative)[of_head.clone()]);

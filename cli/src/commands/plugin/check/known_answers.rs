@@ -50,8 +50,8 @@ pub(super) fn check(
 fn ask(oracle: &mut dyn Oracle, host: &dyn Host) -> Result<(), String> {
     for (prompt, answers, expected) in LOGITS {
         let logits = logits(oracle, host, prompt, &answers)?;
-        let found = logits.get(1).copied().unwrap_or(f32::NAN);
-        if !((found - expected).abs() <= TOLERANCE) {
+        let found = logits[1];
+        if found.is_nan() || (found - expected).abs() > TOLERANCE {
             return Err(format!("the logit of `{prompt}` is {found}, not {expected}"));
         }
     }
