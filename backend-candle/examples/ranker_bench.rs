@@ -1,6 +1,6 @@
-//! Times a ranker of PairRM's size with random weights on the comparisons of one prompt with five answers.
+//! Times a ranker of PairRM's size with random weights; 20 pairs are those of one prompt with five answers.
 //!
-//!     cargo run --release -p sppo-backend-candle --example ranker_bench [tokens per pair] [pairs at once] [directory for the weights]
+//!     cargo run --release -p sppo-backend-candle --example ranker_bench [tokens per pair] [pairs at once] [pairs] [directory for the weights]
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -11,13 +11,11 @@ use sppo_model::golden::{FULL_SIZE_MARKERS, write_full_size_ranker};
 
 type AnyError = Box<dyn std::error::Error>;
 
-/// Both orders of the pairs of five answers.
-const PAIRS: usize = 20;
-
 fn main() -> Result<(), AnyError> {
     let mut arguments = std::env::args().skip(1);
     let tokens = arguments.next().map_or(Ok(585), |tokens| tokens.parse())?;
     let at_once = arguments.next().map_or(Ok(3), |pairs| pairs.parse())?;
+    let pairs = arguments.next().map_or(Ok(20), |pairs| pairs.parse())?;
     let path = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
     let path = path.join("full-size-ranker");
     if !path.join("model.safetensors").is_file() {
@@ -29,7 +27,7 @@ fn main() -> Result<(), AnyError> {
     let mut scorer = backend.load_scorer(&ModelSpec { path }, &SilentHost)?;
     println!("loaded in {:.1} s", started.elapsed().as_secs_f64());
 
-    let sequences: Vec<Vec<u32>> = (0..PAIRS).map(|pair| sequence(pair, tokens)).collect();
+    let sequences: Vec<Vec<u32>> = (0..pairs).map(|pair| sequence(pair, tokens)).collect();
     scorer.score(&sequences[..1])?;
     let rate = backend.matrix_product_rate(at_once * tokens, 1024, 4096)?;
     for _ in 0..3 {
@@ -38,9 +36,9 @@ fn main() -> Result<(), AnyError> {
             scorer.score(batch)?;
         }
         let seconds = started.elapsed().as_secs_f64();
-        let speed = PAIRS as f64 * flops(tokens) / seconds / 1e9;
+        let speed = pairs as f64 * flops(tokens) / seconds / 1e9;
         println!(
-            "{seconds:.1} s for {PAIRS} pairs of {tokens} tokens: {speed:.0} GFLOP/s, {:.0} % of the \
+            "{seconds:.1} s for {pairs} pairs of {tokens} tokens: {speed:.0} GFLOP/s, {:.0} % of the \
              {rate:.0} of matrix products alone",
             100.0 * speed / rate
         );
