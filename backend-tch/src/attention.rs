@@ -206,12 +206,21 @@ fn narrow(x: &Tensor, rows: &Range<usize>) -> TorchResult<Tensor> {
     Ok(x.f_narrow(0, rows.start as i64, rows.len() as i64)?)
 }
 
-/// The part of a prefix that some query of the segment sees, and what hides the rest from others.
+/// Keys that a segment's queries see.
+struct SeenKeys {
+    rows: Range<usize>,
+    /// Whether query `j` sees keys `0..=j` only.
+    causal: bool,
+    /// Hides more, see [`Part::mask`].
+    mask: Option<Tensor>,
+}
+
+/// The part of a prefix that some query of the segment sees.
 fn visible_prefix(
     segment: &AttentionSegment,
     window: Option<usize>,
     device: Device,
-) -> TorchResult<Option<(Range<usize>, Option<Tensor>)>> {
+) -> TorchResult<Option<SeenKeys>> {
     let mut prefix = segment.prefix.clone();
     if let Some(window) = window {
         // The first query is the one that sees most of it: the last `window - 1` keys.
@@ -228,18 +237,24 @@ fn visible_prefix(
         }
         _ => None,
     };
-    Ok(Some((prefix, mask)))
+    Ok(Some(SeenKeys { rows: prefix, causal: false, mask }))
 }
 
-/// What hides a segment's own keys beyond the window; `None` where causality is all.
-fn own_mask(queries: usize, window: Option<usize>, device: Device) -> TorchResult<Option<Tensor>> {
-    match window {
+/// A segment's own keys.
+fn own_keys(
+    segment: &AttentionSegment,
+    window: Option<usize>,
+    device: Device,
+) -> TorchResult<SeenKeys> {
+    let queries = segment.queries.len();
+    let mask = match window {
         Some(window) if queries > window => {
             let queries = queries as i64;
-            Ok(Some(mask_of_rank_4(band(queries, queries, 0, Some(window as i64), device)?)?))
+            Some(mask_of_rank_4(band(queries, queries, 0, Some(window as i64), device)?)?)
         }
-        _ => Ok(None),
-    }
+        _ => None,
+    };
+    Ok(SeenKeys { rows: segment.own.clone(), causal: mask.is_none(), mask })
 }
 
 fn mask_of_rank_4(mask: Tensor) -> TorchResult<Tensor> {
@@ -251,12 +266,9 @@ fn parts(
     segment: &AttentionSegment,
     window: Option<usize>,
     device: Device,
-) -> TorchResult<Vec<(Range<usize>, bool, Option<Tensor>)>> {
-    let mask = own_mask(segment.queries.len(), window, device)?;
-    let mut parts = vec![(segment.own.clone(), mask.is_none(), mask)];
-    if let Some((prefix, mask)) = visible_prefix(segment, window, device)? {
-        parts.push((prefix, false, mask));
-    }
+) -> TorchResult<Vec<SeenKeys>> {
+    let mut parts = vec![own_keys(segment, window, device)?];
+    parts.extend(visible_prefix(segment, window, device)?);
     Ok(parts)
 }
 
@@ -287,7 +299,7 @@ pub(crate) fn attention(
     for segment in segments {
         let of_segment = heads.of_queries(&queries, &segment.queries)?;
         let mut whole: Option<PartOutput> = None;
-        for (rows, causal, mask) in parts(segment, shape.window, ops.device)? {
+        for SeenKeys { rows, causal, mask } in parts(segment, shape.window, ops.device)? {
             let part = Part {
                 queries: &of_segment,
                 keys: &heads.of_keys(&keys, &rows)?,
@@ -334,7 +346,7 @@ pub(crate) fn attention_backward(
             log_sum_exp: heads.of_log_sum_exps(log_sum_exp, &segment.queries)?,
         };
         let gradient = heads.of_queries(&gradient, &segment.queries)?;
-        for (rows, causal, mask) in parts(segment, shape.window, ops.device)? {
+        for SeenKeys { rows, causal, mask } in parts(segment, shape.window, ops.device)? {
             let [of_part_queries, of_part_keys, of_part_values] = Part {
                 queries: &of_segment,
                 keys: &heads.of_keys(&keys, &rows)?,

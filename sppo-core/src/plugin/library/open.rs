@@ -54,7 +54,7 @@ pub(in crate::plugin) fn open(
     let (_, sha256) = size_and_sha256(path)
         .map_err(|error| Trouble::new(format!("cannot be read: {error}"), "check the path"))?;
     added.check(path, &sha256)?;
-    let header = module_header(path, &plugin.module_symbol)?;
+    let header = module_header(path, plugin)?;
     let module = match plugin.manifest.kind {
         PluginKind::Oracle => OpenedModule::Oracle(checked(header, path)?),
         PluginKind::Backend => OpenedModule::Backend(checked(header, path)?),
@@ -75,12 +75,9 @@ pub(in crate::plugin) fn open(
     Ok(opened)
 }
 
-fn module_header(path: &Path, symbol: &str) -> Result<AbiHeaderRef, Trouble> {
+fn module_header(path: &Path, plugin: &LibraryPlugin) -> Result<AbiHeaderRef, Trouble> {
     let cannot_open = |error: libloading::Error| {
-        Trouble::new(
-            format!("cannot be opened: {error}"),
-            "install the libraries that it needs, or build it on this machine",
-        )
+        Trouble::new(format!("cannot be opened: {error}"), &plugin.missing_library_hint)
     };
     // SAFETY: the constructors of a library run. The user has named it, put it where plugins are looked
     // for or added it, and it says that it is a plugin of this interface.
@@ -88,7 +85,8 @@ fn module_header(path: &Path, symbol: &str) -> Result<AbiHeaderRef, Trouble> {
     // Its functions, its constants and its threads may be in use until the program ends.
     let library: &'static Library = Box::leak(Box::new(library));
     // SAFETY: the symbol is the library's `LibHeader`, which begins with the header.
-    let header = unsafe { library.get::<AbiHeaderRef>(symbol) }.map_err(cannot_open)?;
+    let header = unsafe { library.get::<AbiHeaderRef>(plugin.module_symbol.as_str()) }
+        .map_err(cannot_open)?;
     Ok(*header)
 }
 
