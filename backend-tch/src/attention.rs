@@ -3,7 +3,8 @@
 //! A query sees the keys of a shared prompt and those of its own segment. Each of the two is a *part*
 //! that is attended to by itself; what comes out is weighted by the parts' sums of exponentials and
 //! added up. So no key is copied, and the triangle above the diagonal costs nothing. Backward, a part
-//! needs only the whole's output and log-sum-exp.
+//! needs only the whole's output and log-sum-exp. The first response to a prompt follows it in the batch
+//! and is one part with it.
 //!
 //! The heads that share keys form the first dimension of queries, along which keys and values have
 //! stride 0: all operands are views of the activations.
@@ -206,6 +207,28 @@ fn narrow(x: &Tensor, rows: &Range<usize>) -> TorchResult<Tensor> {
     Ok(x.f_narrow(0, rows.start as i64, rows.len() as i64)?)
 }
 
+/// The segments, a prompt and the response whose rows follow it made one: they are one causal sequence,
+/// and attended to at once there is nothing to put together and round.
+fn joined(segments: &[AttentionSegment]) -> Vec<AttentionSegment> {
+    let mut joined: Vec<AttentionSegment> = Vec::with_capacity(segments.len());
+    for segment in segments {
+        match joined.last_mut() {
+            Some(prompt)
+                if prompt.prefix.is_empty()
+                    && prompt.queries == prompt.own
+                    && segment.queries == segment.own
+                    && segment.prefix == prompt.own
+                    && segment.own.start == prompt.own.end =>
+            {
+                prompt.own.end = segment.own.end;
+                prompt.queries.end = segment.own.end;
+            }
+            _ => joined.push(segment.clone()),
+        }
+    }
+    joined
+}
+
 /// Keys that a segment's queries see.
 struct SeenKeys {
     rows: Range<usize>,
@@ -296,7 +319,7 @@ pub(crate) fn attention(
     let (rows, _) = dimensions(&queries)?;
     let output = queries.f_zeros_like()?;
     let log_sum_exp = Tensor::f_zeros([rows, shape.query_heads as i64], ops.wide())?;
-    for segment in segments {
+    for segment in &joined(segments) {
         let of_segment = heads.of_queries(&queries, &segment.queries)?;
         let mut whole: Option<PartOutput> = None;
         for SeenKeys { rows, causal, mask } in parts(segment, shape.window, ops.device)? {
@@ -339,7 +362,7 @@ pub(crate) fn attention_backward(
     // Several segments add to the keys of a prompt.
     let of_keys = Tensor::f_zeros(keys.size(), ops.wide())?;
     let of_values = Tensor::f_zeros(keys.size(), ops.wide())?;
-    for segment in segments {
+    for segment in &joined(segments) {
         let of_segment = heads.of_queries(&queries, &segment.queries)?;
         let whole = PartOutput {
             output: heads.of_queries(output, &segment.queries)?,
@@ -366,4 +389,28 @@ pub(crate) fn attention_backward(
         }
     }
     Ok([of_queries, of_keys, of_values])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_is_joined_with_the_first_response_alone() {
+        let segment = |prefix: Range<usize>, own: Range<usize>| AttentionSegment {
+            queries: own.clone(),
+            prefix,
+            own,
+        };
+        let batch = [
+            segment(0..0, 0..5),
+            segment(0..5, 5..8),
+            segment(0..5, 8..9),
+            segment(0..0, 9..12),
+            segment(0..5, 12..13),
+        ];
+        let expected =
+            [segment(0..0, 0..8), segment(0..5, 8..9), segment(0..0, 9..12), segment(0..5, 12..13)];
+        assert_eq!(joined(&batch), expected);
+    }
 }

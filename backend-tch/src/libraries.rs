@@ -4,6 +4,7 @@
 //! without a GPU. libtorch looks for its CUDA part when it is first used and never again; so the choice
 //! is made once per process, by the first backend that is created.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -80,7 +81,11 @@ fn find_and_open(libtorch: Option<&Path>) -> Result<(), String> {
             tracing::debug!(path = %path.display(), "opened libtorch's CUDA library");
             Ok(())
         }
-        Err(error) => Err(format!("{} cannot be opened: {error}", path.display())),
+        Err(error) => {
+            // The error itself says that it failed, its source says why.
+            let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            Err(format!("{} cannot be opened: {reason}", path.display()))
+        }
     }
 }
 

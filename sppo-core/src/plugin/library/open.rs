@@ -1,5 +1,6 @@
 //! Opens a library that has passed all checks of its file. What was opened stays open.
 
+use std::error::Error;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -77,7 +78,9 @@ pub(in crate::plugin) fn open(
 
 fn module_header(path: &Path, plugin: &LibraryPlugin) -> Result<AbiHeaderRef, Trouble> {
     let cannot_open = |error: libloading::Error| {
-        Trouble::new(format!("cannot be opened: {error}"), &plugin.missing_library_hint)
+        // The error itself says that it failed, its source says why.
+        let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+        Trouble::new(format!("cannot be opened: {reason}"), &plugin.missing_library_hint)
     };
     // SAFETY: the constructors of a library run. The user has named it, put it where plugins are looked
     // for or added it, and it says that it is a plugin of this interface.
