@@ -13,6 +13,7 @@ use tch::Kind;
 
 use crate::device::{choose_device, has_bf16_units};
 use crate::engine::{TchOps, TchOptions};
+use crate::libraries::{MISSING_LIBTORCH_HINT, check_version};
 
 /// The table `[backend.tch]`.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -79,12 +80,14 @@ impl BackendPlugin for TchBackend {
     type Config = TchConfig;
     const NAME: &'static str = "tch";
     const SUMMARY: &'static str = "libtorch, in f32 or bf16, on the CPU and on CUDA devices";
+    const MISSING_LIBRARY_HINT: &'static str = MISSING_LIBTORCH_HINT;
 
     fn create(config: TchConfig) -> Result<Self, PluginError> {
         if config.max_rows == 0 {
             return Err(PluginError::configuration("max_rows: 0 rows cannot be sampled")
                 .with_hint("set it to 1 or more"));
         }
+        check_version()?;
         let device = choose_device(&config.device, config.libtorch.as_deref())?;
         if config.data_type == DataType::Bf16 && !has_bf16_units(device) {
             tracing::warn!(

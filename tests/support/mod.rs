@@ -34,6 +34,16 @@ pub(crate) fn require_success(output: &Output) {
     );
 }
 
+/// A command fails with this code and says all of this.
+pub(crate) fn refused(command: &mut Command, code: i32, told: &[&str]) {
+    let output = command.output().expect("the binary starts");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    for part in told {
+        assert!(text.contains(part), "`{part}` is not in\n{text}");
+    }
+}
+
 /// A two-iteration run of a random three-layer model that takes well under a second, with shards and
 /// training states small enough that a kill lands between commits.
 pub(crate) fn small_run(directory: &Path, name: &str) -> Command {
@@ -60,10 +70,15 @@ pub(crate) fn small_run(directory: &Path, name: &str) -> Command {
 
 /// The library of a crate of this workspace, as cargo has built it beside the tests.
 pub(crate) fn library(crate_name: &str) -> PathBuf {
+    let path = library_file(crate_name);
+    assert!(path.is_file(), "{} was not built", path.display());
+    path
+}
+
+/// Where cargo puts the library of a crate when it builds it.
+pub(crate) fn library_file(crate_name: &str) -> PathBuf {
     use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
     let file = format!("{DLL_PREFIX}{}{DLL_SUFFIX}", crate_name.replace('-', "_"));
     let test = std::env::current_exe().expect("a test has a file");
-    let path = test.parent().expect("a file lies in a directory").join(file);
-    assert!(path.is_file(), "{} was not built", path.display());
-    path
+    test.parent().expect("a file lies in a directory").join(file)
 }
