@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use sppo_core::config::Config;
 use sppo_core::observer::{Event, Observer, Stage, StageHost};
 use sppo_core::plugin::{
-    Backend, ModelSpec, Oracle, Policy, create_backend, create_oracle, oracles,
+    Backend, LoraSettings, ModelSpec, Oracle, Policy, create_backend, create_oracle, oracles,
 };
 use sppo_core::records::Prompt;
 use sppo_core::{Error, Result as CoreResult};
@@ -67,18 +67,23 @@ pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
     })
 }
 
-/// Loads a model for sampling and training.
+/// Loads a model for sampling and training: of all its weights, or of these adapters.
 pub(crate) fn load_policy(
     backend: &dyn Backend,
     config: &Config,
     path: PathBuf,
+    adapters: Option<&LoraSettings>,
     observer: &dyn Observer,
 ) -> CoreResult<Box<dyn Policy>> {
     let started = std::time::Instant::now();
     observer.event(Event::StageStarted { stage: Stage::Load, total: 1, unit: "model" });
     let model = ModelSpec { path };
     let host = StageHost::new(observer, Some(backend), 0, 1);
-    let policy = backend.load_policy(&model, &host).map_err(|error| {
+    let loaded = match adapters {
+        Some(adapters) => backend.load_adapted_policy(&model, adapters, &host),
+        None => backend.load_policy(&model, &host),
+    };
+    let policy = loaded.map_err(|error| {
         Error::from(error).from_plugin(format_args!("backend `{}`", config.backend.name))
     })?;
     observer.event(Event::StageFinished {

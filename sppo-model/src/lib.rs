@@ -12,6 +12,7 @@ pub mod error;
 pub mod generation;
 #[cfg(feature = "testing")]
 pub mod golden;
+pub mod lora;
 pub mod measure;
 pub mod memory;
 pub mod model;
@@ -21,6 +22,8 @@ pub mod packing;
 pub mod parameters;
 pub mod policy;
 pub mod sampling;
+mod seeds;
+mod settings;
 pub mod tape;
 pub mod text;
 mod training;

@@ -12,6 +12,7 @@ use crate::ops::{
     AttentionOutput, AttentionSegment, AttentionShape, CachedRow, Ops, RotaryFrequencies,
 };
 use crate::parameters::{ParameterId, ParameterStore};
+use crate::seeds::mix;
 
 /// The gradient of an activation is kept at this index during the backward pass.
 type GradientIndex = usize;
@@ -42,6 +43,7 @@ enum Operation<T> {
     Add { a: Option<GradientIndex>, b: Option<GradientIndex> },
     Scale { x: GradientIndex, factor: f32 },
     SelectRows { x: GradientIndex, rows: Arc<[u32]>, row_count: usize },
+    Dropout { x: GradientIndex, probability: f32, seed: u64 },
 }
 
 struct AttentionNode<T> {
@@ -77,18 +79,46 @@ pub struct Graph<'a, O: Ops> {
     ops: &'a O,
     parameters: &'a ParameterStore<O>,
     tape: Option<Tape<O::Tensor>>,
+    adapters: AdapterUse,
+}
+
+/// What becomes of low-rank adapters in a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdapterUse {
+    /// They are left out: the model is the one that they were made for.
+    Off,
+    /// They are applied.
+    On,
+    /// They are applied, and dropout leaves out what this seed draws.
+    Training {
+        /// Differs between passes.
+        dropout_seed: u64,
+    },
 }
 
 impl<'a, O: Ops> Graph<'a, O> {
     /// A graph that only computes: results are freed as soon as they are dropped.
     pub fn inference(ops: &'a O, parameters: &'a ParameterStore<O>) -> Self {
-        Self { ops, parameters, tape: None }
+        Self { ops, parameters, tape: None, adapters: AdapterUse::On }
     }
 
     /// A graph that records what a backward pass needs.
     pub fn recording(ops: &'a O, parameters: &'a ParameterStore<O>) -> Self {
         let tape = Tape { nodes: Vec::new(), gradient_count: 0, head: None };
-        Self { ops, parameters, tape: Some(tape) }
+        Self { ops, parameters, tape: Some(tape), adapters: AdapterUse::On }
+    }
+
+    /// Says what becomes of low-rank adapters.
+    #[must_use]
+    pub fn with_adapters(mut self, adapters: AdapterUse) -> Self {
+        self.adapters = adapters;
+        self
+    }
+
+    /// Whether low-rank adapters are applied.
+    #[must_use]
+    pub fn uses_adapters(&self) -> bool {
+        self.adapters != AdapterUse::Off
     }
 
     /// The recording, if there is one.
@@ -259,6 +289,25 @@ impl<'a, O: Ops> Graph<'a, O> {
         }))
     }
 
+    /// While training, `x` with features left out at random, which ones depending on the pass and on
+    /// `place`; otherwise `x`.
+    pub fn dropout(
+        &mut self,
+        x: &Variable<O::Tensor>,
+        probability: f32,
+        place: u64,
+    ) -> Result<Variable<O::Tensor>> {
+        let AdapterUse::Training { dropout_seed } = self.adapters else { return Ok(x.clone()) };
+        if probability == 0.0 {
+            return Ok(x.clone());
+        }
+        let seed = mix(dropout_seed, place);
+        let value = self.ops.dropout(&x.value, probability, seed)?;
+        Ok(self.variable(value, true, || {
+            x.gradient.map(|x| Operation::Dropout { x, probability, seed })
+        }))
+    }
+
     /// Log-probability of `targets[i]` after row `i`; the end of a recording.
     pub fn token_log_probs(
         &mut self,
@@ -391,6 +440,10 @@ impl<T: Clone> Operation<T> {
             }
             Self::SelectRows { x, rows, row_count } => {
                 let of_x = ops.select_rows_backward(&rows, row_count, &gradient)?;
+                gradients.add(ops, Some(x), of_x)
+            }
+            Self::Dropout { x, probability, seed } => {
+                let of_x = ops.dropout(&gradient, probability, seed)?;
                 gradients.add(ops, Some(x), of_x)
             }
         }

@@ -45,7 +45,15 @@ impl Session {
     /// Loads a model. From now on Ctrl-C asks to stop.
     pub(crate) fn load(&self, path: PathBuf) -> Result<Box<dyn Policy>> {
         interrupt::watch();
-        Ok(models::load_policy(self.backend.as_ref(), &self.config, path, &self.display)?)
+        Ok(models::load_policy(self.backend.as_ref(), &self.config, path, None, &self.display)?)
+    }
+
+    /// As [`Self::load`], to train what the settings say: all weights, or adapters.
+    pub(crate) fn load_for_training(&self, path: PathBuf) -> Result<Box<dyn Policy>> {
+        interrupt::watch();
+        let adapters = self.config.training.lora.settings(self.config.seed);
+        let backend = self.backend.as_ref();
+        Ok(models::load_policy(backend, &self.config, path, adapters.as_ref(), &self.display)?)
     }
 
     /// Starts a stage of `total` units.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Host, Message, PluginError};
+use super::{Host, LoraSettings, Message, PluginError};
 
 /// Which model to load.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,24 @@ pub trait Backend {
         model: &ModelSpec,
         host: &dyn Host,
     ) -> Result<Box<dyn Policy>, PluginError>;
+
+    /// Loads a policy whose weights stay as they are and whose low-rank adapters are trained in their
+    /// place: those in `model`, where it is a PEFT directory, or fresh ones. [`Policy::save`] then
+    /// writes a PEFT directory.
+    ///
+    /// # Errors
+    /// As [`Self::load_policy`], or when the settings fit neither the model nor its adapters.
+    fn load_adapted_policy(
+        &self,
+        model: &ModelSpec,
+        adapters: &LoraSettings,
+        host: &dyn Host,
+    ) -> Result<Box<dyn Policy>, PluginError> {
+        let _ = (model, adapters, host);
+        Err(PluginError::unsupported("this backend trains no low-rank adapters").with_hint(
+            "set training.lora.rank = 0 to train all weights, or choose another backend",
+        ))
+    }
 
     /// The fastest that this machine multiplies matrices in the backend's number format, in GFLOP/s,
     /// measured now on a shape of the caller's model: `[rows, inner] x [inner, columns]`. The yardstick

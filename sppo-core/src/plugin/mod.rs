@@ -5,6 +5,7 @@
 //! text go in, log-probabilities and preferences come out.
 
 mod backend;
+mod lora;
 mod oracle;
 mod registry;
 
@@ -13,6 +14,7 @@ pub use backend::{
     Optimizer, Policy, PolicyInfo, SamplingParameters, Scorer, Segment, SequenceBatch, StepReport,
     StepSettings,
 };
+pub use lora::LoraSettings;
 pub use oracle::{Candidate, Comparison, Message, Oracle, Verdict};
 pub use registry::{
     BackendPlugin, Manifest, OraclePlugin, PluginKind, RegisteredBackend, RegisteredOracle,

@@ -219,5 +219,13 @@ fn project<O: Ops>(
     x: &Value<O>,
     projection: Projection,
 ) -> Result<Value<O>> {
-    graph.linear(x, projection.weight, projection.bias)
+    let projected = graph.linear(x, projection.weight, projection.bias)?;
+    let Some(adapter) = projection.adapter.filter(|_| graph.uses_adapters()) else {
+        return Ok(projected);
+    };
+    let kept = graph.dropout(x, adapter.dropout, adapter.number)?;
+    let low_rank = graph.linear(&kept, adapter.a, None)?;
+    let low_rank = graph.scale(&low_rank, adapter.scale)?;
+    let change = graph.linear(&low_rank, adapter.b, None)?;
+    graph.add(&projected, &change)
 }

@@ -4,6 +4,7 @@
 //! random models of every family in `tests/fixtures`; each check states its tolerance, which f32 op sets hold.
 
 mod generation;
+mod lora;
 mod training;
 
 use std::collections::BTreeMap;
@@ -12,10 +13,11 @@ use std::path::{Path, PathBuf};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use sppo_core::plugin::SequenceBatch;
+use sppo_core::plugin::{LoraSettings, SequenceBatch};
 
 use crate::decoder::{DecoderConfig, Family, TensorSource};
 use crate::error::{ModelError, Result};
+use crate::lora::AdapterSource;
 use crate::model::DecoderModel;
 use crate::ops::Ops;
 
@@ -30,12 +32,13 @@ type FamilyCheck<'a, O> = fn(&MakeOps<'a, O>, Family) -> Failures;
 
 /// Runs every check and describes what failed.
 pub fn check_model<O: Ops>(make: &MakeOps<'_, O>) -> Vec<String> {
-    let checks: [(&str, FamilyCheck<'_, O>); 5] = [
+    let checks: [(&str, FamilyCheck<'_, O>); 6] = [
         ("log-probabilities", check_log_probs),
         ("gradient norms", check_gradient_norms),
         ("packing", check_packing),
         ("greedy continuations", generation::check_greedy),
         ("sampling", generation::check_sampling),
+        ("adapters", lora::check_adapters),
     ];
     let mut failures = Vec::new();
     for family in Family::ALL {
@@ -59,6 +62,29 @@ pub fn check_model<O: Ops>(make: &MakeOps<'_, O>) -> Vec<String> {
 /// # Errors
 /// When the fixtures cannot be read or the op set cannot hold the model.
 pub fn load_tiny<O: Ops>(ops: O, family: Family) -> Result<DecoderModel<O>> {
+    with_tiny(family, |config, tensor| DecoderModel::load(ops, config, tensor))
+}
+
+/// The tiny model of a family with adapters.
+///
+/// # Errors
+/// As [`load_tiny`], or when the adapters do not fit.
+pub fn load_tiny_adapted<O: Ops>(
+    ops: O,
+    family: Family,
+    settings: &LoraSettings,
+    adapters: &mut AdapterSource<'_>,
+) -> Result<DecoderModel<O>> {
+    with_tiny(family, |config, tensor| {
+        DecoderModel::load_adapted(ops, config, tensor, settings, adapters)
+    })
+}
+
+/// Calls `load` with the configuration and the weights of a tiny model.
+fn with_tiny<T>(
+    family: Family,
+    load: impl FnOnce(&DecoderConfig, &mut TensorSource<'_>) -> Result<T>,
+) -> Result<T> {
     let path = fixture(&format!("lm/{}/config.json", family.model_type()));
     let config = DecoderConfig::from_hugging_face(&read_json(&path)?, &path)?;
     let path = path.with_file_name("model.safetensors");
@@ -69,7 +95,7 @@ pub fn load_tiny<O: Ops>(ops: O, family: Family) -> Result<DecoderModel<O>> {
         let value = |bytes: &[u8]| bytes.try_into().map(f32::from_le_bytes).unwrap_or(f32::NAN);
         Ok((view.shape().to_vec(), view.data().chunks_exact(4).map(value).collect()))
     };
-    DecoderModel::load(ops, &config, source)
+    load(&config, source)
 }
 
 #[derive(Deserialize)]

@@ -8,22 +8,22 @@ use crate::error::{ModelError, Result};
 
 /// Typed access to a JSON object that names the key in errors; `null` counts as absent.
 #[derive(Clone, Copy)]
-pub(super) struct Settings<'a> {
-    pub(super) object: &'a Map<String, Value>,
-    pub(super) path: &'a Path,
+pub(crate) struct Settings<'a> {
+    pub(crate) object: &'a Map<String, Value>,
+    pub(crate) path: &'a Path,
 }
 
 impl<'a> Settings<'a> {
-    pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
+    pub(crate) fn get(&self, key: &str) -> Option<&'a Value> {
         self.object.get(key).filter(|value| !value.is_null())
     }
 
-    pub(super) fn wrong(&self, key: &str, expected: &str) -> ModelError {
+    pub(crate) fn wrong(&self, key: &str, expected: &str) -> ModelError {
         let found = self.object.get(key).map_or("nothing".to_string(), Value::to_string);
         ModelError::file(self.path, format!("key `{key}` must be {expected}; it is {found}"))
     }
 
-    pub(super) fn typed<T>(
+    pub(crate) fn typed<T>(
         &self,
         key: &str,
         expected: &str,
@@ -32,47 +32,47 @@ impl<'a> Settings<'a> {
         self.get(key).map(|value| read(value).ok_or_else(|| self.wrong(key, expected))).transpose()
     }
 
-    pub(super) fn count(&self, key: &str) -> Result<Option<usize>> {
+    pub(crate) fn count(&self, key: &str) -> Result<Option<usize>> {
         self.typed(key, "a positive integer", |value| {
             value.as_u64().filter(|&count| count > 0).and_then(|count| usize::try_from(count).ok())
         })
     }
 
     /// As [`Self::count`], with the default of a key that is not there, not even as `null`.
-    pub(super) fn count_or(&self, key: &str, default: Option<usize>) -> Result<Option<usize>> {
+    pub(crate) fn count_or(&self, key: &str, default: Option<usize>) -> Result<Option<usize>> {
         if self.object.contains_key(key) { self.count(key) } else { Ok(default) }
     }
 
-    pub(super) fn number(&self, key: &str) -> Result<Option<f64>> {
+    pub(crate) fn number(&self, key: &str) -> Result<Option<f64>> {
         self.typed(key, "a number", Value::as_f64)
     }
 
     /// As [`Self::number`], with the default of a key that is not there, not even as `null`.
-    pub(super) fn number_or(&self, key: &str, default: f64) -> Result<Option<f64>> {
+    pub(crate) fn number_or(&self, key: &str, default: f64) -> Result<Option<f64>> {
         if self.object.contains_key(key) { self.number(key) } else { Ok(Some(default)) }
     }
 
-    pub(super) fn flag(&self, key: &str) -> Result<Option<bool>> {
+    pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>> {
         self.typed(key, "true or false", Value::as_bool)
     }
 
-    pub(super) fn text(&self, key: &str) -> Result<Option<&'a str>> {
+    pub(crate) fn text(&self, key: &str) -> Result<Option<&'a str>> {
         self.typed(key, "text", Value::as_str)
     }
 
-    pub(super) fn object(&self, key: &str) -> Result<Option<Settings<'a>>> {
+    pub(crate) fn object(&self, key: &str) -> Result<Option<Settings<'a>>> {
         let object = self.typed(key, "an object", Value::as_object)?;
         Ok(object.map(|object| Settings { object, path: self.path }))
     }
 
-    pub(super) fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>> {
+    pub(crate) fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>> {
         self.typed(key, "a list of texts", |value| {
             value.as_array()?.iter().map(Value::as_str).collect()
         })
     }
 
     /// Refuses a setting that changes the result, unless it has the one value that is supported.
-    pub(super) fn refuse_unless(&self, key: &str, supported: &Value) -> Result<()> {
+    pub(crate) fn refuse_unless(&self, key: &str, supported: &Value) -> Result<()> {
         match self.get(key) {
             Some(value)
                 if value != supported
@@ -85,5 +85,15 @@ impl<'a> Settings<'a> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Refuses a setting that changes the result, unless it is `null`, `[]` or `{}`.
+    pub(crate) fn refuse_unless_empty(&self, key: &str) -> Result<()> {
+        let empty = match self.get(key) {
+            Some(Value::Array(values)) => values.is_empty(),
+            Some(Value::Object(values)) => values.is_empty(),
+            other => other.is_none(),
+        };
+        if empty { Ok(()) } else { self.refuse_unless(key, &Value::Null) }
     }
 }
