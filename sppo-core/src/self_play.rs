@@ -309,10 +309,11 @@ impl SelfPlay<'_, '_> {
         let model = ModelSpec { path };
         let (backend, config) = (self.game.backend, self.game.config);
         let host = meter.host(backend);
-        let policy = match config.training.lora.settings(config.seed) {
+        let mut policy = match config.training.lora.settings(config.seed) {
             Some(adapters) => backend.load_adapted_policy(&model, &adapters, &host)?,
             None => backend.load_policy(&model, &host)?,
         };
+        policy.recompute_activations(config.training.recompute_activations)?;
         meter.finish(model.path.display().to_string());
         Ok(policy)
     }

@@ -25,7 +25,7 @@ pub struct DecoderModel<O: Ops> {
     decoder: Decoder,
     parameters: ParameterStore<O>,
     limits: GenerationLimits,
-    pending: Option<PendingBackward<O::Tensor>>,
+    pending: Option<PendingBackward<O>>,
     training: Option<Training>,
     lora: Option<LoraSettings>,
     /// Forward passes since the last step.
@@ -33,8 +33,8 @@ pub struct DecoderModel<O: Ops> {
 }
 
 /// A forward pass that waits for its coefficients.
-struct PendingBackward<T> {
-    tape: Option<Tape<T>>,
+struct PendingBackward<O: Ops> {
+    tape: Option<Tape<O>>,
     responses: Vec<Range<usize>>,
 }
 
@@ -89,6 +89,12 @@ impl<O: Ops> DecoderModel<O> {
     pub fn with_generation_limits(mut self, limits: GenerationLimits) -> Self {
         self.limits = limits;
         self
+    }
+
+    /// Whether training keeps only what enters each layer, and runs layers again for their gradients:
+    /// less memory for more time, and the same gradients.
+    pub fn recompute_activations(&mut self, recompute: bool) {
+        self.decoder.recompute_layers(recompute);
     }
 
     /// The op set.

@@ -159,6 +159,11 @@ impl<O: Ops> Policy for DecoderPolicy<O> {
         Ok(self.model.backward(coefficients)?)
     }
 
+    fn recompute_activations(&mut self, recompute: bool) -> Result<(), PluginError> {
+        self.model.recompute_activations(recompute);
+        Ok(())
+    }
+
     fn begin_training(&mut self, optimizer: &Optimizer) -> Result<(), PluginError> {
         Ok(self.model.begin_training(optimizer)?)
     }

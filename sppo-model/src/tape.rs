@@ -33,7 +33,7 @@ impl<T> Variable<T> {
 }
 
 /// An op, its operands, and what its backward needs.
-enum Operation<T> {
+enum Operation<O: Ops> {
     Embedding { table: ParameterId, tokens: Arc<[u32]> },
     Linear { x: Variable<T>, weight: ParameterId, bias: Option<ParameterId> },
     RmsNorm { x: Variable<T>, weight: ParameterId, epsilon: f32, offset: f32 },
@@ -44,7 +44,15 @@ enum Operation<T> {
     Scale { x: GradientIndex, factor: f32 },
     SelectRows { x: GradientIndex, rows: Arc<[u32]>, row_count: usize },
     Dropout { x: GradientIndex, probability: f32, seed: u64 },
+    Recomputed { x: Variable<O::Tensor>, adapters: AdapterUse, block: Block<O> },
 }
+
+/// Ops that are run once without a recording, and once more when their backward pass comes.
+type Block<O> = Box<
+    dyn Fn(&mut Graph<'_, O>, &Variable<<O as Ops>::Tensor>) -> Result<Variable<<O as Ops>::Tensor>>
+        + Send
+        + Sync,
+>;
 
 struct AttentionNode<T> {
     operands: [Variable<T>; 3],
@@ -53,9 +61,9 @@ struct AttentionNode<T> {
     segments: Arc<[AttentionSegment]>,
 }
 
-struct Node<T> {
+struct Node<O: Ops> {
     output: GradientIndex,
-    operation: Operation<T>,
+    operation: Operation<O>,
 }
 
 /// The last op: where the backward pass begins.
@@ -68,17 +76,17 @@ struct Head<T> {
 }
 
 /// A recorded forward pass that ended in log-probabilities.
-pub struct Tape<T> {
-    nodes: Vec<Node<T>>,
+pub struct Tape<O: Ops> {
+    nodes: Vec<Node<O>>,
     gradient_count: usize,
-    head: Option<Head<T>>,
+    head: Option<Head<O::Tensor>>,
 }
 
 /// Runs ops on the weights of a model, recording them or not.
 pub struct Graph<'a, O: Ops> {
     ops: &'a O,
     parameters: &'a ParameterStore<O>,
-    tape: Option<Tape<O::Tensor>>,
+    tape: Option<Tape<O>>,
     adapters: AdapterUse,
 }
 
@@ -123,7 +131,7 @@ impl<'a, O: Ops> Graph<'a, O> {
 
     /// The recording, if there is one.
     #[must_use]
-    pub fn into_tape(self) -> Option<Tape<O::Tensor>> {
+    pub fn into_tape(self) -> Option<Tape<O>> {
         self.tape
     }
 
@@ -138,7 +146,7 @@ impl<'a, O: Ops> Graph<'a, O> {
         &mut self,
         value: O::Tensor,
         wants_gradient: bool,
-        operation: impl FnOnce() -> Option<Operation<O::Tensor>>,
+        operation: impl FnOnce() -> Option<Operation<O>>,
     ) -> Variable<O::Tensor> {
         let recorded = match &mut self.tape {
             Some(tape) if wants_gradient => operation().map(|operation| (tape, operation)),
@@ -308,6 +316,28 @@ impl<'a, O: Ops> Graph<'a, O> {
         }))
     }
 
+    /// Runs `block` on `x`. A recording keeps `x` alone, and runs the block once more when its backward
+    /// pass comes: less memory for more time, and the same gradients.
+    pub fn recomputed(
+        &mut self,
+        x: &Variable<O::Tensor>,
+        block: impl Fn(&mut Graph<'_, O>, &Variable<O::Tensor>) -> Result<Variable<O::Tensor>>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Result<Variable<O::Tensor>> {
+        if self.tape.is_none() {
+            return block(self, x);
+        }
+        let adapters = self.adapters;
+        let mut inference = Graph::inference(self.ops, self.parameters).with_adapters(adapters);
+        let input = Variable { value: x.value.clone(), gradient: None };
+        let value = block(&mut inference, &input)?.value;
+        Ok(self.variable(value, true, || {
+            Some(Operation::Recomputed { x: x.clone(), adapters, block: Box::new(block) })
+        }))
+    }
+
     /// Log-probability of `targets[i]` after row `i`; the end of a recording.
     pub fn token_log_probs(
         &mut self,
@@ -357,13 +387,13 @@ impl<T: Clone> Gradients<T> {
     }
 }
 
-impl<T: Clone> Tape<T> {
+impl<O: Ops> Tape<O> {
     /// Adds the gradient of `sum_i coefficients[i] * log_prob[i]` to every trainable parameter.
     ///
     /// # Errors
     /// When the recording did not end in log-probabilities, the number of coefficients is not theirs,
     /// or the tensor library fails.
-    pub fn backward<O: Ops<Tensor = T>>(
+    pub fn backward(
         mut self,
         ops: &O,
         parameters: &mut ParameterStore<O>,
@@ -388,22 +418,32 @@ impl<T: Clone> Tape<T> {
         )?;
         gradients.add(ops, hidden.gradient, of_hidden)?;
         drop(hidden);
+        self.walk(ops, parameters, &mut gradients)
+    }
+
+    /// Visits the nodes from the last to the first, freeing each.
+    fn walk(
+        mut self,
+        ops: &O,
+        parameters: &mut ParameterStore<O>,
+        gradients: &mut Gradients<O::Tensor>,
+    ) -> Result<()> {
         while let Some(Node { output, operation }) = self.nodes.pop() {
             if let Some(gradient) = gradients.0[output].take() {
-                operation.backward(ops, parameters, gradient, &mut gradients)?;
+                operation.backward(ops, parameters, gradient, gradients)?;
             }
         }
         Ok(())
     }
 }
 
-impl<T: Clone> Operation<T> {
-    fn backward<O: Ops<Tensor = T>>(
+impl<O: Ops> Operation<O> {
+    fn backward(
         self,
         ops: &O,
         parameters: &mut ParameterStore<O>,
-        gradient: T,
-        gradients: &mut Gradients<T>,
+        gradient: O::Tensor,
+        gradients: &mut Gradients<O::Tensor>,
     ) -> Result<()> {
         match self {
             Self::Embedding { table, tokens } => {
@@ -424,6 +464,10 @@ impl<T: Clone> Operation<T> {
                 gradients.add(ops, Some(x), of_x)
             }
             Self::Attention(node) => node.backward(ops, &gradient, gradients),
+            Self::Recomputed { x, adapters, block } => {
+                let of_x = recomputed_backward(ops, parameters, &x, adapters, &block, gradient)?;
+                of_x.map_or(Ok(()), |of_x| gradients.add(ops, x.gradient, of_x))
+            }
             Self::GatedActivation { gate, up, activation } => {
                 let [of_gate, of_up] =
                     ops.gated_activation_backward(&gate.value, &up.value, activation, &gradient)?;
@@ -448,6 +492,29 @@ impl<T: Clone> Operation<T> {
             }
         }
     }
+}
+
+/// Records the block, and gives the gradient of `x` where one is wanted.
+fn recomputed_backward<O: Ops>(
+    ops: &O,
+    parameters: &mut ParameterStore<O>,
+    x: &Variable<O::Tensor>,
+    adapters: AdapterUse,
+    block: &Block<O>,
+    gradient: O::Tensor,
+) -> Result<Option<O::Tensor>> {
+    const INPUT: GradientIndex = 0;
+    let mut graph = Graph::recording(ops, parameters).with_adapters(adapters);
+    let input = Variable { value: x.value.clone(), gradient: x.gradient.map(|_| INPUT) };
+    if let Some(tape) = &mut graph.tape {
+        tape.gradient_count = INPUT + 1;
+    }
+    let output = block(&mut graph, &input)?.gradient;
+    let Some(tape) = graph.tape else { return Ok(None) };
+    let mut gradients = Gradients((0..tape.gradient_count).map(|_| None).collect());
+    gradients.add(ops, output, gradient)?;
+    tape.walk(ops, parameters, &mut gradients)?;
+    Ok(gradients.0[INPUT].take())
 }
 
 impl<T: Clone> AttentionNode<T> {

@@ -53,7 +53,12 @@ impl Session {
         interrupt::watch();
         let adapters = self.config.training.lora.settings(self.config.seed);
         let backend = self.backend.as_ref();
-        Ok(models::load_policy(backend, &self.config, path, adapters.as_ref(), &self.display)?)
+        let mut policy =
+            models::load_policy(backend, &self.config, path, adapters.as_ref(), &self.display)?;
+        policy
+            .recompute_activations(self.config.training.recompute_activations)
+            .map_err(|error| self.blame_backend(error.into()))?;
+        Ok(policy)
     }
 
     /// Starts a stage of `total` units.

@@ -31,6 +31,9 @@ pub struct TrainingTable {
     pub global_batch_size: usize,
     /// Most tokens that go through the policy at once. Changes memory and speed, not the result.
     pub micro_batch_tokens: usize,
+    /// Keep only what enters each layer for the backward pass, and compute the rest again: less memory
+    /// for more time, and the same result.
+    pub recompute_activations: bool,
     /// The optimiser and its constants.
     pub optimizer: Optimizer,
     /// Peak learning rate.
@@ -126,6 +129,7 @@ impl Default for TrainingTable {
             planned_epochs: None,
             global_batch_size: 64,
             micro_batch_tokens: 1024,
+            recompute_activations: false,
             optimizer: Optimizer::default(),
             learning_rate: 5e-7,
             schedule: ScheduleShape::default(),

@@ -385,6 +385,19 @@ pub trait Policy {
     /// When there was no forward pass, the lengths differ, or the computation fails.
     fn backward(&mut self, coefficients: &[f64]) -> Result<(), PluginError>;
 
+    /// Whether training keeps less for the backward pass and computes it again when it is needed: less
+    /// memory for more time, and the same gradients.
+    ///
+    /// # Errors
+    /// When this policy cannot.
+    fn recompute_activations(&mut self, recompute: bool) -> Result<(), PluginError> {
+        match recompute {
+            true => Err(PluginError::unsupported("this backend does not recompute activations")
+                .with_hint("set training.recompute_activations = false")),
+            false => Ok(()),
+        }
+    }
+
     /// Starts training afresh: gradients and optimiser state are cleared.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use crate::lora::{AdapterValues, TARGET_MODULES, merge};
 use crate::model::DecoderModel;
 use crate::ops::Ops;
 
-fn settings() -> LoraSettings {
+pub(super) fn settings() -> LoraSettings {
     LoraSettings {
         rank: 3,
         alpha: 6.0,

@@ -96,7 +96,7 @@ pub struct UpdateRule {
 ///
 /// Tensors are immutable and cheap to clone. `rows` and index arguments are always within bounds:
 /// the callers in this crate check what comes from outside.
-pub trait Ops {
+pub trait Ops: 'static {
     /// An activation, rank 2.
     type Tensor: Clone;
     /// A weight with its gradient and optimiser state, changed in place.
