@@ -183,8 +183,8 @@ fn keys_are_sent_and_never_shown_or_stored() {
     require_secrecy(&output, KEY);
     std::fs::remove_file(&file).unwrap();
 
-    assert_eq!(holding(directory.path(), KEY), [PathBuf::new(); 0]);
-    assert_eq!(holding(directory.path(), wrong), [PathBuf::new(); 0]);
+    assert_eq!(holding(directory.path(), KEY), Vec::<PathBuf>::new());
+    assert_eq!(holding(directory.path(), wrong), Vec::<PathBuf>::new());
 }
 
 #[test]

@@ -106,7 +106,7 @@ impl Backend for CandleBackend {
     }
 }
 
-sppo_core::register_backend!(CandleBackend);
+sppo_core::export_backend!(CandleBackend);
 
 #[cfg(test)]
 mod tests {

@@ -136,7 +136,7 @@ impl Backend for TchBackend {
     }
 }
 
-sppo_core::register_backend!(TchBackend);
+sppo_core::export_backend!(TchBackend);
 
 #[cfg(test)]
 mod tests {

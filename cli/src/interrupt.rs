@@ -3,8 +3,14 @@
 use std::io::Write;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sppo_core::plugin::{PluginAtWork, plugin_at_work};
 
 use crate::exit_code::ExitCode;
+
+/// A plugin that asks now and then is done by then.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 static WATCHING: Once = Once::new();
@@ -25,9 +31,27 @@ fn set_handler() {
             std::io::stderr(),
             "\nstopping as soon as the work so far is safe; press Ctrl-C again to stop at once"
         );
+        // Fails only where no thread is to be had; then nobody is told.
+        let _ = std::thread::Builder::new().name("patience".into()).spawn(name_who_is_waited_for);
     });
     if let Err(error) = outcome {
         tracing::warn!("Ctrl-C will stop at once: {error}");
+    }
+}
+
+/// Says which plugin the program waits for, when it waits for long.
+fn name_who_is_waited_for() {
+    std::thread::sleep(PATIENCE);
+    if let Some(PluginAtWork { plugin, has_noticed }) = plugin_at_work() {
+        let why = if has_noticed {
+            "knows that it should stop, and goes on"
+        } else {
+            "does not ask whether it should stop"
+        };
+        let _ = writeln!(
+            std::io::stderr(),
+            "still waiting: {plugin} {why}; press Ctrl-C again to stop at once"
+        );
     }
 }
 

@@ -19,6 +19,7 @@ use sppo_backend_candle as _;
 #[cfg(feature = "tch")]
 use sppo_backend_tch as _;
 use sppo_oracle_http as _;
+use sppo_oracle_mixture as _;
 use sppo_oracle_rules as _;
 
 use args::Arguments;
@@ -29,6 +30,7 @@ fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
     let terminal = Terminal::new(&arguments.terminal);
     logging::start(&arguments.terminal, &terminal);
+    output::keep_for_data();
     let outcome = failure::catch_bugs(|| commands::dispatch(arguments.command, &terminal));
     match outcome {
         Ok(()) => ExitCode::Success.into(),

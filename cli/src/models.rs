@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use sppo_core::config::Config;
-use sppo_core::observer::{Event, Observer, Stage, StageHost};
+use sppo_core::observer::{Event, Observer, PluginServices, SilentObserver, Stage, StageHost};
 use sppo_core::plugin::{
-    Backend, LoraSettings, ModelSpec, Oracle, Policy, create_backend, create_oracle, oracles,
+    Backend, LoraSettings, ModelSpec, Oracle, PluginKind, PluginRegistry, Policy,
 };
 use sppo_core::records::Prompt;
 use sppo_core::{Error, Result as CoreResult};
@@ -17,23 +17,45 @@ use crate::failure::{Failure, Result};
 use crate::prompts;
 use crate::terminal::Terminal;
 
+/// The plugins at hand. Libraries that were named must be of use.
+pub(crate) fn plugins(config: &Config) -> CoreResult<PluginRegistry> {
+    let plugins = PluginRegistry::discover(&config.plugins)?;
+    plugins.check_named()?;
+    Ok(plugins)
+}
+
 /// The backend that the settings name.
-pub(crate) fn backend(config: &Config) -> CoreResult<Box<dyn Backend>> {
-    create_backend(&config.backend.name, config.backend.chosen_settings())
+pub(crate) fn backend(plugins: &PluginRegistry, config: &Config) -> CoreResult<Box<dyn Backend>> {
+    plugins.create_backend(&config.backend.name, config.backend.chosen_settings())
 }
 
 /// The oracle that the settings name.
-pub(crate) fn oracle(config: &Config) -> CoreResult<Box<dyn Oracle>> {
-    create_oracle(&config.oracle.name, config.oracle.chosen_settings())
+pub(crate) fn oracle(plugins: &PluginRegistry, config: &Config) -> CoreResult<Box<dyn Oracle>> {
+    plugins.create_oracle(&config.oracle.name, config.oracle.chosen_settings())
+}
+
+/// The oracle that the settings name, ready to judge.
+pub(crate) fn ready_oracle(services: PluginServices<'_>) -> CoreResult<Box<dyn Oracle>> {
+    let config = services.config;
+    let mut oracle = oracle(services.plugins, config)?;
+    let host = StageHost::new(&SilentObserver, services, 0, 1);
+    oracle.prepare(&host).map_err(|error| {
+        Error::from(error).from_plugin(format_args!("oracle `{}`", config.oracle.name))
+    })?;
+    Ok(oracle)
 }
 
 /// Who judges, for the record: name, version, and what the oracle says of itself.
-pub(crate) fn describe_oracle(config: &Config, oracle: &dyn Oracle) -> String {
+pub(crate) fn describe_oracle(
+    plugins: &PluginRegistry,
+    config: &Config,
+    oracle: &dyn Oracle,
+) -> String {
     let name = &config.oracle.name;
-    let version = oracles()
-        .into_iter()
-        .find(|entry| entry.manifest.name == name)
-        .map_or(String::new(), |entry| format!(" {}", entry.manifest.version));
+    let found = plugins.find(PluginKind::Oracle, name).ok();
+    let version = found
+        .and_then(|entry| entry.manifest())
+        .map_or(String::new(), |manifest| format!(" {}", manifest.version));
     match oracle.identity() {
         Some(identity) => format!("{name}{version} ({identity})"),
         None => format!("{name}{version}"),
@@ -70,7 +92,7 @@ pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
 /// Loads a model for sampling and training: of all its weights, or of these adapters.
 pub(crate) fn load_policy(
     backend: &dyn Backend,
-    config: &Config,
+    services: PluginServices<'_>,
     path: PathBuf,
     adapters: Option<&LoraSettings>,
     observer: &dyn Observer,
@@ -78,13 +100,13 @@ pub(crate) fn load_policy(
     let started = std::time::Instant::now();
     observer.event(Event::StageStarted { stage: Stage::Load, total: 1, unit: "model" });
     let model = ModelSpec { path };
-    let host = StageHost::new(observer, Some(backend), 0, 1);
+    let host = StageHost::new(observer, services, 0, 1);
     let loaded = match adapters {
         Some(adapters) => backend.load_adapted_policy(&model, adapters, &host),
         None => backend.load_policy(&model, &host),
     };
     let policy = loaded.map_err(|error| {
-        Error::from(error).from_plugin(format_args!("backend `{}`", config.backend.name))
+        Error::from(error).from_plugin(format_args!("backend `{}`", services.config.backend.name))
     })?;
     observer.event(Event::StageFinished {
         elapsed: started.elapsed(),

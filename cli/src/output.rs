@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde::Serialize;
 use sppo_core::Error;
@@ -12,10 +13,40 @@ use tempfile::TempPath;
 use crate::args::ReportArguments;
 use crate::failure::{Failure, Result};
 
+/// Standard output, out of reach of everyone but this module.
+static DATA: OnceLock<File> = OnceLock::new();
+
+/// From now on, what others write to standard output goes to standard error: a plugin that prints must
+/// not spoil the data.
+#[cfg(unix)]
+pub(crate) fn keep_for_data() {
+    use std::os::fd::AsFd;
+    let Ok(data) = io::stdout().as_fd().try_clone_to_owned() else { return };
+    // SAFETY: both descriptors are open, and the one that is replaced stays open as `data`.
+    if unsafe { libc::dup2(libc::STDERR_FILENO, libc::STDOUT_FILENO) } >= 0 {
+        // Only a second call could fail, and there is none.
+        let _ = DATA.set(data.into());
+    }
+}
+
+/// Nothing is kept apart here.
+#[cfg(not(unix))]
+pub(crate) fn keep_for_data() {}
+
+fn with_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let written = match DATA.get() {
+        Some(mut data) => write(&mut data),
+        None => {
+            let mut stdout = io::stdout().lock();
+            write(&mut stdout).and_then(|()| stdout.flush())
+        }
+    };
+    written.map_err(Failure::Output)
+}
+
 /// Writes text to standard output.
 pub(crate) fn text(text: &str) -> Result<()> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::Output)
+    with_stdout(|stdout| stdout.write_all(text.as_bytes()))
 }
 
 /// Writes one line to standard output.
@@ -101,10 +132,7 @@ impl RowsTo {
         }
         if let Self::Stdout(path) = &self {
             let mut file = File::open(path).map_err(Failure::Output)?;
-            let mut stdout = io::stdout().lock();
-            io::copy(&mut file, &mut stdout)
-                .and_then(|_| stdout.flush())
-                .map_err(Failure::Output)?;
+            with_stdout(|stdout| io::copy(&mut file, stdout).map(|_| ()))?;
         }
         Ok(())
     }

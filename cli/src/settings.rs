@@ -1,6 +1,6 @@
 //! From what was typed to the settings of a run: flags become a layer of the configuration.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sppo_core::config::{Config, Layers, Override, Resolved};
 use sppo_core::{Error, Result};
@@ -43,18 +43,28 @@ impl Flags {
         Ok(())
     }
 
+    /// A setting that is a list of paths, which hold from every directory, if any was given.
+    fn set_paths(&mut self, flag: &str, key: &str, paths: &[PathBuf]) -> Result<()> {
+        let text = |path: &PathBuf| {
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            path_text(flag, &path).map(toml::Value::from)
+        };
+        let values = paths.iter().map(text).collect::<Result<Vec<_>>>()?;
+        self.set(flag, key, (!values.is_empty()).then_some(values))
+    }
+
     /// A setting that is a path.
     pub(crate) fn set_path(&mut self, flag: &str, key: &str, path: Option<&Path>) -> Result<()> {
-        let text = path
-            .map(|path| {
-                path.to_str().ok_or_else(|| {
-                    Error::configuration(flag, format!("{} is not UTF-8", path.display()))
-                        .with_hint("rename the file or directory")
-                })
-            })
-            .transpose()?;
+        let text = path.map(|path| path_text(flag, path)).transpose()?;
         self.set(flag, key, text)
     }
+}
+
+fn path_text<'a>(flag: &str, path: &'a Path) -> Result<&'a str> {
+    path.to_str().ok_or_else(|| {
+        Error::configuration(flag, format!("{} is not UTF-8", path.display()))
+            .with_hint("rename the file or directory")
+    })
 }
 
 impl SettingsArguments {
@@ -95,7 +105,7 @@ impl SettingFlags for SettingsArguments {
         for assignment in &self.set {
             flags.0.push(Override::parse("--set", assignment)?);
         }
-        Ok(())
+        flags.set_paths("--plugin", "plugins.files", &self.plugin)
     }
 }
 

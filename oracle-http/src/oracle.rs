@@ -128,7 +128,7 @@ impl Oracle for HttpOracle {
     }
 }
 
-sppo_core::register_oracle!(HttpOracle);
+sppo_core::export_oracle!(HttpOracle);
 
 impl HttpOracle {
     /// Opens the cache. Not before it is needed: a plan leaves nothing behind.

@@ -1,6 +1,6 @@
 //! Every configuration of the documentation is one that works.
 
-use sppo_core::plugin::{create_oracle, oracles};
+use sppo_core::plugin::{PluginKind, PluginRegistry, create_oracle};
 use sppo_oracle_http as _;
 
 #[test]
@@ -53,8 +53,9 @@ fn wrong_settings_are_refused_with_their_key() {
 
 #[test]
 fn every_setting_is_described() {
-    let entry = oracles().into_iter().find(|entry| entry.manifest.name == "http").unwrap();
-    let schema = (entry.config_schema)();
+    let plugins = PluginRegistry::embedded();
+    let entry = plugins.find(PluginKind::Oracle, "http").unwrap();
+    let schema = plugins.config_schema(entry).unwrap();
     fn check(schema: &serde_json::Value, path: &str) {
         let properties = schema.get("properties").and_then(serde_json::Value::as_object);
         for (name, property) in properties.into_iter().flatten() {

@@ -1,9 +1,12 @@
 //! Durable writes, and words for what the operating system refuses.
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
@@ -53,6 +56,26 @@ fn remedy(error: &io::Error) -> Option<&'static str> {
         }
         _ => None,
     }
+}
+
+/// A file's size in bytes and its SHA-256 in hexadecimal.
+pub(crate) fn size_and_sha256(path: &Path) -> io::Result<(u64, String)> {
+    const BUFFER_BYTES: usize = 1 << 20;
+    let mut file = File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut bytes = 0;
+    loop {
+        let count = file.read(&mut buffer)?;
+        let Some(chunk) = buffer.get(..count).filter(|chunk| !chunk.is_empty()) else { break };
+        hasher.update(chunk);
+        bytes += count as u64;
+    }
+    let sha256 = hasher.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    });
+    Ok((bytes, sha256))
 }
 
 /// Creates a directory and its missing parents.

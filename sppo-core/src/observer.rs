@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::plugin::{Backend, Host, ModelSpec, PluginError, Scorer};
+use crate::config::Config;
+use crate::error::Error;
+use crate::plugin::{
+    Backend, Host, ModelSpec, Oracle, PluginError, PluginErrorKind, PluginRegistry, Scorer,
+};
 use crate::records::Rollout;
 use crate::stages::length_statistics;
 use crate::statistics::Interval;
@@ -176,25 +180,35 @@ impl Observer for SilentObserver {
     fn event(&self, _event: Event<'_>) {}
 }
 
+/// What plugins may use of one another.
+#[derive(Clone, Copy)]
+pub struct PluginServices<'a> {
+    /// The run's backend, if there is one.
+    pub backend: Option<&'a dyn Backend>,
+    /// All plugins by name.
+    pub plugins: &'a PluginRegistry,
+    /// The settings that they get.
+    pub config: &'a Config,
+}
+
 /// The host that plugins see during one stage: their progress is added to what the stage has done.
 pub struct StageHost<'a> {
     observer: &'a dyn Observer,
-    backend: Option<&'a dyn Backend>,
+    services: PluginServices<'a>,
     completed_before: u64,
     total: u64,
 }
 
 impl<'a> StageHost<'a> {
-    /// A host for one call within a stage of `total` units, `completed_before` of them already done;
-    /// `backend` serves scorers.
+    /// A host for one call within a stage of `total` units, `completed_before` of them already done.
     #[must_use]
     pub fn new(
         observer: &'a dyn Observer,
-        backend: Option<&'a dyn Backend>,
+        services: PluginServices<'a>,
         completed_before: u64,
         total: u64,
     ) -> Self {
-        Self { observer, backend, completed_before, total }
+        Self { observer, services, completed_before, total }
     }
 }
 
@@ -213,9 +227,30 @@ impl Host for StageHost<'_> {
     }
 
     fn scorer(&self, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
-        match self.backend {
+        match self.services.backend {
             Some(backend) => backend.load_scorer(model, self),
             None => Err(PluginError::unsupported("this command runs without a backend")),
         }
     }
+
+    fn scorer_on(&self, backend: &str, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
+        let PluginServices { plugins, config, .. } = self.services;
+        let settings = config.backend.settings_of(backend);
+        plugins.create_backend(backend, settings).map_err(told_to_plugin)?.load_scorer(model, self)
+    }
+
+    fn oracle(&self, name: &str) -> Result<Box<dyn Oracle>, PluginError> {
+        let PluginServices { plugins, config, .. } = self.services;
+        plugins.create_oracle(name, config.oracle.settings_of(name)).map_err(told_to_plugin)
+    }
+}
+
+/// An error about another plugin, as the plugin that asked for it sees it.
+fn told_to_plugin(error: Error) -> PluginError {
+    let kind = match &error {
+        Error::Plugin { source, .. } => source.kind,
+        _ => PluginErrorKind::Configuration,
+    };
+    let hint = error.hint().map(String::from);
+    PluginError { kind, message: error.to_string(), hint }
 }

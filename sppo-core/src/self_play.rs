@@ -26,8 +26,8 @@ pub use prompt_set::PromptSet;
 use crate::config::{Config, ReferenceLogProbs};
 use crate::datasets::write_generated;
 use crate::error::Result;
-use crate::observer::{Event, IterationReport, Observer, Stage};
-use crate::plugin::{Backend, ModelSpec, Oracle, Policy};
+use crate::observer::{Event, IterationReport, Observer, PluginServices, Stage};
+use crate::plugin::{Backend, ModelSpec, Oracle, PluginRegistry, Policy};
 use crate::records::{Judgment, Rollout, TrainingExample};
 use crate::run_directory::RunDirectory;
 use crate::selection::SkipCounts;
@@ -41,6 +41,8 @@ pub struct Game<'a> {
     pub backend: &'a dyn Backend,
     /// Judges the answers.
     pub oracle: &'a mut dyn Oracle,
+    /// What these two may use.
+    pub plugins: &'a PluginRegistry,
     /// The model that self-play starts from.
     pub starting_model: PathBuf,
     /// The prompts.
@@ -66,6 +68,12 @@ pub fn self_play(game: Game<'_>, run: &mut RunDirectory) -> Result<Vec<Iteration
         reports.push(report);
     }
     Ok(reports)
+}
+
+impl<'a> Game<'a> {
+    fn services(&self) -> PluginServices<'a> {
+        PluginServices { backend: Some(self.backend), plugins: self.plugins, config: self.config }
+    }
 }
 
 struct SelfPlay<'a, 'r> {
@@ -120,7 +128,7 @@ impl SelfPlay<'_, '_> {
         let mut rollouts: Vec<Rollout> = Vec::with_capacity(prompts.len());
         for (shard, prompts) in prompts.chunks(config.sampling.prompts_per_shard).enumerate() {
             rollouts.extend(self.table(&Names::rollouts(iteration, shard), |play| {
-                let host = meter.host(play.game.backend);
+                let host = meter.host(play.game.services());
                 stages::sample(play.policy_after(iteration - 1)?, prompts, &pass, &host)
             })?);
             meter.advance(prompts.len() as u64 * tokens_per_prompt);
@@ -143,7 +151,7 @@ impl SelfPlay<'_, '_> {
         let mut judgments: Vec<Judgment> = Vec::with_capacity(rollouts.len());
         for (shard, rollouts) in rollouts.chunks(config.sampling.prompts_per_shard).enumerate() {
             judgments.extend(self.table(&Names::judgments(iteration, shard), |play| {
-                let host = meter.host(play.game.backend);
+                let host = meter.host(play.game.services());
                 let comparisons: Vec<_> = rollouts.iter().map(stages::comparison).collect();
                 let judged = stages::judge(play.game.oracle, &comparisons, &settings, &host)
                     .map_err(|error| {
@@ -308,7 +316,7 @@ impl SelfPlay<'_, '_> {
         let meter = StageMeter::start(self.game.observer, Stage::Load, 1, "model");
         let model = ModelSpec { path };
         let (backend, config) = (self.game.backend, self.game.config);
-        let host = meter.host(backend);
+        let host = meter.host(self.game.services());
         let mut policy = match config.training.lora.settings(config.seed) {
             Some(adapters) => backend.load_adapted_policy(&model, &adapters, &host)?,
             None => backend.load_policy(&model, &host)?,

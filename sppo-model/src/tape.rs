@@ -35,24 +35,22 @@ impl<T> Variable<T> {
 /// An op, its operands, and what its backward needs.
 enum Operation<O: Ops> {
     Embedding { table: ParameterId, tokens: Arc<[u32]> },
-    Linear { x: Variable<T>, weight: ParameterId, bias: Option<ParameterId> },
-    RmsNorm { x: Variable<T>, weight: ParameterId, epsilon: f32, offset: f32 },
+    Linear { x: Value<O>, weight: ParameterId, bias: Option<ParameterId> },
+    RmsNorm { x: Value<O>, weight: ParameterId, epsilon: f32, offset: f32 },
     Rotary { x: GradientIndex, positions: Arc<[u32]>, frequencies: Arc<RotaryFrequencies> },
-    Attention(Box<AttentionNode<T>>),
-    GatedActivation { gate: Variable<T>, up: Variable<T>, activation: Activation },
+    Attention(Box<AttentionNode<O::Tensor>>),
+    GatedActivation { gate: Value<O>, up: Value<O>, activation: Activation },
     Add { a: Option<GradientIndex>, b: Option<GradientIndex> },
     Scale { x: GradientIndex, factor: f32 },
     SelectRows { x: GradientIndex, rows: Arc<[u32]>, row_count: usize },
     Dropout { x: GradientIndex, probability: f32, seed: u64 },
-    Recomputed { x: Variable<O::Tensor>, adapters: AdapterUse, block: Block<O> },
+    Recomputed { x: Value<O>, adapters: AdapterUse, block: Block<O> },
 }
 
+type Value<O> = Variable<<O as Ops>::Tensor>;
+
 /// Ops that are run once without a recording, and once more when their backward pass comes.
-type Block<O> = Box<
-    dyn Fn(&mut Graph<'_, O>, &Variable<<O as Ops>::Tensor>) -> Result<Variable<<O as Ops>::Tensor>>
-        + Send
-        + Sync,
->;
+type Block<O> = Box<dyn Fn(&mut Graph<'_, O>, &Value<O>) -> Result<Value<O>> + Send + Sync>;
 
 struct AttentionNode<T> {
     operands: [Variable<T>; 3],
@@ -320,12 +318,9 @@ impl<'a, O: Ops> Graph<'a, O> {
     /// pass comes: less memory for more time, and the same gradients.
     pub fn recomputed(
         &mut self,
-        x: &Variable<O::Tensor>,
-        block: impl Fn(&mut Graph<'_, O>, &Variable<O::Tensor>) -> Result<Variable<O::Tensor>>
-        + Send
-        + Sync
-        + 'static,
-    ) -> Result<Variable<O::Tensor>> {
+        x: &Value<O>,
+        block: impl Fn(&mut Graph<'_, O>, &Value<O>) -> Result<Value<O>> + Send + Sync + 'static,
+    ) -> Result<Value<O>> {
         if self.tape.is_none() {
             return block(self, x);
         }

@@ -326,8 +326,8 @@ fn gguf_of_fixture(family: Family) -> GgufBuilder {
     add_tokenizer(&mut file, name);
     for (name, data) in tensors(&checkpoint) {
         let values: Vec<f32> = match &name {
-            name if family == Family::Llama && name.contains("q_proj")
-                || family == Family::Llama && name.contains("k_proj") =>
+            name if family == Family::Llama
+                && (name.contains("q_proj") || name.contains("k_proj")) =>
             {
                 interleave_heads(&data.values)
             }

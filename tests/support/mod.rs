@@ -8,7 +8,8 @@ use std::process::{Command, Output};
 /// The binary under test, without a user's environment.
 pub(crate) fn sppo() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sppo"));
-    command.env_remove("SPPO_LOG").env("NO_COLOR", "1");
+    command.env_remove("SPPO_LOG").env_remove("SPPO_PLUGIN_PATH").env("NO_COLOR", "1");
+    command.env("SPPO_DATA_DIRECTORY", fixture("no-user-data"));
     command
 }
 
@@ -55,4 +56,14 @@ pub(crate) fn small_run(directory: &Path, name: &str) -> Command {
         .args(["--set", "training.commit_every_steps=1"])
         .args(["--set", "evaluation.samples_per_prompt=1"]);
     command
+}
+
+/// The library of a crate of this workspace, as cargo has built it beside the tests.
+pub(crate) fn library(crate_name: &str) -> PathBuf {
+    use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
+    let file = format!("{DLL_PREFIX}{}{DLL_SUFFIX}", crate_name.replace('-', "_"));
+    let test = std::env::current_exe().expect("a test has a file");
+    let path = test.parent().expect("a file lies in a directory").join(file);
+    assert!(path.is_file(), "{} was not built", path.display());
+    path
 }

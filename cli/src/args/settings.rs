@@ -18,6 +18,9 @@ pub(crate) struct SettingsArguments {
     /// One setting, for instance training.eta=100; `sppo config schema` describes all
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
+    /// A library with plugins; may be given several times
+    #[arg(long, value_name = "FILE", help_heading = "Plugins")]
+    pub(crate) plugin: Vec<PathBuf>,
 }
 
 /// The presets.

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum, value_parser};
 use clap_complete::Shell;
 
-use super::{BackendArguments, OracleArguments, ReportArguments, SettingsArguments};
+use super::{
+    BackendArguments, ModelArguments, OracleArguments, ReportArguments, SettingsArguments,
+};
 
 /// Self-play on a small game, exactly, beside the theorem's bound
 ///
@@ -77,26 +79,76 @@ pub(crate) struct MergeArguments {
 }
 
 /// The backends and oracles at hand
+///
+/// Plugins are looked for in the files and directories that are named here or in a configuration file
+/// (`plugins.files`, `plugins.path`), in the directories of SPPO_PLUGIN_PATH, among those that
+/// `sppo plugin add` added, among the built-in ones, and beside the program. The first of a name counts.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct PluginArguments {
+    /// A TOML file with settings; may be given several times, the later wins
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) config: Vec<PathBuf>,
+    /// A library with plugins; may be given several times
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) plugin: Vec<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: PluginCommand,
 }
 
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum PluginCommand {
-    /// List all plugins
+    /// List all plugins, without opening one
     List {
         #[command(flatten)]
         report: ReportArguments,
     },
     /// Describe a plugin and its settings
     Info {
+        /// The plugin's name, or its library
+        #[arg(value_name = "PLUGIN", id = "named_plugin")]
+        plugin: String,
+        #[command(flatten)]
+        report: ReportArguments,
+    },
+    /// Print the JSON Schema of a plugin's settings
+    Schema {
+        /// The plugin's name, or its library
+        #[arg(value_name = "PLUGIN", id = "named_plugin")]
+        plugin: String,
+    },
+    /// Check that a plugin does what every plugin of its kind must
+    Check {
+        /// The plugin's name, or its library
+        #[arg(value_name = "PLUGIN", id = "named_plugin")]
+        plugin: String,
+        /// One setting of the plugin, for instance oracle.my-oracle.target_words=40
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        settings: Vec<String>,
+        #[command(flatten)]
+        model: ModelArguments,
+        #[command(flatten)]
+        report: ReportArguments,
+    },
+    /// Write a crate with an oracle, to start from
+    New {
+        /// Where to write it; the oracle is called as the directory
+        #[arg(value_name = "DIRECTORY")]
+        directory: PathBuf,
+        /// The source of sppo-core to build with [default: that of this program]
+        #[arg(long, value_name = "DIRECTORY")]
+        sppo_core: Option<PathBuf>,
+    },
+    /// Have a plugin found by its name from now on, as long as its file stays as it is
+    Add {
+        /// The plugin's library, which stays where it is
+        #[arg(value_name = "FILE")]
+        library: PathBuf,
+    },
+    /// Forget a plugin that was added; its file stays
+    Remove {
         /// The plugin's name
         #[arg(value_name = "NAME")]
         name: String,
-        #[command(flatten)]
-        report: ReportArguments,
     },
 }
 

@@ -57,7 +57,7 @@ pub(super) fn eval(arguments: &EvalArguments, terminal: &Terminal) -> Result<()>
     let flags =
         Flags::of(&[&arguments.settings, &arguments.backend, &arguments.oracle, arguments])?;
     let session = Session::open(arguments.settings.resolve(flags)?.config, terminal)?;
-    let mut oracle = models::oracle(&session.config)?;
+    let mut oracle = session.oracle()?;
     let file = session.config.prompts.held_out.clone();
     let prompts = prompts::held_out(file.as_deref())?;
 
@@ -82,7 +82,7 @@ pub(super) fn eval(arguments: &EvalArguments, terminal: &Terminal) -> Result<()>
         prompts: prompts::source(file.as_deref()),
         prompt_count: prompts.len(),
         samples_per_prompt: samples_per_prompt(&arguments.sampling, evaluation.samples_per_prompt)?,
-        oracle: models::describe_oracle(&session.config, oracle.as_ref()),
+        oracle: session.describe_oracle(oracle.as_ref()),
         win_rate: bootstrap_mean_interval(
             &win_rates,
             evaluation.bootstrap_resamples,

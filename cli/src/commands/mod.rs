@@ -33,7 +33,7 @@ pub(crate) fn dispatch(command: Command, terminal: &Terminal) -> Result<()> {
         Command::Sample(arguments) => sample::sample(&arguments, terminal),
         Command::Bench(arguments) => bench::bench(&arguments, terminal),
         Command::Game(arguments) => game::game(&arguments, terminal),
-        Command::Plugin(arguments) => plugin::plugin(&arguments.command, terminal),
+        Command::Plugin(arguments) => plugin::plugin(&arguments, terminal),
         Command::Config(arguments) => config::config(&arguments.command),
         Command::Completions(arguments) => completions::completions(&arguments),
         Command::Man(arguments) => man::man(&arguments, terminal),

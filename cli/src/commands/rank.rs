@@ -15,7 +15,6 @@ use super::session::Session;
 use crate::args::RankArguments;
 use crate::failure::Result;
 use crate::interrupt;
-use crate::models;
 use crate::output::RowsTo;
 use crate::settings::Flags;
 use crate::terminal::Terminal;
@@ -28,10 +27,9 @@ pub(super) fn rank(arguments: &RankArguments, terminal: &Terminal) -> Result<()>
     let pairs_to = arguments.pairs.as_deref().map(|path| RowsTo::new(Some(path))).transpose()?;
 
     let session = Session::open(config, terminal)?;
-    let mut oracle =
-        RememberingOracle { inner: models::oracle(&session.config)?, scores: Vec::new() };
+    let mut oracle = RememberingOracle { inner: session.oracle()?, scores: Vec::new() };
     interrupt::watch();
-    let judge_name = models::describe_oracle(&session.config, oracle.inner.as_ref());
+    let judge_name = session.describe_oracle(oracle.inner.as_ref());
     let judged = judge(&session, &mut oracle, &sets)?;
 
     if let Some(pairs_to) = pairs_to {

@@ -4,11 +4,8 @@ use std::cell::RefCell;
 use std::io::{BufRead, IsTerminal};
 
 use serde::Serialize;
-use sppo_core::config::Config;
-use sppo_core::observer::{SilentObserver, StageHost};
-use sppo_core::plugin::{
-    Backend, FinishReason, Message, Oracle, Policy, SamplingParameters, SilentHost,
-};
+use sppo_core::observer::{PluginServices, SilentObserver, StageHost};
+use sppo_core::plugin::{FinishReason, Message, Oracle, Policy, SamplingParameters, SilentHost};
 use sppo_core::records::{Prompt, Response, Rollout};
 use sppo_core::stages::{self, PreferenceSettings, SamplingPass};
 
@@ -63,16 +60,17 @@ struct Manner<'a> {
 /// Picks answers by an oracle's word, as the paper's re-ranking at test time does.
 struct Reranker<'a> {
     oracle: Box<dyn Oracle>,
-    backend: &'a dyn Backend,
+    services: PluginServices<'a>,
     name: String,
     settings: PreferenceSettings,
 }
 
 impl<'a> Reranker<'a> {
-    fn new(config: &Config, backend: &'a dyn Backend) -> Result<Self> {
+    fn new(services: PluginServices<'a>) -> Result<Self> {
+        let config = services.config;
         Ok(Self {
-            oracle: models::oracle(config)?,
-            backend,
+            oracle: models::ready_oracle(services)?,
+            services,
             name: format!("oracle `{}`", config.oracle.name),
             settings: config.preference.settings(),
         })
@@ -81,7 +79,7 @@ impl<'a> Reranker<'a> {
     /// Leaves the answer with the best score; the first of several.
     fn keep_best(&mut self, rollout: &mut Rollout) -> Result<()> {
         let comparison = stages::comparison(rollout);
-        let host = StageHost::new(&SilentObserver, Some(self.backend), 0, 1);
+        let host = StageHost::new(&SilentObserver, self.services, 0, 1);
         let judged = stages::judge(self.oracle.as_mut(), &[comparison], &self.settings, &host)
             .map_err(|error| error.from_plugin(&self.name))?;
         let scores = judged.first().map(|judged| judged.scores.iter().enumerate().rev());
@@ -97,7 +95,10 @@ pub(super) fn sample(arguments: &SampleArguments, terminal: &Terminal) -> Result
     let flags =
         Flags::of(&[&arguments.settings, &arguments.backend, &arguments.oracle, arguments])?;
     let config = arguments.settings.resolve(flags)?.config;
-    let backend = models::backend(&config)?;
+    let plugins = models::plugins(&config)?;
+    let backend = models::backend(&plugins, &config)?;
+    let services =
+        PluginServices { backend: Some(backend.as_ref()), plugins: &plugins, config: &config };
     let mut typed = arguments.sampling.clone();
     typed.max_new_tokens.get_or_insert(DEFAULT_MAX_NEW_TOKENS);
     let manner = Manner {
@@ -108,7 +109,7 @@ pub(super) fn sample(arguments: &SampleArguments, terminal: &Terminal) -> Result
             None => samples_per_prompt(&typed, 1)?,
         },
         best: match arguments.best_of {
-            Some(_) => Some(RefCell::new(Reranker::new(&config, backend.as_ref())?)),
+            Some(_) => Some(RefCell::new(Reranker::new(services)?)),
             None => None,
         },
         rule: config.training.tokenization,
@@ -123,7 +124,8 @@ pub(super) fn sample(arguments: &SampleArguments, terminal: &Terminal) -> Result
     for name in names {
         let path = models::find(name, None, arguments.offline, terminal)?.path;
         models::open(&path)?;
-        let policy = models::load_policy(backend.as_ref(), &config, path, None, &SilentObserver)?;
+        let policy =
+            models::load_policy(backend.as_ref(), services, path, None, &SilentObserver)?;
         speakers.push(Speaker { name: name.clone(), policy, conversation: Vec::new() });
     }
     match &arguments.prompt {

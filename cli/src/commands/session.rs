@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use sppo_core::config::{Config, SamplingTable};
-use sppo_core::observer::{Event, Observer, Stage, StageHost};
-use sppo_core::plugin::{Backend, Policy, SamplingParameters};
+use sppo_core::observer::{Event, Observer, PluginServices, Stage, StageHost};
+use sppo_core::plugin::{Backend, Oracle, PluginRegistry, Policy, SamplingParameters};
 use sppo_core::{Error, Result as CoreResult};
 
 use crate::args::SamplingArguments;
@@ -19,14 +19,40 @@ use crate::terminal::{ProgressDisplay, Terminal};
 pub(crate) struct Session {
     pub(crate) config: Config,
     pub(crate) backend: Box<dyn Backend>,
+    plugins: PluginRegistry,
     pub(crate) display: ProgressDisplay,
     terminal: Terminal,
 }
 
 impl Session {
     pub(crate) fn open(config: Config, terminal: &Terminal) -> Result<Self> {
-        let backend = models::backend(&config)?;
-        Ok(Self { config, backend, display: terminal.progress(), terminal: terminal.clone() })
+        let plugins = models::plugins(&config)?;
+        let backend = models::backend(&plugins, &config)?;
+        Ok(Self {
+            config,
+            backend,
+            plugins,
+            display: terminal.progress(),
+            terminal: terminal.clone(),
+        })
+    }
+
+    fn services(&self) -> PluginServices<'_> {
+        PluginServices {
+            backend: Some(self.backend.as_ref()),
+            plugins: &self.plugins,
+            config: &self.config,
+        }
+    }
+
+    /// The oracle of the settings, ready to judge.
+    pub(crate) fn oracle(&self) -> CoreResult<Box<dyn Oracle>> {
+        models::ready_oracle(self.services())
+    }
+
+    /// Who judges, for the record.
+    pub(crate) fn describe_oracle(&self, oracle: &dyn Oracle) -> String {
+        models::describe_oracle(&self.plugins, &self.config, oracle)
     }
 
     /// Finds the model of the settings, fetching it where that is needed and allowed.
@@ -45,16 +71,17 @@ impl Session {
     /// Loads a model. From now on Ctrl-C asks to stop.
     pub(crate) fn load(&self, path: PathBuf) -> Result<Box<dyn Policy>> {
         interrupt::watch();
-        Ok(models::load_policy(self.backend.as_ref(), &self.config, path, None, &self.display)?)
+        let (backend, services) = (self.backend.as_ref(), self.services());
+        Ok(models::load_policy(backend, services, path, None, &self.display)?)
     }
 
     /// As [`Self::load`], to train what the settings say: all weights, or adapters.
     pub(crate) fn load_for_training(&self, path: PathBuf) -> Result<Box<dyn Policy>> {
         interrupt::watch();
+        let (backend, services) = (self.backend.as_ref(), self.services());
         let adapters = self.config.training.lora.settings(self.config.seed);
-        let backend = self.backend.as_ref();
         let mut policy =
-            models::load_policy(backend, &self.config, path, adapters.as_ref(), &self.display)?;
+            models::load_policy(backend, services, path, adapters.as_ref(), &self.display)?;
         policy
             .recompute_activations(self.config.training.recompute_activations)
             .map_err(|error| self.blame_backend(error.into()))?;
@@ -89,8 +116,8 @@ pub(crate) struct StageMeter<'a> {
 impl StageMeter<'_> {
     /// The host that a plugin sees during its next call.
     pub(crate) fn host(&self) -> StageHost<'_> {
-        let Session { display, backend, .. } = self.session;
-        StageHost::new(display, Some(backend.as_ref()), self.completed.get(), self.total)
+        let services = self.session.services();
+        StageHost::new(&self.session.display, services, self.completed.get(), self.total)
     }
 
     /// Sets what is done so far; fails when the user asked to stop.

@@ -73,13 +73,13 @@ impl VerdictReader {
 
     /// The probability that the answer shown first is better.
     pub(super) fn read(&self, text: &str, positions: &[Position]) -> Result<f64, Invalid> {
-        if let Some(probability) = self.from_log_probs(positions) {
+        if let Some(probability) = self.read_log_probs(positions) {
             return Ok(probability);
         }
         let said = text.rsplit("</think>").next().unwrap_or(text).trim();
-        self.from_label(said)
-            .or_else(|| self.from_brackets(said))
-            .or_else(|| self.from_json(said))
+        self.read_label(said)
+            .or_else(|| self.read_brackets(said))
+            .or_else(|| self.read_json(said))
             .ok_or_else(|| {
                 let excerpt: String = said.chars().take(EXCERPT).collect();
                 Invalid(if excerpt.is_empty() { "an empty reply".into() } else { excerpt })
@@ -89,7 +89,7 @@ impl VerdictReader {
     /// From the first token that is not white space, whose labels' probabilities are set against each
     /// other. As the weighted AlpacaEval annotator does, except that tokens are trimmed, spellings of
     /// one label added, and labels that are hardly considered ignored.
-    fn from_log_probs(&self, positions: &[Position]) -> Option<f64> {
+    fn read_log_probs(&self, positions: &[Position]) -> Option<f64> {
         let position = positions.iter().find(|position| !position.drawn.token.trim().is_empty())?;
         let mut top = position.top_logprobs.clone().unwrap_or_default();
         if !top.iter().any(|candidate| candidate.token == position.drawn.token) {
@@ -109,13 +109,13 @@ impl VerdictReader {
     }
 
     /// A reply that is a label and nothing else, decoration aside.
-    fn from_label(&self, said: &str) -> Option<f64> {
+    fn read_label(&self, said: &str) -> Option<f64> {
         let decoration = |c: char| c.is_whitespace() || "\"'`*_.()[]".contains(c);
         self.share_of_first(said).or_else(|| self.share_of_first(said.trim_matches(decoration)))
     }
 
     /// `[[A]]` anywhere, as MT-bench asks for it, unless there are several that differ.
-    fn from_brackets(&self, said: &str) -> Option<f64> {
+    fn read_brackets(&self, said: &str) -> Option<f64> {
         let marked = said.split("[[").skip(1).filter_map(|rest| rest.split("]]").next());
         let mut shares = marked.filter_map(|label| self.share_of_first(label.trim()));
         let share = shares.next()?;
@@ -123,7 +123,7 @@ impl VerdictReader {
     }
 
     /// A JSON object, whatever stands around it.
-    fn from_json(&self, said: &str) -> Option<f64> {
+    fn read_json(&self, said: &str) -> Option<f64> {
         let object = said.get(said.find('{')?..=said.rfind('}')?)?;
         let fields: Map<String, Value> = serde_json::from_str(object).ok()?;
         self.share_of_first(fields.get(&self.json_field)?.as_str()?.trim())

@@ -39,4 +39,4 @@ impl Oracle for RulesOracle {
     }
 }
 
-sppo_core::register_oracle!(RulesOracle);
+sppo_core::export_oracle!(RulesOracle);

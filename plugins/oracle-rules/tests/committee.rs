@@ -5,8 +5,8 @@ use std::cell::{Cell, RefCell};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use sppo_core::plugin::{
-    Candidate, Comparison, Host, Message, ModelSpec, Oracle, PluginError, PluginErrorKind, Scorer,
-    SilentHost, Verdict, create_oracle, oracles,
+    Candidate, Comparison, Host, Message, ModelSpec, Oracle, PluginError, PluginErrorKind,
+    PluginKind, PluginRegistry, Scorer, SilentHost, Verdict, create_oracle,
 };
 use sppo_oracle_rules::RulesConfig;
 
@@ -44,9 +44,9 @@ fn preference(oracle: &mut dyn Oracle, first: Candidate, second: Candidate) -> f
 
 #[test]
 fn registers_itself_with_a_documented_schema() {
-    let all = oracles();
-    let entry = all.iter().find(|entry| entry.manifest.name == "rules").unwrap();
-    let schema = (entry.config_schema)();
+    let plugins = PluginRegistry::embedded();
+    let entry = plugins.find(PluginKind::Oracle, "rules").unwrap();
+    let schema = plugins.config_schema(entry).unwrap();
     assert_eq!(schema["additionalProperties"], json!(false));
     let criteria = schema["properties"].as_object().unwrap();
     assert_eq!(criteria.len(), 7);

@@ -50,6 +50,8 @@ pub struct Config {
     pub backend: BackendTable,
     /// The judge, and its settings.
     pub oracle: OracleTable,
+    /// Where to look for plugins that are not built in.
+    pub plugins: PluginsTable,
     /// What is answered.
     pub prompts: PromptsTable,
     /// How answers are drawn.
@@ -75,6 +77,7 @@ impl Default for Config {
             seed: 42,
             backend: BackendTable::default(),
             oracle: OracleTable::default(),
+            plugins: PluginsTable::default(),
             prompts: PromptsTable::default(),
             sampling: SamplingTable::default(),
             preference: PreferenceTable::default(),
@@ -107,7 +110,13 @@ impl BackendTable {
     /// The chosen backend's settings; empty when there are none.
     #[must_use]
     pub fn chosen_settings(&self) -> Value {
-        chosen_settings(&self.name, &self.settings)
+        self.settings_of(&self.name)
+    }
+
+    /// The settings of the backend of this name; empty when there are none.
+    #[must_use]
+    pub fn settings_of(&self, name: &str) -> Value {
+        settings_of(name, &self.settings)
     }
 }
 
@@ -133,12 +142,29 @@ impl OracleTable {
     /// The chosen oracle's settings; empty when there are none.
     #[must_use]
     pub fn chosen_settings(&self) -> Value {
-        chosen_settings(&self.name, &self.settings)
+        self.settings_of(&self.name)
+    }
+
+    /// The settings of the oracle of this name; empty when there are none.
+    #[must_use]
+    pub fn settings_of(&self, name: &str) -> Value {
+        settings_of(name, &self.settings)
     }
 }
 
-fn chosen_settings(name: &str, settings: &BTreeMap<String, Value>) -> Value {
+fn settings_of(name: &str, settings: &BTreeMap<String, Value>) -> Value {
     settings.get(name).cloned().unwrap_or_else(|| Value::Object(serde_json::Map::new()))
+}
+
+/// Where to look for plugins that are not built in; after these come `SPPO_PLUGIN_PATH` and the plugins
+/// that `sppo plugin add` added.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PluginsTable {
+    /// Libraries of plugins.
+    pub files: Vec<PathBuf>,
+    /// Directories with such libraries.
+    pub path: Vec<PathBuf>,
 }
 
 /// What is answered.

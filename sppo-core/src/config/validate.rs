@@ -1,9 +1,11 @@
 //! What a well-formed value must also satisfy.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::{Config, ReferenceLogProbs};
-use crate::plugin::{Optimizer, backends, oracles};
+use crate::plugin::{Optimizer, PluginKind, PluginRegistry};
 use crate::stages::TokenizationRule;
 
 /// A setting that makes no sense.
@@ -84,10 +86,22 @@ impl Config {
     }
 
     fn validate_plugins(&self) -> Check {
-        let known: Vec<&str> = backends().iter().map(|entry| entry.manifest.name).collect();
-        plugin_tables("backend", &self.backend.name, &self.backend.settings, &known)?;
-        let known: Vec<&str> = oracles().iter().map(|entry| entry.manifest.name).collect();
-        plugin_tables("oracle", &self.oracle.name, &self.oracle.settings, &known)
+        let (backend, oracle) = (&self.backend, &self.oracle);
+        let mut known = PluginRegistry::embedded();
+        let are_known = |kind, chosen: &str, tables: &BTreeMap<String, Value>| {
+            let names = known.names(kind);
+            tables.keys().all(|name| name == chosen || names.contains(&name.as_str()))
+        };
+        // Libraries are only read when a table is not explained without them.
+        if !are_known(PluginKind::Backend, &backend.name, &backend.settings)
+            || !are_known(PluginKind::Oracle, &oracle.name, &oracle.settings)
+        {
+            known = PluginRegistry::discover(&self.plugins).unwrap_or(known);
+        }
+        let names = known.names(PluginKind::Backend);
+        plugin_tables("backend", &backend.name, &backend.settings, &names)?;
+        let names = known.names(PluginKind::Oracle);
+        plugin_tables("oracle", &oracle.name, &oracle.settings, &names)
     }
 
     fn validate_sampling(&self) -> Check {
@@ -244,7 +258,7 @@ impl Config {
 fn plugin_tables(
     kind: &'static str,
     chosen: &str,
-    tables: &std::collections::BTreeMap<String, Value>,
+    tables: &BTreeMap<String, Value>,
     known: &[&str],
 ) -> Check {
     require(

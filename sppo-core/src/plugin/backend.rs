@@ -138,6 +138,10 @@ impl SequenceBatch {
         Self::default()
     }
 
+    pub(super) fn from_parts(tokens: Vec<u32>, segments: Vec<Segment>) -> Self {
+        Self { tokens, segments }
+    }
+
     /// Adds a prompt (at least one token) and returns its segment index for [`Self::push_response`].
     pub fn push_prompt(&mut self, tokens: &[u32]) -> usize {
         self.push(tokens, None)

@@ -4,8 +4,15 @@
 //! Authors implement ordinary traits over std types. No tensor crosses this boundary: tokens and
 //! text go in, log-probabilities and preferences come out.
 
+#[doc(hidden)]
+pub mod abi;
 mod backend;
+mod calls;
+pub mod conformance;
+mod library;
 mod lora;
+mod macros;
+
 mod oracle;
 mod registry;
 
@@ -14,14 +21,21 @@ pub use backend::{
     Optimizer, Policy, PolicyInfo, SamplingParameters, Scorer, Segment, SequenceBatch, StepReport,
     StepSettings,
 };
+pub use calls::{PluginAtWork, plugin_at_work};
+pub use library::{AddedPlugin, AddedPlugins, SearchStep, Trouble};
 pub use lora::LoraSettings;
 pub use oracle::{Candidate, Comparison, Message, Oracle, Verdict};
 pub use registry::{
-    BackendPlugin, Manifest, OraclePlugin, PluginKind, RegisteredBackend, RegisteredOracle,
-    backends, create_backend, create_oracle, oracles,
+    BackendPlugin, Manifest, OraclePlugin, PluginEntry, PluginKind, PluginRegistry, UsedPlugin,
+    create_backend, create_oracle,
 };
 #[doc(hidden)]
-pub use registry::{deserialize_config, inventory, schema_of};
+pub use registry::{EmbeddedBackend, EmbeddedOracle, deserialize_config, inventory, schema_of};
+
+/// The code in the guide compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/writing-a-plugin.md")]
+mod guide {}
 
 use crate::error::ErrorCategory;
 
@@ -43,6 +57,23 @@ pub trait Host {
     /// # Errors
     /// When the backend cannot serve this model.
     fn scorer(&self, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError>;
+
+    /// As [`Self::scorer`], on another backend, with the settings that the run has for it.
+    ///
+    /// # Errors
+    /// When there is no such backend, or it cannot serve this model.
+    fn scorer_on(&self, backend: &str, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
+        let _ = model;
+        Err(PluginError::unsupported(format!("the backend `{backend}` is not to be had here")))
+    }
+
+    /// Makes another oracle, with the settings that the run has for it (`[oracle.<name>]`).
+    ///
+    /// # Errors
+    /// When there is no such oracle, or its settings are refused.
+    fn oracle(&self, name: &str) -> Result<Box<dyn Oracle>, PluginError> {
+        Err(PluginError::unsupported(format!("the oracle `{name}` is not to be had here")))
+    }
 }
 
 /// A host without a user: nothing is cancelled, nobody watches, there are no scorers.

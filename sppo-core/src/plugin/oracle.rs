@@ -69,6 +69,16 @@ pub enum Verdict {
 
 /// Judges candidates.
 pub trait Oracle {
+    /// Gets ready: called once, before a long run begins, so that whatever is missing (a model, a
+    /// server, another oracle) is found out now and not hours later.
+    ///
+    /// # Errors
+    /// When the oracle could not judge.
+    fn prepare(&mut self, host: &dyn Host) -> Result<(), PluginError> {
+        let _ = host;
+        Ok(())
+    }
+
     /// One verdict for each comparison, in order.
     ///
     /// # Errors

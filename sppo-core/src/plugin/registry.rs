@@ -1,17 +1,30 @@
-//! Finding plugins by name. Built-in ones register themselves at link time.
+//! Finding plugins by name. Built-in ones register themselves at link time; the rest lie in libraries,
+//! which are only opened to make one of their plugins.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::abi::{LoadedBackend, LoadedOracle};
+use super::library::{
+    AddedPlugins, Found, LibraryPlugin, OpenedModule, SearchStep, Trouble, open, search,
+};
 use super::{Backend, Oracle, PluginError};
+use crate::config::PluginsTable;
 use crate::error::{Error, Result};
 
 #[doc(hidden)]
 pub use inventory;
 
 /// What a plugin is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum PluginKind {
     /// Holds and trains the policy.
@@ -20,20 +33,45 @@ pub enum PluginKind {
     Oracle,
 }
 
+impl PluginKind {
+    /// `backend` or `oracle`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Backend => "backend",
+            Self::Oracle => "oracle",
+        }
+    }
+}
+
 /// Who a plugin is, known without running it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Manifest {
     /// What it is.
     pub kind: PluginKind,
     /// The name it is chosen by.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Its own version.
-    pub version: &'static str,
+    pub version: Cow<'static, str>,
+    /// The version of the interface that it was built for.
+    pub interface_version: u32,
     /// What it does, in one line.
-    pub summary: &'static str,
+    pub summary: Cow<'static, str>,
 }
 
-/// An oracle as its author writes it. Export it with [`register_oracle!`](crate::register_oracle).
+impl Manifest {
+    /// As it is called in messages: ``oracle `rules` ``.
+    #[must_use]
+    pub fn label(&self) -> String {
+        label(self.kind, &self.name)
+    }
+}
+
+fn label(kind: PluginKind, name: &str) -> String {
+    format!("{} `{name}`", kind.name())
+}
+
+/// An oracle as its author writes it. Export it with [`export_oracle!`](crate::export_oracle).
 pub trait OraclePlugin: Oracle + Sized + 'static {
     /// The table `[oracle.<name>]`: doc comments become the schema's descriptions; use
     /// `#[serde(default, deny_unknown_fields)]`.
@@ -50,7 +88,7 @@ pub trait OraclePlugin: Oracle + Sized + 'static {
     fn create(config: Self::Config) -> std::result::Result<Self, PluginError>;
 }
 
-/// A backend as its author writes it. Export it with [`register_backend!`](crate::register_backend).
+/// A backend as its author writes it. Export it with [`export_backend!`](crate::export_backend).
 pub trait BackendPlugin: Backend + Sized + 'static {
     /// The table `[backend.<name>]`.
     type Config: DeserializeOwned + JsonSchema;
@@ -66,76 +104,24 @@ pub trait BackendPlugin: Backend + Sized + 'static {
     fn create(config: Self::Config) -> std::result::Result<Self, PluginError>;
 }
 
-/// An oracle in the registry.
-pub struct RegisteredOracle {
-    /// Who it is.
+/// A built-in oracle.
+#[doc(hidden)]
+pub struct EmbeddedOracle {
     pub manifest: Manifest,
-    /// JSON Schema of its settings.
     pub config_schema: fn() -> Value,
-    /// Makes it from its settings.
     pub create: fn(Value) -> std::result::Result<Box<dyn Oracle>, PluginError>,
 }
 
-/// A backend in the registry.
-pub struct RegisteredBackend {
-    /// Who it is.
+/// A built-in backend.
+#[doc(hidden)]
+pub struct EmbeddedBackend {
     pub manifest: Manifest,
-    /// JSON Schema of its settings.
     pub config_schema: fn() -> Value,
-    /// Makes it from its settings.
     pub create: fn(Value) -> std::result::Result<Box<dyn Backend>, PluginError>,
 }
 
-inventory::collect!(RegisteredOracle);
-inventory::collect!(RegisteredBackend);
-
-/// Registers an [`OraclePlugin`] under its name in every program that links it.
-#[macro_export]
-macro_rules! register_oracle {
-    ($oracle:ty) => {
-        $crate::plugin::inventory::submit! {
-            $crate::plugin::RegisteredOracle {
-                manifest: $crate::plugin::Manifest {
-                    kind: $crate::plugin::PluginKind::Oracle,
-                    name: <$oracle as $crate::plugin::OraclePlugin>::NAME,
-                    version: env!("CARGO_PKG_VERSION"),
-                    summary: <$oracle as $crate::plugin::OraclePlugin>::SUMMARY,
-                },
-                config_schema: || {
-                    $crate::plugin::schema_of::<<$oracle as $crate::plugin::OraclePlugin>::Config>()
-                },
-                create: |config| {
-                    let config = $crate::plugin::deserialize_config(config)?;
-                    Ok(Box::new(<$oracle as $crate::plugin::OraclePlugin>::create(config)?))
-                },
-            }
-        }
-    };
-}
-
-/// Registers a [`BackendPlugin`] under its name in every program that links it.
-#[macro_export]
-macro_rules! register_backend {
-    ($backend:ty) => {
-        $crate::plugin::inventory::submit! {
-            $crate::plugin::RegisteredBackend {
-                manifest: $crate::plugin::Manifest {
-                    kind: $crate::plugin::PluginKind::Backend,
-                    name: <$backend as $crate::plugin::BackendPlugin>::NAME,
-                    version: env!("CARGO_PKG_VERSION"),
-                    summary: <$backend as $crate::plugin::BackendPlugin>::SUMMARY,
-                },
-                config_schema: || {
-                    $crate::plugin::schema_of::<<$backend as $crate::plugin::BackendPlugin>::Config>()
-                },
-                create: |config| {
-                    let config = $crate::plugin::deserialize_config(config)?;
-                    Ok(Box::new(<$backend as $crate::plugin::BackendPlugin>::create(config)?))
-                },
-            }
-        }
-    };
-}
+inventory::collect!(EmbeddedOracle);
+inventory::collect!(EmbeddedBackend);
 
 #[doc(hidden)]
 pub fn deserialize_config<T: DeserializeOwned>(
@@ -152,52 +138,369 @@ pub fn schema_of<T: JsonSchema>() -> Value {
     schemars::schema_for!(T).to_value()
 }
 
-/// Every oracle at hand, by name.
-#[must_use]
-pub fn oracles() -> Vec<&'static RegisteredOracle> {
-    let mut all: Vec<_> = inventory::iter::<RegisteredOracle>().collect();
-    all.sort_by_key(|entry| entry.manifest.name);
-    all
-}
-
-/// Every backend at hand, by name.
-#[must_use]
-pub fn backends() -> Vec<&'static RegisteredBackend> {
-    let mut all: Vec<_> = inventory::iter::<RegisteredBackend>().collect();
-    all.sort_by_key(|entry| entry.manifest.name);
-    all
-}
-
-/// Makes the oracle of this name.
+/// Makes a built-in oracle.
 ///
 /// # Errors
 /// When there is none of this name, or its settings are refused.
-pub fn create_oracle(name: &str, config: Value) -> Result<Box<dyn Oracle>> {
-    let all = oracles();
-    let entry = all.iter().find(|entry| entry.manifest.name == name).ok_or_else(|| {
-        unknown_plugin("oracle", name, all.iter().map(|entry| entry.manifest.name))
-    })?;
-    (entry.create)(config)
-        .map_err(|error| Error::from(error).from_plugin(format_args!("oracle `{name}`")))
+pub fn create_oracle(name: &str, settings: Value) -> Result<Box<dyn Oracle>> {
+    PluginRegistry::embedded().create_oracle(name, settings)
 }
 
-/// Makes the backend of this name.
+/// Makes a built-in backend.
 ///
 /// # Errors
 /// When there is none of this name, or its settings are refused.
-pub fn create_backend(name: &str, config: Value) -> Result<Box<dyn Backend>> {
-    let all = backends();
-    let entry = all.iter().find(|entry| entry.manifest.name == name).ok_or_else(|| {
-        unknown_plugin("backend", name, all.iter().map(|entry| entry.manifest.name))
-    })?;
-    (entry.create)(config)
-        .map_err(|error| Error::from(error).from_plugin(format_args!("backend `{name}`")))
+pub fn create_backend(name: &str, settings: Value) -> Result<Box<dyn Backend>> {
+    PluginRegistry::embedded().create_backend(name, settings)
 }
 
-fn unknown_plugin(kind: &str, name: &str, known: impl Iterator<Item = &'static str>) -> Error {
-    let known: Vec<_> = known.collect();
-    Error::configuration(kind, format!("there is no {kind} named `{name}`")).with_hint(format!(
-        "choose one of: {}; `sppo plugin list` describes them",
-        known.join(", ")
-    ))
+/// Where a plugin's code is.
+#[derive(Clone, Debug)]
+enum Code {
+    EmbeddedOracle(&'static EmbeddedOracle),
+    EmbeddedBackend(&'static EmbeddedBackend),
+    Library {
+        path: PathBuf,
+        plugin: LibraryPlugin,
+    },
+    /// In a file of which nothing is known.
+    Unreadable {
+        path: PathBuf,
+    },
+}
+
+impl std::fmt::Debug for EmbeddedOracle {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.manifest.fmt(formatter)
+    }
+}
+
+impl std::fmt::Debug for EmbeddedBackend {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.manifest.fmt(formatter)
+    }
+}
+
+/// A plugin that was found, or a file that should be one.
+#[derive(Clone, Debug)]
+pub struct PluginEntry {
+    code: Code,
+    step: SearchStep,
+    trouble: Option<Trouble>,
+    is_hidden: bool,
+}
+
+impl PluginEntry {
+    /// Who it is; `None` for a file that does not say.
+    #[must_use]
+    pub fn manifest(&self) -> Option<&Manifest> {
+        match &self.code {
+            Code::EmbeddedOracle(oracle) => Some(&oracle.manifest),
+            Code::EmbeddedBackend(backend) => Some(&backend.manifest),
+            Code::Library { plugin, .. } => Some(&plugin.manifest),
+            Code::Unreadable { .. } => None,
+        }
+    }
+
+    /// Its library; `None` for a built-in plugin.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match &self.code {
+            Code::Library { path, .. } | Code::Unreadable { path } => Some(path),
+            Code::EmbeddedOracle(_) | Code::EmbeddedBackend(_) => None,
+        }
+    }
+
+    /// Why it was found.
+    #[must_use]
+    pub fn step(&self) -> SearchStep {
+        self.step
+    }
+
+    /// Why it cannot be used.
+    #[must_use]
+    pub fn trouble(&self) -> Option<&Trouble> {
+        self.trouble.as_ref()
+    }
+
+    /// Whether another plugin of the same kind and name comes first.
+    #[must_use]
+    pub fn is_hidden(&self) -> bool {
+        self.is_hidden
+    }
+
+    fn is(&self, kind: PluginKind, name: &str) -> bool {
+        self.manifest().is_some_and(|manifest| manifest.kind == kind && manifest.name == name)
+    }
+
+    fn name_in_messages(&self) -> String {
+        match (self.manifest(), self.path()) {
+            (Some(manifest), Some(path)) => format!("{} ({})", manifest.label(), path.display()),
+            (Some(manifest), None) => manifest.label(),
+            (None, path) => path.map(|path| path.display().to_string()).unwrap_or_default(),
+        }
+    }
+
+    fn error(&self, trouble: &Trouble) -> Error {
+        let error = PluginError::failed(&trouble.message).with_hint(&trouble.hint);
+        Error::Plugin { plugin: self.name_in_messages(), source: error }
+    }
+}
+
+/// A plugin that this process has used.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UsedPlugin {
+    /// What it is.
+    pub kind: PluginKind,
+    /// The name it was chosen by.
+    pub name: String,
+    /// Its own version.
+    pub version: String,
+    /// SHA-256 of its library, in hexadecimal; `None` for a built-in plugin.
+    pub sha256: Option<String>,
+}
+
+/// All plugins that can be had by name.
+#[derive(Debug, Default)]
+pub struct PluginRegistry {
+    entries: Vec<PluginEntry>,
+    added: AddedPlugins,
+    used: Mutex<BTreeSet<UsedPlugin>>,
+}
+
+impl PluginRegistry {
+    /// The built-in plugins.
+    #[must_use]
+    pub fn embedded() -> Self {
+        let mut registry = Self::default();
+        registry.take_embedded();
+        registry
+    }
+
+    /// The built-in plugins and those in libraries: named files, the configured directories,
+    /// `SPPO_PLUGIN_PATH`, the user's own, then the built-in ones, and at last those beside the
+    /// program. Of two that share a kind and a name, the first counts. No library is opened.
+    ///
+    /// # Errors
+    /// When the list of added plugins cannot be read.
+    pub fn discover(table: &PluginsTable) -> Result<Self> {
+        let added = AddedPlugins::load()?;
+        let mut registry = Self::default();
+        let mut found = search(table, &added).into_iter().peekable();
+        while let Some(library) = found.next_if(|found| found.step < SearchStep::Embedded) {
+            registry.take(library);
+        }
+        registry.take_embedded();
+        found.for_each(|library| registry.take(library));
+        registry.added = added;
+        Ok(registry)
+    }
+
+    fn take_embedded(&mut self) {
+        let mut backends: Vec<_> = inventory::iter::<EmbeddedBackend>().collect();
+        backends.sort_by_key(|backend| &backend.manifest.name);
+        let mut oracles: Vec<_> = inventory::iter::<EmbeddedOracle>().collect();
+        oracles.sort_by_key(|oracle| &oracle.manifest.name);
+        let codes = backends.into_iter().map(Code::EmbeddedBackend);
+        for code in codes.chain(oracles.into_iter().map(Code::EmbeddedOracle)) {
+            self.push(code, SearchStep::Embedded, None);
+        }
+    }
+
+    fn take(&mut self, Found { path, step, content }: Found) {
+        match content {
+            Ok(plugins) => {
+                for plugin in plugins {
+                    let trouble = plugin.trouble.clone();
+                    self.push(Code::Library { path: path.clone(), plugin }, step, trouble);
+                }
+            }
+            Err(trouble) => self.push(Code::Unreadable { path }, step, Some(trouble)),
+        }
+    }
+
+    fn push(&mut self, code: Code, step: SearchStep, trouble: Option<Trouble>) {
+        let mut entry = PluginEntry { code, step, trouble, is_hidden: false };
+        entry.is_hidden = entry
+            .manifest()
+            .is_some_and(|new| self.entries.iter().any(|entry| entry.is(new.kind, &new.name)));
+        self.entries.push(entry);
+    }
+
+    /// All plugins, those that are searched first in front.
+    #[must_use]
+    pub fn entries(&self) -> &[PluginEntry] {
+        &self.entries
+    }
+
+    /// The names of all plugins of a kind.
+    #[must_use]
+    pub fn names(&self, kind: PluginKind) -> Vec<&str> {
+        let of_kind = |entry: &&PluginEntry| {
+            !entry.is_hidden && entry.manifest().is_some_and(|manifest| manifest.kind == kind)
+        };
+        let found = self.entries.iter().filter(of_kind).filter_map(PluginEntry::manifest);
+        let mut names: Vec<&str> = found.map(|manifest| manifest.name.as_ref()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Marks the plugins whose libraries have changed since they were added, which takes reading them.
+    pub fn check_added(&mut self) {
+        for entry in &mut self.entries {
+            if let (None, Code::Library { path, .. }) = (&entry.trouble, &entry.code) {
+                entry.trouble = self.added.check_file(path);
+            }
+        }
+    }
+
+    /// Refuses to go on when a file that was named is of no use.
+    ///
+    /// # Errors
+    /// Says what is wrong with the first such file.
+    pub fn check_named(&self) -> Result<()> {
+        let named = self.entries.iter().filter(|entry| entry.step == SearchStep::Named);
+        for entry in named {
+            if let Some(trouble) = &entry.trouble {
+                return Err(entry.error(trouble));
+            }
+        }
+        Ok(())
+    }
+
+    /// The plugin of this kind and name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn find(&self, kind: PluginKind, name: &str) -> Result<&PluginEntry> {
+        self.entries.iter().find(|entry| entry.is(kind, name)).ok_or_else(|| {
+            let unreadable = self.entries.iter().find(|entry| {
+                let stem = entry.path().and_then(Path::file_stem);
+                entry.manifest().is_none()
+                    && stem.is_some_and(|stem| stem.to_string_lossy().contains(name))
+            });
+            match unreadable {
+                Some(PluginEntry { trouble: Some(trouble), code, .. }) => Error::Plugin {
+                    plugin: label(kind, name),
+                    source: PluginError::failed(format!(
+                        "there is none but {}, which {}",
+                        match code {
+                            Code::Unreadable { path } => path.display().to_string(),
+                            _ => String::new(),
+                        },
+                        trouble.message
+                    ))
+                    .with_hint(&trouble.hint),
+                },
+                _ => Error::configuration(
+                    kind.name(),
+                    format!("there is no {} named `{name}`", kind.name()),
+                )
+                .with_hint(format!(
+                    "choose one of: {}; `sppo plugin list` describes them",
+                    self.names(kind).join(", ")
+                )),
+            }
+        })
+    }
+
+    /// Makes the oracle of this name.
+    ///
+    /// # Errors
+    /// When there is none of this name, it cannot be opened, or its settings are refused.
+    pub fn create_oracle(&self, name: &str, settings: Value) -> Result<Box<dyn Oracle>> {
+        let entry = self.find(PluginKind::Oracle, name)?;
+        let refused = |error| Error::from(error).from_plugin(label(PluginKind::Oracle, name));
+        if let Code::EmbeddedOracle(oracle) = entry.code {
+            self.note_use(entry, None);
+            return (oracle.create)(settings).map_err(refused);
+        }
+        let (module, plugin) = self.opened(entry)?;
+        match module {
+            OpenedModule::Oracle(module) => {
+                let made = module.create()(settings.to_string().as_str().into());
+                Ok(Box::new(LoadedOracle::new(plugin, made).map_err(refused)?))
+            }
+            OpenedModule::Backend(_) => Err(wrong_kind(entry)),
+        }
+    }
+
+    /// Makes the backend of this name.
+    ///
+    /// # Errors
+    /// When there is none of this name, it cannot be opened, or its settings are refused.
+    pub fn create_backend(&self, name: &str, settings: Value) -> Result<Box<dyn Backend>> {
+        let entry = self.find(PluginKind::Backend, name)?;
+        let refused = |error| Error::from(error).from_plugin(label(PluginKind::Backend, name));
+        if let Code::EmbeddedBackend(backend) = entry.code {
+            self.note_use(entry, None);
+            return (backend.create)(settings).map_err(refused);
+        }
+        let (module, plugin) = self.opened(entry)?;
+        match module {
+            OpenedModule::Backend(module) => {
+                let made = module.create()(settings.to_string().as_str().into());
+                Ok(Box::new(LoadedBackend::new(plugin, made).map_err(refused)?))
+            }
+            OpenedModule::Oracle(_) => Err(wrong_kind(entry)),
+        }
+    }
+
+    /// JSON Schema of a plugin's settings. A plugin in a library is opened for it.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn config_schema(&self, entry: &PluginEntry) -> Result<Value> {
+        let text = match entry.code {
+            Code::EmbeddedOracle(oracle) => return Ok((oracle.config_schema)()),
+            Code::EmbeddedBackend(backend) => return Ok((backend.config_schema)()),
+            _ => match self.opened(entry)?.0 {
+                OpenedModule::Oracle(module) => module.config_schema()(),
+                OpenedModule::Backend(module) => module.config_schema()(),
+            },
+        };
+        let text = super::abi::received_text(text)
+            .map_err(|error| Error::from(error).from_plugin(entry.name_in_messages()))?;
+        serde_json::from_str(&text).map_err(|error| {
+            entry.error(&Trouble::new(
+                format!("describes its settings in a way that is not JSON: {error}"),
+                "this is a defect of the plugin: report it to its author",
+            ))
+        })
+    }
+
+    /// Every plugin that was made so far, for whatever purpose.
+    #[must_use]
+    pub fn used(&self) -> Vec<UsedPlugin> {
+        self.lock_used().iter().cloned().collect()
+    }
+
+    fn lock_used(&self) -> std::sync::MutexGuard<'_, BTreeSet<UsedPlugin>> {
+        self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn opened(&self, entry: &PluginEntry) -> Result<(OpenedModule, &'static str)> {
+        if let Some(trouble) = &entry.trouble {
+            return Err(entry.error(trouble));
+        }
+        let Code::Library { path, plugin } = &entry.code else { return Err(wrong_kind(entry)) };
+        let opened = open(path, plugin, &self.added).map_err(|trouble| entry.error(&trouble))?;
+        self.note_use(entry, Some(opened.sha256));
+        Ok((opened.module, opened.label))
+    }
+
+    fn note_use(&self, entry: &PluginEntry, sha256: Option<String>) {
+        if let Some(manifest) = entry.manifest() {
+            self.lock_used().insert(UsedPlugin {
+                kind: manifest.kind,
+                name: manifest.name.clone().into_owned(),
+                version: manifest.version.clone().into_owned(),
+                sha256,
+            });
+        }
+    }
+}
+
+fn wrong_kind(entry: &PluginEntry) -> Error {
+    entry.error(&Trouble::new("is not what it was found as", "look at `sppo plugin list`"))
 }

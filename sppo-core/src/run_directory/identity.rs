@@ -20,7 +20,7 @@ pub struct RunIdentity {
     /// SHA-256 of the prompts, in hexadecimal: their files may change under the same name.
     #[serde(default)]
     pub prompts_sha256: String,
-    /// The backend and the oracle.
+    /// The backend, the oracle, and whatever plugins these use.
     pub plugins: Vec<PluginIdentity>,
 }
 
@@ -93,7 +93,7 @@ fn read_value(file: &Path) -> Result<Value> {
 }
 
 /// Settings keep their keys; the rest becomes `model.sha256`, `prompts.sha256`,
-/// `plugin.backend.version` and so on.
+/// `plugin.backend.version`, `plugin.oracle-rules.version` (used by another oracle) and so on.
 fn comparable(identity: &Value) -> Value {
     let mut all = match identity.get("config") {
         Some(Value::Object(config)) => config.clone(),
@@ -109,13 +109,18 @@ fn comparable(identity: &Value) -> Value {
         prompts.insert("sha256".into(), hash.clone());
     }
     let plugins = identity.get("plugins").and_then(Value::as_array).into_iter().flatten();
-    let by_kind: Map<String, Value> = plugins
+    let chosen = |kind: &str| identity.pointer(&format!("/config/{kind}/name"));
+    let by_use: Map<String, Value> = plugins
         .filter_map(|plugin| {
             let mut plugin = plugin.as_object()?.clone();
-            let kind = plugin.shift_remove("kind")?;
-            Some((kind.as_str()?.to_owned(), Value::Object(plugin)))
+            let kind = plugin.shift_remove("kind")?.as_str()?.to_owned();
+            let is_chosen = plugin.get("name") == chosen(&kind);
+            // An oracle may use others.
+            let key =
+                if is_chosen { kind } else { format!("{kind}-{}", plugin.get("name")?.as_str()?) };
+            Some((key, Value::Object(plugin)))
         })
         .collect();
-    all.insert("plugin".into(), Value::Object(by_kind));
+    all.insert("plugin".into(), Value::Object(by_use));
     Value::Object(all)
 }

@@ -1,18 +1,14 @@
 //! What an artefact consists of, to the byte.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::files::{run_directory_error, sync_directory};
-
-const BUFFER_BYTES: usize = 1 << 20;
+use crate::files::{run_directory_error, size_and_sha256, sync_directory};
 
 /// Sizes and hashes of an artefact's files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,24 +79,9 @@ fn spoken(name: &str) -> String {
 }
 
 fn record(path: &Path) -> Result<FileRecord> {
-    let hash = || -> io::Result<FileRecord> {
-        let mut file = File::open(path)?;
-        let mut hasher = Sha256::new();
-        let mut buffer = vec![0; BUFFER_BYTES];
-        let mut bytes = 0;
-        loop {
-            let count = file.read(&mut buffer)?;
-            let Some(chunk) = buffer.get(..count).filter(|chunk| !chunk.is_empty()) else { break };
-            hasher.update(chunk);
-            bytes += count as u64;
-        }
-        let sha256 = hasher.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        });
-        Ok(FileRecord { bytes, sha256 })
-    };
-    hash().map_err(|error| run_directory_error(path, "read this file", &error))
+    let (bytes, sha256) = size_and_sha256(path)
+        .map_err(|error| run_directory_error(path, "read this file", &error))?;
+    Ok(FileRecord { bytes, sha256 })
 }
 
 /// Every file of an artefact with its name inside it. Hidden files belong to desktops and tools, and

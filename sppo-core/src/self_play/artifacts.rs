@@ -11,8 +11,8 @@ use super::SelfPlay;
 use crate::datasets::Stored;
 use crate::error::{Error, Result};
 use crate::files::{create_directory, run_directory_error};
-use crate::observer::{Event, Observer, Stage, StageHost};
-use crate::plugin::{Backend, PluginError, Policy};
+use crate::observer::{Event, Observer, PluginServices, Stage, StageHost};
+use crate::plugin::{PluginError, Policy};
 use crate::run_directory::{ArtifactName, RunDirectory};
 use crate::stages::TrainingProgress;
 
@@ -163,11 +163,11 @@ impl<'a> StageMeter<'a> {
     }
 
     /// The host that a plugin sees during the next call: what it reports is added to what is done.
-    pub(super) fn host<'h>(&self, backend: &'h dyn Backend) -> StageHost<'h>
+    pub(super) fn host<'h>(&self, services: PluginServices<'h>) -> StageHost<'h>
     where
         'a: 'h,
     {
-        StageHost::new(self.observer, Some(backend), self.completed.get(), self.total)
+        StageHost::new(self.observer, services, self.completed.get(), self.total)
     }
 
     pub(super) fn advance(&self, units: u64) {

@@ -98,7 +98,7 @@ impl SelfPlay<'_, '_> {
         let tokens = prompts.len() * pass.samples_per_prompt * parameters.max_new_tokens;
         let meter = StageMeter::start(self.game.observer, Stage::Evaluate, tokens as u64, "tokens");
         let rollouts = self.table(&name, |play| {
-            let host = meter.host(play.game.backend);
+            let host = meter.host(play.game.services());
             stages::sample(play.policy_after(iteration)?, &prompts, &pass, &host)
         })?;
         meter.finish(format!("{} held-out prompts", rollouts.len()));
@@ -113,7 +113,7 @@ impl SelfPlay<'_, '_> {
         let start = self.answer_held_out(0)?;
         let meter =
             StageMeter::start(self.game.observer, Stage::Judge, held_out.len() as u64, "prompts");
-        let host = meter.host(self.game.backend);
+        let host = meter.host(self.game.services());
         let settings = config.preference.settings();
         let win_rates = evaluation::win_rates(self.game.oracle, held_out, &start, &settings, &host)
             .map_err(|error| error.from_plugin(format!("oracle `{}`", config.oracle.name)))?;

@@ -58,7 +58,7 @@ fn llama(file: &GgufFile, keys: &ArchitectureKeys<'_>) -> Result<DecoderConfig> 
 fn gemma2(file: &GgufFile, keys: &ArchitectureKeys<'_>) -> Result<DecoderConfig> {
     let plain = plain(Family::Gemma2, file, keys)?;
     let window = keys.count("attention.sliding_window")?.unwrap_or(GEMMA2_WINDOW);
-    let window_of = |layer: usize| (layer % 2 == 0).then_some(window);
+    let window_of = |layer: usize| layer.is_multiple_of(2).then_some(window);
     let scaled_by = match plain.layer_count {
         GEMMA2_27B_LAYERS => plain.hidden_size as f64 / plain.attention_heads as f64,
         _ => plain.head_size as f64,

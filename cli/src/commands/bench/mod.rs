@@ -1,5 +1,6 @@
 //! `sppo bench`: how fast this machine samples and trains.
 
+mod boundary;
 mod measure;
 
 use serde::Serialize;
@@ -11,6 +12,7 @@ use sppo_core::plugin::Policy;
 use sppo_core::records::{TrainingExample, TrainingResponse};
 use sppo_core::stages::{self, TokenizationSettings, TokenizedAnswer};
 
+use self::boundary::Boundary;
 use self::measure::{Measurements, Rate, Workload, measure};
 use super::session::Session;
 use crate::args::BenchArguments;
@@ -36,6 +38,7 @@ struct BenchReport<'a> {
     pairs: usize,
     global_batch_size: usize,
     measurements: Measurements,
+    boundary: Boundary,
 }
 
 pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<()> {
@@ -48,6 +51,7 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
     let measurements = measure(session.backend.as_ref(), policy.as_mut(), &workload)
         .map_err(|error| session.blame_backend(error))?;
     let info = policy.info();
+    let boundary = boundary::measure(info, &workload.examples).map_err(sppo_core::Error::from)?;
     let report = BenchReport {
         model: &session.config.model,
         backend: &session.config.backend.name,
@@ -60,6 +64,7 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
         pairs: workload.examples.len(),
         global_batch_size: workload.global_batch_size,
         measurements,
+        boundary,
     };
     if arguments.report.json {
         return output::json(&report);
@@ -171,8 +176,9 @@ fn describe(report: &BenchReport, terminal: &Terminal) -> String {
     }
     let memory =
         peak_memory_gibibytes.map_or("not known".into(), |gibibytes| format!("{gibibytes:.2} GiB"));
+    let boundary = describe_boundary(report);
     format!(
-        "{} ({} parameters), backend {} on {} in {}\n\n{}\npeak memory {memory}\n\
+        "{} ({} parameters), backend {} on {} in {}\n\n{}\npeak memory {memory}\n{boundary}\n\
          GFLOP/s count the products with weights; training includes the reference log-probabilities\n",
         report.model,
         report.parameters,
@@ -180,5 +186,18 @@ fn describe(report: &BenchReport, terminal: &Terminal) -> String {
         report.device,
         report.data_type,
         table.render(terminal.stdout_style()),
+    )
+}
+
+/// The way to a library and back, beside the work that it is for.
+fn describe_boundary(report: &BenchReport) -> String {
+    let Boundary { seconds_per_step, seconds_per_comparison } = report.boundary;
+    let seconds = report.pairs as f64 / report.measurements.training.per_second;
+    format!(
+        "plugins in libraries would add {:.0} us to training on these pairs ({:.4} %), and {:.1} us to \
+         judging 5 answers",
+        1e6 * seconds_per_step,
+        100.0 * seconds_per_step / seconds,
+        1e6 * seconds_per_comparison
     )
 }

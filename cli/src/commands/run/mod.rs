@@ -6,7 +6,9 @@ mod report;
 
 use std::path::Path;
 
-use sppo_core::plugin::{Manifest, PluginKind};
+use sppo_core::config::Config;
+use sppo_core::observer::PluginServices;
+use sppo_core::plugin::{PluginKind, UsedPlugin};
 use sppo_core::run_directory::{ModelIdentity, PluginIdentity, RunDirectory, RunIdentity};
 use sppo_core::self_play::{Game, self_play};
 use sppo_core::{Error, Result as CoreResult};
@@ -20,8 +22,8 @@ use crate::terminal::Terminal;
 use crate::watchers::{MetricsWatcher, Watchers};
 use plan::RunPlan;
 
-/// Where a run lies is no part of what it is: it may be moved before it goes on.
-const ALWAYS_ALLOWED: [&str; 2] = ["name", "run_directory"];
+/// Where a run and its plugins lie is no part of what they are: they may be moved before it goes on.
+const ALWAYS_ALLOWED: [&str; 3] = ["name", "run_directory", "plugins"];
 
 impl SettingFlags for RunArguments {
     fn add_to(&self, flags: &mut Flags) -> CoreResult<()> {
@@ -39,8 +41,12 @@ pub(super) fn run(arguments: &RunArguments, terminal: &Terminal) -> Result<()> {
     if arguments.dry_run {
         return plan.show(arguments.report.json, terminal);
     }
-    let backend = models::backend(&plan.config)?;
-    let mut oracle = models::oracle(&plan.config)?;
+    let backend = models::backend(&plan.plugins, &plan.config)?;
+    let mut oracle = models::ready_oracle(PluginServices {
+        backend: Some(backend.as_ref()),
+        plugins: &plan.plugins,
+        config: &plan.config,
+    })?;
     let revision = plan.config.revision.as_deref();
     let model = models::find(&plan.config.model, revision, arguments.model.offline, terminal)?;
     let identity = identity(&plan, &model.path, oracle.identity())?;
@@ -57,6 +63,7 @@ pub(super) fn run(arguments: &RunArguments, terminal: &Terminal) -> Result<()> {
         config: &plan.config,
         backend: backend.as_ref(),
         oracle: oracle.as_mut(),
+        plugins: &plan.plugins,
         starting_model: model.path,
         prompts: plan.prompts.clone(),
         observer: &Watchers(&[&display, &metrics]),
@@ -113,17 +120,19 @@ fn identity(plan: &RunPlan, model: &Path, oracle: Option<String>) -> Result<RunI
         config: config.clone(),
         prompts_sha256: plan.prompts.sha256(),
         model: ModelIdentity { name: config.model.clone(), sha256 },
-        plugins: plan.plugins().iter().map(|plugin| plugin_identity(plugin, &oracle)).collect(),
+        plugins: plan
+            .plugins
+            .used()
+            .into_iter()
+            .map(|plugin| plugin_identity(plugin, config, &oracle))
+            .collect(),
     })
 }
 
-/// `oracle` is what an oracle says of itself.
-fn plugin_identity(manifest: &Manifest, oracle: &Option<String>) -> PluginIdentity {
-    PluginIdentity {
-        kind: plan::kind(manifest).into(),
-        name: manifest.name.into(),
-        version: manifest.version.into(),
-        sha256: None,
-        identity: oracle.clone().filter(|_| manifest.kind == PluginKind::Oracle),
-    }
+/// `oracle` is what the chosen oracle says of itself.
+fn plugin_identity(plugin: UsedPlugin, config: &Config, oracle: &Option<String>) -> PluginIdentity {
+    let UsedPlugin { kind, name, version, sha256 } = plugin;
+    let is_judge = kind == PluginKind::Oracle && name == config.oracle.name;
+    let identity = oracle.clone().filter(|_| is_judge);
+    PluginIdentity { kind: kind.name().into(), name, version, sha256, identity }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 use sppo_core::config::{Config, Resolved, Source};
 use sppo_core::observer::Stage;
-use sppo_core::plugin::{Manifest, Oracle, PluginKind, backends, oracles};
+use sppo_core::plugin::{Manifest, Oracle, PluginKind, PluginRegistry};
 use sppo_core::run_directory::RunDirectory;
 use sppo_core::self_play::PromptSet;
 use sppo_core::{Error, Result};
@@ -22,6 +22,7 @@ use crate::terminal::{ExpectedStage, Terminal, counted};
 /// Settings, prompts, and whether to go on with an earlier run.
 pub(super) struct RunPlan {
     pub(super) config: Config,
+    pub(super) plugins: PluginRegistry,
     sources: BTreeMap<String, Source>,
     pub(super) resume: bool,
     pub(super) allow: Vec<String>,
@@ -36,20 +37,20 @@ impl RunPlan {
             Some(resolved) => resolved,
             None => new_run(arguments)?,
         };
+        let plugins = models::plugins(&config)?;
         let prompts = prompts::load(&config.prompts)?;
         let allow = arguments.allow.clone();
-        Ok(Self { config, sources, resume, allow, prompts })
+        Ok(Self { config, plugins, sources, resume, allow, prompts })
     }
 
     /// The chosen plugins that are there.
-    pub(super) fn plugins(&self) -> Vec<Manifest> {
-        let backends = backends().into_iter().map(|entry| &entry.manifest);
-        let oracles = oracles().into_iter().map(|entry| &entry.manifest);
-        let chosen = |manifest: &&Manifest| match manifest.kind {
-            PluginKind::Backend => manifest.name == self.config.backend.name,
-            PluginKind::Oracle => manifest.name == self.config.oracle.name,
-        };
-        backends.chain(oracles).filter(chosen).cloned().collect()
+    fn chosen_plugins(&self) -> Vec<Manifest> {
+        let chosen = [
+            (PluginKind::Backend, &self.config.backend.name),
+            (PluginKind::Oracle, &self.config.oracle.name),
+        ];
+        let found = chosen.iter().filter_map(|(kind, name)| self.plugins.find(*kind, name).ok());
+        found.filter_map(|entry| entry.manifest().cloned()).collect()
     }
 
     /// One line on what begins.
@@ -91,8 +92,8 @@ impl RunPlan {
     /// Prints the plan.
     pub(super) fn show(&self, json: bool, terminal: &Terminal) -> crate::failure::Result<()> {
         // Plugins refuse senseless settings of theirs when they are made.
-        models::backend(&self.config)?;
-        let oracle = models::oracle(&self.config)?;
+        models::backend(&self.plugins, &self.config)?;
+        let oracle = models::oracle(&self.plugins, &self.config)?;
         let requests = self.expected_requests(oracle.as_ref());
         if json {
             return output::json(&self.summary(requests));
@@ -131,8 +132,8 @@ impl RunPlan {
         let config = &self.config;
         let state = if self.resume { "goes on" } else { "new" };
         let table = &config.prompts;
-        let plugins = self.plugins().into_iter().map(|plugin| {
-            format!("{} {} {}: {}", kind(&plugin), plugin.name, plugin.version, plugin.summary)
+        let plugins = self.chosen_plugins().into_iter().map(|plugin| {
+            format!("{} {} {}: {}", plugin.kind.name(), plugin.name, plugin.version, plugin.summary)
         });
         vec![
             ("Run", vec![format!("{} ({state})", config.run_path().display())]),
@@ -224,7 +225,7 @@ impl RunPlan {
         PlanSummary {
             run: self.config.run_path().display().to_string(),
             resume: self.resume,
-            plugins: self.plugins(),
+            plugins: self.chosen_plugins(),
             training_prompts: self.prompts.training.len(),
             held_out_prompts: self.prompts.held_out.len(),
             stages: self.stages(),
@@ -246,14 +247,6 @@ struct PlanSummary<'a> {
     /// To a service, at most; `null` when the oracle asks none.
     expected_requests: Option<u64>,
     config: &'a Config,
-}
-
-/// `backend` or `oracle`.
-pub(super) fn kind(manifest: &Manifest) -> &'static str {
-    match manifest.kind {
-        PluginKind::Backend => "backend",
-        PluginKind::Oracle => "oracle",
-    }
 }
 
 /// A choice by the name that it has in the configuration.

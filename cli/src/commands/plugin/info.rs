@@ -1,20 +1,19 @@
-//! `sppo plugin`: the backends and oracles at hand.
+//! `sppo plugin info`: a plugin and its settings.
 
 use serde::Serialize;
 use serde_json::Value;
-use sppo_core::Error;
-use sppo_core::plugin::{Manifest, PluginKind, backends, oracles};
+use sppo_core::plugin::{Manifest, PluginEntry, PluginRegistry};
 
-use crate::args::PluginCommand;
+use super::list::{Listed, place};
 use crate::failure::Result;
 use crate::output;
-use crate::terminal::{Alignment, Table, Terminal};
+use crate::terminal::Terminal;
 
 /// A plugin and its settings.
 #[derive(Serialize)]
-struct Described {
+struct Described<'a> {
     #[serde(flatten)]
-    manifest: Manifest,
+    listed: Listed<'a>,
     /// JSON Schema of its settings.
     settings: Value,
 }
@@ -28,74 +27,30 @@ struct Setting {
     description: String,
 }
 
-pub(super) fn plugin(command: &PluginCommand, terminal: &Terminal) -> Result<()> {
-    match command {
-        PluginCommand::List { report } if report.json => {
-            output::json(&all().into_iter().map(|plugin| plugin.manifest).collect::<Vec<_>>())
-        }
-        PluginCommand::List { .. } => {
-            let mut table = Table::new(&[
-                ("kind", Alignment::Left),
-                ("name", Alignment::Left),
-                ("version", Alignment::Left),
-                ("what it does", Alignment::Left),
-            ]);
-            for Described { manifest, .. } in all() {
-                table.row([
-                    kind(&manifest).into(),
-                    manifest.name.into(),
-                    manifest.version.into(),
-                    manifest.summary.into(),
-                ]);
-            }
-            output::text(&table.render(terminal.stdout_style()))
-        }
-        PluginCommand::Info { name, report } => {
-            let plugin = find(name)?;
-            if report.json { output::json(&plugin) } else { print(&plugin, terminal) }
-        }
+pub(super) fn info(
+    plugins: &PluginRegistry,
+    entry: &PluginEntry,
+    json: bool,
+    terminal: &Terminal,
+) -> Result<()> {
+    let settings = plugins.config_schema(entry)?;
+    if json {
+        return output::json(&Described { listed: Listed::of(entry), settings });
+    }
+    match entry.manifest() {
+        Some(manifest) => print(manifest, &place(entry), &settings, terminal),
+        None => Ok(()),
     }
 }
 
-fn all() -> Vec<Described> {
-    let backends = backends().into_iter().map(|entry| Described {
-        manifest: entry.manifest.clone(),
-        settings: (entry.config_schema)(),
-    });
-    let oracles = oracles().into_iter().map(|entry| Described {
-        manifest: entry.manifest.clone(),
-        settings: (entry.config_schema)(),
-    });
-    backends.chain(oracles).collect()
-}
-
-fn find(name: &str) -> sppo_core::Result<Described> {
-    let mut all = all();
-    let known: Vec<&str> = all.iter().map(|plugin| plugin.manifest.name).collect();
-    match known.iter().position(|known| *known == name) {
-        Some(at) => Ok(all.swap_remove(at)),
-        None => Err(Error::configuration("NAME", format!("there is no plugin named `{name}`"))
-            .with_hint(format!("choose one of: {}", known.join(", ")))),
-    }
-}
-
-fn kind(manifest: &Manifest) -> &'static str {
-    match manifest.kind {
-        PluginKind::Backend => "backend",
-        PluginKind::Oracle => "oracle",
-    }
-}
-
-fn print(plugin: &Described, terminal: &Terminal) -> Result<()> {
+fn print(manifest: &Manifest, place: &str, settings: &Value, terminal: &Terminal) -> Result<()> {
     let style = terminal.stdout_style();
-    let Described { manifest, settings } = plugin;
+    let Manifest { kind, name, version, interface_version, summary } = manifest;
+    let kind = kind.name();
     let mut text = format!(
-        "{} {} {}\n{}\n\n{}\n",
-        kind(manifest),
-        style.bold(manifest.name),
-        manifest.version,
-        manifest.summary,
-        style.bold(&format!("Settings, below [{}.{}]", kind(manifest), manifest.name))
+        "{kind} {} {version}\n{summary}\n{place}, plugin interface {interface_version}\n\n{}\n",
+        style.bold(name),
+        style.bold(&format!("Settings, below [{kind}.{name}]"))
     );
     let found = settings_of(settings);
     if found.is_empty() {

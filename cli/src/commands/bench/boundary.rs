@@ -1,0 +1,150 @@
+//! What it costs when backend and oracle lie in libraries: the time that calls with nothing to compute
+//! take on their way there and back.
+
+use std::path::Path;
+use std::time::Instant;
+
+use serde::Serialize;
+use sppo_core::plugin::abi::{oracle_across, policy_across};
+use sppo_core::plugin::{
+    Candidate, Comparison, GeneratedResponse, GenerationRequest, Host, Message, Optimizer, Oracle,
+    PluginError, Policy, PolicyInfo, SequenceBatch, SilentHost, StepReport, StepSettings, Verdict,
+};
+use sppo_core::records::TrainingExample;
+
+/// Calls to take the mean of.
+const CALLS: u32 = 200;
+
+/// Seconds on the way.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Boundary {
+    /// One optimiser step on all examples: reference, forward, backward, step.
+    pub(super) seconds_per_step: f64,
+    /// Judging one prompt's answers.
+    pub(super) seconds_per_comparison: f64,
+}
+
+/// Measures with sequences as long as these.
+pub(super) fn measure(
+    info: &PolicyInfo,
+    examples: &[TrainingExample],
+) -> Result<Boundary, PluginError> {
+    let mut batch = SequenceBatch::new();
+    for example in examples {
+        let prompt = batch.push_prompt(&example.prompt_tokens);
+        for response in &example.responses {
+            batch.push_response(prompt, &response.tokens);
+        }
+    }
+    let mut policy = policy_across(Box::new(Idle(info.clone())))?;
+    let coefficients = vec![0.0; batch.response_count()];
+    let settings = StepSettings { learning_rate: 0.0, max_gradient_norm: None };
+    let seconds_per_step = mean_seconds(|| {
+        policy.token_log_probs(&batch)?;
+        policy.forward(&batch)?;
+        policy.backward(&coefficients)?;
+        policy.step(&settings)?;
+        Ok(())
+    })?;
+
+    let answer = "Sunlight scatters in the air, and blue light scatters most. ".repeat(20);
+    let comparison = Comparison {
+        prompt: vec![Message::user(&answer)],
+        rendered_prompt: Some(answer.clone()),
+        candidates: vec![Candidate::from_text(&answer); 5],
+    };
+    let comparisons = vec![comparison; 64];
+    let mut oracle = oracle_across(Box::new(Undecided))?;
+    let seconds_per_call = mean_seconds(|| {
+        oracle.preferences(&comparisons, &SilentHost)?;
+        Ok(())
+    })?;
+    let seconds_per_comparison = seconds_per_call / comparisons.len() as f64;
+    Ok(Boundary { seconds_per_step, seconds_per_comparison })
+}
+
+fn mean_seconds(mut call: impl FnMut() -> Result<(), PluginError>) -> Result<f64, PluginError> {
+    call()?;
+    let started = Instant::now();
+    for _ in 0..CALLS {
+        call()?;
+    }
+    Ok(started.elapsed().as_secs_f64() / f64::from(CALLS))
+}
+
+/// Prefers nothing.
+struct Undecided;
+
+impl Oracle for Undecided {
+    fn preferences(
+        &mut self,
+        comparisons: &[Comparison],
+        _host: &dyn Host,
+    ) -> Result<Vec<Verdict>, PluginError> {
+        let verdict = |comparison: &Comparison| {
+            Verdict::Probabilities(vec![0.5; comparison.candidates.len().pow(2)])
+        };
+        Ok(comparisons.iter().map(verdict).collect())
+    }
+}
+
+/// Computes nothing, and answers in the right shape.
+struct Idle(PolicyInfo);
+
+impl Policy for Idle {
+    fn info(&self) -> &PolicyInfo {
+        &self.0
+    }
+
+    fn render(&self, _messages: &[Message], _prompt: bool) -> Result<String, PluginError> {
+        Ok(String::new())
+    }
+
+    fn encode(&self, _text: &str, _special: bool) -> Result<Vec<u32>, PluginError> {
+        Ok(Vec::new())
+    }
+
+    fn decode(&self, _tokens: &[u32]) -> Result<String, PluginError> {
+        Ok(String::new())
+    }
+
+    fn generate(
+        &mut self,
+        _request: &GenerationRequest,
+        _host: &dyn Host,
+    ) -> Result<Vec<GeneratedResponse>, PluginError> {
+        Ok(Vec::new())
+    }
+
+    fn token_log_probs(&mut self, batch: &SequenceBatch) -> Result<Vec<Vec<f32>>, PluginError> {
+        Ok(batch.responses().map(|response| vec![0.0; response.tokens.len()]).collect())
+    }
+
+    fn forward(&mut self, batch: &SequenceBatch) -> Result<Vec<f64>, PluginError> {
+        Ok(vec![0.0; batch.response_count()])
+    }
+
+    fn backward(&mut self, _coefficients: &[f64]) -> Result<(), PluginError> {
+        Ok(())
+    }
+
+    fn begin_training(&mut self, _optimizer: &Optimizer) -> Result<(), PluginError> {
+        Ok(())
+    }
+
+    fn step(&mut self, _settings: &StepSettings) -> Result<StepReport, PluginError> {
+        Ok(StepReport { gradient_norm: 0.0 })
+    }
+
+    fn save(&self, _directory: &Path) -> Result<(), PluginError> {
+        Ok(())
+    }
+
+    fn save_optimizer_state(&self, _file: &Path) -> Result<(), PluginError> {
+        Ok(())
+    }
+
+    fn load_optimizer_state(&mut self, _file: &Path) -> Result<(), PluginError> {
+        Ok(())
+    }
+}

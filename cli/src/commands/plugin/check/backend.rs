@@ -1,0 +1,324 @@
+//! What every backend must do, checked on a model; a small one is enough, and quick.
+
+use std::path::{Path, PathBuf};
+
+use sppo_core::config::Config;
+use sppo_core::observer::{PluginServices, SilentObserver, StageHost};
+use sppo_core::plugin::conformance::Finding;
+use sppo_core::plugin::{
+    Backend, GenerationPrompt, GenerationRequest, ModelSpec, Optimizer, PluginError,
+    PluginRegistry, Policy, SamplingParameters, SequenceBatch, StepSettings,
+};
+use tempfile::TempDir;
+
+use super::weights::Weights;
+use crate::failure::{Failure, Result};
+
+/// Log-probabilities of the same tokens, computed in another arrangement, may differ by rounding.
+const SAME_LOG_PROB: f64 = 2e-4;
+
+/// Relative error of a gradient against finite differences in f32.
+const SAME_GRADIENT: f64 = 0.05;
+
+type Check = std::result::Result<(), String>;
+
+pub(super) fn check(
+    plugins: &PluginRegistry,
+    config: &Config,
+    name: &str,
+    model: &Path,
+) -> Result<Vec<Finding>> {
+    let mut findings = vec![Finding::new(
+        "a setting that does not exist is refused",
+        match plugins.create_backend(name, serde_json::json!({"no such setting": 1})) {
+            Err(_) => Ok(()),
+            Ok(_) => {
+                Err("it was accepted: put `#[serde(deny_unknown_fields)]` on the settings".into())
+            }
+        },
+    )];
+    let backend = plugins.create_backend(name, config.backend.settings_of(name))?;
+    let services = PluginServices { backend: Some(backend.as_ref()), plugins, config };
+    let host = StageHost::new(&SilentObserver, services, 0, 1);
+    let directory = tempfile::tempdir().map_err(Failure::Output)?;
+    let trial = Trial { backend: backend.as_ref(), host, model: model.into(), directory };
+    type TrialCheck<'a> = fn(&Trial<'a>) -> Check;
+    let checks: [(&'static str, TrialCheck<'_>); 8] = [
+        ("a model that is not there is refused", Trial::missing_model),
+        ("log-probabilities are finite, not above 0, and add up", Trial::log_probs),
+        ("packing and order do not matter", Trial::packing),
+        ("sampling is repeatable and independent of the batch", Trial::sampling),
+        ("misuse is an error, not an abort", Trial::misuse),
+        ("the gradient of every tensor agrees with finite differences", Trial::gradients),
+        ("a step changes the model, and twice the same is the same", Trial::steps),
+        ("what was saved loads back bit for bit, optimiser state included", Trial::saving),
+    ];
+    findings.extend(checks.map(|(name, check)| Finding::new(name, check(&trial))));
+    Ok(findings)
+}
+
+struct Trial<'a> {
+    backend: &'a dyn Backend,
+    host: StageHost<'a>,
+    model: PathBuf,
+    directory: TempDir,
+}
+
+fn said(error: PluginError) -> String {
+    error.to_string()
+}
+
+impl Trial<'_> {
+    fn load(&self, path: &Path) -> std::result::Result<Box<dyn Policy>, String> {
+        self.backend.load_policy(&ModelSpec { path: path.into() }, &self.host).map_err(said)
+    }
+
+    fn policy(&self) -> std::result::Result<Box<dyn Policy>, String> {
+        self.load(&self.model)
+    }
+
+    fn missing_model(&self) -> Check {
+        let path = self.directory.path().join("nowhere");
+        must_fail("loading it", self.load(&path).map(|_| ()))
+    }
+
+    fn log_probs(&self) -> Check {
+        let mut policy = self.policy()?;
+        let batch = batch(policy.as_ref(), &[0, 1, 2, 3]);
+        let per_token = policy.token_log_probs(&batch).map_err(said)?;
+        let sums = policy.forward(&batch).map_err(said)?;
+        for ((segment, per_token), sum) in batch.responses().zip(&per_token).zip(&sums) {
+            if per_token.len() != segment.tokens.len() {
+                return Err(format!(
+                    "{} log-probabilities for {} tokens",
+                    per_token.len(),
+                    segment.tokens.len()
+                ));
+            }
+            if let Some(wrong) =
+                per_token.iter().find(|value| !(value.is_finite() && **value <= 0.0))
+            {
+                return Err(format!("a log-probability is {wrong}"));
+            }
+            let added: f64 = per_token.iter().map(|&value| f64::from(value)).sum();
+            same("`forward` and the sum of `token_log_probs`", added, *sum)?;
+        }
+        Ok(())
+    }
+
+    fn packing(&self) -> Check {
+        let mut policy = self.policy()?;
+        let mut sums = |responses: &[usize]| {
+            let batch = batch(policy.as_ref(), responses);
+            policy.forward(&batch).map_err(said)
+        };
+        let together = sums(&[0, 1, 2, 3])?;
+        let reversed = sums(&[3, 2, 1, 0])?;
+        for (response, &expected) in together.iter().enumerate() {
+            same("a response alone and among others", sums(&[response])?[0], expected)?;
+            same("a response in another order", reversed[together.len() - 1 - response], expected)?;
+        }
+        Ok(())
+    }
+
+    fn sampling(&self) -> Check {
+        let mut policy = self.policy()?;
+        let prompts = prompts(policy.as_ref());
+        let mut draw = |prompts: &[GenerationPrompt]| {
+            let request = GenerationRequest {
+                prompts: prompts.to_vec(),
+                samples_per_prompt: 2,
+                sampling: SamplingParameters { max_new_tokens: 8, ..SamplingParameters::default() },
+                seed: 7,
+                stream: 1,
+            };
+            let drawn = policy.generate(&request, &self.host).map_err(said)?;
+            if drawn.len() != 2 * prompts.len() {
+                return Err(format!("{} responses, not {}", drawn.len(), 2 * prompts.len()));
+            }
+            Ok(drawn.into_iter().map(|response| response.tokens).collect::<Vec<_>>())
+        };
+        let together = draw(&prompts)?;
+        if draw(&prompts)? != together {
+            return Err("the same seed drew other tokens the second time".into());
+        }
+        for (prompt, expected) in prompts.iter().zip(together.chunks(2)) {
+            if draw(std::slice::from_ref(prompt))? != expected {
+                return Err("a prompt alone drew other tokens than among others".into());
+            }
+        }
+        Ok(())
+    }
+
+    fn misuse(&self) -> Check {
+        let mut policy = self.policy()?;
+        must_fail("`backward` without `forward`", policy.backward(&[1.0]))?;
+        let settings = StepSettings { learning_rate: 0.1, max_gradient_norm: None };
+        must_fail("`step` before `begin_training`", policy.step(&settings).map(|_| ()))?;
+        let fine = batch(policy.as_ref(), &[0]);
+        policy.forward(&fine).map_err(said)?;
+        must_fail("two coefficients for one response", policy.backward(&[1.0, 1.0]))?;
+        let vocabulary = u32::try_from(policy.info().vocabulary_size).unwrap_or(u32::MAX);
+        let mut outside = SequenceBatch::new();
+        let prompt = outside.push_prompt(&[1]);
+        outside.push_response(prompt, &[vocabulary]);
+        must_fail("a token outside the vocabulary", policy.forward(&outside).map(|_| ()))?;
+        let mut endless = SequenceBatch::new();
+        let prompt = endless.push_prompt(&[1]);
+        endless.push_response(prompt, &vec![2; policy.info().context_length + 1]);
+        must_fail("a response longer than the context", policy.forward(&endless).map(|_| ()))?;
+        policy.forward(&fine).map(|_| ()).map_err(|error| format!("after all this, {error}"))
+    }
+
+    /// One step of plain gradient descent shows the gradient: `w - w' = learning rate * g`.
+    fn gradients(&self) -> Check {
+        const LEARNING_RATE: f64 = 1.0;
+        let coefficients = [1.0, -0.5, 0.25, -1.0];
+        let mut policy = self.policy()?;
+        let before = self.saved(policy.as_ref(), "before")?;
+        let batch = batch(policy.as_ref(), &[0, 1, 2, 3]);
+        policy.begin_training(&Optimizer::Sgd { momentum: 0.0 }).map_err(said)?;
+        policy.forward(&batch).map_err(said)?;
+        policy.backward(&coefficients).map_err(said)?;
+        policy
+            .step(&StepSettings { learning_rate: LEARNING_RATE, max_gradient_norm: None })
+            .map_err(said)?;
+        let after = self.saved(policy.as_ref(), "after")?;
+
+        let moved = self.directory.path().join("moved");
+        let value_with = |name: &str, values: &[f32]| {
+            before.write_with(&moved, name, values)?;
+            let sums = self.load(&moved)?.forward(&batch).map_err(said)?;
+            Ok::<f64, String>(sums.iter().zip(coefficients).map(|(sum, by)| sum * by).sum())
+        };
+        for (name, start) in &before.tensors {
+            let end = after.tensors.get(name).ok_or(format!("`{name}` was not saved again"))?;
+            let gradient: Vec<f64> = start
+                .iter()
+                .zip(end)
+                .map(|(&start, &end)| (f64::from(start) - f64::from(end)) / LEARNING_RATE)
+                .collect();
+            let norm = gradient.iter().map(|value| value * value).sum::<f64>().sqrt();
+            if norm == 0.0 {
+                return Err(format!("`{name}` has no gradient"));
+            }
+            // Far enough for f32, near enough for a derivative: the value changes by about 0.02.
+            let step = (0.01 / norm).min(0.02);
+            let towards = |sign: f64| -> Vec<f32> {
+                let moved = |(&start, by): (&f32, &f64)| {
+                    (f64::from(start) + sign * step * by / norm) as f32
+                };
+                start.iter().zip(&gradient).map(moved).collect()
+            };
+            let slope = (value_with(name, &towards(1.0))? - value_with(name, &towards(-1.0))?)
+                / (2.0 * step);
+            if (slope - norm).abs() > SAME_GRADIENT * norm {
+                return Err(format!(
+                    "along its gradient `{name}` has slope {norm:.5} by `backward` and {slope:.5} \
+                     by finite differences"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn saved(&self, policy: &dyn Policy, name: &str) -> std::result::Result<Weights, String> {
+        let directory = self.directory.path().join(name);
+        policy.save(&directory).map_err(said)?;
+        Weights::read(&directory)
+    }
+
+    /// Trains two steps and returns the log-probabilities afterwards.
+    fn trained(&self) -> std::result::Result<(Box<dyn Policy>, Vec<f64>), String> {
+        let mut policy = self.policy()?;
+        policy.begin_training(&Optimizer::default()).map_err(said)?;
+        for _ in 0..2 {
+            train_once(policy.as_mut())?;
+        }
+        let batch = batch(policy.as_ref(), &[0, 1, 2, 3]);
+        let sums = policy.forward(&batch).map_err(said)?;
+        Ok((policy, sums))
+    }
+
+    fn steps(&self) -> Check {
+        let mut fresh = self.policy()?;
+        let batch = batch(fresh.as_ref(), &[0, 1, 2, 3]);
+        let untrained = fresh.forward(&batch).map_err(said)?;
+        let (_, once) = self.trained()?;
+        let (_, again) = self.trained()?;
+        if once == untrained {
+            return Err("two steps changed nothing".into());
+        }
+        if once != again {
+            return Err("the same two steps led to other log-probabilities".into());
+        }
+        Ok(())
+    }
+
+    fn saving(&self) -> Check {
+        let (mut policy, _) = self.trained()?;
+        let saved = self.directory.path().join("trained");
+        let state = self.directory.path().join("optimizer.safetensors");
+        policy.save(&saved).map_err(said)?;
+        policy.save_optimizer_state(&state).map_err(said)?;
+        let mut restored = self.load(&saved)?;
+        restored.begin_training(&Optimizer::default()).map_err(said)?;
+        restored.load_optimizer_state(&state).map_err(said)?;
+        let batch = batch(policy.as_ref(), &[0, 1, 2, 3]);
+        for moment in ["at once", "after another step"] {
+            let expected = policy.forward(&batch).map_err(said)?;
+            if restored.forward(&batch).map_err(said)? != expected {
+                return Err(format!("{moment}, the log-probabilities differ"));
+            }
+            train_once(policy.as_mut())?;
+            train_once(restored.as_mut())?;
+        }
+        Ok(())
+    }
+}
+
+fn train_once(policy: &mut dyn Policy) -> Check {
+    let batch = batch(policy, &[0, 1, 2, 3]);
+    policy.forward(&batch).map_err(said)?;
+    policy.backward(&[1.0, -1.0, 0.5, -0.5]).map_err(said)?;
+    let settings = StepSettings { learning_rate: 1e-3, max_gradient_norm: Some(1.0) };
+    policy.step(&settings).map(|_| ()).map_err(said)
+}
+
+fn same(what: &str, actual: f64, expected: f64) -> Check {
+    if (actual - expected).abs() <= SAME_LOG_PROB * expected.abs().max(1.0) {
+        return Ok(());
+    }
+    Err(format!("{what} differ: {actual} and {expected}"))
+}
+
+fn must_fail(what: &str, result: std::result::Result<(), impl std::fmt::Display>) -> Check {
+    match result {
+        Err(_) => Ok(()),
+        Ok(()) => Err(format!("{what} was accepted")),
+    }
+}
+
+/// Two responses to each of two prompts; tokens are drawn by a fixed rule from the whole vocabulary.
+fn batch(policy: &dyn Policy, responses: &[usize]) -> SequenceBatch {
+    let vocabulary = policy.info().vocabulary_size;
+    let tokens = |key: usize, count: usize| -> Vec<u32> {
+        (0..count).map(|at| ((key * 7919 + at * 104_729 + 13) % vocabulary) as u32).collect()
+    };
+    let mut batch = SequenceBatch::new();
+    let mut segments = [None, None];
+    for &response in responses {
+        let prompt = response / 2;
+        let segment = *segments[prompt]
+            .get_or_insert_with(|| batch.push_prompt(&tokens(100 + prompt, 5 + 3 * prompt)));
+        batch.push_response(segment, &tokens(response, 4 + response));
+    }
+    batch
+}
+
+fn prompts(policy: &dyn Policy) -> Vec<GenerationPrompt> {
+    let vocabulary = policy.info().vocabulary_size;
+    let tokens =
+        |id: usize| (0..3 + id).map(move |at| ((id * 31 + at * 17 + 5) % vocabulary) as u32);
+    (0..3).map(|id| GenerationPrompt { id: id as u64, tokens: tokens(id).collect() }).collect()
+}

@@ -1,0 +1,66 @@
+//! `sppo plugin check`: does a plugin do what every plugin of its kind must?
+
+mod backend;
+mod weights;
+
+use sppo_core::Error;
+use sppo_core::config::Config;
+use sppo_core::observer::{PluginServices, SilentObserver, StageHost};
+use sppo_core::plugin::conformance::{Finding, Outcome, check_oracle};
+use sppo_core::plugin::{PluginEntry, PluginError, PluginKind, PluginRegistry};
+
+use crate::args::ReportArguments;
+use crate::failure::Result;
+use crate::models;
+use crate::output;
+use crate::terminal::Terminal;
+
+pub(super) fn check(
+    config: &Config,
+    plugins: &PluginRegistry,
+    entry: &PluginEntry,
+    report: ReportArguments,
+    terminal: &Terminal,
+) -> Result<()> {
+    let Some(manifest) = entry.manifest() else { return Ok(()) };
+    let findings = match manifest.kind {
+        PluginKind::Oracle => {
+            let backend = models::backend(plugins, config)?;
+            let services = PluginServices { backend: Some(backend.as_ref()), plugins, config };
+            let host = StageHost::new(&SilentObserver, services, 0, 1);
+            let settings = config.oracle.settings_of(&manifest.name);
+            let mut create = |settings| {
+                plugins.create_oracle(&manifest.name, settings).map_err(|error| error.to_string())
+            };
+            check_oracle(&mut create, &settings, &host)
+        }
+        PluginKind::Backend => {
+            let model = models::find(&config.model, config.revision.as_deref(), false, terminal)?;
+            backend::check(plugins, config, &manifest.name, &model.path)?
+        }
+    };
+    if report.json {
+        output::json(&findings)?;
+    } else {
+        output::text(&table(&findings, terminal))?;
+    }
+    let failures = findings.iter().filter(|finding| finding.is_failure()).count();
+    if failures == 0 {
+        terminal.note(&format!("{} does what it must", manifest.label()));
+        return Ok(());
+    }
+    let message = format!("{failures} of {} checks failed", findings.len());
+    let error = PluginError::failed(message)
+        .with_hint("docs/writing-a-plugin.md says what is asked of a plugin");
+    Err(Error::from(error).from_plugin(manifest.label()).into())
+}
+
+fn table(findings: &[Finding], terminal: &Terminal) -> String {
+    let style = terminal.stdout_style();
+    let line = |Finding { check, outcome }: &Finding| match outcome {
+        Outcome::Passed => format!("ok      {check}\n"),
+        Outcome::Remark(remark) => format!("{}  {check}: {remark}\n", style.yellow("remark")),
+        Outcome::Failed(reason) => format!("{}  {check}: {reason}\n", style.red("FAILED")),
+    };
+    findings.iter().map(line).collect()
+}

@@ -1,0 +1,100 @@
+//! What crosses the boundary stays as it is, or gets another version.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use abi_stable::StableAbi;
+use abi_stable::type_layout::TypeLayout;
+
+use super::*;
+
+/// The interface as it is recorded for its version, type by type.
+const RECORDED: &str = include_str!("interface-1.txt");
+
+#[test]
+fn a_changed_layout_comes_with_another_interface_version() {
+    let layout = interface();
+    if let Some(file) = std::env::var_os("SPPO_RECORD_INTERFACE") {
+        std::fs::write(file, &layout).unwrap();
+        return;
+    }
+    assert!(
+        layout == RECORDED,
+        "what crosses the plugin boundary has changed. Raise INTERFACE_VERSION, and record the layout \
+         under its number with SPPO_RECORD_INTERFACE=FILE:\n{layout}"
+    );
+}
+
+#[test]
+fn the_version_is_the_same_in_the_manifest_and_in_the_record_s_name() {
+    assert_eq!(INTERFACE_VERSION_TEXT, INTERFACE_VERSION.to_string());
+    let record = format!("src/plugin/abi/interface-{INTERFACE_VERSION}.txt");
+    assert!(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(record).is_file());
+}
+
+#[test]
+fn manifests_are_read_as_written() {
+    const PAIRS: &[(&str, &str)] = &[
+        ("interface", "7"),
+        ("core", "1.2.3"),
+        ("kind", "oracle"),
+        ("name", "x"),
+        ("version", "0.1.0"),
+        ("a key of the future", "=1"),
+        ("summary", "a = b"),
+    ];
+    const BYTES: [u8; manifest_length(PAIRS)] = manifest_bytes(PAIRS);
+    let text = ManifestText::parse(&BYTES).unwrap();
+    assert_eq!((text.interface_version, text.core_version), (7, "1.2.3"));
+    assert_eq!((text.kind, text.name, text.version), ("oracle", "x", "0.1.0"));
+    assert_eq!(text.summary, "a = b");
+    for end in 0..BYTES.len() {
+        assert!(ManifestText::parse(&BYTES[..end]).is_none(), "cut at {end}");
+    }
+}
+
+/// All types of this crate that the two modules lead to.
+fn interface() -> String {
+    let mut seen = BTreeSet::new();
+    let mut described = BTreeMap::new();
+    visit(<OracleModuleRef as StableAbi>::LAYOUT, &mut seen, &mut described);
+    visit(<BackendModuleRef as StableAbi>::LAYOUT, &mut seen, &mut described);
+    described.into_values().collect()
+}
+
+fn visit(
+    layout: &'static TypeLayout,
+    seen: &mut BTreeSet<String>,
+    described: &mut BTreeMap<String, String>,
+) {
+    let name = layout.full_type().to_string();
+    if !seen.insert(format!("{name} {}", layout.mod_path())) {
+        return;
+    }
+    let mut text = format!("{name}: {} bytes, aligned to {}\n", layout.size(), layout.alignment());
+    let fields = layout.get_fields().map(|fields| fields.to_vec()).unwrap_or_default();
+    for field in &fields {
+        let functions = field.function_range();
+        if functions.is_empty() {
+            let _ = writeln!(text, "    {}: {}", field.name(), field.full_type());
+        }
+        for function in functions.iter() {
+            let signature = function.to_string();
+            let _ = writeln!(text, "    {}: {}", field.name(), signature.replace('\n', " "));
+        }
+    }
+    if layout.package().as_str() == env!("CARGO_PKG_NAME") {
+        described.insert(name, text);
+    }
+    for field in fields.into_iter().chain(layout.phantom_fields().to_vec()) {
+        visit(field.layout(), seen, described);
+        for function in field.function_range().iter() {
+            for parameter in function.param_type_layouts.iter() {
+                visit(parameter(), seen, described);
+            }
+            if let Some(returned) = function.return_type_layout() {
+                visit(returned(), seen, described);
+            }
+        }
+    }
+}

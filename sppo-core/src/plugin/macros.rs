@@ -1,0 +1,78 @@
+//! How a plugin's crate makes its plugin known, both to a program that links it and to one that opens
+//! its library. The symbols carry the crate's name, so that several such crates can be linked together.
+
+/// Exports an [`OraclePlugin`](crate::plugin::OraclePlugin). A program that links the crate has the
+/// oracle built in; built as a `cdylib`, the crate is a library that any `sppo` of the same interface
+/// version can open. One oracle per crate.
+#[macro_export]
+macro_rules! export_oracle {
+    ($oracle:ty) => {
+        $crate::export_plugin! {
+            Oracle, EmbeddedOracle, "oracle", oracle_header, $crate::plugin::OraclePlugin, $oracle
+        }
+    };
+}
+
+/// Exports a [`BackendPlugin`](crate::plugin::BackendPlugin), as [`export_oracle!`] does an oracle. One
+/// backend per crate.
+#[macro_export]
+macro_rules! export_backend {
+    ($backend:ty) => {
+        $crate::export_plugin! {
+            Backend, EmbeddedBackend, "backend", backend_header, $crate::plugin::BackendPlugin, $backend
+        }
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! export_plugin {
+    ($kind:ident, $embedded:ident, $kind_name:literal, $header:ident, $trait:path, $plugin:ty) => {
+        const _: () = {
+            use $crate::plugin::abi::{self, INTERFACE_VERSION, INTERFACE_VERSION_TEXT};
+            use $crate::plugin::{Manifest, PluginKind, inventory};
+
+            const NAME: &str = <$plugin as $trait>::NAME;
+            const SUMMARY: &str = <$plugin as $trait>::SUMMARY;
+            const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+            inventory::submit! {
+                $crate::plugin::$embedded {
+                    manifest: Manifest {
+                        kind: PluginKind::$kind,
+                        name: ::std::borrow::Cow::Borrowed(NAME),
+                        version: ::std::borrow::Cow::Borrowed(VERSION),
+                        interface_version: INTERFACE_VERSION,
+                        summary: ::std::borrow::Cow::Borrowed(SUMMARY),
+                    },
+                    config_schema: || $crate::plugin::schema_of::<<$plugin as $trait>::Config>(),
+                    create: |settings| {
+                        let settings = $crate::plugin::deserialize_config(settings)?;
+                        Ok(Box::new(<$plugin as $trait>::create(settings)?))
+                    },
+                }
+            }
+
+            const PAIRS: &[(&str, &str)] = &[
+                ("interface", INTERFACE_VERSION_TEXT),
+                ("core", abi::CORE_VERSION),
+                ("kind", $kind_name),
+                ("name", NAME),
+                ("version", VERSION),
+                ("summary", SUMMARY),
+            ];
+
+            #[used]
+            #[unsafe(export_name = concat!(
+                                "sppo_plugin_manifest.", env!("CARGO_PKG_NAME"), ".", $kind_name
+                            ))]
+            pub static MANIFEST: [u8; abi::manifest_length(PAIRS)] = abi::manifest_bytes(PAIRS);
+
+            #[used]
+            #[unsafe(export_name = concat!(
+                                "sppo_plugin_module.", env!("CARGO_PKG_NAME"), ".", $kind_name
+                            ))]
+            pub static MODULE: abi::LibHeader = abi::$header::<$plugin>();
+        };
+    };
+}
