@@ -9,11 +9,12 @@ use std::process::{Output, Stdio};
 use serde_json::Value;
 use support::{fixture, require_success, sppo, stdout_of};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "run",
     "generate",
     "rank",
     "train",
+    "merge",
     "score",
     "eval",
     "sample",

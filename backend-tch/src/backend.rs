@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use sppo_core::plugin::{Backend, BackendPlugin, Host, ModelSpec, PluginError, Policy, Scorer};
+use sppo_core::plugin::{
+    Backend, BackendPlugin, Host, LoraSettings, ModelSpec, PluginError, Policy, Scorer,
+};
 use sppo_model::GenerationLimits;
 use sppo_model::measure::measure_matrix_products;
 use sppo_model::policy::DecoderPolicy;
@@ -121,6 +123,17 @@ impl Backend for TchBackend {
         _host: &dyn Host,
     ) -> Result<Box<dyn Scorer>, PluginError> {
         Ok(Box::new(PairRankerScorer::load(self.ops.clone(), &model.path)?))
+    }
+
+    fn load_adapted_policy(
+        &self,
+        model: &ModelSpec,
+        adapters: &LoraSettings,
+        _host: &dyn Host,
+    ) -> Result<Box<dyn Policy>, PluginError> {
+        let ops = self.ops.clone();
+        let policy = DecoderPolicy::load_adapted(ops, &model.path, adapters, self.limits)?;
+        Ok(Box::new(policy))
     }
 
     fn matrix_product_rate(

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use sppo_core::config::Config;
 use sppo_core::observer::{Event, Observer, PluginServices, SilentObserver, Stage, StageHost};
-use sppo_core::plugin::{Backend, ModelSpec, Oracle, PluginKind, PluginRegistry, Policy};
+use sppo_core::plugin::{
+    Backend, LoraSettings, ModelSpec, Oracle, PluginKind, PluginRegistry, Policy,
+};
 use sppo_core::records::Prompt;
 use sppo_core::{Error, Result as CoreResult};
 use sppo_model::ModelError;
@@ -98,18 +100,23 @@ pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
     })
 }
 
-/// Loads a model for sampling and training.
+/// Loads a model for sampling and training: of all its weights, or of these adapters.
 pub(crate) fn load_policy(
     backend: &dyn Backend,
     services: PluginServices<'_>,
     path: PathBuf,
+    adapters: Option<&LoraSettings>,
     observer: &dyn Observer,
 ) -> CoreResult<Box<dyn Policy>> {
     let started = std::time::Instant::now();
     observer.event(Event::StageStarted { stage: Stage::Load, total: 1, unit: "model" });
     let model = ModelSpec { path };
     let host = StageHost::new(observer, services, 0, 1);
-    let policy = backend.load_policy(&model, &host).map_err(|error| {
+    let loaded = match adapters {
+        Some(adapters) => backend.load_adapted_policy(&model, adapters, &host),
+        None => backend.load_policy(&model, &host),
+    };
+    let policy = loaded.map_err(|error| {
         Error::from(error).from_plugin(format_args!("backend `{}`", services.config.backend.name))
     })?;
     observer.event(Event::StageFinished {

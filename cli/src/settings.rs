@@ -165,7 +165,18 @@ impl SettingFlags for TrainingArguments {
         set_count("--micro-batch-tokens", "training.micro_batch_tokens", self.micro_batch_tokens)?;
         set_count("--max-length", "training.max_length", self.max_length)?;
         set_count("--max-prompt-length", "training.max_prompt_length", self.max_prompt_length)?;
-        self.optimizer.add_to(flags)
+        self.optimizer.add_to(flags)?;
+        self.lora.add_to(flags)
+    }
+}
+
+impl SettingFlags for crate::args::LoraArguments {
+    fn add_to(&self, flags: &mut Flags) -> Result<()> {
+        flags.set("--lora-rank", "training.lora.rank", self.lora_rank)?;
+        flags.set("--lora-alpha", "training.lora.alpha", self.lora_alpha)?;
+        flags.set("--lora-dropout", "training.lora.dropout", self.lora_dropout)?;
+        let modules = self.lora_target_modules.clone();
+        flags.set("--lora-target-modules", "training.lora.target_modules", modules)
     }
 }
 

@@ -315,7 +315,13 @@ impl SelfPlay<'_, '_> {
     fn load(&self, path: PathBuf) -> Result<Box<dyn Policy>> {
         let meter = StageMeter::start(self.game.observer, Stage::Load, 1, "model");
         let model = ModelSpec { path };
-        let policy = self.game.backend.load_policy(&model, &meter.host(self.game.services()))?;
+        let (backend, config) = (self.game.backend, self.game.config);
+        let host = meter.host(self.game.services());
+        let mut policy = match config.training.lora.settings(config.seed) {
+            Some(adapters) => backend.load_adapted_policy(&model, &adapters, &host)?,
+            None => backend.load_policy(&model, &host)?,
+        };
+        policy.recompute_activations(config.training.recompute_activations)?;
         meter.finish(model.path.display().to_string());
         Ok(policy)
     }

@@ -15,6 +15,7 @@ pub mod error;
 pub mod generation;
 #[cfg(feature = "testing")]
 pub mod golden;
+pub mod lora;
 pub mod measure;
 pub mod memory;
 pub mod model;
@@ -25,6 +26,8 @@ pub mod parameters;
 pub mod policy;
 pub mod sampling;
 pub mod scorer;
+mod seeds;
+mod settings;
 pub mod tape;
 pub mod text;
 mod training;

@@ -4,16 +4,19 @@ use std::ops::Range;
 use std::path::Path;
 
 use sppo_core::plugin::{
-    GeneratedResponse, GenerationRequest, Host, Optimizer, SequenceBatch, StepReport, StepSettings,
+    GeneratedResponse, GenerationRequest, Host, LoraSettings, Optimizer, SequenceBatch, StepReport,
+    StepSettings,
 };
 
 use crate::decoder::{Decoder, DecoderConfig, DecoderWeights, TensorSource};
 use crate::error::{ModelError, Result};
 use crate::generation::{self, GenerationLimits};
+use crate::lora::AdapterSource;
 use crate::ops::Ops;
 use crate::packing::{InputLimits, PackedBatch};
 use crate::parameters::ParameterStore;
-use crate::tape::{Graph, Tape};
+use crate::seeds::mix;
+use crate::tape::{AdapterUse, Graph, Tape};
 use crate::training::Training;
 
 /// A decoder with its weights, without any text.
@@ -22,13 +25,16 @@ pub struct DecoderModel<O: Ops> {
     decoder: Decoder,
     parameters: ParameterStore<O>,
     limits: GenerationLimits,
-    pending: Option<PendingBackward<O::Tensor>>,
+    pending: Option<PendingBackward<O>>,
     training: Option<Training>,
+    lora: Option<LoraSettings>,
+    /// Forward passes since the last step.
+    passes: u64,
 }
 
 /// A forward pass that waits for its coefficients.
-struct PendingBackward<T> {
-    tape: Option<Tape<T>>,
+struct PendingBackward<O: Ops> {
+    tape: Option<Tape<O>>,
     responses: Vec<Range<usize>>,
 }
 
@@ -39,15 +45,43 @@ impl<O: Ops> DecoderModel<O> {
     /// When the configuration makes no sense, a weight is missing or has another shape, or memory
     /// runs out.
     pub fn load(ops: O, config: &DecoderConfig, tensor: &mut TensorSource<'_>) -> Result<Self> {
-        let (weights, parameters) = DecoderWeights::load(&ops, config, tensor)?;
-        Ok(Self {
+        let (weights, parameters) = DecoderWeights::load(&ops, config, tensor, true)?;
+        Ok(Self::new(ops, config, weights, parameters, None))
+    }
+
+    /// As [`Self::load`], with weights that stay as they are and adapters that are trained.
+    ///
+    /// # Errors
+    /// As there, or when the settings make no sense or the adapters' values do not fit.
+    pub fn load_adapted(
+        ops: O,
+        config: &DecoderConfig,
+        tensor: &mut TensorSource<'_>,
+        settings: &LoraSettings,
+        adapters: &mut AdapterSource<'_>,
+    ) -> Result<Self> {
+        let (mut weights, mut parameters) = DecoderWeights::load(&ops, config, tensor, false)?;
+        weights.adapt(&ops, &mut parameters, settings, adapters)?;
+        Ok(Self::new(ops, config, weights, parameters, Some(settings.clone())))
+    }
+
+    fn new(
+        ops: O,
+        config: &DecoderConfig,
+        weights: DecoderWeights,
+        parameters: ParameterStore<O>,
+        lora: Option<LoraSettings>,
+    ) -> Self {
+        Self {
             ops,
             decoder: Decoder::new(config.clone(), weights),
             parameters,
             limits: GenerationLimits::default(),
             pending: None,
             training: None,
-        })
+            lora,
+            passes: 0,
+        }
     }
 
     /// Sets how much generation may do at once.
@@ -55,6 +89,12 @@ impl<O: Ops> DecoderModel<O> {
     pub fn with_generation_limits(mut self, limits: GenerationLimits) -> Self {
         self.limits = limits;
         self
+    }
+
+    /// Whether training keeps only what enters each layer, and runs layers again for their gradients:
+    /// less memory for more time, and the same gradients.
+    pub fn recompute_activations(&mut self, recompute: bool) {
+        self.decoder.recompute_layers(recompute);
     }
 
     /// The op set.
@@ -75,9 +115,16 @@ impl<O: Ops> DecoderModel<O> {
         &self.parameters
     }
 
-    /// Name, shape and row-major values of every weight, downloaded one at a time.
+    /// The settings of the adapters, if there are any.
+    #[must_use]
+    pub fn lora(&self) -> Option<&LoraSettings> {
+        self.lora.as_ref()
+    }
+
+    /// Name, shape and row-major values of every trained weight, downloaded one at a time: of all, or
+    /// of the adapters where there are any.
     pub fn tensors(&self) -> impl Iterator<Item = Result<(String, Vec<usize>, Vec<f32>)>> {
-        self.parameters.entries().iter().map(|entry| {
+        self.parameters.entries().iter().filter(|entry| entry.trainable).map(|entry| {
             let values = self.ops.parameter_values(&entry.value)?;
             Ok((entry.name.clone(), entry.shape.clone(), values))
         })
@@ -116,8 +163,24 @@ impl<O: Ops> DecoderModel<O> {
     /// # Errors
     /// When a sequence does not fit the model, or the computation fails.
     pub fn token_log_probs(&self, batch: &SequenceBatch) -> Result<Vec<Vec<f32>>> {
+        self.token_log_probs_with(AdapterUse::On, batch)
+    }
+
+    /// As [`Self::token_log_probs`], of the model that the adapters were made for.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn token_log_probs_without_adapters(&self, batch: &SequenceBatch) -> Result<Vec<Vec<f32>>> {
+        self.token_log_probs_with(AdapterUse::Off, batch)
+    }
+
+    fn token_log_probs_with(
+        &self,
+        adapters: AdapterUse,
+        batch: &SequenceBatch,
+    ) -> Result<Vec<Vec<f32>>> {
         let batch = self.pack(batch)?;
-        let mut graph = Graph::inference(&self.ops, &self.parameters);
+        let mut graph = Graph::inference(&self.ops, &self.parameters).with_adapters(adapters);
         let log_probs = self.decoder.token_log_probs(&mut graph, &batch)?;
         let list = |range: &Range<usize>| log_probs.get(range.clone()).map(<[f32]>::to_vec);
         batch.responses.iter().map(list).collect::<Option<_>>().ok_or_else(short_answer)
@@ -130,7 +193,10 @@ impl<O: Ops> DecoderModel<O> {
     pub fn forward(&mut self, batch: &SequenceBatch) -> Result<Vec<f64>> {
         self.pending = None;
         let batch = self.pack(batch)?;
-        let mut graph = Graph::recording(&self.ops, &self.parameters);
+        let dropout_seed = self.dropout_seed();
+        self.passes += 1;
+        let mut graph = Graph::recording(&self.ops, &self.parameters)
+            .with_adapters(AdapterUse::Training { dropout_seed });
         let log_probs = self.decoder.token_log_probs(&mut graph, &batch)?;
         let tape = graph.into_tape().filter(|_| !batch.responses.is_empty());
         let sum = |range: &Range<usize>| {
@@ -171,6 +237,7 @@ impl<O: Ops> DecoderModel<O> {
     /// When the tensor library fails.
     pub fn begin_training(&mut self, optimizer: &Optimizer) -> Result<()> {
         self.pending = None;
+        self.passes = 0;
         self.training = Some(Training::begin(&self.ops, &mut self.parameters, optimizer)?);
         Ok(())
     }
@@ -181,6 +248,7 @@ impl<O: Ops> DecoderModel<O> {
     /// When training was not begun, or the gradient is not finite (the weights are then unchanged).
     pub fn step(&mut self, settings: &StepSettings) -> Result<StepReport> {
         let training = self.training.as_mut().ok_or_else(not_training)?;
+        self.passes = 0;
         training.step(&self.ops, &mut self.parameters, settings)
     }
 
@@ -200,6 +268,13 @@ impl<O: Ops> DecoderModel<O> {
     pub fn load_optimizer_state(&mut self, file: &Path) -> Result<()> {
         let training = self.training.as_mut().ok_or_else(not_training)?;
         training.load(&self.ops, &mut self.parameters, file)
+    }
+
+    /// The same for the same pass of the same step, also after resuming.
+    fn dropout_seed(&self) -> u64 {
+        let seed = self.lora.as_ref().map_or(0, |settings| settings.seed);
+        let step = self.training.as_ref().map_or(0, Training::steps);
+        mix(mix(seed, step), self.passes)
     }
 
     fn pack(&self, batch: &SequenceBatch) -> Result<PackedBatch> {

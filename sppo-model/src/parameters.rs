@@ -12,6 +12,11 @@ impl ParameterId {
     pub(crate) fn nth(index: usize) -> Self {
         Self(index)
     }
+
+    /// How many parameters were pushed before it.
+    pub(crate) fn index(self) -> usize {
+        self.0
+    }
 }
 
 /// A weight and what it is called in the checkpoint.

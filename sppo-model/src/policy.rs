@@ -1,14 +1,14 @@
 //! The adapter that turns any op set into a core [`Policy`].
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use sppo_core::plugin::{
-    GeneratedResponse, GenerationRequest, Host, Message, Optimizer, PluginError, Policy,
-    PolicyInfo, SequenceBatch, StepReport, StepSettings,
+    GeneratedResponse, GenerationRequest, Host, LoraSettings, Message, Optimizer, PluginError,
+    Policy, PolicyInfo, SequenceBatch, StepReport, StepSettings,
 };
 
-use crate::checkpoint::{Checkpoint, DEFAULT_SHARD_BYTES, write_checkpoint};
+use crate::checkpoint::{Checkpoint, DEFAULT_SHARD_BYTES, write_adapters, write_checkpoint};
 use crate::decoder::DecoderConfig;
 use crate::error::ModelError;
 use crate::generation::GenerationLimits;
@@ -21,11 +21,14 @@ pub struct DecoderPolicy<O: Ops> {
     model: DecoderModel<O>,
     text: TextCodec,
     original_config: Option<Value>,
+    /// Where the weights came from, which adapters refer to.
+    origin: PathBuf,
     info: PolicyInfo,
 }
 
 impl<O: Ops> DecoderPolicy<O> {
-    /// Loads a Hugging Face model directory or a `.gguf` file onto an op set.
+    /// Loads a Hugging Face model directory or a `.gguf` file onto an op set, or a PEFT directory, whose
+    /// adapters are merged into the weights.
     ///
     /// # Errors
     /// When the model cannot be read or does not fit into memory.
@@ -34,6 +37,47 @@ impl<O: Ops> DecoderPolicy<O> {
         let model = DecoderModel::load(ops, checkpoint.config(), &mut |name| {
             checkpoint.tensor(name).map(|tensor| (tensor.shape, tensor.values))
         })?;
+        Ok(Self::new(model, checkpoint, limits))
+    }
+
+    /// Loads a model with adapters that are trained in place of its weights: those of a PEFT directory,
+    /// or fresh ones.
+    ///
+    /// # Errors
+    /// As [`Self::load`], or when the adapters were trained with other settings.
+    pub fn load_adapted(
+        ops: O,
+        path: &Path,
+        adapters: &LoraSettings,
+        limits: GenerationLimits,
+    ) -> Result<Self, ModelError> {
+        let checkpoint = Checkpoint::open(path)?;
+        if let Some(stored) = checkpoint.adapters() {
+            let recorded = LoraSettings { seed: adapters.seed, ..stored.settings().clone() };
+            if sorted(recorded) != sorted(adapters.clone()) {
+                return Err(ModelError::file(
+                    path,
+                    "holds adapters that were trained with other settings than [training.lora]",
+                )
+                .with_hint("take the rank, alpha, dropout and target modules of its adapter_config.json, or merge the adapters first: sppo merge"));
+            }
+        }
+        let model = DecoderModel::load_adapted(
+            ops,
+            checkpoint.config(),
+            &mut |name| checkpoint.base_tensor(name).map(|tensor| (tensor.shape, tensor.values)),
+            adapters,
+            &mut |module, shape| match checkpoint.adapters() {
+                Some(stored) => stored.values(module, shape),
+                None => Ok(None),
+            },
+        )?;
+        Ok(Self::new(model, checkpoint, limits))
+    }
+
+    fn new(model: DecoderModel<O>, checkpoint: Checkpoint, limits: GenerationLimits) -> Self {
+        let origin = fs_err::canonicalize(checkpoint.path())
+            .unwrap_or_else(|_| checkpoint.path().to_path_buf());
         let (config, original_config, text) = checkpoint.into_parts();
         let (device, data_type) = model.ops().describe();
         let special_tokens = text.special_tokens();
@@ -51,13 +95,19 @@ impl<O: Ops> DecoderPolicy<O> {
             data_type,
         };
         let model = model.with_generation_limits(limits);
-        Ok(Self { model, text, original_config, info })
+        Self { model, text, original_config, origin, info }
     }
 
     /// The model without its text side.
     pub fn model(&self) -> &DecoderModel<O> {
         &self.model
     }
+}
+
+/// The order of target modules means nothing.
+fn sorted(mut settings: LoraSettings) -> LoraSettings {
+    settings.target_modules.sort_unstable();
+    settings
 }
 
 fn layer_matrix_parameters(config: &DecoderConfig) -> u64 {
@@ -109,6 +159,11 @@ impl<O: Ops> Policy for DecoderPolicy<O> {
         Ok(self.model.backward(coefficients)?)
     }
 
+    fn recompute_activations(&mut self, recompute: bool) -> Result<(), PluginError> {
+        self.model.recompute_activations(recompute);
+        Ok(())
+    }
+
     fn begin_training(&mut self, optimizer: &Optimizer) -> Result<(), PluginError> {
         Ok(self.model.begin_training(optimizer)?)
     }
@@ -120,6 +175,10 @@ impl<O: Ops> Policy for DecoderPolicy<O> {
     fn save(&self, directory: &Path) -> Result<(), PluginError> {
         let (config, original) = (self.model.config(), self.original_config.as_ref());
         let tensors = self.model.tensors();
+        if let Some(adapters) = self.model.lora() {
+            write_adapters(directory, &self.origin, adapters, tensors)?;
+            return Ok(self.text.save(directory)?);
+        }
         write_checkpoint(directory, config, &self.text, original, tensors, DEFAULT_SHARD_BYTES)?;
         Ok(())
     }

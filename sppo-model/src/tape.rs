@@ -12,6 +12,7 @@ use crate::ops::{
     AttentionOutput, AttentionSegment, AttentionShape, CachedRow, Ops, RotaryFrequencies,
 };
 use crate::parameters::{ParameterId, ParameterStore};
+use crate::seeds::mix;
 
 /// The gradient of an activation is kept at this index during the backward pass.
 type GradientIndex = usize;
@@ -32,17 +33,24 @@ impl<T> Variable<T> {
 }
 
 /// An op, its operands, and what its backward needs.
-enum Operation<T> {
+enum Operation<O: Ops> {
     Embedding { table: ParameterId, tokens: Arc<[u32]> },
-    Linear { x: Variable<T>, weight: ParameterId, bias: Option<ParameterId> },
-    RmsNorm { x: Variable<T>, weight: ParameterId, epsilon: f32, offset: f32 },
+    Linear { x: Value<O>, weight: ParameterId, bias: Option<ParameterId> },
+    RmsNorm { x: Value<O>, weight: ParameterId, epsilon: f32, offset: f32 },
     Rotary { x: GradientIndex, positions: Arc<[u32]>, frequencies: Arc<RotaryFrequencies> },
-    Attention(Box<AttentionNode<T>>),
-    GatedActivation { gate: Variable<T>, up: Variable<T>, activation: Activation },
+    Attention(Box<AttentionNode<O::Tensor>>),
+    GatedActivation { gate: Value<O>, up: Value<O>, activation: Activation },
     Add { a: Option<GradientIndex>, b: Option<GradientIndex> },
     Scale { x: GradientIndex, factor: f32 },
     SelectRows { x: GradientIndex, rows: Arc<[u32]>, row_count: usize },
+    Dropout { x: GradientIndex, probability: f32, seed: u64 },
+    Recomputed { x: Value<O>, adapters: AdapterUse, block: Block<O> },
 }
+
+type Value<O> = Variable<<O as Ops>::Tensor>;
+
+/// Ops that are run once without a recording, and once more when their backward pass comes.
+type Block<O> = Box<dyn Fn(&mut Graph<'_, O>, &Value<O>) -> Result<Value<O>> + Send + Sync>;
 
 struct AttentionNode<T> {
     operands: [Variable<T>; 3],
@@ -51,9 +59,9 @@ struct AttentionNode<T> {
     segments: Arc<[AttentionSegment]>,
 }
 
-struct Node<T> {
+struct Node<O: Ops> {
     output: GradientIndex,
-    operation: Operation<T>,
+    operation: Operation<O>,
 }
 
 /// The last op: where the backward pass begins.
@@ -66,34 +74,62 @@ struct Head<T> {
 }
 
 /// A recorded forward pass that ended in log-probabilities.
-pub struct Tape<T> {
-    nodes: Vec<Node<T>>,
+pub struct Tape<O: Ops> {
+    nodes: Vec<Node<O>>,
     gradient_count: usize,
-    head: Option<Head<T>>,
+    head: Option<Head<O::Tensor>>,
 }
 
 /// Runs ops on the weights of a model, recording them or not.
 pub struct Graph<'a, O: Ops> {
     ops: &'a O,
     parameters: &'a ParameterStore<O>,
-    tape: Option<Tape<O::Tensor>>,
+    tape: Option<Tape<O>>,
+    adapters: AdapterUse,
+}
+
+/// What becomes of low-rank adapters in a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdapterUse {
+    /// They are left out: the model is the one that they were made for.
+    Off,
+    /// They are applied.
+    On,
+    /// They are applied, and dropout leaves out what this seed draws.
+    Training {
+        /// Differs between passes.
+        dropout_seed: u64,
+    },
 }
 
 impl<'a, O: Ops> Graph<'a, O> {
     /// A graph that only computes: results are freed as soon as they are dropped.
     pub fn inference(ops: &'a O, parameters: &'a ParameterStore<O>) -> Self {
-        Self { ops, parameters, tape: None }
+        Self { ops, parameters, tape: None, adapters: AdapterUse::On }
     }
 
     /// A graph that records what a backward pass needs.
     pub fn recording(ops: &'a O, parameters: &'a ParameterStore<O>) -> Self {
         let tape = Tape { nodes: Vec::new(), gradient_count: 0, head: None };
-        Self { ops, parameters, tape: Some(tape) }
+        Self { ops, parameters, tape: Some(tape), adapters: AdapterUse::On }
+    }
+
+    /// Says what becomes of low-rank adapters.
+    #[must_use]
+    pub fn with_adapters(mut self, adapters: AdapterUse) -> Self {
+        self.adapters = adapters;
+        self
+    }
+
+    /// Whether low-rank adapters are applied.
+    #[must_use]
+    pub fn uses_adapters(&self) -> bool {
+        self.adapters != AdapterUse::Off
     }
 
     /// The recording, if there is one.
     #[must_use]
-    pub fn into_tape(self) -> Option<Tape<O::Tensor>> {
+    pub fn into_tape(self) -> Option<Tape<O>> {
         self.tape
     }
 
@@ -108,7 +144,7 @@ impl<'a, O: Ops> Graph<'a, O> {
         &mut self,
         value: O::Tensor,
         wants_gradient: bool,
-        operation: impl FnOnce() -> Option<Operation<O::Tensor>>,
+        operation: impl FnOnce() -> Option<Operation<O>>,
     ) -> Variable<O::Tensor> {
         let recorded = match &mut self.tape {
             Some(tape) if wants_gradient => operation().map(|operation| (tape, operation)),
@@ -259,6 +295,44 @@ impl<'a, O: Ops> Graph<'a, O> {
         }))
     }
 
+    /// While training, `x` with features left out at random, which ones depending on the pass and on
+    /// `place`; otherwise `x`.
+    pub fn dropout(
+        &mut self,
+        x: &Variable<O::Tensor>,
+        probability: f32,
+        place: u64,
+    ) -> Result<Variable<O::Tensor>> {
+        let AdapterUse::Training { dropout_seed } = self.adapters else { return Ok(x.clone()) };
+        if probability == 0.0 {
+            return Ok(x.clone());
+        }
+        let seed = mix(dropout_seed, place);
+        let value = self.ops.dropout(&x.value, probability, seed)?;
+        Ok(self.variable(value, true, || {
+            x.gradient.map(|x| Operation::Dropout { x, probability, seed })
+        }))
+    }
+
+    /// Runs `block` on `x`. A recording keeps `x` alone, and runs the block once more when its backward
+    /// pass comes: less memory for more time, and the same gradients.
+    pub fn recomputed(
+        &mut self,
+        x: &Value<O>,
+        block: impl Fn(&mut Graph<'_, O>, &Value<O>) -> Result<Value<O>> + Send + Sync + 'static,
+    ) -> Result<Value<O>> {
+        if self.tape.is_none() {
+            return block(self, x);
+        }
+        let adapters = self.adapters;
+        let mut inference = Graph::inference(self.ops, self.parameters).with_adapters(adapters);
+        let input = Variable { value: x.value.clone(), gradient: None };
+        let value = block(&mut inference, &input)?.value;
+        Ok(self.variable(value, true, || {
+            Some(Operation::Recomputed { x: x.clone(), adapters, block: Box::new(block) })
+        }))
+    }
+
     /// Log-probability of `targets[i]` after row `i`; the end of a recording.
     pub fn token_log_probs(
         &mut self,
@@ -308,13 +382,13 @@ impl<T: Clone> Gradients<T> {
     }
 }
 
-impl<T: Clone> Tape<T> {
+impl<O: Ops> Tape<O> {
     /// Adds the gradient of `sum_i coefficients[i] * log_prob[i]` to every trainable parameter.
     ///
     /// # Errors
     /// When the recording did not end in log-probabilities, the number of coefficients is not theirs,
     /// or the tensor library fails.
-    pub fn backward<O: Ops<Tensor = T>>(
+    pub fn backward(
         mut self,
         ops: &O,
         parameters: &mut ParameterStore<O>,
@@ -339,22 +413,32 @@ impl<T: Clone> Tape<T> {
         )?;
         gradients.add(ops, hidden.gradient, of_hidden)?;
         drop(hidden);
+        self.walk(ops, parameters, &mut gradients)
+    }
+
+    /// Visits the nodes from the last to the first, freeing each.
+    fn walk(
+        mut self,
+        ops: &O,
+        parameters: &mut ParameterStore<O>,
+        gradients: &mut Gradients<O::Tensor>,
+    ) -> Result<()> {
         while let Some(Node { output, operation }) = self.nodes.pop() {
             if let Some(gradient) = gradients.0[output].take() {
-                operation.backward(ops, parameters, gradient, &mut gradients)?;
+                operation.backward(ops, parameters, gradient, gradients)?;
             }
         }
         Ok(())
     }
 }
 
-impl<T: Clone> Operation<T> {
-    fn backward<O: Ops<Tensor = T>>(
+impl<O: Ops> Operation<O> {
+    fn backward(
         self,
         ops: &O,
         parameters: &mut ParameterStore<O>,
-        gradient: T,
-        gradients: &mut Gradients<T>,
+        gradient: O::Tensor,
+        gradients: &mut Gradients<O::Tensor>,
     ) -> Result<()> {
         match self {
             Self::Embedding { table, tokens } => {
@@ -375,6 +459,10 @@ impl<T: Clone> Operation<T> {
                 gradients.add(ops, Some(x), of_x)
             }
             Self::Attention(node) => node.backward(ops, &gradient, gradients),
+            Self::Recomputed { x, adapters, block } => {
+                let of_x = recomputed_backward(ops, parameters, &x, adapters, &block, gradient)?;
+                of_x.map_or(Ok(()), |of_x| gradients.add(ops, x.gradient, of_x))
+            }
             Self::GatedActivation { gate, up, activation } => {
                 let [of_gate, of_up] =
                     ops.gated_activation_backward(&gate.value, &up.value, activation, &gradient)?;
@@ -393,8 +481,35 @@ impl<T: Clone> Operation<T> {
                 let of_x = ops.select_rows_backward(&rows, row_count, &gradient)?;
                 gradients.add(ops, Some(x), of_x)
             }
+            Self::Dropout { x, probability, seed } => {
+                let of_x = ops.dropout(&gradient, probability, seed)?;
+                gradients.add(ops, Some(x), of_x)
+            }
         }
     }
+}
+
+/// Records the block, and gives the gradient of `x` where one is wanted.
+fn recomputed_backward<O: Ops>(
+    ops: &O,
+    parameters: &mut ParameterStore<O>,
+    x: &Variable<O::Tensor>,
+    adapters: AdapterUse,
+    block: &Block<O>,
+    gradient: O::Tensor,
+) -> Result<Option<O::Tensor>> {
+    const INPUT: GradientIndex = 0;
+    let mut graph = Graph::recording(ops, parameters).with_adapters(adapters);
+    let input = Variable { value: x.value.clone(), gradient: x.gradient.map(|_| INPUT) };
+    if let Some(tape) = &mut graph.tape {
+        tape.gradient_count = INPUT + 1;
+    }
+    let output = block(&mut graph, &input)?.gradient;
+    let Some(tape) = graph.tape else { return Ok(None) };
+    let mut gradients = Gradients((0..tape.gradient_count).map(|_| None).collect());
+    gradients.add(ops, output, gradient)?;
+    tape.walk(ops, parameters, &mut gradients)?;
+    Ok(gradients.0[INPUT].take())
 }
 
 impl<T: Clone> AttentionNode<T> {

@@ -36,6 +36,11 @@ impl Training {
         Ok(Self { optimizer: optimizer.clone(), steps: 0 })
     }
 
+    /// Steps taken so far.
+    pub(crate) fn steps(&self) -> u64 {
+        self.steps
+    }
+
     pub(crate) fn step<O: Ops>(
         &mut self,
         ops: &O,

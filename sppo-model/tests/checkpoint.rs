@@ -140,7 +140,7 @@ fn a_full_disk_is_told_apart() {
 #[test]
 fn damaged_directories_are_refused() {
     type Damage = fn(&Path);
-    let cases: [(&str, Damage, &str); 14] = [
+    let cases: [(&str, Damage, &str); 15] = [
         (
             "truncated weights",
             |d| {
@@ -162,6 +162,21 @@ fn damaged_directories_are_refused() {
                 fs_err::write(d.join("model.safetensors"), bytes).unwrap();
             },
             "not a whole safetensors file",
+        ),
+        (
+            "a tensor twice in one header",
+            |d| {
+                let bytes = fs_err::read(d.join("model.safetensors")).unwrap();
+                let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+                let header = std::str::from_utf8(&bytes[8..8 + length]).unwrap();
+                let json: Value = serde_json::from_str(header).unwrap();
+                let again = format!("\"lm_head.weight\":{},", json["lm_head.weight"]);
+                let header = header.replacen('{', &format!("{{{again}"), 1);
+                let size = (header.len() as u64).to_le_bytes();
+                let file = [&size[..], header.as_bytes(), &bytes[8 + length..]].concat();
+                fs_err::write(d.join("model.safetensors"), file).unwrap();
+            },
+            "tensor `lm_head.weight` stands there twice",
         ),
         (
             "no weights",

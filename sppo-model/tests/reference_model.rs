@@ -3,11 +3,12 @@
 use std::cell::Cell;
 
 use sppo_core::plugin::{
-    FinishReason, GenerationPrompt, GenerationRequest, Host, ModelSpec, Optimizer, PluginError,
-    SamplingParameters, Scorer, SequenceBatch, SilentHost, StepSettings,
+    FinishReason, GenerationPrompt, GenerationRequest, Host, LoraSettings, ModelSpec, Optimizer,
+    PluginError, SamplingParameters, Scorer, SequenceBatch, SilentHost, StepSettings,
 };
 use sppo_model::decoder::Family;
-use sppo_model::golden::{check_model, check_ranker, load_tiny};
+use sppo_model::golden::{check_model, check_ranker, load_tiny, load_tiny_adapted};
+use sppo_model::lora::AdapterValues;
 use sppo_model::ops::reference::ReferenceOps;
 use sppo_model::{DecoderModel, GenerationLimits, ModelError};
 
@@ -179,4 +180,86 @@ fn optimizer_state_of_another_run_is_refused() {
     std::fs::write(&file, b"not a safetensors file").unwrap();
     assert!(model.load_optimizer_state(&file).is_err());
     assert!(model.load_optimizer_state(&directory.path().join("absent")).is_err());
+}
+
+fn lora(dropout: f64) -> LoraSettings {
+    LoraSettings {
+        rank: 2,
+        alpha: 4.0,
+        dropout,
+        target_modules: ["q_proj", "down_proj"].map(String::from).to_vec(),
+        rank_stabilized: true,
+        seed: 1,
+    }
+}
+
+/// A tiny Qwen 2 whose adapter of one module has something added to one number of `A` or of `B`.
+fn adapted(dropout: f64, changed: Option<(usize, usize, f32)>) -> DecoderModel<ReferenceOps> {
+    let source = &mut |module: &str, [output, input]: [usize; 2]| {
+        let wave = |count: usize| (0..count).map(|place| 0.2 * (place as f32).cos()).collect();
+        let mut values = AdapterValues { a: wave(2 * input), b: wave(output * 2) };
+        if let Some((matrix, place, change)) = changed
+            && module == "model.layers.1.mlp.down_proj"
+        {
+            [&mut values.a, &mut values.b][matrix][place] += change;
+        }
+        Ok(Some(values))
+    };
+    load_tiny_adapted(ReferenceOps, Family::Qwen2, &lora(dropout), source).unwrap()
+}
+
+#[test]
+fn gradients_of_adapters_are_slopes_with_and_without_dropout() {
+    for dropout in [0.0, 0.4] {
+        let mut model = adapted(dropout, None);
+        model.forward(&pair()).unwrap();
+        model.backward(&[1.0]).unwrap();
+        for (matrix, name) in ["lora_A", "lora_B"].into_iter().enumerate() {
+            let name = format!("model.layers.1.mlp.down_proj.{name}.weight");
+            let entry = model.parameters().entries().iter().find(|entry| entry.name == name);
+            let gradient = model.ops().parameter_gradient(&entry.unwrap().value).unwrap().unwrap();
+            for place in [0, 7, 50] {
+                let step = 1.0 / 256.0;
+                let log_prob = |change| {
+                    adapted(dropout, Some((matrix, place, change))).forward(&pair()).unwrap()[0]
+                };
+                let slope = (log_prob(step) - log_prob(-step)) / (2.0 * f64::from(step));
+                let found = f64::from(gradient[place]);
+                let off = (found - slope).abs();
+                assert!(off < 2e-3 * slope.abs() + 2e-4, "{name} {place}: {found} {slope}");
+            }
+        }
+    }
+}
+
+#[test]
+fn dropout_is_drawn_anew_in_every_pass_and_the_same_after_resuming() {
+    let mut model = adapted(0.4, None);
+    model.begin_training(&Optimizer::default()).unwrap();
+    let passes: Vec<f64> = (0..2).map(|_| model.forward(&pair()).unwrap()[0]).collect();
+    assert_ne!(passes[0], passes[1]);
+    let mut again = adapted(0.4, None);
+    again.begin_training(&Optimizer::default()).unwrap();
+    assert_eq!(again.forward(&pair()).unwrap()[0], passes[0]);
+    let scored = model.token_log_probs(&pair()).unwrap();
+    assert_eq!(scored, adapted(0.0, None).token_log_probs(&pair()).unwrap());
+}
+
+#[test]
+fn adapters_are_trained_by_every_optimizer_and_nothing_else_is() {
+    for optimizer in [
+        Optimizer::default(),
+        Optimizer::AdamW { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.01 },
+        Optimizer::Sgd { momentum: 0.9 },
+    ] {
+        let mut model = adapted(0.0, None);
+        let base = model.token_log_probs_without_adapters(&pair()).unwrap();
+        model.begin_training(&optimizer).unwrap();
+        let before = model.forward(&pair()).unwrap()[0];
+        model.backward(&[-1.0]).unwrap();
+        let settings = StepSettings { learning_rate: 1e-4, max_gradient_norm: None };
+        model.step(&settings).unwrap();
+        assert!(model.forward(&pair()).unwrap()[0] > before, "{optimizer:?}");
+        assert_eq!(model.token_log_probs_without_adapters(&pair()).unwrap(), base);
+    }
 }

@@ -21,11 +21,11 @@ pub(crate) use settings::{
 pub(crate) use stages::{GenerateArguments, RankArguments, ScoreArguments, TrainArguments};
 pub(crate) use tools::{
     CompletionsArguments, ConfigArguments, ConfigCommand, GameArguments, GameKind, ManArguments,
-    PluginArguments, PluginCommand,
+    MergeArguments, PluginArguments, PluginCommand,
 };
+pub(crate) use training::{LoraArguments, OptimizerArguments, TrainingArguments};
 #[cfg(test)]
 pub(crate) use training::{OBJECTIVES, REFERENCES, SCHEDULES, TOKENIZATIONS};
-pub(crate) use training::{OptimizerArguments, TrainingArguments};
 
 use crate::exit_code;
 
@@ -87,6 +87,8 @@ pub(crate) enum Command {
     Rank(RankArguments),
     /// Train on preference pairs: pairs in, a checkpoint out
     Train(Box<TrainArguments>),
+    /// Merge low-rank adapters into their model: a PEFT directory in, a whole checkpoint out
+    Merge(MergeArguments),
     /// Per-token log-probabilities of given responses
     Score(ScoreArguments),
     /// Win rate of one model against another

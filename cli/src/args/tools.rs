@@ -60,6 +60,24 @@ pub(crate) enum GameKind {
     Random,
 }
 
+/// Merge low-rank adapters into their model
+///
+/// Reads a directory in the layout of Python's PEFT, as training with --lora-rank leaves it, and the
+/// model that the adapters were made for, which must be on this machine. Writes a checkpoint in f32
+/// that needs neither.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sppo merge runs/sppo/iteration-3/checkpoint --output merged/")]
+pub(crate) struct MergeArguments {
+    /// The directory of the adapters
+    #[arg(value_name = "ADAPTERS")]
+    pub(crate) adapters: PathBuf,
+    /// The directory for the checkpoint; it must not hold one
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) output: PathBuf,
+}
+
 /// The backends and oracles at hand
 ///
 /// Plugins are looked for in the files and directories that are named here or in a configuration file

@@ -53,6 +53,26 @@ pub(crate) struct TrainingArguments {
     pub(crate) reference_log_probs: Option<String>,
     #[command(flatten)]
     pub(crate) optimizer: OptimizerArguments,
+    #[command(flatten)]
+    pub(crate) lora: LoraArguments,
+}
+
+/// Low-rank adapters.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Low-rank adapters (LoRA)")]
+pub(crate) struct LoraArguments {
+    /// Train adapters of this rank in place of the weights; 0 trains the weights
+    #[arg(long, value_name = "RANK", value_parser = value_parser!(i64).range(0..))]
+    pub(crate) lora_rank: Option<i64>,
+    /// Their product is multiplied by alpha over the rank
+    #[arg(long, value_name = "ALPHA", hide_short_help = true)]
+    pub(crate) lora_alpha: Option<f64>,
+    /// Share of an adapter's input that is left out while training
+    #[arg(long, value_name = "SHARE", hide_short_help = true)]
+    pub(crate) lora_dropout: Option<f64>,
+    /// The matrices of every layer that are adapted, separated by commas
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', hide_short_help = true)]
+    pub(crate) lora_target_modules: Option<Vec<String>>,
 }
 
 /// The optimiser and its constants.

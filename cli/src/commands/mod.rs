@@ -7,6 +7,7 @@ mod eval;
 mod game;
 mod generate;
 mod man;
+mod merge;
 mod plugin;
 mod rank;
 mod run;
@@ -26,6 +27,7 @@ pub(crate) fn dispatch(command: Command, terminal: &Terminal) -> Result<()> {
         Command::Generate(arguments) => generate::generate(&arguments, terminal),
         Command::Rank(arguments) => rank::rank(&arguments, terminal),
         Command::Train(arguments) => train::train(&arguments, terminal),
+        Command::Merge(arguments) => merge::merge(&arguments, terminal),
         Command::Score(arguments) => score::score(&arguments, terminal),
         Command::Eval(arguments) => eval::eval(&arguments, terminal),
         Command::Sample(arguments) => sample::sample(&arguments, terminal),

@@ -71,7 +71,21 @@ impl Session {
     /// Loads a model. From now on Ctrl-C asks to stop.
     pub(crate) fn load(&self, path: PathBuf) -> Result<Box<dyn Policy>> {
         interrupt::watch();
-        Ok(models::load_policy(self.backend.as_ref(), self.services(), path, &self.display)?)
+        let (backend, services) = (self.backend.as_ref(), self.services());
+        Ok(models::load_policy(backend, services, path, None, &self.display)?)
+    }
+
+    /// As [`Self::load`], to train what the settings say: all weights, or adapters.
+    pub(crate) fn load_for_training(&self, path: PathBuf) -> Result<Box<dyn Policy>> {
+        interrupt::watch();
+        let (backend, services) = (self.backend.as_ref(), self.services());
+        let adapters = self.config.training.lora.settings(self.config.seed);
+        let mut policy =
+            models::load_policy(backend, services, path, adapters.as_ref(), &self.display)?;
+        policy
+            .recompute_activations(self.config.training.recompute_activations)
+            .map_err(|error| self.blame_backend(error.into()))?;
+        Ok(policy)
     }
 
     /// Starts a stage of `total` units.

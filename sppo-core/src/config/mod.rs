@@ -19,7 +19,7 @@ pub use differences::Difference;
 pub(crate) use differences::differences_of_values;
 pub use layers::{Layers, Override, Resolved, Source};
 pub use preset::Preset;
-pub use training::{ReferenceLogProbs, TrainingTable};
+pub use training::{LoraTable, ReferenceLogProbs, TrainingTable};
 
 use crate::error::{Error, Result};
 use crate::plugin::SamplingParameters;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::zero_is_none;
 use crate::objective::{Objective, ObjectiveSettings};
-use crate::plugin::Optimizer;
+use crate::plugin::{LoraSettings, Optimizer};
 use crate::schedule::{Schedule, ScheduleShape};
 use crate::stages::{TokenizationRule, TokenizationSettings, TrainingSettings};
 
@@ -29,8 +29,12 @@ pub struct TrainingTable {
     pub planned_epochs: Option<u32>,
     /// Examples (prompts with their answers) per optimiser step.
     pub global_batch_size: usize,
-    /// Most tokens that go through the policy at once. Changes memory and speed, not the result.
+    /// Most tokens that go through the policy at once. Changes memory and speed, not the result, but for
+    /// which features dropout leaves out.
     pub micro_batch_tokens: usize,
+    /// Keep only what enters each layer for the backward pass, and compute the rest again: less memory
+    /// for more time, and the same result.
+    pub recompute_activations: bool,
     /// The optimiser and its constants.
     pub optimizer: Optimizer,
     /// Peak learning rate.
@@ -57,6 +61,52 @@ pub struct TrainingTable {
     pub commit_every_steps: u64,
     /// Where the reference log-probabilities come from.
     pub reference_log_probs: ReferenceLogProbs,
+    /// Low-rank adapters to train in place of the weights.
+    pub lora: LoraTable,
+}
+
+/// Low-rank adapters (LoRA, arXiv 2106.09685), trained while the model's own weights stay as they are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoraTable {
+    /// The rank of the adapters; 0 trains all weights and no adapters.
+    pub rank: usize,
+    /// The adapters' product is multiplied by alpha over the rank.
+    pub alpha: f64,
+    /// Probability that a feature is left out of an adapter's input while training.
+    pub dropout: f64,
+    /// The matrices that are adapted in every layer.
+    pub target_modules: Vec<String>,
+    /// Divide alpha by the root of the rank instead (rsLoRA).
+    pub rank_stabilized: bool,
+}
+
+impl Default for LoraTable {
+    fn default() -> Self {
+        let all = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+        Self {
+            rank: 0,
+            alpha: 16.0,
+            dropout: 0.0,
+            target_modules: all.map(String::from).to_vec(),
+            rank_stabilized: false,
+        }
+    }
+}
+
+impl LoraTable {
+    /// What a backend is told, if there are adapters at all; `seed` draws their first values.
+    #[must_use]
+    pub fn settings(&self, seed: u64) -> Option<LoraSettings> {
+        (self.rank > 0).then(|| LoraSettings {
+            rank: self.rank,
+            alpha: self.alpha,
+            dropout: self.dropout,
+            target_modules: self.target_modules.clone(),
+            rank_stabilized: self.rank_stabilized,
+            seed,
+        })
+    }
 }
 
 /// Where the log-probabilities under the reference policy come from.
@@ -80,6 +130,7 @@ impl Default for TrainingTable {
             planned_epochs: None,
             global_batch_size: 64,
             micro_batch_tokens: 1024,
+            recompute_activations: false,
             optimizer: Optimizer::default(),
             learning_rate: 5e-7,
             schedule: ScheduleShape::default(),
@@ -90,6 +141,7 @@ impl Default for TrainingTable {
             max_prompt_length: None,
             commit_every_steps: 25,
             reference_log_probs: ReferenceLogProbs::default(),
+            lora: LoraTable::default(),
         }
     }
 }

@@ -55,6 +55,7 @@ impl Config {
         self.validate_plugins()?;
         self.validate_sampling()?;
         self.validate_training()?;
+        self.validate_lora()?;
         self.validate_optimizer()?;
         self.validate_evaluation()
     }
@@ -196,6 +197,23 @@ impl Config {
             )?;
         }
         Ok(())
+    }
+
+    fn validate_lora(&self) -> Check {
+        let lora = &self.training.lora;
+        positive("training.lora.alpha", lora.alpha)?;
+        require(
+            (0.0..1.0).contains(&lora.dropout),
+            "training.lora.dropout",
+            format!("{} is not from 0 to below 1", lora.dropout),
+            "give 0 to leave nothing out",
+        )?;
+        require(
+            lora.rank == 0 || !lora.target_modules.is_empty(),
+            "training.lora.target_modules",
+            "is empty, so nothing would be trained",
+            "name matrices such as `q_proj` and `v_proj`, or leave it out to adapt all",
+        )
     }
 
     fn validate_optimizer(&self) -> Check {

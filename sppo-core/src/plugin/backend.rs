@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Host, Message, PluginError};
+use super::{Host, LoraSettings, Message, PluginError};
 
 /// Which model to load.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,24 @@ pub trait Backend {
         model: &ModelSpec,
         host: &dyn Host,
     ) -> Result<Box<dyn Policy>, PluginError>;
+
+    /// Loads a policy whose weights stay as they are and whose low-rank adapters are trained in their
+    /// place: those in `model`, where it is a PEFT directory, or fresh ones. [`Policy::save`] then
+    /// writes a PEFT directory.
+    ///
+    /// # Errors
+    /// As [`Self::load_policy`], or when the settings fit neither the model nor its adapters.
+    fn load_adapted_policy(
+        &self,
+        model: &ModelSpec,
+        adapters: &LoraSettings,
+        host: &dyn Host,
+    ) -> Result<Box<dyn Policy>, PluginError> {
+        let _ = (model, adapters, host);
+        Err(PluginError::unsupported("this backend trains no low-rank adapters").with_hint(
+            "set training.lora.rank = 0 to train all weights, or choose another backend",
+        ))
+    }
 
     /// The fastest that this machine multiplies matrices in the backend's number format, in GFLOP/s,
     /// measured now on a shape of the caller's model: `[rows, inner] x [inner, columns]`. The yardstick
@@ -370,6 +388,19 @@ pub trait Policy {
     /// # Errors
     /// When there was no forward pass, the lengths differ, or the computation fails.
     fn backward(&mut self, coefficients: &[f64]) -> Result<(), PluginError>;
+
+    /// Whether training keeps less for the backward pass and computes it again when it is needed: less
+    /// memory for more time, and the same gradients.
+    ///
+    /// # Errors
+    /// When this policy cannot.
+    fn recompute_activations(&mut self, recompute: bool) -> Result<(), PluginError> {
+        match recompute {
+            true => Err(PluginError::unsupported("this backend does not recompute activations")
+                .with_hint("set training.recompute_activations = false")),
+            false => Ok(()),
+        }
+    }
 
     /// Starts training afresh: gradients and optimiser state are cleared.
     ///

@@ -10,6 +10,7 @@ mod backend;
 mod calls;
 pub mod conformance;
 mod library;
+mod lora;
 mod macros;
 
 mod oracle;
@@ -22,6 +23,7 @@ pub use backend::{
 };
 pub use calls::{PluginAtWork, plugin_at_work};
 pub use library::{AddedPlugin, AddedPlugins, SearchStep, Trouble};
+pub use lora::LoraSettings;
 pub use oracle::{Candidate, Comparison, Message, Oracle, Verdict};
 pub use registry::{
     BackendPlugin, Manifest, OraclePlugin, PluginEntry, PluginKind, PluginRegistry, UsedPlugin,

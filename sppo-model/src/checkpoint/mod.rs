@@ -3,6 +3,7 @@
 //! Weights are mapped into memory and converted to f32 one tensor at a time. Pickled files are never
 //! read.
 
+mod adapter;
 mod gguf;
 mod layout;
 mod mapping;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+pub use adapter::{AdapterFiles, write_adapters};
 pub use gguf::{GgufFile, GgufMetadata, GgufType, GgufValue};
 pub use layout::{TensorLayout, tensor_layout};
 pub(crate) use write::write_file;
@@ -25,6 +27,8 @@ use self::safetensors_files::INDEX_FILE;
 pub(crate) use self::safetensors_files::SafetensorsFiles;
 use crate::decoder::{DecoderConfig, Family};
 use crate::error::{ModelError, Result};
+use crate::lora;
+use crate::model_source::{self, ModelSourceOptions};
 use crate::text::TextCodec;
 
 /// One weight in f32.
@@ -42,7 +46,8 @@ pub struct CheckpointIdentity {
     /// The directory or file.
     pub path: PathBuf,
     /// SHA-256 in hexadecimal: of the file itself for GGUF; for a directory, of the lines
-    /// `<sha256>  <name>` of its config, tokenizer and weight files, sorted by name.
+    /// `<sha256>  <name>` of its config, tokenizer and weight files, sorted by name. With adapters, of
+    /// that identity of the base model and of the hashes of their files.
     pub sha256: String,
 }
 
@@ -61,15 +66,20 @@ pub struct Checkpoint {
     text: TextCodec,
     weights: Weights,
     layout: Vec<TensorLayout>,
+    adapters: Option<AdapterFiles>,
 }
 
 impl Checkpoint {
     /// Opens a Hugging Face model directory or a `.gguf` file, and checks that every weight is there
-    /// with the shape that the configuration demands.
+    /// with the shape that the configuration demands. A PEFT directory is opened together with the
+    /// model that its adapters were made for, which must be on this machine.
     ///
     /// # Errors
     /// When the path holds no model, the model is damaged, or it is of a kind that is not supported.
     pub fn open(path: &Path) -> Result<Self> {
+        if AdapterFiles::are_in(path) {
+            return Self::open_adapters(path);
+        }
         let checkpoint = if path.is_dir() {
             Self::open_directory(path)?
         } else if path.is_file() {
@@ -80,6 +90,27 @@ impl Checkpoint {
         };
         checkpoint.check()?;
         Ok(checkpoint)
+    }
+
+    fn open_adapters(directory: &Path) -> Result<Self> {
+        let adapters = AdapterFiles::open(directory)?;
+        let offline = ModelSourceOptions { offline: true, ..ModelSourceOptions::default() };
+        let base = adapters.base();
+        let found = model_source::resolve(base, adapters.revision(), &offline, &|_| ())
+            .map_err(|error| {
+                ModelError::file(directory, format!("the model that these adapters were made for cannot be found: {error}"))
+                    .with_hint(format!("fetch it by naming {base} with --model once, or correct base_model_name_or_path in {}", adapter::ADAPTER_CONFIG))
+            })?;
+        if AdapterFiles::are_in(&found.path) {
+            return Err(ModelError::file(
+                directory,
+                "its base model is a directory of adapters itself",
+            )
+            .with_hint("merge those adapters first: sppo merge"));
+        }
+        let base = Self::open(&found.path)?;
+        adapters.check(&base.config)?;
+        Ok(Self { adapters: Some(adapters), ..base })
     }
 
     fn open_directory(path: &Path) -> Result<Self> {
@@ -101,6 +132,7 @@ impl Checkpoint {
             original_config: Some(json),
             text,
             weights: Weights::Safetensors(weights),
+            adapters: None,
         })
     }
 
@@ -115,6 +147,7 @@ impl Checkpoint {
             original_config: None,
             text,
             weights: Weights::Gguf(file),
+            adapters: None,
         })
     }
 
@@ -194,7 +227,7 @@ impl Checkpoint {
         }
     }
 
-    /// The directory or file.
+    /// The directory or file that holds the weights: of the base model where there are adapters.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -204,6 +237,12 @@ impl Checkpoint {
     #[must_use]
     pub fn config(&self) -> &DecoderConfig {
         &self.config
+    }
+
+    /// The adapters, if what was opened holds any.
+    #[must_use]
+    pub fn adapters(&self) -> Option<&AdapterFiles> {
+        self.adapters.as_ref()
     }
 
     /// `config.json` as it was read; `None` for GGUF.
@@ -230,11 +269,26 @@ impl Checkpoint {
         self.layout.iter().map(|tensor| tensor.name.as_str())
     }
 
-    /// One weight, converted to f32.
+    /// One weight, converted to f32, with its adapter merged into it if it has one.
     ///
     /// # Errors
     /// When there is no such weight or its number format is not supported.
     pub fn tensor(&self, name: &str) -> Result<TensorData> {
+        let mut tensor = self.base_tensor(name)?;
+        let module = name.strip_suffix(".weight").unwrap_or(name);
+        if let (Some(adapters), &[output, input]) = (&self.adapters, tensor.shape.as_slice())
+            && let Some(values) = adapters.values(module, [output, input])?
+        {
+            lora::merge(&mut tensor.values, input, &values, adapters.settings().scale());
+        }
+        Ok(tensor)
+    }
+
+    /// One weight, converted to f32, without its adapter.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    pub fn base_tensor(&self, name: &str) -> Result<TensorData> {
         let tensor = self.layout.iter().find(|tensor| tensor.name == name).ok_or_else(|| {
             ModelError::file(&self.path, format!("the model has no weight `{name}`"))
         })?;
@@ -277,6 +331,17 @@ impl Checkpoint {
                 paths.push(self.path.join("config.json"));
                 paths.extend(self.text.file_names().map(|name| self.path.join(name)));
                 listing_sha256(&self.path, paths)?
+            }
+        };
+        let sha256 = match &self.adapters {
+            None => sha256,
+            Some(adapters) => {
+                let mut listing = Sha256::new();
+                listing.update(format!("{sha256}  base\n"));
+                for path in adapters.paths() {
+                    listing.update(format!("{}\n", file_sha256(&path)?));
+                }
+                hexadecimal(&listing.finalize())
             }
         };
         Ok(CheckpointIdentity { path: self.path.clone(), sha256 })

@@ -1,11 +1,13 @@
 //! Weights in one or several safetensors files beside a `config.json`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 
 use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::mapping::{cause, map_file, release};
@@ -60,6 +62,13 @@ impl SafetensorsFiles {
         Ok(weights)
     }
 
+    /// Maps one file.
+    pub(super) fn open_file(path: PathBuf) -> Result<Self> {
+        let mut weights = Self { files: Vec::new(), tensors: HashMap::new() };
+        weights.add_file(path)?;
+        Ok(weights)
+    }
+
     fn add_file(&mut self, path: PathBuf) -> Result<()> {
         let map = map_file(&path)?;
         let damaged = |cause: &dyn std::fmt::Display| {
@@ -68,6 +77,10 @@ impl SafetensorsFiles {
         };
         let (header, metadata) =
             SafeTensors::read_metadata(&map).map_err(|error| damaged(&error))?;
+        let header_bytes = map.get(size_of::<u64>()..size_of::<u64>() + header).unwrap_or_default();
+        if let Err(error) = serde_json::from_slice::<DistinctKeys>(header_bytes) {
+            return Err(damaged(&error));
+        }
         let data_start = header + size_of::<u64>();
         for (name, info) in metadata.tensors() {
             let entry = TensorEntry {
@@ -140,6 +153,33 @@ impl SafetensorsFiles {
 
 fn convert<const BYTES: usize>(bytes: &[u8], value: impl Fn([u8; BYTES]) -> f32) -> Vec<f32> {
     bytes.as_chunks::<BYTES>().0.iter().map(|&chunk| value(chunk)).collect()
+}
+
+/// An object whose keys all differ: of equal ones, the safetensors crate silently takes the last.
+struct DistinctKeys;
+
+impl<'de> Deserialize<'de> for DistinctKeys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_map(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for DistinctKeys {
+    type Value = Self;
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self, A::Error> {
+        let mut keys = HashSet::new();
+        while let Some((key, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
+            if let Some(key) = keys.replace(key) {
+                return Err(A::Error::custom(format!("tensor `{key}` stands there twice")));
+            }
+        }
+        Ok(self)
+    }
 }
 
 /// Tensor names and the shards that hold them.

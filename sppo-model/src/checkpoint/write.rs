@@ -35,13 +35,7 @@ pub fn write_checkpoint(
     tensors: impl IntoIterator<Item = Result<(String, Vec<usize>, Vec<f32>)>>,
     shard_bytes: u64,
 ) -> Result<()> {
-    fs_err::create_dir_all(directory).map_err(|error| unwritable(directory, &error))?;
-    for name in [SINGLE_FILE, INDEX_FILE] {
-        if directory.join(name).exists() {
-            return Err(ModelError::file(directory, format!("already holds {name}"))
-                .with_hint("choose another directory or remove the model in it"));
-        }
-    }
+    prepare_directory(directory, &[SINGLE_FILE, INDEX_FILE])?;
     write_json(&directory.join("config.json"), &config.to_hugging_face(original_config, text))?;
     text.save(directory)?;
     let mut writer = ShardWriter::create(directory, tensor_layout(config), shard_bytes)?;
@@ -50,6 +44,16 @@ pub fn write_checkpoint(
         writer.write(&name, &shape, &values)?;
     }
     writer.finish()
+}
+
+/// Makes a directory, and refuses one that holds any of these files.
+pub(super) fn prepare_directory(directory: &Path, files: &[&str]) -> Result<()> {
+    fs_err::create_dir_all(directory).map_err(|error| unwritable(directory, &error))?;
+    match files.iter().find(|name| directory.join(name).exists()) {
+        Some(name) => Err(ModelError::file(directory, format!("already holds {name}"))
+            .with_hint("choose another directory or remove the model in it")),
+        None => Ok(()),
+    }
 }
 
 /// Where the values of a weight go.
@@ -199,7 +203,7 @@ fn write_values(file: &mut fs_err::File, values: &[f32]) -> std::io::Result<()> 
     writer.flush()
 }
 
-fn write_json(path: &Path, json: &Value) -> Result<()> {
+pub(super) fn write_json(path: &Path, json: &Value) -> Result<()> {
     write_file(path, format!("{json:#}\n").as_bytes())
 }
 
@@ -213,7 +217,7 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     write().map_err(|error| unwritable(path, &error))
 }
 
-fn unwritable(path: &Path, error: &std::io::Error) -> ModelError {
+pub(super) fn unwritable(path: &Path, error: &std::io::Error) -> ModelError {
     let hint = match error.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
             "free some space on this disk, or write elsewhere"

@@ -14,9 +14,10 @@ use crate::tape::{Graph, Variable};
 /// A decoder's shape and where its weights lie in the parameter store.
 #[derive(Clone, Debug)]
 pub struct Decoder {
-    config: DecoderConfig,
-    weights: DecoderWeights,
+    config: Arc<DecoderConfig>,
+    weights: Arc<DecoderWeights>,
     frequencies: Arc<RotaryFrequencies>,
+    recompute_layers: bool,
 }
 
 /// Where attention finds keys and values.
@@ -53,7 +54,13 @@ impl Decoder {
     #[must_use]
     pub fn new(config: DecoderConfig, weights: DecoderWeights) -> Self {
         let frequencies = Arc::new(rotary_frequencies(&config));
-        Self { config, weights, frequencies }
+        let (config, weights) = (Arc::new(config), Arc::new(weights));
+        Self { config, weights, frequencies, recompute_layers: false }
+    }
+
+    /// Whether training keeps only what enters each layer, and runs layers again for their gradients.
+    pub fn recompute_layers(&mut self, recompute: bool) {
+        self.recompute_layers = recompute;
     }
 
     /// The shape and settings.
@@ -112,15 +119,36 @@ impl Decoder {
         if let Some(factor) = self.config.embedding_scale {
             residual = graph.scale(&residual, factor as f32)?;
         }
-        for (index, layer) in self.weights.layers.iter().enumerate() {
-            let attended =
-                self.attention_block(graph, index, layer, &residual, positions, source)?;
-            residual = graph.add(&residual, &attended)?;
-            drop(attended);
-            let transformed = self.feed_forward_block(graph, layer, &residual)?;
-            residual = graph.add(&residual, &transformed)?;
+        for index in 0..self.weights.layers.len() {
+            residual = match source {
+                AttentionSource::Packed { segments } if self.recompute_layers => {
+                    let (decoder, positions) = (self.clone(), positions.clone());
+                    let segments = segments.clone();
+                    graph.recomputed(&residual, move |graph, residual| {
+                        let mut source = AttentionSource::Packed { segments: segments.clone() };
+                        decoder.layer(graph, index, residual, &positions, &mut source)
+                    })?
+                }
+                _ => self.layer(graph, index, &residual, positions, source)?,
+            };
         }
         Ok(residual)
+    }
+
+    fn layer<O: Ops>(
+        &self,
+        graph: &mut Graph<'_, O>,
+        index: usize,
+        residual: &Value<O>,
+        positions: &Arc<[u32]>,
+        source: &mut AttentionSource<'_, O>,
+    ) -> Result<Value<O>> {
+        let layer = &self.weights.layers[index];
+        let attended = self.attention_block(graph, index, layer, residual, positions, source)?;
+        let residual = graph.add(residual, &attended)?;
+        drop(attended);
+        let transformed = self.feed_forward_block(graph, layer, &residual)?;
+        graph.add(&residual, &transformed)
     }
 
     fn attention_block<O: Ops>(
@@ -219,5 +247,13 @@ fn project<O: Ops>(
     x: &Value<O>,
     projection: Projection,
 ) -> Result<Value<O>> {
-    graph.linear(x, projection.weight, projection.bias)
+    let projected = graph.linear(x, projection.weight, projection.bias)?;
+    let Some(adapter) = projection.adapter.filter(|_| graph.uses_adapters()) else {
+        return Ok(projected);
+    };
+    let kept = graph.dropout(x, adapter.dropout, adapter.number)?;
+    let low_rank = graph.linear(&kept, adapter.a, None)?;
+    let low_rank = graph.scale(&low_rank, adapter.scale)?;
+    let change = graph.linear(&low_rank, adapter.b, None)?;
+    graph.add(&projected, &change)
 }

@@ -7,9 +7,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::settings::Settings;
 use super::{Activation, DecoderConfig, Family, NormPlacement, RotaryScaling};
 use crate::error::{ModelError, Result};
+use crate::settings::Settings;
 
 /// What the rotary settings may say; anything else could change the result.
 const ROTARY_KEYS: [&str; 8] = [

@@ -6,7 +6,6 @@ mod forward;
 mod from_gguf;
 mod from_hugging_face;
 mod rotary;
-pub(crate) mod settings;
 mod to_hugging_face;
 mod weights;
 

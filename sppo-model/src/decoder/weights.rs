@@ -1,7 +1,10 @@
 //! The weights of a decoder: their Hugging Face names, their shapes, and loading them.
 
 use super::{DecoderConfig, NormPlacement};
+use sppo_core::plugin::LoraSettings;
+
 use crate::error::{ModelError, Result};
+use crate::lora::{self, Adapter, AdapterSource};
 use crate::ops::Ops;
 use crate::parameters::{ParameterId, ParameterStore};
 
@@ -10,6 +13,7 @@ use crate::parameters::{ParameterId, ParameterStore};
 pub(crate) struct Projection {
     pub(crate) weight: ParameterId,
     pub(crate) bias: Option<ParameterId>,
+    pub(crate) adapter: Option<Adapter>,
 }
 
 /// The parameters of one layer.
@@ -47,7 +51,7 @@ pub type TensorSource<'a> = dyn FnMut(&str) -> Result<(Vec<usize>, Vec<f32>)> + 
 type Request<'a> = dyn FnMut(String, &[usize]) -> Result<ParameterId> + 'a;
 
 impl DecoderWeights {
-    /// Loads every weight that the configuration calls for, all trainable, into a store.
+    /// Loads every weight that the configuration calls for into a store, to be trained or not.
     ///
     /// # Errors
     /// When the configuration makes no sense, or a weight cannot be read or has another shape.
@@ -55,6 +59,7 @@ impl DecoderWeights {
         ops: &O,
         config: &DecoderConfig,
         tensor: &mut TensorSource<'_>,
+        trainable: bool,
     ) -> Result<(Self, ParameterStore<O>)> {
         check_config(config)?;
         let mut store = ParameterStore::default();
@@ -66,9 +71,50 @@ impl DecoderWeights {
                      calls for {shape:?}"
                 )));
             }
-            store.push(ops, name, shape.to_vec(), values, true)
+            store.push(ops, name, shape.to_vec(), values, trainable)
         })?;
         Ok((weights, store))
+    }
+
+    /// Adds adapters to the projections that the settings name, with values from `source` or fresh.
+    ///
+    /// # Errors
+    /// When the settings make no sense, or given values do not have the adapter's shape.
+    pub(crate) fn adapt<O: Ops>(
+        &mut self,
+        ops: &O,
+        store: &mut ParameterStore<O>,
+        settings: &LoraSettings,
+        source: &mut AdapterSource<'_>,
+    ) -> Result<()> {
+        lora::check_settings(settings)?;
+        let projections = self.layers.iter_mut().flat_map(LayerWeights::projections_mut);
+        for (number, projection) in (0..).zip(projections) {
+            let weight = &store.entries()[projection.weight.index()];
+            let module = weight.name.trim_end_matches(".weight").to_string();
+            let shape = <[usize; 2]>::try_from(weight.shape.as_slice()).unwrap_or_default();
+            let target = module.rsplit('.').next().unwrap_or_default();
+            if !settings.target_modules.iter().any(|name| name == target) {
+                continue;
+            }
+            let fresh = || lora::fresh(settings, number, shape);
+            let values = source(&module, shape)?.unwrap_or_else(fresh);
+            let [output, input] = shape;
+            let (rank, [a, b]) = (settings.rank, lora::adapter_names(&module));
+            if values.a.len() != rank * input || values.b.len() != output * rank {
+                return Err(ModelError::Input(format!(
+                    "the adapter of `{module}` does not have the rank {rank}"
+                )));
+            }
+            projection.adapter = Some(Adapter {
+                a: store.push(ops, a, vec![rank, input], values.a, true)?,
+                b: store.push(ops, b, vec![output, rank], values.b, true)?,
+                scale: settings.scale() as f32,
+                dropout: settings.dropout as f32,
+                number,
+            });
+        }
+        Ok(())
     }
 
     /// Name and shape of every weight that the configuration calls for, in the order of loading.
@@ -100,6 +146,18 @@ impl DecoderWeights {
 }
 
 impl LayerWeights {
+    fn projections_mut(&mut self) -> [&mut Projection; 7] {
+        [
+            &mut self.query,
+            &mut self.key,
+            &mut self.value,
+            &mut self.attention_output,
+            &mut self.gate,
+            &mut self.up,
+            &mut self.down,
+        ]
+    }
+
     fn request(config: &DecoderConfig, layer: usize, request: &mut Request<'_>) -> Result<Self> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let queries = config.attention_heads * config.head_size;
@@ -165,7 +223,7 @@ fn projection(
         true => Some(ask(&format!("{name}.bias"), &[output])?),
         false => None,
     };
-    Ok(Projection { weight, bias })
+    Ok(Projection { weight, bias, adapter: None })
 }
 
 fn check_config(config: &DecoderConfig) -> Result<()> {

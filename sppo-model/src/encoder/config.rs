@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::checkpoint::SafetensorsFiles;
-use crate::decoder::settings::Settings;
+use crate::settings::Settings;
 use crate::error::{ModelError, Result};
 use crate::ops::encoder::DistanceBuckets;
 

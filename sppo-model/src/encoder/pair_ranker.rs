@@ -10,7 +10,7 @@ use super::EncoderConfig;
 use super::forward::{Encoder, EncoderBatch, linear};
 use super::weights::{Linear, Loader};
 use crate::checkpoint::{SafetensorsFiles, cause};
-use crate::decoder::settings::Settings;
+use crate::settings::Settings;
 use crate::error::{ModelError, Result};
 use crate::ops::encoder::{EncoderOps, Pointwise};
 use crate::packing::InputLimits;

@@ -5,6 +5,7 @@
 
 mod full_size;
 mod generation;
+mod lora;
 mod ranker;
 mod training;
 
@@ -17,10 +18,11 @@ use std::path::{Path, PathBuf};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use sppo_core::plugin::SequenceBatch;
+use sppo_core::plugin::{LoraSettings, SequenceBatch};
 
 use crate::decoder::{DecoderConfig, Family, TensorSource};
 use crate::error::{ModelError, Result};
+use crate::lora::AdapterSource;
 use crate::model::DecoderModel;
 use crate::ops::Ops;
 
@@ -35,12 +37,14 @@ type FamilyCheck<'a, O> = fn(&MakeOps<'a, O>, Family) -> Failures;
 
 /// Runs every check and describes what failed.
 pub fn check_model<O: Ops>(make: &MakeOps<'_, O>) -> Vec<String> {
-    let checks: [(&str, FamilyCheck<'_, O>); 5] = [
+    let checks: [(&str, FamilyCheck<'_, O>); 7] = [
         ("log-probabilities", check_log_probs),
         ("gradient norms", check_gradient_norms),
         ("packing", check_packing),
         ("greedy continuations", generation::check_greedy),
         ("sampling", generation::check_sampling),
+        ("adapters", lora::check_adapters),
+        ("recomputation", check_recomputation),
     ];
     let mut failures = Vec::new();
     for family in Family::ALL {
@@ -64,6 +68,29 @@ pub fn check_model<O: Ops>(make: &MakeOps<'_, O>) -> Vec<String> {
 /// # Errors
 /// When the fixtures cannot be read or the op set cannot hold the model.
 pub fn load_tiny<O: Ops>(ops: O, family: Family) -> Result<DecoderModel<O>> {
+    with_tiny(family, |config, tensor| DecoderModel::load(ops, config, tensor))
+}
+
+/// The tiny model of a family with adapters.
+///
+/// # Errors
+/// As [`load_tiny`], or when the adapters do not fit.
+pub fn load_tiny_adapted<O: Ops>(
+    ops: O,
+    family: Family,
+    settings: &LoraSettings,
+    adapters: &mut AdapterSource<'_>,
+) -> Result<DecoderModel<O>> {
+    with_tiny(family, |config, tensor| {
+        DecoderModel::load_adapted(ops, config, tensor, settings, adapters)
+    })
+}
+
+/// Calls `load` with the configuration and the weights of a tiny model.
+fn with_tiny<T>(
+    family: Family,
+    load: impl FnOnce(&DecoderConfig, &mut TensorSource<'_>) -> Result<T>,
+) -> Result<T> {
     let path = fixture(&format!("lm/{}/config.json", family.model_type()));
     let config = DecoderConfig::from_hugging_face(&read_json(&path)?, &path)?;
     let path = path.with_file_name("model.safetensors");
@@ -74,7 +101,7 @@ pub fn load_tiny<O: Ops>(ops: O, family: Family) -> Result<DecoderModel<O>> {
         let value = |bytes: &[u8]| bytes.try_into().map(f32::from_le_bytes).unwrap_or(f32::NAN);
         Ok((view.shape().to_vec(), view.data().chunks_exact(4).map(value).collect()))
     };
-    DecoderModel::load(ops, &config, source)
+    load(&config, source)
 }
 
 #[derive(Deserialize)]
@@ -190,6 +217,37 @@ fn check_gradient_norms<O: Ops>(make: &MakeOps<'_, O>, family: Family) -> Failur
             let expected = norms.get(&entry.name).copied().unwrap_or(f64::NAN);
             failures.extend(compare_relative(&entry.name, norm, expected, 1e-4));
         }
+    }
+    Ok(failures)
+}
+
+/// Recomputing layers changes no log-probability and no gradient, not by a single bit.
+fn check_recomputation<O: Ops>(make: &MakeOps<'_, O>, family: Family) -> Failures {
+    let golden = golden(family)?;
+    let responses: Vec<&[u32]> = golden.sequences.iter().map(Vec::as_slice).collect();
+    let batch = batch_of(&golden.sequences[1], &responses);
+    let coefficients: Vec<f64> = (0..responses.len()).map(|place| place as f64 - 2.5).collect();
+    let settings = lora::settings();
+    let run = |recompute: bool, adapted: bool| -> Result<(Vec<f64>, Vec<f64>)> {
+        let mut model = match adapted {
+            true => load_tiny_adapted(make()?, family, &settings, &mut |_, _| Ok(None))?,
+            false => load_tiny(make()?, family)?,
+        };
+        model.recompute_activations(recompute);
+        let log_probs = model.forward(&batch)?;
+        model.backward(&coefficients)?;
+        let mut gradients = Vec::new();
+        for entry in model.parameters().entries() {
+            let gradient = model.ops().parameter_gradient(&entry.value)?;
+            gradients.extend(widen(&gradient.unwrap_or_default()));
+        }
+        Ok((log_probs, gradients))
+    };
+    let mut failures = Vec::new();
+    for adapted in [false, true] {
+        let (kept, recomputed) = (run(false, adapted)?, run(true, adapted)?);
+        failures.extend(compare("log-probabilities", &recomputed.0, &kept.0, 0.0));
+        failures.extend(compare("gradients", &recomputed.1, &kept.1, 0.0));
     }
     Ok(failures)
 }

@@ -22,6 +22,7 @@ use sppo_core::plugin::Optimizer;
 
 use crate::decoder::Activation;
 use crate::error::Result;
+use crate::seeds::drop_values;
 
 /// The heads of an attention op and how scores are formed.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,7 +99,7 @@ pub struct UpdateRule {
 ///
 /// Tensors are immutable and cheap to clone. `rows` and index arguments are always within bounds:
 /// the callers in this crate check what comes from outside.
-pub trait Ops {
+pub trait Ops: 'static {
     /// An activation, rank 2.
     type Tensor: Clone;
     /// A weight with its gradient and optimiser state, changed in place.
@@ -193,6 +194,14 @@ pub trait Ops {
     fn scale(&self, x: &Self::Tensor, factor: f32) -> Result<Self::Tensor>;
     /// The given rows of `x`, in order; a row may repeat.
     fn select_rows(&self, x: &Self::Tensor, rows: &[u32]) -> Result<Self::Tensor>;
+    /// `x` with each value zeroed with the given probability (below 1) and the others divided by the
+    /// rest. The same seed always zeroes the same places, so the op is its own backward form.
+    fn dropout(&self, x: &Self::Tensor, probability: f32, seed: u64) -> Result<Self::Tensor> {
+        let (rows, columns) = self.shape(x);
+        let mut values = self.values(x)?;
+        drop_values(&mut values, probability, seed);
+        self.tensor(values, rows, columns)
+    }
     /// Log-probability of `targets[i]` under `softmax(cap(hidden[i] head^T))`. Never holds more than
     /// a chunk of the `[rows, vocabulary]` logits, unless `keep` says that a backward will follow and
     /// memory allows to keep them; the second value is whatever [`Self::token_log_probs_backward`] wants.

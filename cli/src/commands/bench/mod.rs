@@ -45,7 +45,7 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
     let flags = Flags::of(&[&arguments.settings, &arguments.model, &arguments.backend])?;
     let session = Session::open(arguments.settings.resolve(flags)?.config, terminal)?;
     let model = session.find_model(arguments.model.offline)?;
-    let mut policy = session.load(model)?;
+    let mut policy = session.load_for_training(model)?;
     let workload = workload(arguments, &session, policy.as_ref())?;
     terminal.note("measuring; keep the machine otherwise idle");
     let measurements = measure(session.backend.as_ref(), policy.as_mut(), &workload)

@@ -66,7 +66,7 @@ pub(super) fn train(arguments: &TrainArguments, terminal: &Terminal) -> Result<(
     prepare_output(&arguments.output)?;
 
     let model = session.find_whole_model(arguments.model.offline)?;
-    let mut policy = session.load(model)?;
+    let mut policy = session.load_for_training(model)?;
     let mut examples = pairs::examples(policy.as_ref(), pairs, &arguments.pairs, &session)?;
     add_reference(&session, policy.as_mut(), &mut examples)?;
     let steps = regress(&session, policy.as_mut(), &examples, &arguments.output)?;
@@ -98,7 +98,13 @@ fn prepare_output(directory: &Path) -> Result<()> {
         Error::run_directory(directory, format!("cannot create this directory: {error}"))
             .with_hint("choose a directory that this user may write with --output")
     })?;
-    for name in ["config.json", "model.safetensors", "model.safetensors.index.json"] {
+    for name in [
+        "config.json",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ] {
         if directory.join(name).exists() {
             return Err(Error::run_directory(directory, format!("already holds {name}"))
                 .with_hint("choose another directory with --output, or remove the model in it")

@@ -5,7 +5,7 @@ use abi_stable::std_types::{ROption, RResult, RSlice, RStr, RString, RVec};
 
 use crate::plugin::{
     Candidate, Comparison, FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest,
-    Message, Optimizer, PluginError, PluginErrorKind, PolicyInfo, SamplingParameters, Segment,
+    LoraSettings, Message, Optimizer, PluginError, PluginErrorKind, PolicyInfo, SamplingParameters, Segment,
     SequenceBatch, StepReport, StepSettings, Verdict,
 };
 
@@ -314,6 +314,44 @@ impl From<AbiBatch<'_>> for SequenceBatch {
             prompt: segment.prompt.into(),
         };
         Self::from_parts(batch.tokens.to_vec(), batch.segments.iter().map(segment).collect())
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, StableAbi)]
+pub struct AbiLoraSettings<'a> {
+    pub rank: usize,
+    pub alpha: f64,
+    pub dropout: f64,
+    pub target_modules: RVec<RStr<'a>>,
+    pub rank_stabilized: bool,
+    pub seed: u64,
+}
+
+impl<'a> From<&'a LoraSettings> for AbiLoraSettings<'a> {
+    fn from(settings: &'a LoraSettings) -> Self {
+        let target_modules = settings.target_modules.iter();
+        Self {
+            rank: settings.rank,
+            alpha: settings.alpha,
+            dropout: settings.dropout,
+            target_modules: target_modules.map(|name| name.as_str().into()).collect(),
+            rank_stabilized: settings.rank_stabilized,
+            seed: settings.seed,
+        }
+    }
+}
+
+impl From<AbiLoraSettings<'_>> for LoraSettings {
+    fn from(settings: AbiLoraSettings<'_>) -> Self {
+        Self {
+            rank: settings.rank,
+            alpha: settings.alpha,
+            dropout: settings.dropout,
+            target_modules: settings.target_modules.iter().map(ToString::to_string).collect(),
+            rank_stabilized: settings.rank_stabilized,
+            seed: settings.seed,
+        }
     }
 }
 

@@ -10,8 +10,9 @@ use abi_stable::std_types::{ROption, RResult, RSlice, RStr, RString, RVec};
 
 use super::INTERFACE_VERSION;
 use super::data::{
-    AbiBatch, AbiComparison, AbiGeneratedResponse, AbiGenerationRequest, AbiManifest, AbiMessage,
-    AbiMetric, AbiOptimizer, AbiPolicyInfo, AbiResult, AbiStepReport, AbiStepSettings, AbiVerdict,
+    AbiBatch, AbiComparison, AbiGeneratedResponse, AbiGenerationRequest, AbiLoraSettings,
+    AbiManifest, AbiMessage, AbiMetric, AbiOptimizer, AbiPolicyInfo, AbiResult, AbiStepReport,
+    AbiStepSettings, AbiVerdict,
 };
 use super::guard::{drop_guarded, guarded};
 use super::import::HostBehindAbi;
@@ -98,6 +99,18 @@ impl AbiBackend for Exported<dyn Backend> {
         guarded(|| self.0.load_policy(&model_spec(model), &HostBehindAbi(host)).map(export_policy))
     }
 
+    fn load_adapted_policy(
+        &self,
+        model: RStr<'_>,
+        adapters: AbiLoraSettings<'_>,
+        host: HostRef<'_>,
+    ) -> AbiResult<PolicyBox> {
+        guarded(|| {
+            let (model, host) = (model_spec(model), HostBehindAbi(host));
+            self.0.load_adapted_policy(&model, &adapters.into(), &host).map(export_policy)
+        })
+    }
+
     fn load_scorer(&self, model: RStr<'_>, host: HostRef<'_>) -> AbiResult<ScorerBox> {
         guarded(|| self.0.load_scorer(&model_spec(model), &HostBehindAbi(host)).map(export_scorer))
     }
@@ -159,6 +172,10 @@ impl AbiPolicy for Exported<dyn Policy> {
 
     fn backward(&mut self, coefficients: RSlice<'_, f64>) -> AbiResult<()> {
         guarded(|| self.0.backward(coefficients.as_slice()))
+    }
+
+    fn recompute_activations(&mut self, recompute: bool) -> AbiResult<()> {
+        guarded(|| self.0.recompute_activations(recompute))
     }
 
     fn begin_training(&mut self, optimizer: AbiOptimizer) -> AbiResult<()> {

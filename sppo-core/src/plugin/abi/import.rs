@@ -10,9 +10,9 @@ use super::export::ExportedHost;
 use super::traits::{AbiHost_TO, BackendBox, HostRef, OracleBox, PolicyBox, ScorerBox};
 use crate::plugin::calls::PluginCall;
 use crate::plugin::{
-    Backend, Comparison, GeneratedResponse, GenerationRequest, Host, Message, ModelSpec, Optimizer,
-    Oracle, PluginError, Policy, PolicyInfo, Scorer, SequenceBatch, StepReport, StepSettings,
-    Verdict,
+    Backend, Comparison, GeneratedResponse, GenerationRequest, Host, LoraSettings, Message,
+    ModelSpec, Optimizer, Oracle, PluginError, Policy, PolicyInfo, Scorer, SequenceBatch,
+    StepReport, StepSettings, Verdict,
 };
 
 fn received<T, U: From<T>>(result: AbiResult<T>) -> Result<U, PluginError> {
@@ -140,6 +140,20 @@ impl Backend for LoadedBackend {
         Ok(Box::new(LoadedPolicy::new(self.plugin, policy)?))
     }
 
+    fn load_adapted_policy(
+        &self,
+        model: &ModelSpec,
+        adapters: &LoraSettings,
+        host: &dyn Host,
+    ) -> Result<Box<dyn Policy>, PluginError> {
+        let call = PluginCall::enter(self.plugin, host);
+        let host = ExportedHost(&call);
+        let host = AbiHost_TO::from_ptr(&host, TD_Opaque);
+        let path = path_text(&model.path)?.into();
+        let policy = received(self.backend.load_adapted_policy(path, adapters.into(), host))?;
+        Ok(Box::new(LoadedPolicy::new(self.plugin, policy)?))
+    }
+
     fn load_scorer(
         &self,
         model: &ModelSpec,
@@ -218,6 +232,10 @@ impl Policy for LoadedPolicy {
 
     fn backward(&mut self, coefficients: &[f64]) -> Result<(), PluginError> {
         received(self.policy.backward(coefficients.into()))
+    }
+
+    fn recompute_activations(&mut self, recompute: bool) -> Result<(), PluginError> {
+        received(self.policy.recompute_activations(recompute))
     }
 
     fn begin_training(&mut self, optimizer: &Optimizer) -> Result<(), PluginError> {

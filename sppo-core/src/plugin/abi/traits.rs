@@ -7,8 +7,9 @@ use abi_stable::sabi_types::RRef;
 use abi_stable::std_types::{RBox, ROption, RSlice, RStr, RString, RVec};
 
 use super::data::{
-    AbiBatch, AbiComparison, AbiGeneratedResponse, AbiGenerationRequest, AbiMessage, AbiMetric,
-    AbiOptimizer, AbiPolicyInfo, AbiResult, AbiStepReport, AbiStepSettings, AbiVerdict,
+    AbiBatch, AbiComparison, AbiGeneratedResponse, AbiGenerationRequest, AbiLoraSettings,
+    AbiMessage, AbiMetric, AbiOptimizer, AbiPolicyInfo, AbiResult, AbiStepReport, AbiStepSettings,
+    AbiVerdict,
 };
 
 pub type OracleBox = AbiOracle_TO<'static, RBox<()>>;
@@ -50,6 +51,12 @@ pub trait AbiScorer {
 #[sabi_trait]
 pub trait AbiBackend {
     fn load_policy(&self, model: RStr<'_>, host: HostRef<'_>) -> AbiResult<PolicyBox>;
+    fn load_adapted_policy(
+        &self,
+        model: RStr<'_>,
+        adapters: AbiLoraSettings<'_>,
+        host: HostRef<'_>,
+    ) -> AbiResult<PolicyBox>;
     fn load_scorer(&self, model: RStr<'_>, host: HostRef<'_>) -> AbiResult<ScorerBox>;
     #[sabi(last_prefix_field)]
     fn matrix_product_rate(&self, rows: usize, inner: usize, columns: usize) -> AbiResult<f64>;
@@ -73,6 +80,7 @@ pub trait AbiPolicy {
     fn token_log_probs(&mut self, batch: AbiBatch<'_>) -> AbiResult<RVec<RVec<f32>>>;
     fn forward(&mut self, batch: AbiBatch<'_>) -> AbiResult<RVec<f64>>;
     fn backward(&mut self, coefficients: RSlice<'_, f64>) -> AbiResult<()>;
+    fn recompute_activations(&mut self, recompute: bool) -> AbiResult<()>;
     fn begin_training(&mut self, optimizer: AbiOptimizer) -> AbiResult<()>;
     fn step(&mut self, settings: AbiStepSettings) -> AbiResult<AbiStepReport>;
     fn save(&self, directory: RStr<'_>) -> AbiResult<()>;

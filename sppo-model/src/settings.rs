@@ -86,4 +86,14 @@ impl<'a> Settings<'a> {
             _ => Ok(()),
         }
     }
+
+    /// Refuses a setting that changes the result, unless it is `null`, `[]` or `{}`.
+    pub(crate) fn refuse_unless_empty(&self, key: &str) -> Result<()> {
+        let empty = match self.get(key) {
+            Some(Value::Array(values)) => values.is_empty(),
+            Some(Value::Object(values)) => values.is_empty(),
+            other => other.is_none(),
+        };
+        if empty { Ok(()) } else { self.refuse_unless(key, &Value::Null) }
+    }
 }

@@ -1,0 +1,33 @@
+//! `sppo merge`: adapters and their model in, a whole checkpoint out.
+
+use sppo_core::Error;
+use sppo_model::checkpoint::{DEFAULT_SHARD_BYTES, write_checkpoint};
+
+use crate::args::MergeArguments;
+use crate::failure::Result;
+use crate::models;
+use crate::terminal::Terminal;
+
+pub(super) fn merge(arguments: &MergeArguments, terminal: &Terminal) -> Result<()> {
+    let checkpoint = models::open(&arguments.adapters)?;
+    if checkpoint.adapters().is_none() {
+        return Err(Error::input(&arguments.adapters, "holds no adapters to merge")
+            .with_hint("name a directory with adapter_config.json")
+            .into());
+    }
+    let names: Vec<String> = checkpoint.tensor_names().map(String::from).collect();
+    let tensors = names.into_iter().map(|name| {
+        let tensor = checkpoint.tensor(&name)?;
+        Ok((name, tensor.shape, tensor.values))
+    });
+    write_checkpoint(
+        &arguments.output,
+        checkpoint.config(),
+        checkpoint.text(),
+        checkpoint.original_config(),
+        tensors,
+        DEFAULT_SHARD_BYTES,
+    )?;
+    terminal.note(&format!("merged into {}", arguments.output.display()));
+    Ok(())
+}

@@ -1,0 +1,245 @@
+//! Low-rank adapters in the layout of Python's PEFT: `adapter_config.json` and
+//! `adapter_model.safetensors`.
+
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::{Value, json};
+use sppo_core::plugin::LoraSettings;
+
+use super::mapping::cause;
+use super::safetensors_files::SafetensorsFiles;
+use super::write::{prepare_directory, unwritable, write_json};
+use crate::decoder::DecoderConfig;
+use crate::error::{ModelError, Result};
+use crate::lora::{AdapterValues, TARGET_MODULES, adapter_names};
+use crate::settings::Settings;
+
+pub(super) const ADAPTER_CONFIG: &str = "adapter_config.json";
+pub(super) const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
+/// What PEFT puts before the names of a causal language model's modules.
+const PREFIX: &str = "base_model.model.";
+
+/// Adapters on disk, opened for reading.
+#[derive(Debug)]
+pub struct AdapterFiles {
+    directory: PathBuf,
+    base: String,
+    revision: Option<String>,
+    settings: LoraSettings,
+    weights: SafetensorsFiles,
+}
+
+impl AdapterFiles {
+    /// Whether a directory holds adapters rather than a whole model.
+    pub(super) fn are_in(directory: &Path) -> bool {
+        directory.join(ADAPTER_CONFIG).is_file()
+    }
+
+    pub(super) fn open(directory: &Path) -> Result<Self> {
+        let path = directory.join(ADAPTER_CONFIG);
+        let bytes = fs_err::read(&path).map_err(|error| ModelError::file(&path, cause(&error)))?;
+        let json: Value = serde_json::from_slice(&bytes)
+            .map_err(|error| ModelError::file(&path, format!("is not JSON: {error}")))?;
+        let object =
+            json.as_object().ok_or_else(|| ModelError::file(&path, "is not a JSON object"))?;
+        let config = Settings { object, path: &path };
+        let settings = lora_settings(&config)?;
+        let base = config
+            .text("base_model_name_or_path")?
+            .ok_or_else(|| config.wrong("base_model_name_or_path", "a model's name or path"))?;
+        Ok(Self {
+            directory: directory.to_path_buf(),
+            base: base.to_string(),
+            revision: config.text("revision")?.map(String::from),
+            settings,
+            weights: SafetensorsFiles::open_file(directory.join(ADAPTER_WEIGHTS))?,
+        })
+    }
+
+    /// The model that the adapters were made for: a path, or an id on the hub.
+    #[must_use]
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// The hub's revision of that model, where one is recorded.
+    #[must_use]
+    pub fn revision(&self) -> Option<&str> {
+        self.revision.as_deref()
+    }
+
+    /// Rank, alpha and the like, as they were trained with; the seed is not recorded.
+    #[must_use]
+    pub fn settings(&self) -> &LoraSettings {
+        &self.settings
+    }
+
+    /// The two files.
+    pub(super) fn paths(&self) -> [PathBuf; 2] {
+        [ADAPTER_CONFIG, ADAPTER_WEIGHTS].map(|name| self.directory.join(name))
+    }
+
+    /// The adapter of a module (for instance `model.layers.0.self_attn.q_proj`), a matrix of
+    /// `[output, input]`; `None` where it has none.
+    ///
+    /// # Errors
+    /// When one of its two matrices is missing or has another shape.
+    pub fn values(
+        &self,
+        module: &str,
+        [output, input]: [usize; 2],
+    ) -> Result<Option<AdapterValues>> {
+        let names = adapter_names(module).map(|name| format!("{PREFIX}{name}"));
+        if names.iter().all(|name| self.weights.shape(name).is_none()) {
+            return Ok(None);
+        }
+        let rank = self.settings.rank;
+        for (name, expected) in names.iter().zip([[rank, input], [output, rank]]) {
+            let path = self.directory.join(ADAPTER_WEIGHTS);
+            match self.weights.shape(name) {
+                Some(found) if found == expected => {}
+                Some(found) => {
+                    return Err(ModelError::file(
+                        path,
+                        format!("the adapter `{name}` has the shape {found:?}; {expected:?} was expected"),
+                    )
+                    .with_hint("the adapters do not belong to this model"));
+                }
+                None => {
+                    return Err(ModelError::file(path, format!("the adapter `{name}` is missing"))
+                        .with_hint("the file is incomplete; save the adapters again"));
+                }
+            }
+        }
+        let [a, b] = &names;
+        Ok(Some(AdapterValues { a: self.weights.values(a)?, b: self.weights.values(b)? }))
+    }
+
+    /// Refuses adapters that have no place in a model, or lack one that the settings announce.
+    pub(super) fn check(&self, config: &DecoderConfig) -> Result<()> {
+        let modules = super::tensor_layout(config).into_iter().filter_map(|tensor| {
+            let module = tensor.name.strip_suffix(".weight")?.to_string();
+            let target = module.rsplit('.').next()?;
+            let adapted = self.settings.target_modules.iter().any(|name| name == target);
+            let shape = <[usize; 2]>::try_from(tensor.shape).ok()?;
+            adapted.then_some((module, shape))
+        });
+        let path = self.directory.join(ADAPTER_WEIGHTS);
+        let mut expected = 0;
+        for (module, shape) in modules {
+            expected += 2;
+            if self.values(&module, shape)?.is_none() {
+                return Err(ModelError::file(path, format!("there is no adapter of `{module}`"))
+                    .with_hint("the adapters do not belong to this model"));
+            }
+        }
+        let found = self.weights.names().count();
+        if found != expected {
+            return Err(ModelError::file(
+                path,
+                format!("holds {found} matrices, of which the model has a place for {expected}"),
+            )
+            .with_hint("the adapters do not belong to this model"));
+        }
+        Ok(())
+    }
+}
+
+/// Reads PEFT's settings; those that change the result and are not supported are refused.
+fn lora_settings(config: &Settings<'_>) -> Result<LoraSettings> {
+    config.refuse_unless("peft_type", &json!("LORA"))?;
+    config.refuse_unless("bias", &json!("none"))?;
+    for key in ["use_dora", "fan_in_fan_out", "lora_bias", "use_qalora"] {
+        config.refuse_unless(key, &json!(false))?;
+    }
+    for key in [
+        "modules_to_save",
+        "layers_to_transform",
+        "layers_pattern",
+        "exclude_modules",
+        "target_parameters",
+        "trainable_token_indices",
+        "layer_replication",
+        "rank_pattern",
+        "alpha_pattern",
+    ] {
+        config.refuse_unless_empty(key)?;
+    }
+    let rank = config.count("r")?.ok_or_else(|| config.wrong("r", "the rank"))?;
+    let target_modules = match config.get("target_modules") {
+        Some(Value::String(all)) if all == "all-linear" => {
+            TARGET_MODULES.map(String::from).to_vec()
+        }
+        _ => config
+            .texts("target_modules")?
+            .ok_or_else(|| config.wrong("target_modules", "a list of modules"))?
+            .into_iter()
+            .map(String::from)
+            .collect(),
+    };
+    let settings = LoraSettings {
+        rank,
+        alpha: config.number("lora_alpha")?.unwrap_or(8.0),
+        dropout: config.number("lora_dropout")?.unwrap_or(0.0),
+        target_modules,
+        rank_stabilized: config.flag("use_rslora")?.unwrap_or(false),
+        seed: 0,
+    };
+    crate::lora::check_settings(&settings)
+        .map_err(|error| ModelError::file(config.path, error.to_string()))?;
+    Ok(settings)
+}
+
+/// Writes adapters so that PEFT, and whatever reads its layout, loads them.
+///
+/// `base` names the model that they were made for; `tensors` yields name (without PEFT's prefix),
+/// shape and values of every matrix.
+///
+/// # Errors
+/// When the directory already holds adapters or cannot be written.
+pub fn write_adapters(
+    directory: &Path,
+    base: &Path,
+    settings: &LoraSettings,
+    tensors: impl IntoIterator<Item = Result<(String, Vec<usize>, Vec<f32>)>>,
+) -> Result<()> {
+    let base = base.to_str().ok_or_else(|| {
+        ModelError::file(base, "is not UTF-8, so adapters cannot refer to it")
+            .with_hint("rename the directory of the model")
+    })?;
+    prepare_directory(directory, &[ADAPTER_CONFIG, ADAPTER_WEIGHTS])?;
+    let config = json!({
+        "base_model_name_or_path": base,
+        "bias": "none",
+        "fan_in_fan_out": false,
+        "inference_mode": true,
+        "init_lora_weights": true,
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "peft_type": "LORA",
+        "r": settings.rank,
+        "target_modules": settings.target_modules,
+        "task_type": "CAUSAL_LM",
+        "use_rslora": settings.rank_stabilized,
+    });
+    let mut matrices = Vec::new();
+    for tensor in tensors {
+        let (name, shape, values) = tensor?;
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        matrices.push((format!("{PREFIX}{name}"), shape, bytes));
+    }
+    let path = directory.join(ADAPTER_WEIGHTS);
+    let views = matrices
+        .iter()
+        .map(|(name, shape, bytes)| {
+            TensorView::new(Dtype::F32, shape.clone(), bytes).map(|view| (name, view))
+        })
+        .collect::<std::result::Result<Vec<_>, _>>();
+    let metadata = std::collections::HashMap::from([("format".to_string(), "pt".to_string())]);
+    let bytes = views
+        .and_then(|views| safetensors::serialize(views, Some(metadata)))
+        .map_err(|error| unwritable(&path, &std::io::Error::other(error.to_string())))?;
+    super::write_file(&path, &bytes)?;
+    write_json(&directory.join(ADAPTER_CONFIG), &config)
+}

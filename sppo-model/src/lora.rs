@@ -1,0 +1,171 @@
+//! Low-rank adapters (LoRA, arXiv 2106.09685): their places in a decoder, first values, and merging.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use rayon::prelude::*;
+use sppo_core::plugin::LoraSettings;
+
+use crate::error::{ModelError, Result};
+use crate::parameters::ParameterId;
+
+/// The matrices of a layer, any of which may be adapted.
+pub const TARGET_MODULES: [&str; 7] =
+    ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
+/// The two matrices that adapt one projection, and how they enter.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Adapter {
+    /// `[rank, input]`.
+    pub(crate) a: ParameterId,
+    /// `[output, rank]`.
+    pub(crate) b: ParameterId,
+    pub(crate) scale: f32,
+    pub(crate) dropout: f32,
+    /// Tells the adapters of a model apart.
+    pub(crate) number: u64,
+}
+
+/// The values of an adapter's matrices, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterValues {
+    /// `[rank, input]`.
+    pub a: Vec<f32>,
+    /// `[output, rank]`.
+    pub b: Vec<f32>,
+}
+
+/// Gives the adapter of a module (for instance `model.layers.0.self_attn.q_proj`) of the shape
+/// `[output, input]` its values, or nothing for a fresh one.
+pub type AdapterSource<'a> = dyn FnMut(&str, [usize; 2]) -> Result<Option<AdapterValues>> + 'a;
+
+/// The checkpoint names of a module's `A` and `B`, without the prefix that PEFT puts before them.
+#[must_use]
+pub fn adapter_names(module: &str) -> [String; 2] {
+    ["lora_A", "lora_B"].map(|matrix| format!("{module}.{matrix}.weight"))
+}
+
+/// Refuses settings that no adapter can have.
+pub(crate) fn check_settings(settings: &LoraSettings) -> Result<()> {
+    let wrong = |message: String| Err(ModelError::Unsupported(format!("LoRA: {message}")));
+    if settings.rank == 0 {
+        return wrong("the rank is 0".into());
+    }
+    if !settings.alpha.is_finite() || settings.alpha <= 0.0 {
+        return wrong(format!("alpha is {}, but must be above 0", settings.alpha));
+    }
+    if !(0.0..1.0).contains(&settings.dropout) {
+        return wrong(format!("dropout is {}, but must be from 0 to below 1", settings.dropout));
+    }
+    if settings.target_modules.is_empty() {
+        return wrong("there are no target modules".into());
+    }
+    match settings.target_modules.iter().find(|name| !TARGET_MODULES.contains(&name.as_str())) {
+        Some(name) => wrong(format!(
+            "there is no target module `{name}`; there are {}",
+            TARGET_MODULES.join(", ")
+        )),
+        None => Ok(()),
+    }
+}
+
+/// A fresh adapter as PEFT initialises it: `A` uniform within `1 / sqrt(input)`, `B` zero.
+pub(crate) fn fresh(
+    settings: &LoraSettings,
+    number: u64,
+    [output, input]: [usize; 2],
+) -> AdapterValues {
+    let mut generator = ChaCha8Rng::seed_from_u64(settings.seed);
+    generator.set_stream(number);
+    let bound = 1.0 / (input.max(1) as f32).sqrt();
+    let mut draw = || {
+        let uniform = (generator.next_u32() >> 8) as f32 / (1_u32 << 24) as f32;
+        bound * (2.0 * uniform - 1.0)
+    };
+    AdapterValues {
+        a: (0..settings.rank * input).map(|_| draw()).collect(),
+        b: vec![0.0; output * settings.rank],
+    }
+}
+
+/// Adds `scale * B A` to a weight of rows of `input` values.
+pub fn merge(weight: &mut [f32], input: usize, adapter: &AdapterValues, scale: f64) {
+    let rank = adapter.a.len() / input.max(1);
+    let rows = weight.par_chunks_mut(input.max(1)).zip(adapter.b.par_chunks(rank.max(1)));
+    rows.for_each_init(
+        || vec![0.0_f64; input],
+        |change, (row, factors)| {
+            change.fill(0.0);
+            for (&factor, direction) in factors.iter().zip(adapter.a.chunks(input)) {
+                let factor = scale * f64::from(factor);
+                change
+                    .iter_mut()
+                    .zip(direction)
+                    .for_each(|(sum, &value)| *sum += factor * f64::from(value));
+            }
+            row.iter_mut()
+                .zip(change.iter())
+                .for_each(|(value, &change)| *value = (f64::from(*value) + change) as f32);
+        },
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> LoraSettings {
+        LoraSettings {
+            rank: 2,
+            alpha: 6.0,
+            dropout: 0.0,
+            target_modules: vec!["q_proj".into()],
+            rank_stabilized: false,
+            seed: 3,
+        }
+    }
+
+    #[test]
+    fn the_scale_is_alpha_over_the_rank_or_its_root() {
+        let plain = LoraSettings { rank: 4, ..settings() };
+        assert_eq!(plain.scale(), 1.5);
+        assert_eq!(LoraSettings { rank_stabilized: true, ..plain }.scale(), 3.0);
+    }
+
+    #[test]
+    fn a_fresh_adapter_is_drawn_from_its_seed_and_changes_nothing() {
+        let adapter = fresh(&settings(), 0, [3, 100]);
+        assert_eq!(adapter.b, [0.0; 6]);
+        assert!(adapter.a.iter().all(|value| value.abs() <= 0.1));
+        let mean = adapter.a.iter().sum::<f32>() / 200.0;
+        assert!(mean.abs() < 0.02 && adapter.a.iter().any(|value| value.abs() > 0.09));
+        assert_eq!(adapter, fresh(&settings(), 0, [3, 100]));
+        assert_ne!(adapter, fresh(&settings(), 1, [3, 100]));
+    }
+
+    #[test]
+    fn merging_adds_the_scaled_product() {
+        let mut weight = vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        // B = [[1, 0], [2, 1]], A = [[1, 2, 3], [0, 1, 0]]
+        let adapter =
+            AdapterValues { a: vec![1.0, 2.0, 3.0, 0.0, 1.0, 0.0], b: vec![1.0, 0.0, 2.0, 1.0] };
+        merge(&mut weight, 3, &adapter, 0.5);
+        assert_eq!(weight, [1.5, 3.0, 4.5, 5.0, 7.5, 9.0]);
+    }
+
+    #[test]
+    fn settings_that_no_adapter_can_have_are_refused() {
+        for (settings, expected) in [
+            (LoraSettings { rank: 0, ..settings() }, "rank is 0"),
+            (LoraSettings { alpha: f64::NAN, ..settings() }, "alpha is NaN"),
+            (LoraSettings { dropout: 1.0, ..settings() }, "dropout is 1"),
+            (LoraSettings { target_modules: Vec::new(), ..settings() }, "no target modules"),
+            (
+                LoraSettings { target_modules: vec!["lm_head".into()], ..settings() },
+                "no target module `lm_head`; there are q_proj",
+            ),
+        ] {
+            let error = check_settings(&settings).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}
