@@ -5,8 +5,8 @@ use abi_stable::std_types::{ROption, RResult, RSlice, RStr, RString, RVec};
 
 use crate::plugin::{
     Candidate, Comparison, FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest,
-    LoraSettings, Message, Optimizer, PluginError, PluginErrorKind, PolicyInfo, SamplingParameters, Segment,
-    SequenceBatch, StepReport, StepSettings, Verdict,
+    LoraSettings, Message, Optimizer, PluginError, PluginErrorKind, PolicyInfo, SamplingParameters,
+    Segment, SequenceBatch, StepReport, StepSettings, Verdict,
 };
 
 pub type AbiResult<T> = RResult<T, AbiError>;
