@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::checkpoint::SafetensorsFiles;
-use crate::settings::Settings;
 use crate::error::{ModelError, Result};
 use crate::ops::encoder::DistanceBuckets;
+use crate::settings::Settings;
 
 /// The size of a head in every released DeBERTa v3.
 const RELEASED_HEAD_SIZE: usize = 64;

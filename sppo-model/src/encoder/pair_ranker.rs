@@ -10,10 +10,10 @@ use super::EncoderConfig;
 use super::forward::{Encoder, EncoderBatch, linear};
 use super::weights::{Linear, Loader};
 use crate::checkpoint::{SafetensorsFiles, cause};
-use crate::settings::Settings;
 use crate::error::{ModelError, Result};
 use crate::ops::encoder::{EncoderOps, Pointwise};
 use crate::packing::InputLimits;
+use crate::settings::Settings;
 
 /// What the weights of the encoder are called before their names in transformers.
 const PREFIX: &str = "pretrained_model.";
