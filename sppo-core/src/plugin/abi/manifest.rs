@@ -78,7 +78,7 @@ impl<'a> ManifestText<'a> {
             interface_version: value("interface")?.parse().ok()?,
             core_version: value("core")?,
             summary: value("summary")?,
-            missing_library_hint: value("missing_library_hint")?,
+            missing_library_hint: value("missing_library_hint").unwrap_or_default(),
         })
     }
 }
