@@ -255,6 +255,6 @@ fn both_backends_sample_the_same_tokens() {
 #[ignore = "takes minutes, and the default model"]
 fn both_backends_sample_the_same_tokens_from_the_default_model() {
     let Some(library) = library() else { return };
-    let arguments = ["--samples", "1", "--max-new-tokens", "40"];
+    let arguments = ["--samples", "2", "--max-new-tokens", "40"];
     sample_the_same(Path::new("smollm2-135m-instruct"), &library, &arguments);
 }
