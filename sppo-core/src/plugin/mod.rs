@@ -11,9 +11,9 @@ mod calls;
 pub mod conformance;
 mod library;
 mod macros;
-
 mod oracle;
 mod registry;
+mod settings;
 
 pub use backend::{
     Backend, FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, ModelSpec,
