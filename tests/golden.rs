@@ -2,19 +2,11 @@
 
 mod support;
 
-use std::fmt::Write as _;
-use std::path::Path;
-
-use serde_json::{Value, json};
-use support::{fixture, require_success, sppo, stdout_of};
-
-fn read_json(path: &Path) -> Value {
-    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
-}
-
-fn json_lines(text: &str) -> Vec<Value> {
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
+use serde_json::Value;
+use support::{
+    fixture, json_lines, read_json, reference_pairs, reference_sequences, require_success, sppo,
+    stdout_of,
+};
 
 fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or_else(|| panic!("{value} is not a number"))
@@ -25,28 +17,13 @@ fn close(found: f64, expected: f64, tolerance: f64, what: &str) {
     assert!(error <= tolerance, "{what}: {found} is not {expected} (relative error {error:.1e})");
 }
 
-/// The reference trains on four tokenised pairs in one batch, five times.
-fn pairs(golden: &Value) -> String {
-    golden["pairs"].as_array().unwrap().iter().fold(String::new(), |mut lines, pair| {
-        let line = json!({
-            "prompt_tokens": pair["prompt"],
-            "chosen_tokens": pair["chosen"],
-            "rejected_tokens": pair["rejected"],
-            "chosen_probs": 0.5,
-            "chosen_probs_win": pair["p_win"],
-            "chosen_probs_lose": pair["p_lose"],
-        });
-        writeln!(lines, "{line}").unwrap();
-        lines
-    })
-}
-
 #[test]
 fn five_steps_of_the_official_loss_are_those_of_the_reference() {
     let golden = read_json(&fixture("fixtures/optim-llama.json"));
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("pairs.jsonl");
-    std::fs::write(&file, pairs(&golden)).unwrap();
+    // The reference trains on four tokenised pairs in one batch, five times.
+    std::fs::write(&file, reference_pairs(&golden)).unwrap();
     let output = directory.path().join("trained");
 
     let result = sppo()
@@ -95,15 +72,9 @@ fn five_steps_of_the_official_loss_are_those_of_the_reference() {
 fn scores_are_the_log_probabilities_of_the_reference() {
     let golden = read_json(&fixture("fixtures/lm/llama/golden.json"));
     let sequences = golden["sequences"].as_array().unwrap();
-    let requests = sequences.iter().fold(String::new(), |mut lines, sequence| {
-        let tokens = sequence.as_array().unwrap();
-        let line = json!({ "prompt_tokens": tokens[..1], "response_tokens": tokens[1..] });
-        writeln!(lines, "{line}").unwrap();
-        lines
-    });
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("responses.jsonl");
-    std::fs::write(&file, requests).unwrap();
+    std::fs::write(&file, reference_sequences(&golden)).unwrap();
 
     let scored = json_lines(&stdout_of(
         sppo().arg("score").arg(&file).arg("--model").arg(fixture("fixtures/lm/llama")),

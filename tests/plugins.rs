@@ -147,6 +147,22 @@ fn an_added_plugin_is_found_by_name_until_its_file_changes() {
 }
 
 #[test]
+fn settings_are_checked_against_the_schema_of_a_plugin_built_in_or_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let refuses = |oracle: &str, setting: &str, told: &[&str]| {
+        let mut run = small_run(directory.path(), "refused");
+        run.args(["--oracle", oracle, "--plugin"]).arg(library("oracle-template"));
+        run.args(["--set", &format!("oracle.{oracle}.{setting}")]);
+        refused(&mut run, 3, &[&[&*format!("oracle `{oracle}`")], told].concat());
+    };
+    let misspelt = ["unknown field `target_word`", "did you mean `target_words`?"];
+    refuses("oracle-template", "target_word=3", &misspelt);
+    refuses("oracle-template", "target_words=\"many\"", &["`target_words` is not a whole number"]);
+    refuses("rules", "length.max_word=3", &["unknown field `length.max_word`", "`max_words`?"]);
+    refuses("rules", "length.max_words=-3", &["`length.max_words` is less than 0"]);
+}
+
+#[test]
 fn all_plugins_of_this_repository_conform_built_in_or_not() {
     let model = fixture("fixtures/lm/llama");
     let candle = library("sppo-backend-candle");

@@ -2,8 +2,11 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use serde_json::{Value, json};
 
 /// The binary under test, without a user's environment.
 pub(crate) fn sppo() -> Command {
@@ -85,4 +88,70 @@ pub(crate) fn library_file(crate_name: &str) -> PathBuf {
     let file = format!("{DLL_PREFIX}{}{DLL_SUFFIX}", crate_name.replace('-', "_"));
     let test = std::env::current_exe().expect("a test has a file");
     test.parent().expect("a file lies in a directory").join(file)
+}
+
+/// `target/<profile>`, where the tests were built.
+fn profile_directory() -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a file");
+    test.ancestors().nth(2).expect("target/<profile>/deps/test").into()
+}
+
+/// The directory that cargo builds into.
+pub(crate) fn target_directory() -> PathBuf {
+    profile_directory().parent().expect("a profile lies in the target directory").into()
+}
+
+/// Cargo, building into the directory that the tests were built in.
+pub(crate) fn cargo(action: &str) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.arg(action).env("CARGO_TARGET_DIR", target_directory());
+    command
+}
+
+/// Builds a library that the tests' own build leaves out; what both need is built once.
+pub(crate) fn build_library(manifest: &Path, crate_name: &str, extra: &[&str]) -> PathBuf {
+    let mut build = cargo("build");
+    build.args(["--lib", "--manifest-path"]).arg(manifest).args(extra);
+    let profile = profile_directory();
+    let profile = profile.file_name().expect("a profile has a name");
+    if profile != "debug" {
+        build.arg("--profile").arg(profile);
+    }
+    require_success(&build.output().expect("cargo starts"));
+    library(crate_name)
+}
+
+/// The pairs of the reference's training in `optim-llama.json`, as `sppo train` takes them.
+pub(crate) fn reference_pairs(golden: &Value) -> String {
+    golden["pairs"].as_array().unwrap().iter().fold(String::new(), |mut lines, pair| {
+        let line = json!({
+            "prompt_tokens": pair["prompt"],
+            "chosen_tokens": pair["chosen"],
+            "rejected_tokens": pair["rejected"],
+            "chosen_probs": 0.5,
+            "chosen_probs_win": pair["p_win"],
+            "chosen_probs_lose": pair["p_lose"],
+        });
+        writeln!(lines, "{line}").unwrap();
+        lines
+    })
+}
+
+/// The reference's sequences in a model's `golden.json`, as `sppo score` takes them.
+pub(crate) fn reference_sequences(golden: &Value) -> String {
+    golden["sequences"].as_array().unwrap().iter().fold(String::new(), |mut lines, sequence| {
+        let tokens = sequence.as_array().unwrap();
+        let line = json!({ "prompt_tokens": tokens[..1], "response_tokens": tokens[1..] });
+        writeln!(lines, "{line}").unwrap();
+        lines
+    })
+}
+
+pub(crate) fn read_json(path: &Path) -> Value {
+    let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+pub(crate) fn json_lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }

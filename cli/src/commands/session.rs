@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use sppo_core::config::{Config, SamplingTable};
-use sppo_core::observer::{Event, Observer, PluginServices, Stage, StageHost};
+use sppo_core::observer::{Event, Observer, PluginServices, SilentObserver, Stage, StageHost};
 use sppo_core::plugin::{Backend, Oracle, PluginRegistry, Policy, SamplingParameters};
 use sppo_core::{Error, Result as CoreResult};
 
@@ -43,6 +43,11 @@ impl Session {
             plugins: &self.plugins,
             config: &self.config,
         }
+    }
+
+    /// What a plugin sees of this program in a call that belongs to no stage.
+    pub(crate) fn unwatched_host(&self) -> StageHost<'_> {
+        StageHost::new(&SilentObserver, self.services(), 0, 1)
     }
 
     /// The oracle of the settings, ready to judge.

@@ -12,9 +12,9 @@ pub mod conformance;
 mod library;
 mod lora;
 mod macros;
-
 mod oracle;
 mod registry;
+mod settings;
 
 pub use backend::{
     Backend, FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, ModelSpec,

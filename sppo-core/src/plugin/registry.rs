@@ -14,6 +14,7 @@ use super::abi::{LoadedBackend, LoadedOracle};
 use super::library::{
     AddedPlugins, Found, LibraryPlugin, OpenedModule, SearchStep, Trouble, open, search,
 };
+use super::settings::check_settings;
 use super::{Backend, Oracle, PluginError};
 use crate::config::PluginsTable;
 use crate::error::{Error, Result};
@@ -419,6 +420,7 @@ impl PluginRegistry {
     pub fn create_oracle(&self, name: &str, settings: Value) -> Result<Box<dyn Oracle>> {
         let entry = self.find(PluginKind::Oracle, name)?;
         let refused = |error| Error::from(error).from_plugin(label(PluginKind::Oracle, name));
+        check_settings(name, &self.config_schema(entry)?, &settings).map_err(refused)?;
         if let Code::EmbeddedOracle(oracle) = entry.code {
             self.note_use(entry, None);
             return (oracle.create)(settings).map_err(refused);
@@ -440,6 +442,7 @@ impl PluginRegistry {
     pub fn create_backend(&self, name: &str, settings: Value) -> Result<Box<dyn Backend>> {
         let entry = self.find(PluginKind::Backend, name)?;
         let refused = |error| Error::from(error).from_plugin(label(PluginKind::Backend, name));
+        check_settings(name, &self.config_schema(entry)?, &settings).map_err(refused)?;
         if let Code::EmbeddedBackend(backend) = entry.code {
             self.note_use(entry, None);
             return (backend.create)(settings).map_err(refused);

@@ -2,7 +2,7 @@
 //! take on their way there and back.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use sppo_core::plugin::abi::{oracle_across, policy_across};
@@ -12,22 +12,26 @@ use sppo_core::plugin::{
 };
 use sppo_core::records::TrainingExample;
 
-/// Calls to take the mean of.
-const CALLS: u32 = 200;
+/// How long calls are repeated to take their mean.
+const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Seconds on the way.
+/// Seconds on the way, and of the judging that it leads to.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Boundary {
     /// One optimiser step on all examples: reference, forward, backward, step.
     pub(super) seconds_per_step: f64,
     /// Judging one prompt's answers.
     pub(super) seconds_per_comparison: f64,
+    /// What the oracle takes to judge one prompt's answers; `None` when it asks a service.
+    pub(super) judging_seconds_per_comparison: Option<f64>,
 }
 
 /// Measures with sequences as long as these.
 pub(super) fn measure(
     info: &PolicyInfo,
     examples: &[TrainingExample],
+    oracle: &mut dyn Oracle,
+    host: &dyn Host,
 ) -> Result<Boundary, PluginError> {
     let mut batch = SequenceBatch::new();
     for example in examples {
@@ -47,29 +51,45 @@ pub(super) fn measure(
         Ok(())
     })?;
 
-    let answer = "Sunlight scatters in the air, and blue light scatters most. ".repeat(20);
+    let answer = |sentences| {
+        "Sunlight scatters in the air, and blue light scatters most. ".repeat(sentences)
+    };
     let comparison = Comparison {
-        prompt: vec![Message::user(&answer)],
-        rendered_prompt: Some(answer.clone()),
-        candidates: vec![Candidate::from_text(&answer); 5],
+        prompt: vec![Message::user(answer(20))],
+        rendered_prompt: Some(answer(20)),
+        candidates: (16..=20).map(|sentences| Candidate::from_text(answer(sentences))).collect(),
     };
     let comparisons = vec![comparison; 64];
-    let mut oracle = oracle_across(Box::new(Undecided))?;
+    let mut undecided = oracle_across(Box::new(Undecided))?;
     let seconds_per_call = mean_seconds(|| {
-        oracle.preferences(&comparisons, &SilentHost)?;
+        undecided.preferences(&comparisons, &SilentHost)?;
         Ok(())
     })?;
-    let seconds_per_comparison = seconds_per_call / comparisons.len() as f64;
-    Ok(Boundary { seconds_per_step, seconds_per_comparison })
+    let judging_seconds_per_comparison = match oracle.expected_requests(1, 5) {
+        Some(_) => None,
+        None => Some(mean_seconds(|| {
+            oracle.preferences(&comparisons[..1], host)?;
+            Ok(())
+        })?),
+    };
+    Ok(Boundary {
+        seconds_per_step,
+        seconds_per_comparison: seconds_per_call / comparisons.len() as f64,
+        judging_seconds_per_comparison,
+    })
 }
 
+/// After one call that does not count.
 fn mean_seconds(mut call: impl FnMut() -> Result<(), PluginError>) -> Result<f64, PluginError> {
     call()?;
     let started = Instant::now();
-    for _ in 0..CALLS {
+    for calls in 1_u32.. {
         call()?;
+        if started.elapsed() >= PATIENCE {
+            return Ok(started.elapsed().as_secs_f64() / f64::from(calls));
+        }
     }
-    Ok(started.elapsed().as_secs_f64() / f64::from(CALLS))
+    Err(PluginError::failed("calls that take no time cannot be timed"))
 }
 
 /// Prefers nothing.

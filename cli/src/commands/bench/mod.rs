@@ -29,6 +29,7 @@ const PAIRS: &str = include_str!("../../../data/bench-pairs.jsonl");
 struct BenchReport<'a> {
     model: &'a str,
     backend: &'a str,
+    oracle: &'a str,
     device: String,
     data_type: String,
     parameters: u64,
@@ -44,6 +45,7 @@ struct BenchReport<'a> {
 pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<()> {
     let flags = Flags::of(&[&arguments.settings, &arguments.model, &arguments.backend])?;
     let session = Session::open(arguments.settings.resolve(flags)?.config, terminal)?;
+    let mut oracle = session.oracle()?;
     let model = session.find_model(arguments.model.offline)?;
     let mut policy = session.load_for_training(model)?;
     let workload = workload(arguments, &session, policy.as_ref())?;
@@ -51,10 +53,16 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
     let measurements = measure(session.backend.as_ref(), policy.as_mut(), &workload)
         .map_err(|error| session.blame_backend(error))?;
     let info = policy.info();
-    let boundary = boundary::measure(info, &workload.examples).map_err(sppo_core::Error::from)?;
+    let host = session.unwatched_host();
+    let boundary =
+        boundary::measure(info, &workload.examples, oracle.as_mut(), &host).map_err(|error| {
+            let oracle = format_args!("oracle `{}`", session.config.oracle.name);
+            sppo_core::Error::from(error).from_plugin(oracle)
+        })?;
     let report = BenchReport {
         model: &session.config.model,
         backend: &session.config.backend.name,
+        oracle: &session.config.oracle.name,
         device: info.device.clone(),
         data_type: info.data_type.clone(),
         parameters: info.parameter_count,
@@ -191,13 +199,22 @@ fn describe(report: &BenchReport, terminal: &Terminal) -> String {
 
 /// The way to a library and back, beside the work that it is for.
 fn describe_boundary(report: &BenchReport) -> String {
-    let Boundary { seconds_per_step, seconds_per_comparison } = report.boundary;
-    let seconds = report.pairs as f64 / report.measurements.training.per_second;
+    let Boundary { seconds_per_step, seconds_per_comparison, judging_seconds_per_comparison } =
+        report.boundary;
+    let training_seconds = report.pairs as f64 / report.measurements.training.per_second;
+    let share = |part: f64, whole: f64| format!("{:.4} %", 100.0 * part / whole);
+    let of_judging = match judging_seconds_per_comparison {
+        Some(seconds) => {
+            let share = share(seconds_per_comparison, seconds);
+            format!("{share} of what the oracle {} takes", report.oracle)
+        }
+        None => format!("the oracle {} waits for its service", report.oracle),
+    };
     format!(
-        "plugins in libraries would add {:.0} us to training on these pairs ({:.4} %), and {:.1} us to \
-         judging 5 answers",
+        "plugins in libraries would add {:.0} us to training on these pairs ({}), and {:.1} us to \
+         judging 5 answers ({of_judging})",
         1e6 * seconds_per_step,
-        100.0 * seconds_per_step / seconds,
+        share(seconds_per_step, training_seconds),
         1e6 * seconds_per_comparison
     )
 }

@@ -1,0 +1,125 @@
+//! The key-value cache, and attention of one query per response over it.
+//!
+//! The keys that each response sees are gathered, as many for each as for the one that sees most.
+
+use std::ops::Range;
+
+use burn_tensor::{Device, IndexingUpdateOp, Int, Tensor};
+use sppo_model::ops::{AttentionShape, CachedRow};
+use sppo_model::{ModelError, Result};
+
+use crate::attention::{HIDDEN, Heads, softmax};
+use crate::engine::BurnOps;
+use crate::tensors::{index, soft_cap, upload};
+
+/// Keys and values of past tokens, one pair of `[slots, features]` tensors per layer.
+#[derive(Debug)]
+pub struct KeyValueCache {
+    layers: Vec<[Tensor<2>; 2]>,
+}
+
+impl KeyValueCache {
+    pub(crate) fn new(layers: usize, slots: usize, features: usize, device: &Device) -> Self {
+        let empty = || Tensor::zeros([slots, features], device);
+        Self { layers: (0..layers).map(|_| [empty(), empty()]).collect() }
+    }
+
+    /// Writes rows to slots.
+    pub(crate) fn write(
+        &mut self,
+        layer: usize,
+        rows: [&Tensor<2>; 2],
+        slots: &Tensor<1, Int>,
+    ) -> Result<()> {
+        let layer = self.layers.get_mut(layer).ok_or_else(|| no_layer(layer))?;
+        for (tensor, rows) in layer.iter_mut().zip(rows) {
+            let (slots, rows) = (slots.clone(), rows.clone());
+            tensor.inplace(|tensor| tensor.select_assign(0, slots, rows, IndexingUpdateOp::Assign));
+        }
+        Ok(())
+    }
+}
+
+fn no_layer(layer: usize) -> ModelError {
+    ModelError::Backend(format!("the cache has no layer {layer}"))
+}
+
+/// How a step's rows lie in the cache; the same for all layers with the same window.
+#[derive(Clone)]
+pub(crate) struct DecodingPlan {
+    /// The slots that the rows see, row after row.
+    slots: Tensor<1, Int>,
+    /// Hides what only fills a row up, `[rows, 1, 1, keys]`.
+    mask: Tensor<4>,
+}
+
+impl DecodingPlan {
+    fn new(rows: &[CachedRow], window: Option<usize>, device: &Device) -> Result<Self> {
+        let seen: Vec<[Range<usize>; 2]> = rows.iter().map(|row| visible(row, window)).collect();
+        let length = |[prefix, own]: &[Range<usize>; 2]| prefix.len() + own.len();
+        let longest = seen.iter().map(length).max().unwrap_or(0).max(1);
+        let mut slots = Vec::with_capacity(rows.len() * longest);
+        let mut mask = vec![HIDDEN; rows.len() * longest];
+        for (seen, mask) in seen.iter().zip(mask.chunks_exact_mut(longest)) {
+            let [prefix, own] = seen;
+            let filling = std::iter::repeat(own.start);
+            let all = prefix.clone().chain(own.clone()).chain(filling);
+            slots.extend(all.take(longest).map(|slot| slot as u32));
+            mask[..length(seen)].fill(0.0);
+        }
+        Ok(Self {
+            slots: index(slots, device),
+            mask: upload(mask, [rows.len(), 1, 1, longest], device)?,
+        })
+    }
+}
+
+/// The slots of the prompt and of the response that lie within the window.
+fn visible(row: &CachedRow, window: Option<usize>) -> [Range<usize>; 2] {
+    let cut = |range: &Range<usize>, most: usize| {
+        range.start.max(range.end.saturating_sub(most))..range.end
+    };
+    let window = window.unwrap_or(usize::MAX);
+    [cut(&row.prefix, window.saturating_sub(row.own.len())), cut(&row.own, window)]
+}
+
+impl BurnOps {
+    /// Attention of one query per row over a layer of the cache, `[rows, query heads * size]`.
+    pub(crate) fn attend_to_cache(
+        &self,
+        queries: &Tensor<2>,
+        cache: &KeyValueCache,
+        layer: usize,
+        shape: &AttentionShape,
+        rows: &[CachedRow],
+    ) -> Result<Tensor<2>> {
+        let [keys, values] = cache.layers.get(layer).ok_or_else(|| no_layer(layer))?;
+        let window = shape.window;
+        let plan = self
+            .shared
+            .decoding
+            .find_or_make(rows, &window, || DecodingPlan::new(rows, window, &self.device))?;
+        let Heads { groups, shared, size } = Heads::of(shape);
+        let gathered = |x: &Tensor<2>| {
+            let gathered = x.clone().select(0, plan.slots.clone());
+            gathered.reshape([rows.len(), plan.mask.dims()[3], shared, size]).swap_dims(1, 2)
+        };
+        let grouped = queries.clone().reshape([rows.len(), shared, groups, size]);
+        let scores = grouped.matmul(gathered(keys).swap_dims(2, 3)) * shape.scale;
+        let (weights, _) = softmax(soft_cap(scores, shape.soft_cap) + plan.mask.clone());
+        Ok(weights.matmul(gathered(values)).reshape(queries.dims()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_cuts_the_prompt_before_the_row_itself() {
+        let row = CachedRow { prefix: 3..9, own: 20..24 };
+        assert_eq!(visible(&row, None), [3..9, 20..24]);
+        assert_eq!(visible(&row, Some(6)), [7..9, 20..24]);
+        assert_eq!(visible(&row, Some(3)), [9..9, 21..24]);
+    }
+}

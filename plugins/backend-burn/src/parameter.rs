@@ -1,0 +1,110 @@
+//! A weight with its gradient and the optimiser's state.
+
+use burn_tensor::{Device, IndexingUpdateOp, Int, Tensor};
+use sppo_model::ops::UpdateRule;
+use sppo_model::{ModelError, Result};
+
+use crate::optimizer;
+use crate::tensors::{download, upload};
+
+/// A weight, its gradient and the optimiser's state, all f32. A vector is kept as a matrix of one row.
+#[derive(Debug)]
+pub struct Parameter {
+    value: Tensor<2>,
+    trainable: bool,
+    gradient: Option<Tensor<2>>,
+    state: Vec<Tensor<2>>,
+}
+
+impl Parameter {
+    pub(crate) fn new(
+        values: Vec<f32>,
+        shape: &[usize],
+        trainable: bool,
+        device: &Device,
+    ) -> Result<Self> {
+        let shape = match *shape {
+            [length] => [1, length],
+            [rows, columns] => [rows, columns],
+            _ => {
+                return Err(ModelError::Backend(format!(
+                    "a weight has rank 1 or 2, not the shape {shape:?}"
+                )));
+            }
+        };
+        let value = upload(values, shape, device)?;
+        Ok(Self { value, trainable, gradient: None, state: Vec::new() })
+    }
+
+    /// The weight itself.
+    pub(crate) fn value(&self) -> Tensor<2> {
+        self.value.clone()
+    }
+
+    /// The accumulated gradient, if any.
+    pub(crate) fn gradient(&self) -> Option<&Tensor<2>> {
+        self.gradient.as_ref()
+    }
+
+    /// Adds to the gradient, where one is wanted.
+    pub(crate) fn accumulate(&mut self, addend: impl FnOnce() -> Tensor<2>) {
+        if self.trainable {
+            self.gradient = Some(match self.gradient.take() {
+                Some(sum) => sum + addend(),
+                None => addend(),
+            });
+        }
+    }
+
+    /// Adds to some rows of the gradient; a row may repeat.
+    pub(crate) fn accumulate_rows(&mut self, rows: Tensor<1, Int>, addends: Tensor<2>) {
+        if self.trainable {
+            let sum = self.gradient.take().unwrap_or_else(|| self.value.zeros_like());
+            self.gradient = Some(sum.select_assign(0, rows, addends, IndexingUpdateOp::Add));
+        }
+    }
+
+    /// Sum of squares of the gradient; 0 when there is none. Rows are summed up in f64.
+    pub(crate) fn gradient_square_sum(&self) -> Result<f64> {
+        let Some(gradient) = &self.gradient else { return Ok(0.0) };
+        let of_rows = download(&gradient.clone().square().sum_dim(1))?;
+        Ok(of_rows.into_iter().map(f64::from).sum())
+    }
+
+    pub(crate) fn clear_gradient(&mut self) {
+        self.gradient = None;
+    }
+
+    /// The optimiser's state.
+    pub(crate) fn state(&self) -> &[Tensor<2>] {
+        &self.state
+    }
+
+    /// Replaces the optimiser's state.
+    pub(crate) fn set_state(&mut self, state: Vec<Vec<f32>>) -> Result<()> {
+        let (shape, device) = (self.value.dims(), self.value.device());
+        self.state = state
+            .into_iter()
+            .map(|values| upload(values, shape, &device))
+            .collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    /// Applies the gradient; nothing happens without one.
+    pub(crate) fn update(&mut self, rule: &UpdateRule) -> Result<()> {
+        let Some(gradient) = self.gradient.clone().filter(|_| self.trainable) else {
+            return Ok(());
+        };
+        let wanted = optimizer::state_count(&rule.optimizer);
+        if self.state.is_empty() {
+            self.state.resize_with(wanted, || self.value.zeros_like());
+        } else if self.state.len() != wanted {
+            return Err(ModelError::Backend(format!(
+                "the optimiser keeps {wanted} state tensors per weight, {} were loaded",
+                self.state.len()
+            )));
+        }
+        optimizer::apply(rule, &mut self.value, gradient, &mut self.state);
+        Ok(())
+    }
+}

@@ -1,0 +1,20 @@
+//! The checks that every op set must pass: each op against the reference op set, and a whole model
+//! against transformers and PyTorch.
+
+use sppo_backend_burn::{BurnOps, Device};
+use sppo_model::golden::check_model;
+use sppo_model::ops::conformance::check_ops;
+
+const NONE: [String; 0] = [];
+
+#[test]
+fn ops_agree_with_the_reference() {
+    assert_eq!(check_ops(&BurnOps::new(Device::flex(), 512 << 20), 1e-5), NONE);
+}
+
+#[test]
+fn a_model_agrees_with_transformers_and_pytorch_keeping_logits_or_not() {
+    for keep_logits_limit in [0, 512 << 20] {
+        assert_eq!(check_model(&|| Ok(BurnOps::new(Device::flex(), keep_logits_limit))), NONE);
+    }
+}

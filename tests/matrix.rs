@@ -1,0 +1,237 @@
+//! Every backend with every oracle, all from libraries: a small run through the program ends, and ends as
+//! it does with candle.
+//!
+//! burn and tch are built on demand, so their tests are ignored unless asked for:
+//! `cargo test --release --test matrix -- --include-ignored`, or for instance `... burn::template`.
+
+#[path = "../oracle-http/tests/support/mod.rs"]
+mod service;
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+
+use serde_json::Value;
+use service::{Behaviour, Service};
+use support::{
+    build_library, fixture, json_lines, library, read_json, reference_pairs, reference_sequences,
+    require_success, small_run, sppo, stdout_of,
+};
+
+/// A backend and its library; `None` where it cannot be built here.
+#[derive(Clone, Copy)]
+struct Backend {
+    name: &'static str,
+    library: &'static LazyLock<Option<PathBuf>>,
+}
+
+static CANDLE: LazyLock<Option<PathBuf>> = LazyLock::new(|| Some(library("sppo-backend-candle")));
+
+static BURN: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
+    let manifest = fixture("../plugins/backend-burn/Cargo.toml");
+    Some(build_library(&manifest, "sppo-backend-burn", &[]))
+});
+
+static TCH: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
+    let libtorch = libtorch()?;
+    // Cargo and the library's build script read it.
+    let setting = format!("env.LIBTORCH='{}'", libtorch.display());
+    let extra = ["--features", "libtorch", "--config", &setting];
+    Some(build_library(&fixture("../backend-tch/Cargo.toml"), "sppo-backend-tch", &extra))
+});
+
+/// The libtorch that `LIBTORCH` names, or that `fetch-libtorch` left behind; nothing is fetched.
+fn libtorch() -> Option<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    variable("LIBTORCH").map(PathBuf::from).or_else(|| {
+        let home = || variable("HOME").map(|home| Path::new(&home).join(".cache"));
+        let cache = variable("XDG_CACHE_HOME").map(PathBuf::from).or_else(home)?;
+        let left = cache.join("sppo/libtorch-2.11.0-cpu");
+        left.join("build-version").is_file().then_some(left)
+    })
+}
+
+impl Backend {
+    /// Chooses this backend for a command; `None` where it is not to be had.
+    fn choose(self, command: &mut Command) -> Option<()> {
+        let library = self.library.as_ref()?;
+        command.args(["--backend", self.name, "--plugin"]).arg(library);
+        Some(())
+    }
+}
+
+const REFERENCE: Backend = Backend { name: "candle", library: &CANDLE };
+
+/// An oracle, and how a command is told to use it.
+#[derive(Clone, Copy)]
+struct Oracle {
+    name: &'static str,
+    libraries: &'static [&'static str],
+    settings: &'static [&'static str],
+}
+
+const RULES: Oracle = Oracle { name: "rules", libraries: &["sppo-oracle-rules"], settings: &[] };
+const TEMPLATE: Oracle =
+    Oracle { name: "oracle-template", libraries: &["oracle-template"], settings: &[] };
+const MIXTURE: Oracle = Oracle {
+    name: "mixture",
+    libraries: &["sppo-oracle-mixture", "sppo-oracle-rules", "oracle-template"],
+    settings: &["oracle.mixture.weights={rules = 1.0, oracle-template = 3.0}"],
+};
+const HTTP: Oracle = Oracle {
+    name: "http",
+    libraries: &["sppo-oracle-http"],
+    settings: &["oracle.http.protocol=pairwise", "oracle.http.cache.enabled=false"],
+};
+
+/// Every iteration of a small run, as the program reports it; `None` where the backend is not to be had.
+fn run(backend: Backend, oracle: Oracle) -> Option<Vec<Value>> {
+    let directory = tempfile::tempdir().unwrap();
+    let judge = Service::start(Behaviour::default());
+    let mut command = small_run(directory.path(), "run");
+    backend.choose(&mut command)?;
+    command.args(["--oracle", oracle.name]);
+    for name in oracle.libraries {
+        command.arg("--plugin").arg(library(name));
+    }
+    for setting in oracle.settings {
+        command.args(["--set", setting]);
+    }
+    if oracle.name == "http" {
+        command.args(["--set", &format!("oracle.http.endpoints=[\"{}\"]", judge.url())]);
+    }
+    let report: Value = serde_json::from_str(&stdout_of(&mut command)).unwrap();
+
+    let identity = read_json(&directory.path().join("run/run.json"));
+    for plugin in identity["plugins"].as_array().unwrap() {
+        assert!(plugin["sha256"].is_string(), "{plugin} does not come from a library");
+    }
+    Some(report["iterations"].as_array().unwrap().clone())
+}
+
+/// How far a number of a report may be from what candle makes of it: tokens are sampled from the same
+/// draws, so they are the same, and log-probabilities differ by rounding alone.
+const NUMBERS: [(&str, f64); 6] = [
+    ("/win_rate/mean", 1e-6),
+    ("/mean_response_tokens", 1e-6),
+    ("/ended_share", 1e-6),
+    ("/examples", 1e-6),
+    ("/chosen_log_prob_change", 2e-3),
+    ("/rejected_log_prob_change", 2e-3),
+];
+
+fn a_run_ends_as_with_candle(backend: Backend, oracle: Oracle) {
+    let Some(found) = run(backend, oracle) else {
+        eprintln!("skipped: the backend {} cannot be built here", backend.name);
+        return;
+    };
+    let expected = run(REFERENCE, oracle).unwrap();
+    assert_eq!((found.len(), expected.len()), (3, 3), "the start and two iterations");
+    for (found, expected) in found.iter().zip(&expected) {
+        for (number, tolerance) in NUMBERS {
+            let [found, expected] = [found, expected].map(|of| of.pointer(number).unwrap());
+            let near = match (found.as_f64(), expected.as_f64()) {
+                (Some(found), Some(expected)) => (found - expected).abs() <= tolerance,
+                (found, expected) => found == expected,
+            };
+            assert!(near, "{number}: {found} is not {expected}");
+        }
+    }
+    // Something was learnt from, or the comparison says little.
+    assert!(expected[1]["examples"].as_u64().unwrap() > 0);
+}
+
+/// Loss, gradient norm and all log-probabilities after one step of the official loss; `None` where the
+/// backend is not to be had.
+fn step(backend: Backend) -> Option<(Vec<f64>, Vec<f64>)> {
+    let model = fixture("fixtures/lm/llama");
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let pairs = reference_pairs(&read_json(&fixture("fixtures/optim-llama.json")));
+    std::fs::write(at("pairs.jsonl"), pairs).unwrap();
+    let mut train = sppo();
+    train.arg("train").arg(at("pairs.jsonl")).arg("--output").arg(at("trained"));
+    train.arg("--model").arg(&model);
+    train.args(["--objective", "sppo", "--eta", "1000", "--learning-rate", "1e-4"]);
+    train.args(["--schedule", "constant", "--warmup-ratio", "0", "--epochs", "1"]);
+    train.args(["--global-batch-size", "4", "--micro-batch-tokens", "60"]);
+    backend.choose(&mut train)?;
+    require_success(&train.output().unwrap());
+    let metrics = std::fs::read_to_string(at("trained").join("metrics.jsonl")).unwrap();
+    let step = json_lines(&metrics).into_iter().find(|entry| entry["loss"].is_number()).unwrap();
+
+    std::fs::write(
+        at("sequences.jsonl"),
+        reference_sequences(&read_json(&model.join("golden.json"))),
+    )
+    .unwrap();
+    let mut score = sppo();
+    score.arg("score").arg(at("sequences.jsonl")).arg("--model").arg(at("trained"));
+    backend.choose(&mut score)?;
+    let scored = json_lines(&stdout_of(&mut score));
+    let log_probs = scored.iter().flat_map(|line| line["log_probs"].as_array().unwrap());
+    let number = |value: &Value| value.as_f64().unwrap();
+    let measured = ["loss", "gradient_norm"].map(|name| number(&step[name])).to_vec();
+    Some((measured, log_probs.map(number).collect()))
+}
+
+fn a_training_step_is_that_of_candle(backend: Backend) {
+    let Some((measured, log_probs)) = step(backend) else {
+        eprintln!("skipped: the backend {} cannot be built here", backend.name);
+        return;
+    };
+    let (expected_measured, expected_log_probs) = step(REFERENCE).unwrap();
+    for (found, expected) in measured.iter().zip(&expected_measured) {
+        assert!((found - expected).abs() <= 1e-4 * expected.abs(), "{found} is not {expected}");
+    }
+    assert_eq!(log_probs.len(), expected_log_probs.len());
+    for (found, expected) in log_probs.iter().zip(&expected_log_probs) {
+        assert!((found - expected).abs() <= 1e-4, "{found} is not {expected}");
+    }
+}
+
+/// The tests of a backend, one for each oracle.
+macro_rules! row {
+    ($backend:ident, $library:ident $(, #[$attribute:meta])?) => {
+        mod $backend {
+            use super::*;
+
+            const BACKEND: Backend = Backend { name: stringify!($backend), library: &$library };
+
+            #[test]
+            $(#[$attribute])?
+            fn rules() {
+                a_run_ends_as_with_candle(BACKEND, RULES);
+            }
+
+            #[test]
+            $(#[$attribute])?
+            fn mixture() {
+                a_run_ends_as_with_candle(BACKEND, MIXTURE);
+            }
+
+            #[test]
+            $(#[$attribute])?
+            fn template() {
+                a_run_ends_as_with_candle(BACKEND, TEMPLATE);
+            }
+
+            #[test]
+            $(#[$attribute])?
+            fn http() {
+                a_run_ends_as_with_candle(BACKEND, HTTP);
+            }
+
+            #[test]
+            $(#[$attribute])?
+            fn training_step() {
+                a_training_step_is_that_of_candle(BACKEND);
+            }
+        }
+    };
+}
+
+row!(candle, CANDLE);
+row!(burn, BURN, #[ignore = "builds burn"]);
+row!(tch, TCH, #[ignore = "builds on libtorch, where there is one"]);
