@@ -3,10 +3,13 @@
 use burn_tensor::Device;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use sppo_core::plugin::{Backend, BackendPlugin, Host, ModelSpec, PluginError, Policy};
+use sppo_core::plugin::{
+    Backend, BackendPlugin, Host, LoraSettings, ModelSpec, PluginError, Policy, Scorer,
+};
 use sppo_model::GenerationLimits;
 use sppo_model::measure::measure_matrix_products;
 use sppo_model::policy::DecoderPolicy;
+use sppo_model::scorer::PairRankerScorer;
 
 use crate::engine::BurnOps;
 
@@ -85,6 +88,25 @@ impl Backend for BurnBackend {
         _host: &dyn Host,
     ) -> Result<Box<dyn Policy>, PluginError> {
         let policy = DecoderPolicy::load(self.ops.clone(), &model.path, self.limits)?;
+        Ok(Box::new(policy))
+    }
+
+    fn load_scorer(
+        &self,
+        model: &ModelSpec,
+        _host: &dyn Host,
+    ) -> Result<Box<dyn Scorer>, PluginError> {
+        Ok(Box::new(PairRankerScorer::load(self.ops.clone(), &model.path)?))
+    }
+
+    fn load_adapted_policy(
+        &self,
+        model: &ModelSpec,
+        adapters: &LoraSettings,
+        _host: &dyn Host,
+    ) -> Result<Box<dyn Policy>, PluginError> {
+        let ops = self.ops.clone();
+        let policy = DecoderPolicy::load_adapted(ops, &model.path, adapters, self.limits)?;
         Ok(Box::new(policy))
     }
 

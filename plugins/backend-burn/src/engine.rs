@@ -2,9 +2,10 @@
 
 use std::rc::Rc;
 
-use burn_tensor::{Device, Tensor};
+use burn_tensor::{Device, Int, Tensor};
 use sppo_model::Result;
 use sppo_model::memory::keep_large_buffers;
+use sppo_model::ops::encoder::{DisentangledShape, EncoderSegment};
 use sppo_model::ops::{AttentionSegment, CachedRow, RotaryFrequencies};
 
 use crate::cached_attention::DecodingPlan;
@@ -27,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) masks: Recent<AttentionSegment, Option<usize>, Rc<[Tensor<4>]>>,
     /// By rows and window.
     pub(crate) decoding: Recent<CachedRow, Option<usize>, DecodingPlan>,
+    /// By sequences; the table rows of each.
+    pub(crate) distances: Recent<EncoderSegment, DisentangledShape, Rc<[Tensor<3, Int>]>>,
 }
 
 /// Cosines and sines of a batch's positions, each `[rows, 1, head_size / 2]`.

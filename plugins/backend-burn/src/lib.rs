@@ -11,6 +11,7 @@
 mod attention;
 mod backend;
 mod cached_attention;
+mod encoder;
 mod engine;
 mod log_probs;
 mod ops;
@@ -22,5 +23,6 @@ mod tensors;
 pub use backend::{BurnBackend, BurnConfig};
 pub use burn_tensor::Device;
 pub use cached_attention::KeyValueCache;
+pub use encoder::RelativeTables;
 pub use engine::BurnOps;
 pub use parameter::Parameter;

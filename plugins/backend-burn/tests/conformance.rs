@@ -2,14 +2,17 @@
 //! against transformers and PyTorch.
 
 use sppo_backend_burn::{BurnOps, Device};
-use sppo_model::golden::check_model;
+use sppo_model::golden::{check_model, check_ranker};
 use sppo_model::ops::conformance::check_ops;
+use sppo_model::ops::encoder_conformance::check_encoder_ops;
 
 const NONE: [String; 0] = [];
 
 #[test]
 fn ops_agree_with_the_reference() {
-    assert_eq!(check_ops(&BurnOps::new(Device::flex(), 512 << 20), 1e-5), NONE);
+    let ops = BurnOps::new(Device::flex(), 512 << 20);
+    assert_eq!(check_ops(&ops, 1e-5), NONE);
+    assert_eq!(check_encoder_ops(&ops, 1e-5), NONE);
 }
 
 #[test]
@@ -17,4 +20,9 @@ fn a_model_agrees_with_transformers_and_pytorch_keeping_logits_or_not() {
     for keep_logits_limit in [0, 512 << 20] {
         assert_eq!(check_model(&|| Ok(BurnOps::new(Device::flex(), keep_logits_limit))), NONE);
     }
+}
+
+#[test]
+fn a_ranker_agrees_with_llm_blender() {
+    assert_eq!(check_ranker(&|| Ok(BurnOps::new(Device::flex(), 0))), NONE);
 }
