@@ -1,8 +1,14 @@
 //! Draws tokens from logits, reproducibly.
 //!
-//! One uniform number per token, from a counter-based generator: the key is (seed, stream, prompt id,
-//! sample) and the counter is the token's place in the response. A draw therefore depends on the
-//! request alone, never on what else is in the batch.
+//! Random numbers come from a counter-based generator: the key is (seed, stream, prompt id, sample) and
+//! the counter begins with the token's place in the response. A draw therefore depends on the request
+//! alone, never on what else is in the batch.
+//!
+//! A token is drawn by a race: each one arrives after a random time, exponentially distributed at the
+//! rate of its weight, and the first one to arrive is drawn. Every token has its own random number, so
+//! logits that differ in rounding alone, as those of two backends do, give the same token but for a
+//! photo finish. (Going through the cumulative weights instead, one rounding early in the vocabulary
+//! changes every draw from the many unlikely tokens.)
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -25,18 +31,43 @@ pub struct DrawKey {
 }
 
 impl DrawKey {
-    /// The uniform number in `[0, 1)` for the token at `position` of the response.
-    #[must_use]
-    pub fn uniform(&self, position: u64) -> f64 {
+    /// The random numbers for the token at `position` of the response.
+    fn times(&self, position: u64) -> Times {
         let mut key = [0; 32];
         let words = [self.seed, self.stream, self.prompt, self.sample];
         for (bytes, word) in key.chunks_exact_mut(8).zip(words) {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
         let mut generator = ChaCha8Rng::from_seed(key);
-        // Every position has a whole block of 16 words to itself.
-        generator.set_word_pos(16 * u128::from(position));
-        (generator.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+        generator.set_word_pos(WORDS_PER_POSITION * u128::from(position));
+        Times(generator)
+    }
+}
+
+/// More random words than any vocabulary takes for one token.
+const WORDS_PER_POSITION: u128 = 1 << 32;
+
+/// Arrival times at the rate 1.
+struct Times(ChaCha8Rng);
+
+impl Times {
+    /// The next one, 0 or more.
+    fn next(&mut self) -> f64 {
+        let uniform = ((self.0.next_u64() >> 11) + 1) as f64 / (1_u64 << 53) as f64;
+        -uniform.ln()
+    }
+
+    /// Which arrives first, where each has its weight as its rate; `None` where all weights are 0.
+    fn race(&mut self, weights: impl IntoIterator<Item = f64>) -> Option<usize> {
+        let mut first = (f64::INFINITY, None);
+        for (index, weight) in weights.into_iter().enumerate() {
+            // Taken by those without a chance too: everyone has a number of their own.
+            let arrival = self.next() / weight;
+            if arrival < first.0 {
+                first = (arrival, Some(index));
+            }
+        }
+        first.1
     }
 }
 
@@ -121,9 +152,9 @@ impl Sampler {
             ));
         }
         let bans_end = request.position < min_new_tokens && !self.end_tokens.is_empty();
-        let uniform = || request.key.uniform(request.position as u64);
+        let times = || request.key.times(request.position as u64);
         let token = if temperature == 1.0 && top_p == 1.0 && top_k == 0 && !bans_end {
-            all.invert(uniform())
+            all.draw(times())
         } else {
             let mut allowed = logits.to_vec();
             if bans_end {
@@ -132,11 +163,11 @@ impl Sampler {
             if temperature == 0.0 {
                 argmax(&allowed)
             } else {
-                let weights = Weights::new(&allowed, temperature);
-                match top_p == 1.0 && top_k == 0 {
-                    true => weights.invert(uniform()),
-                    false => weights.truncate(top_k, top_p).invert(uniform()),
+                if top_p < 1.0 || top_k > 0 {
+                    let kept = Weights::new(&allowed, temperature).nucleus(top_k, top_p);
+                    allowed = only(&kept, &allowed);
                 }
+                Weights::new(&allowed, temperature).draw(times())
             }
         };
         let logit = f64::from(logits.get(token).copied().unwrap_or(f32::NAN));
@@ -208,41 +239,17 @@ impl<'a> Weights<'a> {
         lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>() + f64::from(rest)
     }
 
-    /// The token at which the cumulative weight, in index order, passes `uniform` of the total.
-    fn invert(&self, uniform: f64) -> usize {
-        let mut remaining = uniform * self.total;
-        for (block, &sum) in self.block_sums.iter().enumerate() {
-            if remaining < sum
-                && let Some(offset) = self.invert_block(block * BLOCK, remaining)
-            {
-                return block * BLOCK + offset;
-            }
-            remaining -= sum;
-        }
-        // Rounding left the number at the very end: the last token that can be drawn.
-        let drawable = |&logit: &f32| self.weight(logit) > 0.0;
-        self.logits.iter().rposition(drawable).unwrap_or_default()
-    }
-
-    fn invert_block(&self, start: usize, mut remaining: f64) -> Option<usize> {
-        let end = self.logits.len().min(start + BLOCK);
-        let mut last = None;
-        for (offset, &logit) in self.logits[start..end].iter().enumerate() {
-            let weight = f64::from(self.weight(logit));
-            if weight > 0.0 {
-                last = Some(offset);
-                if remaining < weight {
-                    break;
-                }
-            }
-            remaining -= weight;
-        }
-        last
+    /// The winner of a race of blocks, and then of the tokens in the block that wins: the same as a race
+    /// of all tokens, with fewer random numbers.
+    fn draw(&self, mut times: Times) -> usize {
+        let start = times.race(self.block_sums.iter().copied()).unwrap_or_default() * BLOCK;
+        let block = self.logits.iter().skip(start).take(BLOCK);
+        start + times.race(block.map(|&logit| f64::from(self.weight(logit)))).unwrap_or_default()
     }
 
     /// The `top_k` heaviest tokens (0 is all), and of these the heaviest that hold `top_p` of their
     /// weight together. Equal weights go by index.
-    fn truncate(&self, top_k: usize, top_p: f64) -> Nucleus {
+    fn nucleus(&self, top_k: usize, top_p: f64) -> Vec<usize> {
         // All tokens below this weight together hold less than 1 - top_p, so none is needed.
         let negligible = match top_k {
             0 => (1.0 - top_p) * self.total / self.logits.len() as f64,
@@ -270,26 +277,17 @@ impl<'a> Weights<'a> {
             });
             kept.truncate(needed.map_or(kept.len(), |last| last + 1));
         }
-        kept.sort_unstable_by_key(|&(_, index)| index);
-        Nucleus(kept)
+        kept.into_iter().map(|(_, index)| index).collect()
     }
 }
 
-/// The weights and indices that survived truncation, in index order.
-struct Nucleus(Vec<(f32, usize)>);
-
-impl Nucleus {
-    fn invert(&self, uniform: f64) -> usize {
-        let total: f64 = self.0.iter().map(|&(weight, _)| f64::from(weight)).sum();
-        let mut remaining = uniform * total;
-        for &(weight, index) in &self.0 {
-            if remaining < f64::from(weight) {
-                return index;
-            }
-            remaining -= f64::from(weight);
-        }
-        self.0.last().map_or(0, |&(_, index)| index)
+/// The logits, those of tokens that were not kept at minus infinity.
+fn only(kept: &[usize], logits: &[f32]) -> Vec<f32> {
+    let mut only = vec![f32::NEG_INFINITY; logits.len()];
+    for &token in kept {
+        only[token] = logits[token];
     }
+    only
 }
 
 fn maximum(values: &[f32]) -> f32 {
@@ -358,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn uniform_numbers_depend_on_every_part_of_the_key() {
+    fn random_numbers_depend_on_every_part_of_the_key() {
         let keys = [
             KEY,
             DrawKey { seed: 9, ..KEY },
@@ -368,11 +366,11 @@ mod tests {
         ];
         let numbers: std::collections::HashSet<u64> = keys
             .iter()
-            .flat_map(|key| (0..100).map(|position| key.uniform(position).to_bits()))
+            .flat_map(|key| (0..100).map(|position| key.times(position).next().to_bits()))
             .collect();
         assert_eq!(numbers.len(), 500);
-        let mean = (0..4000).map(|position| KEY.uniform(position)).sum::<f64>() / 4000.0;
-        assert!((mean - 0.5).abs() < 0.02, "{mean}");
+        let mean = (0..4000).map(|position| KEY.times(position).next()).sum::<f64>() / 4000.0;
+        assert!((mean - 1.0).abs() < 0.05, "{mean}");
     }
 
     #[test]
@@ -408,18 +406,42 @@ mod tests {
         assert_eq!(support(9, 0.999), [0, 1, 2, 3]);
     }
 
+    /// Three blocks of tokens, the last of them short.
+    fn long_row() -> Vec<f32> {
+        (0..600).map(|token| ((token * 37) % 101) as f32 / 20.0).collect()
+    }
+
     #[test]
-    fn a_long_row_is_inverted_in_index_order() {
-        let logits: Vec<f32> = (0..1000).map(|token| ((token * 37) % 101) as f32 / 20.0).collect();
-        let weights = Weights::new(&logits, 1.0);
-        for uniform in [0.0, 0.1, 0.25, 0.5, 0.77, 0.999_999] {
-            let mut remaining = uniform * weights.total;
-            let expected = logits.iter().position(|&logit| {
-                remaining -= f64::from(weights.weight(logit));
-                remaining < 0.0
-            });
-            assert_eq!(Some(weights.invert(uniform)), expected);
-            assert_eq!(Some(weights.truncate(0, 1.0).invert(uniform)), expected);
+    fn tokens_of_all_blocks_are_drawn_by_their_weights() {
+        let logits = long_row();
+        let drawn = frequencies(&sampler(SamplingParameters::default()), &logits, 60_000);
+        let total: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+        let squares: f64 = (logits.iter().zip(&drawn))
+            .map(|(&logit, drawn)| {
+                let expected = f64::from(logit).exp() / total;
+                60_000.0 * (drawn - expected).powi(2) / expected
+            })
+            .sum();
+        // Chi-squared with 599 degrees of freedom: 599 +- 35.
+        assert!((450.0..750.0).contains(&squares), "{squares}");
+    }
+
+    #[test]
+    fn rounding_of_the_logits_changes_hardly_any_draw() {
+        let logits = long_row();
+        let rounded: Vec<f32> =
+            (logits.iter().enumerate()).map(|(token, x)| x + (token % 7) as f32 * 1e-5).collect();
+        for parameters in
+            [SamplingParameters::default(), SamplingParameters { top_p: 0.9, ..Default::default() }]
+        {
+            let sampler = sampler(parameters);
+            let token = |logits, position| {
+                sampler.draw(&DrawRequest { logits, key: KEY, position }).unwrap().token
+            };
+            let other = (0..5000)
+                .filter(|&position| token(&logits, position) != token(&rounded, position))
+                .count();
+            assert!(other <= 3, "{other} of 5000 draws");
         }
     }
 
