@@ -178,7 +178,7 @@ fn check_type(schema: &Value, value: &Value, place: &str) -> Result<(), Refusal>
     if types.iter().any(is_of) {
         return Ok(());
     }
-    let named = types.iter().filter(|name| **name != "null").map(|name| in_words(&name));
+    let named = types.iter().filter(|name| **name != "null").map(|name| in_words(name));
     Err(Refusal::new(place, &format!("is not {}", named.collect::<Vec<_>>().join(" or "))))
 }
 
