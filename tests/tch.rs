@@ -9,23 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use support::{fixture, library_file, refused, require_success, small_run, sppo, stdout_of};
+use support::{fixture, refused, require_success, small_run, sppo, stdout_of, tch_library};
 
 const CONFIGURATION: i32 = 3;
 const RUN_DIRECTORY: i32 = 5;
 const PLUGIN: i32 = 6;
-
-/// The plugin's library, where it was built with libtorch.
-fn library() -> Option<PathBuf> {
-    let library = library_file("sppo-backend-tch");
-    let listed = stdout_of(sppo().args(["plugin", "list", "--json", "--plugin"]).arg(&library));
-    let listed: Vec<Value> = serde_json::from_str(&listed).unwrap();
-    let is_built = listed.iter().any(|plugin| plugin["name"] == "tch");
-    if !is_built {
-        eprintln!("skipped: the backend tch was built without libtorch");
-    }
-    is_built.then_some(library)
-}
 
 /// On one thread: a tiny model has no work for more.
 fn with_tch<'a>(command: &'a mut Command, library: &Path) -> &'a mut Command {
@@ -52,7 +40,7 @@ fn files(run: &Path) -> BTreeSet<PathBuf> {
 
 #[test]
 fn the_library_conforms() {
-    let Some(library) = library() else { return };
+    let Some(library) = tch_library() else { return };
     let mut check = sppo();
     check.args(["plugin", "check"]).arg(&library).arg("--model").arg(fixture("fixtures/lm/llama"));
     check.args(["--set", "backend.tch.threads=1"]);
@@ -62,7 +50,7 @@ fn the_library_conforms() {
 
 #[test]
 fn a_run_makes_the_files_that_it_makes_on_candle() {
-    let Some(library) = library() else { return };
+    let Some(library) = tch_library() else { return };
     let directory = tempfile::tempdir().unwrap();
     require_success(&small_run(directory.path(), "candle").output().unwrap());
     let mut run = small_run(directory.path(), "tch");
@@ -99,7 +87,7 @@ fn scores(checkpoint: &Path, library: Option<&Path>) -> Vec<f64> {
 
 #[test]
 fn a_run_begun_on_candle_goes_on_with_tch_and_back() {
-    let Some(library) = library() else { return };
+    let Some(library) = tch_library() else { return };
     let directory = tempfile::tempdir().unwrap();
     require_success(&small_run(directory.path(), "run").output().unwrap());
     let run = directory.path().join("run");
@@ -134,7 +122,7 @@ fn a_run_begun_on_candle_goes_on_with_tch_and_back() {
 
 #[test]
 fn devices_that_are_not_there_are_refused_in_words() {
-    let Some(library) = library() else { return };
+    let Some(library) = tch_library() else { return };
     let directory = tempfile::tempdir().unwrap();
     let refusal = |device: &str, code, told: &[&str]| {
         let mut run = small_run(directory.path(), "run");
@@ -148,7 +136,7 @@ fn devices_that_are_not_there_are_refused_in_words() {
 
 #[test]
 fn bf16_is_warned_of_where_it_is_slower() {
-    let Some(library) = library() else { return };
+    let Some(library) = tch_library() else { return };
     let directory = tempfile::tempdir().unwrap();
     let mut run = small_run(directory.path(), "run");
     run.args(["--set", "backend.tch.device=cpu", "--set", "backend.tch.data_type=bf16"]);
@@ -166,7 +154,7 @@ fn bf16_is_warned_of_where_it_is_slower() {
 #[cfg(target_os = "linux")]
 #[test]
 fn without_libtorch_the_command_that_provides_it_is_told() {
-    let Some(library) = library() else { return };
+    let Some(library) = tch_library() else { return };
     let directory = tempfile::tempdir().unwrap();
     let copy = directory.path().join("libtch.so");
     fs::copy(&library, &copy).unwrap();
@@ -182,7 +170,7 @@ fn without_libtorch_the_command_that_provides_it_is_told() {
 #[cfg(target_os = "linux")]
 #[test]
 fn running_out_of_memory_is_an_error_and_the_run_can_go_on() {
-    let Some(library) = library() else { return };
+    let Some(library) = tch_library() else { return };
     let directory = tempfile::tempdir().unwrap();
     // A context so long that one answer's keys do not fit into the memory that the process may have.
     let (original, model) = (fixture("fixtures/lm/llama"), directory.path().join("model"));
@@ -245,7 +233,7 @@ fn sample_the_same(model: &Path, library: &Path, arguments: &[&str]) {
 
 #[test]
 fn both_backends_sample_the_same_tokens() {
-    let Some(library) = library() else { return };
+    let Some(library) = tch_library() else { return };
     let prompts = fixture("fixtures/prompts-small.jsonl");
     let arguments = [prompts.to_str().unwrap(), "--samples", "8", "--max-new-tokens", "40"];
     sample_the_same(&fixture("fixtures/lm/llama"), &library, &arguments);
@@ -254,7 +242,7 @@ fn both_backends_sample_the_same_tokens() {
 #[test]
 #[ignore = "takes minutes and the default model, and falls short: 93.4 % on the last machine it ran on"]
 fn both_backends_sample_the_same_tokens_from_the_default_model() {
-    let Some(library) = library() else { return };
+    let Some(library) = tch_library() else { return };
     let arguments = ["--samples", "2", "--max-new-tokens", "40"];
     sample_the_same(Path::new("smollm2-135m-instruct"), &library, &arguments);
 }

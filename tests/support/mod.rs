@@ -90,6 +90,18 @@ pub(crate) fn library_file(crate_name: &str) -> PathBuf {
     test.parent().expect("a file lies in a directory").join(file)
 }
 
+/// The library of the backend tch, where it was built with libtorch.
+pub(crate) fn tch_library() -> Option<PathBuf> {
+    let library = library_file("sppo-backend-tch");
+    let listed = stdout_of(sppo().args(["plugin", "list", "--json", "--plugin"]).arg(&library));
+    let listed: Vec<Value> = serde_json::from_str(&listed).unwrap();
+    let is_built = listed.iter().any(|plugin| plugin["name"] == "tch");
+    if !is_built {
+        eprintln!("skipped: the backend tch was built without libtorch");
+    }
+    is_built.then_some(library)
+}
+
 /// `target/<profile>`, where the tests were built.
 fn profile_directory() -> PathBuf {
     let test = std::env::current_exe().expect("a test has a file");
@@ -108,10 +120,11 @@ pub(crate) fn cargo(action: &str) -> Command {
     command
 }
 
-/// Builds a library that the tests' own build leaves out; what both need is built once.
-pub(crate) fn build_library(manifest: &Path, crate_name: &str, extra: &[&str]) -> PathBuf {
-    let mut build = cargo("build");
-    build.args(["--lib", "--manifest-path"]).arg(manifest).args(extra);
+/// Builds a library of another workspace. It is built as its own tests build it, so that what they
+/// have built serves.
+pub(crate) fn build_library(manifest: &Path, crate_name: &str) -> PathBuf {
+    let mut build = cargo("test");
+    build.args(["--no-run", "--manifest-path"]).arg(manifest);
     let profile = profile_directory();
     let profile = profile.file_name().expect("a profile has a name");
     if profile != "debug" {
