@@ -100,6 +100,7 @@ fn the_embedded_plugins_are_listed_and_described() {
             ("oracle", "http"),
             ("oracle", "mixture"),
             ("oracle", "pairrm"),
+            ("oracle", "reward"),
             ("oracle", "rules")
         ]
     );

@@ -70,6 +70,14 @@ const PAIRRM: Oracle = Oracle {
         vec![format!("oracle.pairrm.model='{}'", fixture("fixtures/pairrm-tiny").display())]
     },
 };
+/// Its scores are computed by the backend.
+const REWARD: Oracle = Oracle {
+    name: "reward",
+    libraries: &["sppo-oracle-reward"],
+    settings: |_| {
+        vec![format!("oracle.reward.model='{}'", fixture("fixtures/reward/llama").display())]
+    },
+};
 const HTTP: Oracle = Oracle {
     name: "http",
     libraries: &["sppo-oracle-http"],
@@ -226,6 +234,12 @@ macro_rules! row {
             $(#[$attribute])?
             fn pairrm() {
                 a_run_ends_as_with_candle(BACKEND, PAIRRM);
+            }
+
+            #[test]
+            $(#[$attribute])?
+            fn reward() {
+                a_run_ends_as_with_candle(BACKEND, REWARD);
             }
 
             #[test]

@@ -19,6 +19,7 @@ use sppo_backend_candle as _;
 use sppo_oracle_http as _;
 use sppo_oracle_mixture as _;
 use sppo_oracle_pairrm as _;
+use sppo_oracle_reward as _;
 use sppo_oracle_rules as _;
 
 use args::Arguments;

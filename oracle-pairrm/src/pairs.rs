@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
+use sppo_model::model_judge::Entries;
 
 use crate::config::Orders;
 
@@ -13,18 +14,8 @@ pub(crate) struct Pair {
     pub(crate) first: usize,
     /// The candidate that is shown second.
     pub(crate) second: usize,
-    /// Entries of the row-major table that are the logit.
-    entries: Vec<usize>,
-    /// Entries that are its opposite.
-    opposites: Vec<usize>,
-}
-
-impl Pair {
-    /// Writes the logit to its entries.
-    pub(crate) fn fill(&self, table: &mut [f32], logit: f32) {
-        self.entries.iter().for_each(|&entry| table[entry] = logit);
-        self.opposites.iter().for_each(|&entry| table[entry] = -logit);
-    }
+    /// Entries of the row-major table.
+    pub(crate) entries: Entries,
 }
 
 /// The pairs of one comparison. Candidates of the same tokens look alike to the ranker, so that each
@@ -46,12 +37,11 @@ pub(crate) fn pairs(candidates: &[Vec<u32>], orders: Orders) -> Vec<Pair> {
             let pair = pairs.entry((first, second)).or_insert(Pair {
                 first,
                 second,
-                entries: Vec::new(),
-                opposites: Vec::new(),
+                entries: Entries::default(),
             });
-            pair.entries.push(i * size + j);
+            pair.entries.same.push(i * size + j);
             if orders == Orders::One {
-                pair.opposites.push(j * size + i);
+                pair.entries.opposite.push(j * size + i);
             }
         }
     }
@@ -79,7 +69,7 @@ mod tests {
         let pairs = pairs(candidates, orders);
         for pair in &pairs {
             let logit = 10 * candidates[pair.first][0] + candidates[pair.second][0];
-            pair.fill(&mut table, logit as f32);
+            pair.entries.fill(&mut table, logit as f32);
         }
         (pairs.len(), table)
     }

@@ -4,8 +4,8 @@
 //! vector-Jacobian product. Everything else is generic over it: the decoder, the tape that runs its
 //! backward pass, packed batches with shared prompts, sampling with a key-value cache, the
 //! optimisers, and the adapter that turns any op set into a core [`Policy`](sppo_core::plugin::Policy).
-//! With [`ops::encoder::EncoderOps`] it also serves encoders that score text, as a core
-//! [`Scorer`](sppo_core::plugin::Scorer).
+//! With [`ops::encoder::EncoderOps`] it also serves rankers and reward models, which score text, as a
+//! core [`Scorer`](sppo_core::plugin::Scorer); [`model_judge`] is what oracles do with one.
 //! Checkpoint formats, tokenizers and chat templates live here too.
 
 pub mod checkpoint;
@@ -19,11 +19,13 @@ pub mod lora;
 pub mod measure;
 pub mod memory;
 pub mod model;
+pub mod model_judge;
 pub mod model_source;
 pub mod ops;
 pub mod packing;
 pub mod parameters;
 pub mod policy;
+pub mod reward_model;
 pub mod sampling;
 pub mod scorer;
 mod seeds;

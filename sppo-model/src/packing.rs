@@ -54,6 +54,23 @@ impl InputLimits {
             None => Ok(()),
         }
     }
+
+    /// As [`Self::check`], for a sequence that must fit by itself.
+    ///
+    /// # Errors
+    /// As there, or when the sequence is too long.
+    pub fn check_sequence(&self, tokens: &[u32], what: &dyn Fn() -> String) -> Result<()> {
+        self.check(tokens, what)?;
+        if tokens.len() > self.context_length {
+            return Err(ModelError::Input(format!(
+                "{} is {} tokens long; the model takes {}",
+                what(),
+                tokens.len(),
+                self.context_length
+            )));
+        }
+        Ok(())
+    }
 }
 
 #[derive(Default)]

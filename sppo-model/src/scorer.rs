@@ -5,29 +5,80 @@ use std::path::Path;
 use sppo_core::plugin::{PluginError, Scorer};
 
 use crate::encoder::PairRanker;
-use crate::error::Result;
+use crate::error::{ModelError, Result};
 use crate::ops::encoder::EncoderOps;
+use crate::reward_model::{self, RewardModel};
+use crate::settings::{Settings, read_json};
 
-/// A pair ranker that scores sequences of tokens: each score is the logit that the first candidate of
-/// the sequence is better than the second.
-pub struct PairRankerScorer<O: EncoderOps> {
-    ops: O,
-    ranker: PairRanker<O>,
+/// What `config.json` calls PairRM under `architectures`.
+const PAIR_RANKER: &str = "DebertaV2PairRM";
+
+/// What the scores of a model mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScorerKind {
+    /// A sequence shows two candidates, and its score is the logit that the first is better.
+    PairRanker,
+    /// A sequence shows one answer, and its score is how good that is.
+    RewardModel,
 }
 
-impl<O: EncoderOps> PairRankerScorer<O> {
-    /// Loads a model directory in the layout of `llm-blender/PairRM` or of `llm-blender/PairRM-hf`.
+impl ScorerKind {
+    /// Reads the `config.json` of a model directory.
     ///
     /// # Errors
-    /// When it cannot be read, is of another kind, or does not fit into memory.
-    pub fn load(ops: O, path: &Path) -> Result<Self> {
-        let ranker = PairRanker::load(&ops, path)?;
-        Ok(Self { ops, ranker })
+    /// When it cannot be read, or the model is of neither kind.
+    pub fn read(directory: &Path) -> Result<Self> {
+        let path = directory.join("config.json");
+        let json = read_json(&path)?;
+        let settings = Settings::of(&json, &path)?;
+        let named = settings.texts("architectures")?.unwrap_or_default();
+        let architecture = named.first().copied().unwrap_or("that is not named");
+        if settings.get("ranker_type").is_some() || architecture == PAIR_RANKER {
+            return Ok(Self::PairRanker);
+        }
+        if reward_model::architectures().any(|supported| supported == architecture) {
+            return Ok(Self::RewardModel);
+        }
+        let supported: Vec<_> = reward_model::architectures().collect();
+        Err(ModelError::Unsupported(format!(
+            "{}: the architecture {architecture} cannot score text here; supported: {}, {PAIR_RANKER}, \
+             and the pairranker of LLM-Blender",
+            path.display(),
+            supported.join(", ")
+        )))
     }
 }
 
-impl<O: EncoderOps> Scorer for PairRankerScorer<O> {
+/// Loads a model directory of either kind.
+///
+/// # Errors
+/// When it cannot be read, is of another kind, or does not fit into memory.
+pub fn load_scorer<O: EncoderOps>(ops: O, directory: &Path) -> Result<Box<dyn Scorer>> {
+    load(ops, directory).map_err(|error| match error {
+        ModelError::Input(message) => ModelError::file(directory, message)
+            .with_hint("the configuration and the weights do not belong together"),
+        other => other,
+    })
+}
+
+fn load<O: EncoderOps>(ops: O, directory: &Path) -> Result<Box<dyn Scorer>> {
+    Ok(match ScorerKind::read(directory)? {
+        ScorerKind::PairRanker => {
+            let ranker = PairRanker::load(&ops, directory)?;
+            Box::new(ScoreWith(move |sequences: &[Vec<u32>]| ranker.logits(&ops, sequences)))
+        }
+        ScorerKind::RewardModel => {
+            let model = RewardModel::load(&ops, directory)?;
+            Box::new(ScoreWith(move |sequences: &[Vec<u32>]| model.scores(&ops, sequences)))
+        }
+    })
+}
+
+/// A function as a scorer.
+struct ScoreWith<F>(F);
+
+impl<F: Fn(&[Vec<u32>]) -> Result<Vec<f32>>> Scorer for ScoreWith<F> {
     fn score(&mut self, sequences: &[Vec<u32>]) -> std::result::Result<Vec<f32>, PluginError> {
-        Ok(self.ranker.logits(&self.ops, sequences)?)
+        Ok((self.0)(sequences)?)
     }
 }

@@ -4,7 +4,19 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use crate::checkpoint::cause;
 use crate::error::{ModelError, Result};
+
+/// Reads a JSON file of a model directory.
+pub(crate) fn read_json(path: &Path) -> Result<Value> {
+    let bytes = fs_err::read(path).map_err(|error| {
+        ModelError::file(path, cause(&error)).with_hint(
+            "name a directory that holds config.json, tokenizer.json and model.safetensors",
+        )
+    })?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| ModelError::file(path, format!("is not JSON: {error}")))
+}
 
 /// Typed access to a JSON object that names the key in errors; `null` counts as absent.
 #[derive(Clone, Copy)]
@@ -14,6 +26,13 @@ pub(crate) struct Settings<'a> {
 }
 
 impl<'a> Settings<'a> {
+    /// The settings in a file that was read from `path`.
+    pub(crate) fn of(json: &'a Value, path: &'a Path) -> Result<Self> {
+        let object =
+            json.as_object().ok_or_else(|| ModelError::file(path, "is not a JSON object"))?;
+        Ok(Self { object, path })
+    }
+
     pub(crate) fn get(&self, key: &str) -> Option<&'a Value> {
         self.object.get(key).filter(|value| !value.is_null())
     }

@@ -9,7 +9,7 @@ use sppo_core::plugin::{
 use sppo_model::GenerationLimits;
 use sppo_model::measure::measure_matrix_products;
 use sppo_model::policy::DecoderPolicy;
-use sppo_model::scorer::PairRankerScorer;
+use sppo_model::scorer::load_scorer;
 
 use crate::engine::BurnOps;
 
@@ -96,7 +96,7 @@ impl Backend for BurnBackend {
         model: &ModelSpec,
         _host: &dyn Host,
     ) -> Result<Box<dyn Scorer>, PluginError> {
-        Ok(Box::new(PairRankerScorer::load(self.ops.clone(), &model.path)?))
+        Ok(load_scorer(self.ops.clone(), &model.path)?)
     }
 
     fn load_adapted_policy(

@@ -2,7 +2,7 @@
 //! against transformers and PyTorch.
 
 use sppo_backend_burn::{BurnOps, Device};
-use sppo_model::golden::{check_model, check_ranker};
+use sppo_model::golden::{check_model, check_ranker, check_reward_models};
 use sppo_model::ops::conformance::check_ops;
 use sppo_model::ops::encoder_conformance::check_encoder_ops;
 
@@ -25,4 +25,9 @@ fn a_model_agrees_with_transformers_and_pytorch_keeping_logits_or_not() {
 #[test]
 fn a_ranker_agrees_with_llm_blender() {
     assert_eq!(check_ranker(&|| Ok(BurnOps::new(Device::flex(), 0))), NONE);
+}
+
+#[test]
+fn reward_models_agree_with_transformers() {
+    assert_eq!(check_reward_models(&|| Ok(BurnOps::new(Device::flex(), 0))), NONE);
 }

@@ -29,6 +29,7 @@ use crate::decoder::{DecoderConfig, Family};
 use crate::error::{ModelError, Result};
 use crate::lora;
 use crate::model_source::{self, ModelSourceOptions};
+use crate::settings::read_json;
 use crate::text::TextCodec;
 
 /// One weight in f32.
@@ -115,13 +116,7 @@ impl Checkpoint {
 
     fn open_directory(path: &Path) -> Result<Self> {
         let config_path = path.join("config.json");
-        let bytes = fs_err::read(&config_path).map_err(|error| {
-            ModelError::file(&config_path, cause(&error)).with_hint(
-                "name a directory that holds config.json, tokenizer.json and model.safetensors",
-            )
-        })?;
-        let json: Value = serde_json::from_slice(&bytes)
-            .map_err(|error| ModelError::file(&config_path, format!("is not JSON: {error}")))?;
+        let json = read_json(&config_path)?;
         let config = DecoderConfig::from_hugging_face(&json, &config_path)?;
         let weights = SafetensorsFiles::open(path)?;
         let text = TextCodec::from_directory(path)?;
@@ -349,14 +344,18 @@ impl Checkpoint {
 }
 
 /// What identifies the content of a directory with a model that scores text: as
-/// [`Checkpoint::identity`], of its `config.json`, `tokenizer.json` and weight files. Reads all of them.
+/// [`Checkpoint::identity`], of its `config.json`, its weight files and these files. Reads all of them.
 ///
 /// # Errors
 /// When the directory holds no weights, or a file cannot be read.
-pub fn scorer_identity(directory: &Path) -> Result<CheckpointIdentity> {
+pub fn scorer_identity<'a>(
+    directory: &Path,
+    text_files: impl Iterator<Item = &'a str>,
+) -> Result<CheckpointIdentity> {
     let files = SafetensorsFiles::open(directory)?;
     let mut paths: Vec<PathBuf> = files.paths().map(Path::to_path_buf).collect();
-    paths.extend(["config.json", "tokenizer.json"].map(|name| directory.join(name)));
+    paths.push(directory.join("config.json"));
+    paths.extend(text_files.map(|name| directory.join(name)));
     let sha256 = listing_sha256(directory, paths)?;
     Ok(CheckpointIdentity { path: directory.to_path_buf(), sha256 })
 }

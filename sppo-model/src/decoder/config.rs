@@ -45,6 +45,18 @@ impl Family {
             Self::Qwen3 => "Qwen3ForCausalLM",
         }
     }
+
+    /// What `config.json` calls its sequence classifier under `architectures`.
+    #[must_use]
+    pub fn sequence_classifier(self) -> &'static str {
+        match self {
+            Self::Llama => "LlamaForSequenceClassification",
+            Self::Mistral => "MistralForSequenceClassification",
+            Self::Gemma2 => "Gemma2ForSequenceClassification",
+            Self::Qwen2 => "Qwen2ForSequenceClassification",
+            Self::Qwen3 => "Qwen3ForSequenceClassification",
+        }
+    }
 }
 
 /// The gate's non-linearity in the feed-forward block.

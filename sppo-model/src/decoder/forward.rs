@@ -81,12 +81,22 @@ impl Decoder {
         if batch.targets.is_empty() {
             return Ok(Vec::new());
         }
+        let hidden = self.predicting_states(graph, batch)?;
+        let cap = self.config.logit_soft_cap.map(|cap| cap as f32);
+        graph.token_log_probs(hidden, self.weights.head, &batch.targets, cap)
+    }
+
+    /// The hidden states that the head of a packed batch looks at, after the final norm:
+    /// `[predicting rows, features]`.
+    pub fn predicting_states<O: Ops>(
+        &self,
+        graph: &mut Graph<'_, O>,
+        batch: &PackedBatch,
+    ) -> Result<Value<O>> {
         let mut source = AttentionSource::Packed { segments: batch.segments.clone() };
         let hidden = self.hidden_states(graph, &batch.tokens, &batch.positions, &mut source)?;
         let hidden = graph.select_rows(&hidden, &batch.predicting_rows)?;
-        let hidden = self.norm(graph, &hidden, self.weights.final_norm)?;
-        let cap = self.config.logit_soft_cap.map(|cap| cap as f32);
-        graph.token_log_probs(hidden, self.weights.head, &batch.targets, cap)
+        self.norm(graph, &hidden, self.weights.final_norm)
     }
 
     /// Logits after the given rows, `[rows, vocabulary]`; after all rows if none are given.

@@ -29,17 +29,20 @@ impl DecoderConfig {
     /// # Errors
     /// When the architecture or a setting is not supported, or a value is missing or malformed.
     pub fn from_hugging_face(json: &Value, path: &Path) -> Result<Self> {
-        let object =
-            json.as_object().ok_or_else(|| ModelError::file(path, "is not a JSON object"))?;
-        let settings = Settings { object, path };
-        let config = match family(&settings)? {
-            Family::Llama => llama(&settings)?,
-            Family::Mistral => mistral(&settings)?,
-            Family::Gemma2 => gemma2(&settings)?,
-            Family::Qwen2 => qwen2(&settings)?,
-            Family::Qwen3 => qwen3(&settings)?,
+        let settings = Settings::of(json, path)?;
+        Self::of_family(family(&settings)?, &settings)
+    }
+
+    /// Reads the settings of a model that is known to be of this family.
+    pub(crate) fn of_family(family: Family, settings: &Settings<'_>) -> Result<Self> {
+        let config = match family {
+            Family::Llama => llama(settings)?,
+            Family::Mistral => mistral(settings)?,
+            Family::Gemma2 => gemma2(settings)?,
+            Family::Qwen2 => qwen2(settings)?,
+            Family::Qwen3 => qwen3(settings)?,
         };
-        config.check(path)
+        config.check(settings.path)
     }
 }
 

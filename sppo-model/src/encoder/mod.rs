@@ -1,10 +1,13 @@
-//! Encoders that score text, for inference: DeBERTa v3 and the head of PairRM.
+//! Encoders that score text, for inference: DeBERTa v3, the head of PairRM and that of a sequence
+//! classifier.
 
 mod config;
 mod forward;
 mod pair_ranker;
+mod sequence_classifier;
 mod weights;
 
 pub use config::EncoderConfig;
 pub use forward::{Encoder, EncoderBatch};
 pub use pair_ranker::{PairMarkers, PairRanker, PairRankerConfig};
+pub(crate) use sequence_classifier::EncoderClassifier;

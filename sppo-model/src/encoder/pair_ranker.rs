@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::EncoderConfig;
 use super::forward::{Encoder, EncoderBatch, linear};
@@ -13,7 +13,7 @@ use crate::checkpoint::{SafetensorsFiles, cause};
 use crate::error::{ModelError, Result};
 use crate::ops::encoder::{EncoderOps, Pointwise};
 use crate::packing::InputLimits;
-use crate::settings::Settings;
+use crate::settings::{Settings, read_json};
 
 /// What the weights of the encoder are called before their names in transformers.
 const PREFIX: &str = "pretrained_model.";
@@ -50,20 +50,11 @@ impl PairRankerConfig {
     pub(crate) fn read(directory: &Path, files: &SafetensorsFiles) -> Result<Self> {
         let path = directory.join("config.json");
         let json = read_json(&path)?;
-        let settings = as_settings(&json, &path)?;
-        if settings.get("ranker_type").is_some() {
-            return Self::from_llm_blender(&settings, directory, files);
+        let settings = Settings::of(&json, &path)?;
+        match settings.get("ranker_type") {
+            Some(_) => Self::from_llm_blender(&settings, directory, files),
+            None => Self::from_hugging_face(&settings),
         }
-        let architecture = settings.texts("architectures")?.unwrap_or_default();
-        if architecture != ["DebertaV2PairRM"] {
-            return Err(ModelError::Unsupported(format!(
-                "{}: the architecture {} cannot score text here; supported: DebertaV2PairRM, and the \
-                 pairranker of LLM-Blender",
-                path.display(),
-                architecture.first().unwrap_or(&"that is not named")
-            )));
-        }
-        Self::from_hugging_face(&settings)
     }
 
     fn from_hugging_face(settings: &Settings<'_>) -> Result<Self> {
@@ -93,7 +84,7 @@ impl PairRankerConfig {
         let encoder_config = directory.join(ENCODER_CONFIG);
         let encoder = if encoder_config.is_file() {
             let json = read_json(&encoder_config)?;
-            EncoderConfig::from_hugging_face(&as_settings(&json, &encoder_config)?)?
+            EncoderConfig::from_hugging_face(&Settings::of(&json, &encoder_config)?)?
         } else if backbone.starts_with("microsoft/deberta-v3-") {
             EncoderConfig::from_released(files, PREFIX)?
         } else {
@@ -182,17 +173,9 @@ impl<O: EncoderOps> PairRanker<O> {
     /// # Errors
     /// When it cannot be read, is of another kind, or does not fit into memory.
     pub fn load(ops: &O, directory: &Path) -> Result<Self> {
-        let files = SafetensorsFiles::open(directory)?;
-        let config = PairRankerConfig::read(directory, &files)?;
-        Self::from_files(ops, config, &files).map_err(|error| match error {
-            ModelError::Input(message) => ModelError::file(directory, message)
-                .with_hint("the configuration and the weights do not belong together"),
-            other => other,
-        })
-    }
-
-    fn from_files(ops: &O, config: PairRankerConfig, files: &SafetensorsFiles) -> Result<Self> {
-        let PairRankerConfig { encoder, markers, tasks } = config;
+        let files = &SafetensorsFiles::open(directory)?;
+        let PairRankerConfig { encoder, markers, tasks } =
+            PairRankerConfig::read(directory, files)?;
         let hidden = encoder.hidden_size;
         let head = Loader { ops, files, prefix: "head_layer.".into() };
         let joint = head.values("1.weight", &[hidden, 2 * hidden])?;
@@ -224,14 +207,7 @@ impl<O: EncoderOps> PairRanker<O> {
         };
         let mut batch = EncoderBatch::default();
         for (number, tokens) in sequences.iter().enumerate() {
-            limits.check(tokens, &|| format!("sequence {number}"))?;
-            if tokens.len() > limits.context_length {
-                return Err(ModelError::Input(format!(
-                    "sequence {number} is {} tokens long; the ranker takes {}",
-                    tokens.len(),
-                    limits.context_length
-                )));
-            }
+            limits.check_sequence(tokens, &|| format!("sequence {number}"))?;
             batch.push(tokens, &self.markers.positions(tokens)?);
         }
         if batch.is_empty() {
@@ -258,19 +234,4 @@ impl<O: EncoderOps> PairRanker<O> {
         };
         Ok(scores.chunks_exact(2 * self.tasks).map(logit).collect())
     }
-}
-
-fn read_json(path: &Path) -> Result<Value> {
-    let bytes = fs_err::read(path).map_err(|error| {
-        ModelError::file(path, cause(&error)).with_hint(
-            "name a directory that holds config.json, tokenizer.json and model.safetensors",
-        )
-    })?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| ModelError::file(path, format!("is not JSON: {error}")))
-}
-
-fn as_settings<'a>(json: &'a Value, path: &'a Path) -> Result<Settings<'a>> {
-    let object = json.as_object().ok_or_else(|| ModelError::file(path, "is not a JSON object"))?;
-    Ok(Settings { object, path })
 }

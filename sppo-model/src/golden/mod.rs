@@ -7,10 +7,12 @@ mod full_size;
 mod generation;
 mod lora;
 mod ranker;
+mod reward;
 mod training;
 
 pub use full_size::{FULL_SIZE_MARKERS, write_full_size_ranker};
 pub use ranker::check_ranker;
+pub use reward::check_reward_models;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

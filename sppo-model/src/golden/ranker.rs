@@ -1,12 +1,11 @@
 //! PairRM against LLM-Blender, on a tiny ranker with random weights.
 
 use serde::Deserialize;
-use sppo_core::plugin::Scorer;
 
 use super::{Failures, MakeOps, compare, fixture, read_json, widen};
 use crate::error::{ModelError, Result};
 use crate::ops::encoder::EncoderOps;
-use crate::scorer::PairRankerScorer;
+use crate::scorer::load_scorer;
 
 /// How far a logit may be off. float32 itself is within 4e-6 of float64 here.
 const TOLERANCE: f64 = 1e-4;
@@ -58,7 +57,7 @@ pub fn check_ranker<O: EncoderOps>(make: &MakeOps<'_, O>) -> Vec<String> {
 fn check<O: EncoderOps>(make: &MakeOps<'_, O>) -> Failures {
     let golden: Golden = read_json(&fixture("pairrm-tiny/golden.json"))?;
     let mut failures = Vec::new();
-    let mut ranker = PairRankerScorer::load(make()?, &fixture("pairrm-tiny"))?;
+    let mut ranker = load_scorer(make()?, &fixture("pairrm-tiny"))?;
     for (number, case) in golden.cases.iter().enumerate() {
         let size = case.candidate_ids.len();
         let pairs = (0..size).map(|first| (first, (first + 1) % size));

@@ -1,6 +1,7 @@
 //! The text side of a model: tokenizer, chat template and special tokens, and the files they are
 //! kept in.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use serde_json::Value;
@@ -162,6 +163,20 @@ impl TextCodec {
     /// When the tokenizer fails on this text.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
         self.tokenizer.encode(text, add_special_tokens)
+    }
+
+    /// Token ids of a pair of texts; see [`Tokenizer::encode_pair`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn encode_pair(&self, first: &str, second: &str, limit: usize) -> Result<Vec<u32>> {
+        self.tokenizer.encode_pair(first, second, limit)
+    }
+
+    /// The text, spelling no special token; see [`Tokenizer::without_special_tokens`].
+    #[must_use]
+    pub fn without_special_tokens<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        self.tokenizer.without_special_tokens(text)
     }
 
     /// Text of token ids, special tokens left out; see [`Tokenizer::decode`].

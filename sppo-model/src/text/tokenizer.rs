@@ -1,8 +1,10 @@
 //! A tokenizer in the `tokenizer.json` form of Hugging Face.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use serde_json::Value;
+use tokenizers::{PostProcessor, TruncationDirection};
 
 use crate::error::{ModelError, Result};
 
@@ -11,6 +13,8 @@ use crate::error::{ModelError, Result};
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     vocabulary_size: usize,
+    /// How the special tokens are spelled, in the order of their ids.
+    special_tokens: Vec<String>,
 }
 
 impl Tokenizer {
@@ -35,7 +39,11 @@ impl Tokenizer {
         if vocabulary_size == 0 {
             return Err(broken(&"its vocabulary is empty"));
         }
-        Ok(Self { inner, vocabulary_size })
+        let mut special_tokens: Vec<_> = inner.get_added_tokens_decoder().into_iter().collect();
+        special_tokens.retain(|(_, token)| token.special);
+        special_tokens.sort_unstable_by_key(|&(id, _)| id);
+        let special_tokens = special_tokens.into_iter().map(|(_, token)| token.content).collect();
+        Ok(Self { inner, vocabulary_size, special_tokens })
     }
 
     /// Token ids of a text. `add_special_tokens` lets the tokenizer add its own begin and end tokens.
@@ -48,6 +56,45 @@ impl Tokenizer {
             .encode_fast(text, add_special_tokens)
             .map_err(|error| ModelError::Input(format!("the tokenizer failed: {error}")))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Token ids of a pair of texts as the tokenizer joins them, `[CLS] first [SEP] second [SEP]` for
+    /// instance, in at most `limit` tokens: of the first text, the end is kept, and where the second
+    /// does not fit by itself, its beginning.
+    ///
+    /// # Errors
+    /// When the tokenizer fails on these texts.
+    pub fn encode_pair(&self, first: &str, second: &str, limit: usize) -> Result<Vec<u32>> {
+        let failed = |error| ModelError::Input(format!("the tokenizer failed: {error}"));
+        let added = self.inner.get_post_processor().map_or(0, |added| added.added_tokens(true));
+        let encode = |text, room: usize, kept| -> Result<_> {
+            let mut encoding = self.inner.encode_fast(text, false).map_err(failed)?;
+            encoding.truncate(room, 0, kept);
+            // What was cut off would be joined too.
+            encoding.take_overflowing();
+            Ok(encoding)
+        };
+        let room = limit.saturating_sub(added);
+        let second = encode(second, room, TruncationDirection::Right)?;
+        let first = encode(first, room - second.len(), TruncationDirection::Left)?;
+        let joined = self.inner.post_process(first, Some(second), true).map_err(failed)?;
+        Ok(joined.get_ids().to_vec())
+    }
+
+    /// The text with a space inside each special token that it spells, so that it is encoded as text
+    /// and cannot end a turn or begin one.
+    #[must_use]
+    pub fn without_special_tokens<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let mut text = Cow::Borrowed(text);
+        for spelling in &self.special_tokens {
+            if let Some((first, _)) = spelling.char_indices().nth(1)
+                && text.contains(spelling)
+            {
+                let (start, rest) = spelling.split_at(first);
+                text = text.replace(spelling, &format!("{start} {rest}")).into();
+            }
+        }
+        text
     }
 
     /// Text of token ids, special tokens left out. Ids that the tokenizer does not know (a model's

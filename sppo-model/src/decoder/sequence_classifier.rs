@@ -1,0 +1,76 @@
+//! A decoder as a sequence classifier with one label: a score from the hidden state of the last token.
+
+use super::weights::DecoderWeights;
+use super::{Decoder, DecoderConfig};
+use crate::checkpoint::SafetensorsFiles;
+use crate::error::{ModelError, Result};
+use crate::ops::Ops;
+use crate::packing::{InputLimits, PackedBatch};
+use crate::parameters::{ParameterId, ParameterStore};
+use crate::tape::Graph;
+
+const SCORE: &str = "score.weight";
+
+/// A decoder with a score in place of a language model's head.
+pub(crate) struct DecoderClassifier<O: Ops> {
+    decoder: Decoder,
+    parameters: ParameterStore<O>,
+    score: ParameterId,
+    padding: Option<u32>,
+}
+
+impl<O: Ops> DecoderClassifier<O> {
+    /// Loads the weights. `padding` is the token that does not count as the last one.
+    pub(crate) fn load(
+        ops: &O,
+        config: &DecoderConfig,
+        padding: Option<u32>,
+        files: &SafetensorsFiles,
+    ) -> Result<Self> {
+        // Without a language model's head.
+        let config = DecoderConfig { tied_head: true, ..config.clone() };
+        let mut tensor = |name: &str| {
+            let values = files.values(name)?;
+            Ok((files.shape(name).unwrap_or_default().to_vec(), values))
+        };
+        let (weights, mut parameters) = DecoderWeights::load(ops, &config, &mut tensor, false)?;
+        let (shape, values) = tensor(SCORE)?;
+        if shape != [1, config.hidden_size] {
+            return Err(ModelError::Input(format!(
+                "the weight `{SCORE}` has the shape {shape:?}, but a score from {} features has {:?}",
+                config.hidden_size,
+                [1, config.hidden_size]
+            )));
+        }
+        let score = parameters.push(ops, SCORE.into(), shape, values, false)?;
+        Ok(Self { decoder: Decoder::new(config, weights), parameters, score, padding })
+    }
+
+    /// One score per sequence.
+    pub(crate) fn scores(&self, ops: &O, sequences: &[Vec<u32>]) -> Result<Vec<f32>> {
+        let config = self.decoder.config();
+        let limits = InputLimits {
+            vocabulary_size: config.vocabulary_size,
+            context_length: config.context_length,
+        };
+        for (number, tokens) in sequences.iter().enumerate() {
+            limits.check_sequence(tokens, &|| format!("sequence {number}"))?;
+        }
+        if sequences.is_empty() {
+            return Ok(Vec::new());
+        }
+        let counted = sequences.iter().map(|tokens| self.without_padding(tokens));
+        let batch = PackedBatch::from_prompts(counted);
+        let mut graph = Graph::inference(ops, &self.parameters);
+        let states = self.decoder.predicting_states(&mut graph, &batch)?;
+        let scores = graph.linear(&states, self.score, None)?;
+        ops.values(scores.value())
+    }
+
+    /// transformers takes the last token that is not padding, even where a text's own end is spelled
+    /// like padding, and the first token where there is nothing else. What follows changes nothing.
+    fn without_padding<'a>(&self, tokens: &'a [u32]) -> &'a [u32] {
+        let last = tokens.iter().rposition(|&token| Some(token) != self.padding).unwrap_or(0);
+        &tokens[..=last]
+    }
+}

@@ -1,0 +1,135 @@
+//! Reward models: sequence classifiers of transformers with one label, which is the score of a
+//! conversation.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::checkpoint::SafetensorsFiles;
+use crate::decoder::{DecoderClassifier, DecoderConfig, Family};
+use crate::encoder::{EncoderClassifier, EncoderConfig};
+use crate::error::{ModelError, Result};
+use crate::ops::encoder::EncoderOps;
+use crate::settings::{Settings, read_json};
+
+const ENCODER: &str = "DebertaV2ForSequenceClassification";
+
+/// The labels of a sequence classifier whose configuration says nothing of them.
+const DEFAULT_LABELS: usize = 2;
+
+/// Every supported architecture, as `config.json` calls it.
+pub(crate) fn architectures() -> impl Iterator<Item = &'static str> {
+    std::iter::once(ENCODER).chain(Family::ALL.map(Family::sequence_classifier))
+}
+
+/// The shape of a reward model.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RewardModelConfig {
+    /// DeBERTa v2 or v3, whose first token is looked at.
+    Encoder(EncoderConfig),
+    /// A decoder, whose last token is looked at.
+    Decoder {
+        /// The decoder.
+        decoder: DecoderConfig,
+        /// The token that does not count as the last one.
+        padding: Option<u32>,
+    },
+}
+
+impl RewardModelConfig {
+    /// Reads the `config.json` of a model directory.
+    ///
+    /// # Errors
+    /// When it cannot be read, has not exactly one label, or is of another kind.
+    pub fn read(directory: &Path) -> Result<Self> {
+        let path = directory.join("config.json");
+        let json = read_json(&path)?;
+        let settings = Settings::of(&json, &path)?;
+        let named = settings.texts("architectures")?.unwrap_or_default();
+        let is_named = |name: &str| named.first() == Some(&name);
+        if is_named(ENCODER) {
+            check_labels(&settings)?;
+            let encoder = EncoderConfig::from_hugging_face(&settings)?;
+            settings.refuse_unless("pooler_hidden_act", &json!("gelu"))?;
+            settings.refuse_unless("pooler_hidden_size", &json!(encoder.hidden_size))?;
+            return Ok(Self::Encoder(encoder));
+        }
+        let family = Family::ALL.into_iter().find(|family| is_named(family.sequence_classifier()));
+        let family = family.ok_or_else(|| {
+            let supported: Vec<_> = architectures().collect();
+            settings.wrong("architectures", &format!("one of {}", supported.join(", ")))
+        })?;
+        check_labels(&settings)?;
+        let padding = settings.get("pad_token_id").and_then(Value::as_u64);
+        Ok(Self::Decoder {
+            decoder: DecoderConfig::of_family(family, &settings)?,
+            padding: padding.and_then(|token| u32::try_from(token).ok()),
+        })
+    }
+
+    /// Longest sequence that the model is meant for, in tokens. Decoders take no longer ones; to an
+    /// encoder, tokens that are farther apart than this look equally far.
+    #[must_use]
+    pub fn context_length(&self) -> usize {
+        match self {
+            Self::Encoder(encoder) => encoder.buckets.longest_distance,
+            Self::Decoder { decoder, .. } => decoder.context_length,
+        }
+    }
+}
+
+fn check_labels(settings: &Settings<'_>) -> Result<()> {
+    let named = settings.object("id2label")?.map(|names| names.object.len());
+    let labels = match named {
+        Some(labels) => labels,
+        None => settings.count("num_labels")?.unwrap_or(DEFAULT_LABELS),
+    };
+    if labels == 1 {
+        return Ok(());
+    }
+    Err(ModelError::file(
+        settings.path,
+        format!("the model has {labels} labels; a reward model has one, the score"),
+    )
+    .with_hint("name a model that was trained with num_labels=1"))
+}
+
+/// A reward model on an op set.
+pub struct RewardModel<O: EncoderOps> {
+    classifier: Classifier<O>,
+}
+
+enum Classifier<O: EncoderOps> {
+    Encoder(EncoderClassifier<O>),
+    Decoder(DecoderClassifier<O>),
+}
+
+impl<O: EncoderOps> RewardModel<O> {
+    /// Loads a model directory.
+    ///
+    /// # Errors
+    /// When it cannot be read, is of another kind, or does not fit into memory.
+    pub fn load(ops: &O, directory: &Path) -> Result<Self> {
+        let files = SafetensorsFiles::open(directory)?;
+        let classifier = match RewardModelConfig::read(directory)? {
+            RewardModelConfig::Encoder(config) => {
+                Classifier::Encoder(EncoderClassifier::load(ops, &config, &files)?)
+            }
+            RewardModelConfig::Decoder { decoder, padding } => {
+                Classifier::Decoder(DecoderClassifier::load(ops, &decoder, padding, &files)?)
+            }
+        };
+        Ok(Self { classifier })
+    }
+
+    /// The score of each sequence: the higher, the better the answer that it ends with.
+    ///
+    /// # Errors
+    /// When a sequence is empty, too long or holds an unknown token, or the tensor library fails.
+    pub fn scores(&self, ops: &O, sequences: &[Vec<u32>]) -> Result<Vec<f32>> {
+        match &self.classifier {
+            Classifier::Encoder(encoder) => encoder.scores(ops, sequences),
+            Classifier::Decoder(decoder) => decoder.scores(ops, sequences),
+        }
+    }
+}
