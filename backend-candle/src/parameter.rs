@@ -133,8 +133,11 @@ impl Parameter {
         modify(&self.value, |values| apply(rule, values, gradients, &self.state))?
     }
 
-    /// Keeps a copy of a matrix that suits small batches.
+    /// Keeps a copy of a matrix that suits small batches, in the memory that a gradient left.
     pub(crate) fn prepare_for_decoding(&mut self) -> Result<()> {
+        if let Gradient::Cleared(_) = self.gradient {
+            self.gradient = Gradient::Absent;
+        }
         if self.panels.is_none() && self.value.rank() == 2 {
             let (outputs, inputs) = self.dimensions()?;
             let packed = panels::pack(&Values::of(&self.value)?, outputs, inputs);

@@ -4,14 +4,15 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use sppo_core::plugin::{
-    GeneratedResponse, GenerationRequest, Host, LoraSettings, Message, Optimizer, PluginError,
-    Policy, PolicyInfo, SequenceBatch, StepReport, StepSettings,
+    GeneratedResponse, GenerationRequest, Host, LoraSettings, MemoryEstimate, Message, Optimizer,
+    PlannedWork, PluginError, Policy, PolicyInfo, SequenceBatch, StepReport, StepSettings,
 };
 
 use crate::checkpoint::{Checkpoint, DEFAULT_SHARD_BYTES, write_adapters, write_checkpoint};
 use crate::decoder::DecoderConfig;
 use crate::error::ModelError;
 use crate::generation::GenerationLimits;
+use crate::memory_estimate::{MemoryTraits, estimate_memory};
 use crate::model::DecoderModel;
 use crate::ops::Ops;
 use crate::text::TextCodec;
@@ -102,6 +103,20 @@ impl<O: Ops> DecoderPolicy<O> {
     pub fn model(&self) -> &DecoderModel<O> {
         &self.model
     }
+}
+
+/// The memory that planned work on a model on disk takes, of which nothing but the configuration is
+/// read.
+///
+/// # Errors
+/// When the model cannot be opened.
+pub fn estimate_policy_memory(
+    path: &Path,
+    traits: MemoryTraits,
+    limits: GenerationLimits,
+    work: &PlannedWork,
+) -> Result<MemoryEstimate, ModelError> {
+    Ok(estimate_memory(Checkpoint::open(path)?.config(), traits, limits, work))
 }
 
 /// The order of target modules means nothing.

@@ -16,6 +16,25 @@ pub(super) fn map_file(path: &Path) -> Result<Mmap> {
         .map_err(|error| ModelError::file(path, format!("cannot be mapped into memory: {error}")))
 }
 
+/// Lets the system take back the pages of a part that has been read: they count as this process's
+/// memory otherwise, beside the weights that were made from them.
+pub(super) fn release(map: &Mmap, start: usize, end: usize) {
+    #[cfg(unix)]
+    {
+        let length = end.saturating_sub(start);
+        // SAFETY: the map is of a file and is never written to, so what is read there again is what
+        // was read before.
+        let released = unsafe {
+            map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, length)
+        };
+        if let Err(error) = released {
+            tracing::debug!(%error, "pages of weights stay in memory");
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = (map, start, end);
+}
+
 /// An input-output error without the path that `fs_err` adds.
 pub(super) fn cause(error: &std::io::Error) -> String {
     let kind = error.kind();

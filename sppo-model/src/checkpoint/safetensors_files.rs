@@ -10,7 +10,7 @@ use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::mapping::{cause, map_file};
+use super::mapping::{cause, map_file, release};
 use crate::error::{ModelError, Result};
 
 pub(super) const SINGLE_FILE: &str = "model.safetensors";
@@ -128,12 +128,12 @@ impl SafetensorsFiles {
     pub(super) fn values(&self, name: &str) -> Result<Vec<f32>> {
         let located = self.tensors.get(name).and_then(|entry| {
             let (path, map) = self.files.get(entry.file)?;
-            Some((entry, path, map.get(entry.start..entry.end)?))
+            Some((entry, path, map, map.get(entry.start..entry.end)?))
         });
-        let Some((entry, path, bytes)) = located else {
+        let Some((entry, path, map, bytes)) = located else {
             return Err(ModelError::Input(format!("the model has no tensor `{name}`")));
         };
-        match entry.kind {
+        let values = match entry.kind {
             Dtype::F32 => Ok(convert(bytes, f32::from_le_bytes)),
             Dtype::F16 => Ok(convert(bytes, |value| f16::from_le_bytes(value).to_f32())),
             Dtype::BF16 => Ok(convert(bytes, |value| bf16::from_le_bytes(value).to_f32())),
@@ -142,7 +142,9 @@ impl SafetensorsFiles {
                 format!("tensor `{name}` has the number format {other:?}, which is not supported"),
             )
             .with_hint("use weights in F32, F16 or BF16")),
-        }
+        };
+        release(map, entry.start, entry.end);
+        values
     }
 }
 

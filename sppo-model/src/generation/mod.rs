@@ -6,4 +6,5 @@
 mod scheduler;
 mod slots;
 
+pub(crate) use scheduler::cache_slots;
 pub use scheduler::{GenerationLimits, generate};

@@ -7,12 +7,14 @@ use std::path::Path;
 use serde::Serialize;
 use sppo_core::config::{Config, Resolved, Source};
 use sppo_core::observer::Stage;
-use sppo_core::plugin::{Manifest, Oracle, PluginKind, PluginRegistry};
+use sppo_core::plugin::{Backend, Manifest, ModelSpec, Oracle, PluginKind, PluginRegistry};
 use sppo_core::run_directory::RunDirectory;
 use sppo_core::self_play::PromptSet;
 use sppo_core::{Error, Result};
+use sppo_model::checkpoint::Checkpoint;
 
 use crate::args::RunArguments;
+use crate::memory::{self, MemoryPlan};
 use crate::models;
 use crate::output;
 use crate::prompts;
@@ -89,22 +91,104 @@ impl RunPlan {
         stages
     }
 
-    /// Prints the plan.
-    pub(super) fn show(&self, json: bool, terminal: &Terminal) -> crate::failure::Result<()> {
+    /// Prints the plan, and refuses one that does not fit into memory.
+    pub(super) fn show(
+        &self,
+        arguments: &RunArguments,
+        terminal: &Terminal,
+    ) -> crate::failure::Result<()> {
         // Plugins refuse senseless settings of theirs when they are made.
-        models::backend(&self.plugins, &self.config)?;
+        let backend = models::backend(&self.plugins, &self.config)?;
         let oracle = models::oracle(&self.plugins, &self.config)?;
         let requests = self.expected_requests(oracle.as_ref());
-        if json {
-            return output::json(&self.summary(requests));
+        let memory = self.memory_if_at_hand(backend.as_ref(), terminal)?;
+        if arguments.report.json {
+            output::json(&self.summary(requests, memory))?;
+        } else {
+            let style = terminal.stdout_style();
+            let mut sections = self.sections(requests);
+            let lines = match memory {
+                Some(memory) => memory.lines(style),
+                None => vec!["not known: the model is not on this machine yet, or the backend does \
+                              not say"
+                    .into()],
+            };
+            sections.push(("Memory", lines));
+            let mut text = String::new();
+            for (heading, lines) in sections {
+                text.push_str(&format!("{}\n", style.bold(heading)));
+                lines.iter().for_each(|line| text.push_str(&format!("  {line}\n")));
+            }
+            output::text(&text)?;
         }
-        let style = terminal.stdout_style();
-        let mut text = String::new();
-        for (heading, lines) in self.sections(requests) {
-            text.push_str(&format!("{}\n", style.bold(heading)));
-            lines.iter().for_each(|line| text.push_str(&format!("  {line}\n")));
+        match memory.filter(|_| !arguments.ignore_memory) {
+            Some(memory) => Ok(memory.require_fit()?),
+            None => Ok(()),
         }
-        output::text(&text)
+    }
+
+    /// Tokens of the longest prompt, once the model is known to be able to answer them all.
+    pub(super) fn check_prompts(&self, checkpoint: &Checkpoint) -> crate::failure::Result<usize> {
+        let table = &self.config.prompts;
+        let train = models::check_prompts(checkpoint, &self.prompts.training, table.train.as_deref())?;
+        let held_out = &self.prompts.held_out;
+        Ok(train.max(models::check_prompts(checkpoint, held_out, table.held_out.as_deref())?))
+    }
+
+    /// The memory that the run takes, where the backend knows.
+    pub(super) fn memory(
+        &self,
+        backend: &dyn Backend,
+        model: &Path,
+        longest_prompt: usize,
+    ) -> Option<MemoryPlan> {
+        let work = memory::run_work(&self.config, self.prompts_of(1), longest_prompt);
+        MemoryPlan::new(backend, &ModelSpec { path: model.to_path_buf() }, &work)
+    }
+
+    /// The same, where the model need not be fetched first.
+    fn memory_if_at_hand(
+        &self,
+        backend: &dyn Backend,
+        terminal: &Terminal,
+    ) -> crate::failure::Result<Option<MemoryPlan>> {
+        let revision = self.config.revision.as_deref();
+        let Ok(model) = models::find(&self.config.model, revision, true, terminal) else {
+            return Ok(None);
+        };
+        let checkpoint = models::open(&model.path)?;
+        let longest_prompt = self.check_prompts(&checkpoint)?;
+        Ok(self.memory(backend, &model.path, longest_prompt))
+    }
+
+    /// Makes the micro-batches of a new run smaller where that lets it fit into the machine's memory.
+    pub(super) fn fit_memory(
+        &mut self,
+        backend: &dyn Backend,
+        model: &Path,
+        longest_prompt: usize,
+        terminal: &Terminal,
+    ) {
+        /// Smaller ones save nothing that matters.
+        const SMALLEST: usize = 64;
+        let wanted = self.config.training.micro_batch_tokens;
+        let fits = |plan: &Self| {
+            !plan.memory(backend, model, longest_prompt).is_some_and(|memory| memory.exceeds_machine())
+        };
+        while !self.resume && !fits(self) {
+            let smaller = self.config.training.micro_batch_tokens / 2;
+            if smaller < SMALLEST {
+                self.config.training.micro_batch_tokens = wanted;
+                return;
+            }
+            self.config.training.micro_batch_tokens = smaller;
+        }
+        let found = self.config.training.micro_batch_tokens;
+        if found < wanted {
+            terminal.note(&format!(
+                "memory is short: training.micro_batch_tokens is {found} instead of {wanted}"
+            ));
+        }
     }
 
     fn prompts_of(&self, iteration: u32) -> usize {
@@ -221,7 +305,11 @@ impl RunPlan {
         described.collect()
     }
 
-    fn summary(&self, expected_requests: Option<u64>) -> PlanSummary<'_> {
+    fn summary(
+        &self,
+        expected_requests: Option<u64>,
+        memory: Option<MemoryPlan>,
+    ) -> PlanSummary<'_> {
         PlanSummary {
             run: self.config.run_path().display().to_string(),
             resume: self.resume,
@@ -230,6 +318,7 @@ impl RunPlan {
             held_out_prompts: self.prompts.held_out.len(),
             stages: self.stages(),
             expected_requests,
+            memory,
             config: &self.config,
         }
     }
@@ -246,6 +335,8 @@ struct PlanSummary<'a> {
     stages: Vec<String>,
     /// To a service, at most; `null` when the oracle asks none.
     expected_requests: Option<u64>,
+    /// In bytes; `null` where it is not known.
+    memory: Option<MemoryPlan>,
     config: &'a Config,
 }
 

@@ -1,0 +1,232 @@
+//! How much memory a decoder takes, part by part, from its configuration alone.
+//!
+//! Follows what the tape keeps of a forward pass (`crate::tape`) and what generation holds
+//! (`crate::generation`). What an op set does beyond that, its [`MemoryTraits`] say.
+
+use sppo_core::plugin::{
+    LoraSettings, MemoryEstimate, MemoryUse, Optimizer, PlannedSampling, PlannedTraining,
+    PlannedWork,
+};
+
+use crate::checkpoint::tensor_layout;
+use crate::decoder::{DecoderConfig, NormPlacement};
+use crate::generation::{GenerationLimits, cache_slots};
+use crate::lora::adapter_shapes;
+
+/// What an op set needs beyond the values that the model asks it to keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryTraits {
+    /// Bytes of an activation's number, and of a trained weight's.
+    pub number_bytes: u64,
+    /// Bytes of a number of a matrix that is not trained.
+    pub frozen_matrix_bytes: u64,
+    /// Whether decoding makes a copy of matrices of `number_bytes`.
+    pub copies_matrices_for_decoding: bool,
+    /// Most bytes of logits that training keeps for its backward pass.
+    pub keep_logits_limit: u64,
+    /// Bytes of logits, or of their gradients, that exist at a time otherwise.
+    pub logits_chunk: u64,
+    /// What the program takes without a model.
+    pub program: u64,
+}
+
+struct Estimator<'a> {
+    config: &'a DecoderConfig,
+    traits: MemoryTraits,
+    limits: GenerationLimits,
+    work: &'a PlannedWork,
+}
+
+/// The memory that planned work on a decoder takes.
+#[must_use]
+pub fn estimate_memory(
+    config: &DecoderConfig,
+    traits: MemoryTraits,
+    limits: GenerationLimits,
+    work: &PlannedWork,
+) -> MemoryEstimate {
+    let estimator = Estimator { config, traits, limits, work };
+    let weights = estimator.weights();
+    let held = MemoryUse { weights, scratch: traits.program, ..MemoryUse::default() };
+    let mut estimate = MemoryEstimate {
+        loading: MemoryUse { scratch: held.scratch + estimator.largest_tensor(), ..held },
+        ..MemoryEstimate::default()
+    };
+    // The optimiser's state stays while the next iteration's responses are sampled.
+    let trained = work.training.as_ref().map(|training| estimator.optimizer_state(training));
+    let optimizer_state = trained.unwrap_or(0);
+    if let Some(sampling) = &work.sampling {
+        estimate.sampling = MemoryUse {
+            optimizer_state,
+            key_value_cache: estimator.cache(sampling),
+            scratch: held.scratch + estimator.sampling_scratch(sampling),
+            ..held
+        };
+    }
+    if let Some(training) = &work.training {
+        let gradients = estimator.trained_numbers() * traits.number_bytes;
+        let (activations, scratch) = estimator.activations(training);
+        let held = MemoryUse { gradients, optimizer_state, ..held };
+        estimate.training = MemoryUse { activations, scratch: held.scratch + scratch, ..held };
+        estimate.saving = MemoryUse {
+            scratch: held.scratch + optimizer_state.max(estimator.largest_trained()),
+            ..held
+        };
+    }
+    estimate
+}
+
+impl Estimator<'_> {
+    fn adapters(&self) -> Option<&LoraSettings> {
+        self.work.adapters.as_ref()
+    }
+
+    /// Numbers in all matrices, and in everything else.
+    fn model_numbers(&self) -> (u64, u64) {
+        tensor_layout(self.config).iter().fold((0, 0), |(matrices, vectors), tensor| {
+            let numbers = numbers(&tensor.shape);
+            match tensor.shape.len() {
+                2 => (matrices + numbers, vectors),
+                _ => (matrices, vectors + numbers),
+            }
+        })
+    }
+
+    /// Numbers in the matrices that enter products.
+    fn product_numbers(&self) -> u64 {
+        let table = match self.config.tied_head {
+            true => 0,
+            false => self.config.vocabulary_size * self.config.hidden_size,
+        };
+        self.model_numbers().0 - table as u64
+    }
+
+    fn adapter_numbers(&self) -> u64 {
+        let shapes = self.adapters().map(|settings| adapter_shapes(self.config, settings));
+        shapes.iter().flatten().flatten().map(|shape| numbers(shape)).sum()
+    }
+
+    fn trained_numbers(&self) -> u64 {
+        let (matrices, vectors) = self.model_numbers();
+        match self.adapters() {
+            Some(_) => self.adapter_numbers(),
+            None => matrices + vectors,
+        }
+    }
+
+    fn weights(&self) -> u64 {
+        let MemoryTraits { number_bytes, frozen_matrix_bytes, .. } = self.traits;
+        let (matrices, vectors) = self.model_numbers();
+        match self.adapters() {
+            Some(_) => {
+                frozen_matrix_bytes * matrices + number_bytes * (vectors + self.adapter_numbers())
+            }
+            None => number_bytes * (matrices + vectors),
+        }
+    }
+
+    fn largest_trained(&self) -> u64 {
+        match self.adapters() {
+            Some(_) => 4 * self.adapter_numbers(),
+            None => self.largest_tensor(),
+        }
+    }
+
+    /// The largest weight in f32, as it is read and written.
+    fn largest_tensor(&self) -> u64 {
+        let layout = tensor_layout(self.config);
+        4 * layout.iter().map(|tensor| numbers(&tensor.shape)).max().unwrap_or(0)
+    }
+
+    fn optimizer_state(&self, training: &PlannedTraining) -> u64 {
+        let per_number = match training.optimizer {
+            Optimizer::RmsProp { .. } => 1,
+            Optimizer::AdamW { .. } => 2,
+            Optimizer::Sgd { momentum } => u64::from(momentum != 0.0),
+        };
+        per_number * self.trained_numbers() * self.traits.number_bytes
+    }
+
+    fn cache(&self, sampling: &PlannedSampling) -> u64 {
+        let config = self.config;
+        let features = config.key_value_heads * config.head_size;
+        let slots = cache_slots(config, &self.limits, sampling);
+        2 * (config.layer_count * features * slots) as u64 * self.traits.number_bytes
+    }
+
+    fn sampling_scratch(&self, sampling: &PlannedSampling) -> u64 {
+        let config = self.config;
+        let bytes = self.traits.number_bytes;
+        let rows = self.limits.max_rows.min(sampling.prompts * sampling.samples_per_prompt);
+        let prompts = rows.div_ceil(sampling.samples_per_prompt.max(1));
+        let prefilled = (prompts * sampling.longest_prompt)
+            .min(self.limits.prefill_tokens)
+            .max(sampling.longest_prompt);
+        // Logits as they come out of the product, as a matrix, and on their way to the sampler.
+        let logits = 3 * (rows * config.vocabulary_size) as u64 * bytes;
+        let prefill = self.passing(prefilled);
+        let copies = match (self.traits.copies_matrices_for_decoding, self.adapters()) {
+            (false, _) => 0,
+            (true, Some(_)) if self.traits.frozen_matrix_bytes < bytes => 0,
+            (true, _) => bytes * (self.product_numbers() + self.adapter_numbers()),
+        };
+        copies + logits.max(prefill)
+    }
+
+    /// What passes through a layer's feed-forward block at a time: the residual and its norm, gate, up
+    /// and their product.
+    fn passing(&self, tokens: usize) -> u64 {
+        let config = self.config;
+        let features = 2 * config.hidden_size + 3 * config.intermediate_size;
+        (tokens * features) as u64 * self.traits.number_bytes
+    }
+
+    /// What a training pass keeps, and what comes and goes beside it.
+    fn activations(&self, training: &PlannedTraining) -> (u64, u64) {
+        let MemoryTraits { number_bytes, keep_logits_limit, logits_chunk, .. } = self.traits;
+        let config = self.config;
+        let (tokens, predicted) = (training.tokens as u64, training.predicted_tokens as u64);
+        let hidden = config.hidden_size as u64;
+        let layers = config.layer_count as u64;
+        let layer = tokens * self.kept_per_token();
+        let layers = match training.recompute_activations {
+            true => layers * tokens * hidden + layer,
+            false => layers * layer,
+        };
+        let kept = number_bytes * (layers + 2 * predicted * hidden);
+        let logits = number_bytes * predicted * config.vocabulary_size as u64;
+        let kept_logits = if logits <= keep_logits_limit { logits } else { 0 };
+        let at_head = kept_logits + logits.min(logits_chunk);
+        let in_layer = self.passing(training.tokens) + 2 * number_bytes * tokens * hidden;
+        (kept, at_head.max(in_layer))
+    }
+
+    /// Numbers that the tape keeps of one layer for each token.
+    fn kept_per_token(&self) -> u64 {
+        let config = self.config;
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let queries = config.attention_heads * config.head_size;
+        let keys = config.key_value_heads * config.head_size;
+        // Each block's input and its norm; queries, keys, values and the attention's result; gate, up
+        // and their product.
+        let mut kept = 4 * hidden + 2 * (queries + keys) + config.attention_heads + 3 * inner;
+        if config.query_key_norm {
+            kept += queries + keys;
+        }
+        if config.norm_placement == NormPlacement::BeforeAndAfter {
+            kept += 2 * hidden;
+        }
+        if let Some(settings) = self.adapters() {
+            let layers = config.layer_count.max(1);
+            for [[rank, input], _] in adapter_shapes(config, settings) {
+                let dropped = if settings.dropout > 0.0 { input } else { 0 };
+                kept += (rank + dropped).div_ceil(layers);
+            }
+        }
+        kept as u64
+    }
+}
+
+fn numbers(shape: &[usize]) -> u64 {
+    shape.iter().map(|&size| size as u64).product()
+}
