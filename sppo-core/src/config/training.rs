@@ -29,7 +29,8 @@ pub struct TrainingTable {
     pub planned_epochs: Option<u32>,
     /// Examples (prompts with their answers) per optimiser step.
     pub global_batch_size: usize,
-    /// Most tokens that go through the policy at once. Changes memory and speed, not the result.
+    /// Most tokens that go through the policy at once. Changes memory and speed, not the result, but for
+    /// which features dropout leaves out.
     pub micro_batch_tokens: usize,
     /// Keep only what enters each layer for the backward pass, and compute the rest again: less memory
     /// for more time, and the same result.
