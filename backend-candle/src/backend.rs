@@ -107,7 +107,7 @@ impl Backend for CandleBackend {
     ) -> Result<MemoryEstimate, PluginError> {
         let traits = MemoryTraits {
             number_bytes: size_of::<f32>() as u64,
-            frozen_matrix_bytes: size_of::<f32>() as u64,
+            keeps_frozen_bf16: true,
             copies_matrices_for_decoding: true,
             keep_logits_limit: self.ops.keep_logits_limit as u64,
             logits_chunk: LOGITS_CHUNK_BYTES as u64,

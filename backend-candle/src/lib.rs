@@ -8,6 +8,7 @@
 
 mod backend;
 mod engine;
+mod half_matrix;
 mod kernels;
 mod ops;
 mod parameter;

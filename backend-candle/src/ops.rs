@@ -15,7 +15,7 @@ use crate::kernels::cached_attention::{LayerCache, cached_attention};
 use crate::kernels::matrix::{Destination, Matrix, multiply};
 use crate::kernels::norm::{RmsNorm, rms_norm, rms_norm_backward};
 use crate::kernels::rotary::Direction;
-use crate::kernels::{elementwise, log_probs, produce};
+use crate::kernels::{elementwise, log_probs};
 use crate::parameter::{Accumulation, Parameter};
 use crate::tensors::{Values, modify, tensor, zeros};
 
@@ -70,7 +70,7 @@ impl Ops for CandleOps {
     }
 
     fn parameter_values(&self, parameter: &Parameter) -> Result<Vec<f32>> {
-        self.values(parameter.value())
+        self.pool.install(|| parameter.values())
     }
 
     fn parameter_gradient(&self, parameter: &Parameter) -> Result<Option<Vec<f32>>> {
@@ -99,13 +99,15 @@ impl Ops for CandleOps {
     }
 
     fn embedding(&self, table: &Parameter, tokens: &[u32]) -> Result<Tensor> {
-        self.select_rows(table.value(), tokens)
+        let (_, features) = table.dimensions()?;
+        let rows = self.pool.install(|| table.select_rows(tokens))?;
+        tensor(rows, &[tokens.len(), features])
     }
 
     fn linear(&self, x: &Tensor, weight: &Parameter, bias: Option<&Parameter>) -> Result<Tensor> {
         let (rows, _) = dimensions(x)?;
         let (outputs, _) = weight.dimensions()?;
-        let bias = bias.map(|bias| Values::of(bias.value())).transpose()?;
+        let bias = bias.map(|bias| Values::of(bias.value()?)).transpose()?;
         let bias = bias.as_deref();
         borrow!(x);
         let y = self.pool.install(|| weight.linear(x, rows, bias, self.threads()))?;
@@ -120,7 +122,7 @@ impl Ops for CandleOps {
         offset: f32,
     ) -> Result<Tensor> {
         let shape = x.dims();
-        let weight = weight.value();
+        let weight = weight.value()?;
         borrow!(x, weight);
         let norm = RmsNorm { weight, epsilon, offset };
         tensor(self.pool.install(|| rms_norm(norm, x)), shape)
@@ -266,7 +268,7 @@ impl Ops for CandleOps {
         let shape = x.dims();
         borrow!(x, gradient);
         let (x_gradient, weight_gradient) = {
-            let weight = weight.value();
+            let weight = weight.value()?;
             borrow!(weight);
             let norm = RmsNorm { weight, epsilon, offset };
             self.pool.install(|| rms_norm_backward(norm, x, gradient))
@@ -464,17 +466,7 @@ impl CandleOps {
         rows: usize,
         gradient: &[f32],
     ) -> Result<Vec<f32>> {
-        let (outputs, inputs) = weight.dimensions()?;
-        let weight = weight.value();
-        borrow!(weight);
-        Ok(self.pool.install(|| {
-            produce(rows * inputs, |out| {
-                let gradient = Matrix::new(gradient, rows, outputs);
-                let weight = Matrix::new(weight, outputs, inputs);
-                let destination = Destination::write(out, rows, inputs);
-                multiply(destination, gradient, weight, self.threads());
-            })
-        }))
+        self.pool.install(|| weight.input_gradient(gradient, rows, self.threads()))
     }
 }
 

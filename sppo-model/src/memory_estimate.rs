@@ -18,9 +18,10 @@ use crate::lora::adapter_shapes;
 pub struct MemoryTraits {
     /// Bytes of an activation's number, and of a trained weight's.
     pub number_bytes: u64,
-    /// Bytes of a number of a matrix that is not trained.
-    pub frozen_matrix_bytes: u64,
-    /// Whether decoding makes a copy of matrices of `number_bytes`.
+    /// Whether matrices that are not trained stay in bf16 where their values are of it, and decoding
+    /// reads them as they are.
+    pub keeps_frozen_bf16: bool,
+    /// Whether decoding makes a copy of all other matrices.
     pub copies_matrices_for_decoding: bool,
     /// Most bytes of logits that training keeps for its backward pass.
     pub keep_logits_limit: u64,
@@ -35,17 +36,22 @@ struct Estimator<'a> {
     traits: MemoryTraits,
     limits: GenerationLimits,
     work: &'a PlannedWork,
+    /// Whether matrices that are not trained take two bytes a number.
+    frozen_in_bf16: bool,
 }
 
-/// The memory that planned work on a decoder takes.
+/// The memory that planned work on a decoder takes; `stored_in_bf16` says whether its file holds
+/// matrices in bf16.
 #[must_use]
 pub fn estimate_memory(
     config: &DecoderConfig,
     traits: MemoryTraits,
     limits: GenerationLimits,
+    stored_in_bf16: bool,
     work: &PlannedWork,
 ) -> MemoryEstimate {
-    let estimator = Estimator { config, traits, limits, work };
+    let frozen_in_bf16 = stored_in_bf16 && traits.keeps_frozen_bf16 && work.adapters.is_some();
+    let estimator = Estimator { config, traits, limits, work, frozen_in_bf16 };
     let weights = estimator.weights();
     let held = MemoryUse { weights, scratch: traits.program, ..MemoryUse::default() };
     let mut estimate = MemoryEstimate {
@@ -115,14 +121,10 @@ impl Estimator<'_> {
     }
 
     fn weights(&self) -> u64 {
-        let MemoryTraits { number_bytes, frozen_matrix_bytes, .. } = self.traits;
+        let bytes = self.traits.number_bytes;
         let (matrices, vectors) = self.model_numbers();
-        match self.adapters() {
-            Some(_) => {
-                frozen_matrix_bytes * matrices + number_bytes * (vectors + self.adapter_numbers())
-            }
-            None => number_bytes * (matrices + vectors),
-        }
+        let of_matrices = if self.frozen_in_bf16 { 2 } else { bytes };
+        of_matrices * matrices + bytes * (vectors + self.adapter_numbers())
     }
 
     fn largest_trained(&self) -> u64 {
@@ -165,12 +167,12 @@ impl Estimator<'_> {
         // Logits as they come out of the product, as a matrix, and on their way to the sampler.
         let logits = 3 * (rows * config.vocabulary_size) as u64 * bytes;
         let prefill = self.passing(prefilled);
-        let copies = match (self.traits.copies_matrices_for_decoding, self.adapters()) {
+        let copied = match (self.traits.copies_matrices_for_decoding, self.frozen_in_bf16) {
             (false, _) => 0,
-            (true, Some(_)) if self.traits.frozen_matrix_bytes < bytes => 0,
-            (true, _) => bytes * (self.product_numbers() + self.adapter_numbers()),
+            (true, true) => self.adapter_numbers(),
+            (true, false) => self.product_numbers() + self.adapter_numbers(),
         };
-        copies + logits.max(prefill)
+        bytes * copied + logits.max(prefill)
     }
 
     /// What passes through a layer's feed-forward block at a time: the residual and its norm, gate, up

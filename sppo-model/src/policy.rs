@@ -8,7 +8,7 @@ use sppo_core::plugin::{
     PlannedWork, PluginError, Policy, PolicyInfo, SequenceBatch, StepReport, StepSettings,
 };
 
-use crate::checkpoint::{Checkpoint, DEFAULT_SHARD_BYTES, write_adapters, write_checkpoint};
+use crate::checkpoint::{Checkpoint, WeightFiles, write_adapters, write_checkpoint};
 use crate::decoder::DecoderConfig;
 use crate::error::ModelError;
 use crate::generation::GenerationLimits;
@@ -116,7 +116,9 @@ pub fn estimate_policy_memory(
     limits: GenerationLimits,
     work: &PlannedWork,
 ) -> Result<MemoryEstimate, ModelError> {
-    Ok(estimate_memory(Checkpoint::open(path)?.config(), traits, limits, work))
+    let checkpoint = Checkpoint::open(path)?;
+    let in_bf16 = checkpoint.is_stored_in_bf16();
+    Ok(estimate_memory(checkpoint.config(), traits, limits, in_bf16, work))
 }
 
 /// The order of target modules means nothing.
@@ -194,8 +196,8 @@ impl<O: Ops> Policy for DecoderPolicy<O> {
             write_adapters(directory, &self.origin, adapters, tensors)?;
             return Ok(self.text.save(directory)?);
         }
-        write_checkpoint(directory, config, &self.text, original, tensors, DEFAULT_SHARD_BYTES)?;
-        Ok(())
+        let files = WeightFiles::default();
+        Ok(write_checkpoint(directory, config, &self.text, original, tensors, files)?)
     }
 
     fn save_optimizer_state(&self, file: &Path) -> Result<(), PluginError> {

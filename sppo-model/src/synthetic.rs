@@ -5,7 +5,7 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::{DEFAULT_SHARD_BYTES, tensor_layout, write_checkpoint, write_file};
+use crate::checkpoint::{WeightFiles, WeightFormat, tensor_layout, write_checkpoint, write_file};
 use crate::decoder::DecoderConfig;
 use crate::error::Result;
 use crate::seeds::mix;
@@ -47,7 +47,7 @@ impl Shape {
     }
 }
 
-/// Writes a model directory of this shape in f32: four bytes of disk for each parameter. Its tokens are
+/// Writes a model directory of this shape in bf16: two bytes of disk for each parameter. Its tokens are
 /// the words `w0`, `w1`, and so on, and its chat template joins the messages.
 ///
 /// # Errors
@@ -61,7 +61,8 @@ pub fn write_synthetic_model(directory: &Path, shape: Shape, seed: u64) -> Resul
         let values = values(&tensor.shape, mix(seed, index as u64));
         Ok((tensor.name, tensor.shape, values))
     });
-    write_checkpoint(directory, &config, &text, Some(&json), tensors, DEFAULT_SHARD_BYTES)
+    let files = WeightFiles { format: WeightFormat::Bf16, ..WeightFiles::default() };
+    write_checkpoint(directory, &config, &text, Some(&json), tensors, files)
 }
 
 /// Matrices are uniform with the usual deviation of 0.02, norms are one.

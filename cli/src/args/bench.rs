@@ -21,7 +21,7 @@ Examples:
   sppo bench --shape 1b --lora-rank 16 --samples 1 --new-tokens 32 --repetitions 1")]
 pub(crate) struct BenchArguments {
     /// Measure a model of random weights in the shape of SmolLM2-135M, Llama-3.2-1B or Llama-3.1-8B,
-    /// which takes 4 bytes for each parameter in the directory for temporary files ($TMPDIR) meanwhile
+    /// which takes 2 bytes for each parameter in the directory for temporary files ($TMPDIR) meanwhile
     #[arg(long, value_name = "SIZE", value_enum, conflicts_with = "model")]
     pub(crate) shape: Option<ShapeChoice>,
     /// Answers per prompt
