@@ -113,21 +113,33 @@ pub(crate) fn gibibytes(bytes: u64) -> String {
     format!("{:.2} GiB", in_gib(bytes))
 }
 
-/// The largest pieces of a run's work; `longest_prompt` is in tokens.
-pub(crate) fn run_work(config: &Config, prompts: usize, longest_prompt: usize) -> PlannedWork {
+/// What a run's prompts are to a model.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PromptSizes {
+    /// Prompts of an iteration.
+    pub(crate) count: usize,
+    /// Tokens of the longest.
+    pub(crate) longest: usize,
+    /// Tokens that prompt and answer may have together.
+    pub(crate) context_length: usize,
+}
+
+/// The largest pieces of a run's work.
+pub(crate) fn run_work(config: &Config, prompts: PromptSizes) -> PlannedWork {
     let Config { sampling, training, selection, .. } = config;
     let responses = match selection.strategy {
         SelectionStrategy::BestAndWorst => 2,
         SelectionStrategy::All => sampling.samples_per_prompt,
     };
-    let answers = responses * sampling.max_new_tokens;
-    let longest = longest_prompt + answers;
+    let room = prompts.context_length.saturating_sub(prompts.longest);
+    let answers = responses * sampling.max_new_tokens.min(room);
+    let longest = prompts.longest + answers;
     let tokens = batch_tokens(config, training.global_batch_size.saturating_mul(longest), longest);
     PlannedWork {
         adapters: training.lora.settings(config.seed),
         sampling: Some(PlannedSampling {
-            prompts: prompts.min(sampling.prompts_per_shard),
-            longest_prompt,
+            prompts: prompts.count.min(sampling.prompts_per_shard),
+            longest_prompt: prompts.longest,
             samples_per_prompt: sampling.samples_per_prompt,
             max_new_tokens: sampling.max_new_tokens,
         }),

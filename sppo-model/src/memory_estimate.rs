@@ -10,7 +10,7 @@ use sppo_core::plugin::{
 
 use crate::checkpoint::tensor_layout;
 use crate::decoder::{DecoderConfig, NormPlacement};
-use crate::generation::{GenerationLimits, cache_slots};
+use crate::generation::{GenerationLimits, planned_cache};
 use crate::lora::adapter_shapes;
 
 /// What an op set needs beyond the values that the model asks it to keep.
@@ -152,14 +152,14 @@ impl Estimator<'_> {
     fn cache(&self, sampling: &PlannedSampling) -> u64 {
         let config = self.config;
         let features = config.key_value_heads * config.head_size;
-        let slots = cache_slots(config, &self.limits, sampling);
+        let slots = planned_cache(config, &self.limits, sampling).slots();
         2 * (config.layer_count * features * slots) as u64 * self.traits.number_bytes
     }
 
     fn sampling_scratch(&self, sampling: &PlannedSampling) -> u64 {
         let config = self.config;
         let bytes = self.traits.number_bytes;
-        let rows = self.limits.max_rows.min(sampling.prompts * sampling.samples_per_prompt);
+        let rows = planned_cache(config, &self.limits, sampling).rows;
         let prompts = rows.div_ceil(sampling.samples_per_prompt.max(1));
         let prefilled = (prompts * sampling.longest_prompt)
             .min(self.limits.prefill_tokens)

@@ -6,5 +6,5 @@
 mod scheduler;
 mod slots;
 
-pub(crate) use scheduler::cache_slots;
+pub(crate) use scheduler::planned_cache;
 pub use scheduler::{GenerationLimits, generate};

@@ -81,15 +81,15 @@ fn cache_plan(
     CachePlan::new(budget, limits.max_rows, row_slots, prompt_lengths, samples_per_prompt)
 }
 
-/// Slots of the cache that a request of this size gets.
-pub(crate) fn cache_slots(
+/// The cache that a request of this size gets.
+pub(crate) fn planned_cache(
     config: &DecoderConfig,
     limits: &GenerationLimits,
     sampling: &PlannedSampling,
-) -> usize {
+) -> CachePlan {
     let lengths = vec![sampling.longest_prompt; sampling.prompts];
     let (samples, tokens) = (sampling.samples_per_prompt, sampling.max_new_tokens);
-    cache_plan(config, limits, &lengths, samples, tokens).slots()
+    cache_plan(config, limits, &lengths, samples, tokens)
 }
 
 fn check_prompts(prompts: &[GenerationPrompt], decoder: &Decoder) -> Result<()> {

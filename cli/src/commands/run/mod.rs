@@ -49,9 +49,8 @@ pub(super) fn run(arguments: &RunArguments, terminal: &Terminal) -> Result<()> {
     let revision = plan.config.revision.as_deref();
     let model = models::find(&plan.config.model, revision, arguments.model.offline, terminal)?;
     let checkpoint = models::open(&model.path)?;
-    let longest_prompt = plan.check_prompts(&checkpoint)?;
-    plan.fit_memory(backend.as_ref(), &model.path, longest_prompt, terminal);
-    let memory = plan.memory(backend.as_ref(), &model.path, longest_prompt);
+    let prompts = plan.check_prompts(&checkpoint)?;
+    let memory = plan.fit_memory(backend.as_ref(), &model.path, prompts, terminal);
     if let Some(memory) = memory.filter(|_| !arguments.ignore_memory) {
         memory.require_fit()?;
     }

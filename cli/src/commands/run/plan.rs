@@ -14,7 +14,7 @@ use sppo_core::{Error, Result};
 use sppo_model::checkpoint::Checkpoint;
 
 use crate::args::RunArguments;
-use crate::memory::{self, MemoryPlan};
+use crate::memory::{self, MemoryPlan, PromptSizes};
 use crate::models;
 use crate::output;
 use crate::prompts;
@@ -93,7 +93,7 @@ impl RunPlan {
 
     /// Prints the plan, and refuses one that does not fit into memory.
     pub(super) fn show(
-        &self,
+        &mut self,
         arguments: &RunArguments,
         terminal: &Terminal,
     ) -> crate::failure::Result<()> {
@@ -127,28 +127,25 @@ impl RunPlan {
         }
     }
 
-    /// Tokens of the longest prompt, once the model is known to be able to answer them all.
-    pub(super) fn check_prompts(&self, checkpoint: &Checkpoint) -> crate::failure::Result<usize> {
+    /// How large the prompts are, once the model is known to be able to answer them all.
+    pub(super) fn check_prompts(
+        &self,
+        checkpoint: &Checkpoint,
+    ) -> crate::failure::Result<PromptSizes> {
         let table = &self.config.prompts;
-        let train = models::check_prompts(checkpoint, &self.prompts.training, table.train.as_deref())?;
-        let held_out = &self.prompts.held_out;
-        Ok(train.max(models::check_prompts(checkpoint, held_out, table.held_out.as_deref())?))
+        let mut longest = 0;
+        for (prompts, file) in
+            [(&self.prompts.training, &table.train), (&self.prompts.held_out, &table.held_out)]
+        {
+            longest = longest.max(models::check_prompts(checkpoint, prompts, file.as_deref())?);
+        }
+        let context_length = checkpoint.config().context_length;
+        Ok(PromptSizes { count: self.prompts_of(1), longest, context_length })
     }
 
-    /// The memory that the run takes, where the backend knows.
-    pub(super) fn memory(
-        &self,
-        backend: &dyn Backend,
-        model: &Path,
-        longest_prompt: usize,
-    ) -> Option<MemoryPlan> {
-        let work = memory::run_work(&self.config, self.prompts_of(1), longest_prompt);
-        MemoryPlan::new(backend, &ModelSpec { path: model.to_path_buf() }, &work)
-    }
-
-    /// The same, where the model need not be fetched first.
+    /// The memory that the run takes, where the backend knows and the model need not be fetched first.
     fn memory_if_at_hand(
-        &self,
+        &mut self,
         backend: &dyn Backend,
         terminal: &Terminal,
     ) -> crate::failure::Result<Option<MemoryPlan>> {
@@ -157,38 +154,43 @@ impl RunPlan {
             return Ok(None);
         };
         let checkpoint = models::open(&model.path)?;
-        let longest_prompt = self.check_prompts(&checkpoint)?;
-        Ok(self.memory(backend, &model.path, longest_prompt))
+        let prompts = self.check_prompts(&checkpoint)?;
+        Ok(self.fit_memory(backend, &model.path, prompts, terminal))
     }
 
-    /// Makes the micro-batches of a new run smaller where that lets it fit into the machine's memory.
+    /// The memory that the run takes, where the backend knows. The micro-batches of a new run become
+    /// smaller where that lets it fit into the machine's.
     pub(super) fn fit_memory(
         &mut self,
         backend: &dyn Backend,
         model: &Path,
-        longest_prompt: usize,
+        prompts: PromptSizes,
         terminal: &Terminal,
-    ) {
+    ) -> Option<MemoryPlan> {
         /// Smaller ones save nothing that matters.
         const SMALLEST: usize = 64;
-        let wanted = self.config.training.micro_batch_tokens;
-        let fits = |plan: &Self| {
-            !plan.memory(backend, model, longest_prompt).is_some_and(|memory| memory.exceeds_machine())
-        };
-        while !self.resume && !fits(self) {
-            let smaller = self.config.training.micro_batch_tokens / 2;
-            if smaller < SMALLEST {
-                self.config.training.micro_batch_tokens = wanted;
-                return;
+        let model = ModelSpec { path: model.to_path_buf() };
+        let mut smaller = self.config.clone();
+        let plan = |config: &Config| MemoryPlan::new(backend, &model, &memory::run_work(config, prompts));
+        let as_wanted = plan(&smaller)?;
+        let mut memory = as_wanted;
+        while memory.exceeds_machine() {
+            let tokens = &mut smaller.training.micro_batch_tokens;
+            if self.resume || *tokens < 2 * SMALLEST {
+                return Some(as_wanted);
             }
-            self.config.training.micro_batch_tokens = smaller;
+            *tokens /= 2;
+            memory = plan(&smaller)?;
         }
-        let found = self.config.training.micro_batch_tokens;
+        let wanted = self.config.training.micro_batch_tokens;
+        let found = smaller.training.micro_batch_tokens;
         if found < wanted {
             terminal.note(&format!(
                 "memory is short: training.micro_batch_tokens is {found} instead of {wanted}"
             ));
+            self.config = smaller;
         }
+        Some(memory)
     }
 
     fn prompts_of(&self, iteration: u32) -> usize {
