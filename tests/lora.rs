@@ -5,7 +5,7 @@ mod support;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use support::{fixture, require_success, small_run, sppo, stdout_of};
+use support::{fixture, library, require_success, small_run, sppo, stdout_of};
 
 /// What the script exits with where PEFT is not installed.
 const SKIPPED: i32 = 77;
@@ -14,11 +14,18 @@ fn adapted_run(directory: &Path, name: &str) -> Command {
     let mut command = small_run(directory, name);
     command.args(["--lora-rank", "4", "--lora-alpha", "8", "--lora-dropout", "0.1"]);
     command.args(["--learning-rate", "1e-2", "--optimizer", "adamw"]);
+    // No answer of this model is too long or ends by itself; without preferences nothing is trained.
+    command.args(["--set", "oracle.rules.length.min_words=1"]);
+    command.args(["--set", "oracle.rules.length.max_words=1"]);
     command
 }
 
 fn adapters(directory: &Path, name: &str) -> std::path::PathBuf {
     directory.join(name).join("iteration-2/checkpoint")
+}
+
+fn weights(directory: &Path, name: &str) -> Vec<u8> {
+    std::fs::read(adapters(directory, name).join("adapter_model.safetensors")).unwrap()
 }
 
 /// Log-probabilities of the fixture's sequences under a model.
@@ -108,7 +115,6 @@ fn an_interrupted_adapted_run_ends_with_the_same_adapters() {
     let started = std::time::Instant::now();
     require_success(&adapted_run(path, "whole").output().unwrap());
     let whole = started.elapsed();
-    let weights = |name| std::fs::read(adapters(path, name).join("adapter_model.safetensors"));
     for part in [0.35, 0.6, 0.85] {
         let name = format!("killed-at-{part}");
         let mut child = adapted_run(path, &name).spawn().unwrap();
@@ -120,8 +126,23 @@ fn an_interrupted_adapted_run_ends_with_the_same_adapters() {
             again.arg("--resume");
         }
         require_success(&again.output().unwrap());
-        assert!(weights(&name).unwrap() == weights("whole").unwrap(), "killed at {part}");
+        assert!(weights(path, &name) == weights(path, "whole"), "killed at {part}");
     }
+}
+
+#[test]
+fn a_backend_from_a_library_trains_the_same_adapters_and_so_does_recomputation() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    require_success(&adapted_run(path, "built-in").output().unwrap());
+    let mut run = adapted_run(path, "library");
+    run.arg("--plugin").arg(library("sppo-backend-candle"));
+    run.args(["--set", "training.recompute_activations=true"]);
+    require_success(&run.output().unwrap());
+    let identity = std::fs::read_to_string(path.join("library/run.json")).unwrap();
+    let identity: serde_json::Value = serde_json::from_str(&identity).unwrap();
+    assert!(identity["plugins"][0]["sha256"].is_string(), "{identity}");
+    assert!(weights(path, "library") == weights(path, "built-in"));
 }
 
 #[test]

@@ -40,7 +40,9 @@ impl HalfMatrix {
             .for_each(|(panel, values)| {
                 for (output, row) in values.chunks_exact(inputs).enumerate() {
                     let places = panel.iter_mut().skip(output).step_by(TILE_COLUMNS);
-                    places.zip(row).for_each(|(place, value)| *place = (value.to_bits() >> 16) as u16);
+                    places
+                        .zip(row)
+                        .for_each(|(place, value)| *place = (value.to_bits() >> 16) as u16);
                 }
             });
         Some(Self { panels, outputs, inputs })
@@ -66,12 +68,7 @@ impl HalfMatrix {
     }
 
     /// `x weight^T (+ bias)` of a few rows, as decoding computes it.
-    pub(crate) fn decoding_linear(
-        &self,
-        x: &[f32],
-        rows: usize,
-        bias: Option<&[f32]>,
-    ) -> Vec<f32> {
+    pub(crate) fn decoding_linear(&self, x: &[f32], rows: usize, bias: Option<&[f32]>) -> Vec<f32> {
         panels::linear(x, rows, Panels::Half(&self.panels), [self.inputs, self.outputs], bias)
     }
 

@@ -77,7 +77,9 @@ impl Parameter {
     pub(crate) fn value(&self) -> Result<&Tensor> {
         match &self.value {
             Weight::Full(value) => Ok(value),
-            Weight::Half(_) => Err(ModelError::Backend("a weight in bf16 stands where it cannot".into())),
+            Weight::Half(_) => {
+                Err(ModelError::Backend("a weight in bf16 stands where it cannot".into()))
+            }
         }
     }
 

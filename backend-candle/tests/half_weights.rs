@@ -39,8 +39,7 @@ fn matrices_in_bf16_change_no_log_probability_and_no_answer() {
             seed: 0,
         };
         let fresh = &mut |_: &str, _| Ok(None);
-        let mut half =
-            DecoderModel::load_adapted(ops(), config, source, &settings, fresh).unwrap();
+        let mut half = DecoderModel::load_adapted(ops(), config, source, &settings, fresh).unwrap();
 
         let mut batch = SequenceBatch::new();
         for length in [3, 90] {

@@ -44,7 +44,11 @@ pub(crate) struct MemoryPlan {
 
 impl MemoryPlan {
     /// `None` where the backend does not know.
-    pub(crate) fn new(backend: &dyn Backend, model: &ModelSpec, work: &PlannedWork) -> Option<Self> {
+    pub(crate) fn new(
+        backend: &dyn Backend,
+        model: &ModelSpec,
+        work: &PlannedWork,
+    ) -> Option<Self> {
         let estimate = backend.estimate_memory(model, work);
         let estimate = estimate
             .inspect_err(|error| tracing::debug!(%error, "there is no memory estimate"))
@@ -84,7 +88,8 @@ impl MemoryPlan {
         let mut columns = vec![("GiB", Alignment::Left)];
         columns.extend(stages.iter().map(|(name, _)| (*name, Alignment::Right)));
         let mut table = Table::new(&columns);
-        let cell = |bytes: u64| if bytes == 0 { "-".into() } else { format!("{:.2}", in_gib(bytes)) };
+        let cell =
+            |bytes: u64| if bytes == 0 { "-".into() } else { format!("{:.2}", in_gib(bytes)) };
         for (index, (part, _)) in self.estimate.loading.parts().into_iter().enumerate() {
             let of_stages = stages.iter().map(|(_, stage)| cell(stage.parts()[index].1));
             table.row(std::iter::once(part.to_string()).chain(of_stages));
@@ -164,7 +169,8 @@ mod tests {
     use sppo_core::plugin::MemoryUse;
 
     fn plan(total: u64) -> MemoryPlan {
-        let stage = |weights, activations| MemoryUse { weights, activations, ..MemoryUse::default() };
+        let stage =
+            |weights, activations| MemoryUse { weights, activations, ..MemoryUse::default() };
         MemoryPlan {
             estimate: MemoryEstimate {
                 sampling: stage(3 << 30, 0),

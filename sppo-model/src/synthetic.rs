@@ -73,10 +73,7 @@ fn values(shape: &[usize], seed: u64) -> Vec<f32> {
     }
     let bound = 0.02 * 3.0_f32.sqrt();
     let uniform = |place: u64| (mix(seed, place) >> 40) as f32 / (1_u64 << 24) as f32;
-    (0..count as u64)
-        .into_par_iter()
-        .map(|place| bound * (2.0 * uniform(place) - 1.0))
-        .collect()
+    (0..count as u64).into_par_iter().map(|place| bound * (2.0 * uniform(place) - 1.0)).collect()
 }
 
 fn write_words(directory: &Path, vocabulary_size: usize) -> Result<()> {

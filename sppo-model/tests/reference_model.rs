@@ -9,6 +9,7 @@ use sppo_core::plugin::{
 use sppo_model::decoder::Family;
 use sppo_model::golden::{check_model, load_tiny, load_tiny_adapted};
 use sppo_model::lora::AdapterValues;
+use sppo_model::ops::Ops;
 use sppo_model::ops::reference::ReferenceOps;
 use sppo_model::{DecoderModel, GenerationLimits, ModelError};
 

@@ -33,7 +33,8 @@ impl<'a> Panels<'a> {
             Self::Full(values) => &values[index * length..][..length],
             Self::Half(halves) => {
                 scratch.clear();
-                scratch.extend(halves[index * length..][..length].iter().map(|&half| widened(half)));
+                scratch
+                    .extend(halves[index * length..][..length].iter().map(|&half| widened(half)));
                 scratch
             }
         }
@@ -70,17 +71,17 @@ pub(crate) fn linear(
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
     let mut by_panel = vec![0.0; outputs.div_ceil(TILE_COLUMNS) * rows * TILE_COLUMNS];
-    by_panel
-        .par_chunks_mut(rows * TILE_COLUMNS)
-        .enumerate()
-        .for_each_init(Vec::new, |scratch, (index, values)| {
+    by_panel.par_chunks_mut(rows * TILE_COLUMNS).enumerate().for_each_init(
+        Vec::new,
+        |scratch, (index, values)| {
             let panel = panels.panel(index, inputs, scratch);
             let target = Target { values, stride: TILE_COLUMNS, adds: false };
             let left = Left::Rows { values: x, stride: inputs };
             let right = Right { values: panel, stride: TILE_COLUMNS };
             let size = ProductSize { rows, depth: inputs, columns: TILE_COLUMNS };
             multiply_block(target, left, right, size);
-        });
+        },
+    );
     let mut result = produce(rows * outputs, |out| {
         let rows_out = out.par_chunks_mut(outputs).enumerate();
         rows_out.with_min_len(rows_per_task(outputs)).for_each(|(row, out)| {

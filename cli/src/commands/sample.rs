@@ -124,8 +124,7 @@ pub(super) fn sample(arguments: &SampleArguments, terminal: &Terminal) -> Result
     for name in names {
         let path = models::find(name, None, arguments.offline, terminal)?.path;
         models::open(&path)?;
-        let policy =
-            models::load_policy(backend.as_ref(), services, path, None, &SilentObserver)?;
+        let policy = models::load_policy(backend.as_ref(), services, path, None, &SilentObserver)?;
         speakers.push(Speaker { name: name.clone(), policy, conversation: Vec::new() });
     }
     match &arguments.prompt {

@@ -24,9 +24,7 @@ pub use backend::{
 pub use calls::{PluginAtWork, plugin_at_work};
 pub use library::{AddedPlugin, AddedPlugins, SearchStep, Trouble};
 pub use lora::LoraSettings;
-pub use memory::{
-    MemoryEstimate, MemoryUse, PlannedSampling, PlannedTraining, PlannedWork,
-};
+pub use memory::{MemoryEstimate, MemoryUse, PlannedSampling, PlannedTraining, PlannedWork};
 pub use oracle::{Candidate, Comparison, Message, Oracle, Verdict};
 pub use registry::{
     BackendPlugin, Manifest, OraclePlugin, PluginEntry, PluginKind, PluginRegistry, UsedPlugin,

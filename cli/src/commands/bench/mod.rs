@@ -5,7 +5,6 @@ mod measure;
 mod words;
 
 use serde::Serialize;
-use sppo_core::{Error, Result as CoreResult};
 use sppo_core::datasets::{
     Pair, PairContent, RequiredColumns, parse_pairs, parse_prompts, read_pairs,
 };
@@ -15,6 +14,7 @@ use sppo_core::plugin::{
 };
 use sppo_core::records::{TrainingExample, TrainingResponse};
 use sppo_core::stages::{self, TokenizationRule, TokenizationSettings, TokenizedAnswer};
+use sppo_core::{Error, Result as CoreResult};
 use sppo_model::synthetic::{Shape, write_synthetic_model};
 use tempfile::TempDir;
 
@@ -53,12 +53,8 @@ struct BenchReport<'a> {
 }
 
 pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<()> {
-    let flags = Flags::of(&[
-        &arguments.settings,
-        &arguments.model,
-        &arguments.backend,
-        &arguments.lora,
-    ])?;
+    let flags =
+        Flags::of(&[&arguments.settings, &arguments.model, &arguments.backend, &arguments.lora])?;
     let session = Session::open(arguments.settings.resolve(flags)?.config, terminal)?;
     let made = arguments.shape.map(|shape| synthetic_model(shape, terminal)).transpose()?;
     let path = match &made {
@@ -70,9 +66,8 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
     let predicted_memory = predict_memory(&session, &ModelSpec { path }, &workload);
     drop(made);
     terminal.note("measuring; keep the machine otherwise idle");
-    let (measurements, responses) =
-        measure(session.backend.as_ref(), policy.as_mut(), &workload)
-            .map_err(|error| session.blame_backend(error))?;
+    let (measurements, responses) = measure(session.backend.as_ref(), policy.as_mut(), &workload)
+        .map_err(|error| session.blame_backend(error))?;
     let mut oracle = session.oracle()?;
     let preference = session.config.preference.settings();
     let judging = measure_judging(policy.as_ref(), &workload, &responses, &mut |comparisons| {

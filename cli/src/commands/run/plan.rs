@@ -109,9 +109,11 @@ impl RunPlan {
             let mut sections = self.sections(requests);
             let lines = match memory {
                 Some(memory) => memory.lines(style),
-                None => vec!["not known: the model is not on this machine yet, or the backend does \
+                None => vec![
+                    "not known: the model is not on this machine yet, or the backend does \
                               not say"
-                    .into()],
+                        .into(),
+                ],
             };
             sections.push(("Memory", lines));
             let mut text = String::new();
@@ -171,7 +173,8 @@ impl RunPlan {
         const SMALLEST: usize = 64;
         let model = ModelSpec { path: model.to_path_buf() };
         let mut smaller = self.config.clone();
-        let plan = |config: &Config| MemoryPlan::new(backend, &model, &memory::run_work(config, prompts));
+        let plan =
+            |config: &Config| MemoryPlan::new(backend, &model, &memory::run_work(config, prompts));
         let as_wanted = plan(&smaller)?;
         let mut memory = as_wanted;
         while memory.exceeds_machine() {
