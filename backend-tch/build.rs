@@ -3,7 +3,8 @@
 use std::path::Path;
 
 const VERSION: &str = "2.11.0";
-const COMMAND: &str = "run cargo with LIBTORCH=$(backend-tch/fetch-libtorch), which provides it";
+const COMMAND: &str = "run cargo with LIBTORCH=$(backend-tch/fetch-libtorch), which provides it, or \
+                       `backend-tch/install`";
 
 fn main() {
     println!("cargo::rerun-if-env-changed=LIBTORCH");
@@ -21,7 +22,8 @@ fn main() {
         }
         Err(_) => fail(&format!("LIBTORCH={libtorch} holds no libtorch {VERSION}; {COMMAND}")),
     }
-    // Beside the program or plugin first, so that it can be shipped with its libtorch.
+    println!("cargo::rustc-env=SPPO_LIBTORCH_VERSION={VERSION}");
+    // Beside the plugin first, so that it can be shipped with its libtorch.
     for place in ["$ORIGIN/libtorch/lib", "$ORIGIN/../libtorch/lib", &format!("{libtorch}/lib")] {
         println!("cargo::rustc-link-arg=-Wl,-rpath,{place}");
     }

@@ -135,7 +135,13 @@ fn the_embedded_plugins_are_listed_and_described() {
         .collect();
     assert_eq!(
         names,
-        [("backend", "candle"), ("oracle", "http"), ("oracle", "mixture"), ("oracle", "rules")]
+        [
+            ("backend", "candle"),
+            ("oracle", "http"),
+            ("oracle", "mixture"),
+            ("oracle", "pairrm"),
+            ("oracle", "rules")
+        ]
     );
 
     let described = stdout_of(sppo().args(["plugin", "info", "rules"]));

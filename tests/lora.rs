@@ -14,9 +14,6 @@ fn adapted_run(directory: &Path, name: &str) -> Command {
     let mut command = small_run(directory, name);
     command.args(["--lora-rank", "4", "--lora-alpha", "8", "--lora-dropout", "0.1"]);
     command.args(["--learning-rate", "1e-2", "--optimizer", "adamw"]);
-    // No answer of this model is too long or ends by itself; without preferences nothing is trained.
-    command.args(["--set", "oracle.rules.length.min_words=1"]);
-    command.args(["--set", "oracle.rules.length.max_words=1"]);
     command
 }
 

@@ -5,10 +5,9 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::Value;
-use support::{fixture, library, require_success, small_run, sppo, stdout_of};
+use support::{fixture, library, refused, require_success, small_run, sppo, stdout_of};
 
 const PLUGIN: i32 = 6;
 
@@ -18,16 +17,6 @@ fn weights(run: &Path) -> Vec<u8> {
 
 fn recorded(run: &Path) -> Value {
     serde_json::from_slice(&fs::read(run.join("run.json")).unwrap()).unwrap()
-}
-
-/// A command fails with this code and says all of this.
-fn refused(command: &mut Command, code: i32, told: &[&str]) {
-    let output = command.output().unwrap();
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{text}");
-    for part in told {
-        assert!(text.contains(part), "`{part}` is not in\n{text}");
-    }
 }
 
 #[test]

@@ -10,9 +10,14 @@ use support::{require_success, small_run};
 
 const KILLS: u32 = 20;
 
-fn final_weights(directory: &Path, name: &str) -> Vec<u8> {
-    let file = directory.join(name).join("iteration-2/checkpoint/model.safetensors");
+fn weights(directory: &Path, name: &str, iteration: u32) -> Vec<u8> {
+    let checkpoint = directory.join(name).join(format!("iteration-{iteration}/checkpoint"));
+    let file = checkpoint.join("model.safetensors");
     std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
+
+fn final_weights(directory: &Path, name: &str) -> Vec<u8> {
+    weights(directory, name, 2)
 }
 
 fn resume(directory: &Path, name: &str) -> std::process::Output {
@@ -45,6 +50,7 @@ fn killed_at_twenty_moments_it_ends_with_the_same_bytes() {
     require_success(&small_run(directory.path(), "whole").output().unwrap());
     let mut whole = started.elapsed();
     let expected = final_weights(directory.path(), "whole");
+    assert!(expected != weights(directory.path(), "whole", 1), "nothing was trained");
 
     let mut kills = 0;
     for attempt in 0..20 * KILLS {

@@ -4,12 +4,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use sppo_core::plugin::{
     Backend, BackendPlugin, Host, LoraSettings, MemoryEstimate, ModelSpec, PlannedWork,
-    PluginError, Policy,
+    PluginError, Policy, Scorer,
 };
 use sppo_model::GenerationLimits;
 use sppo_model::measure::measure_matrix_products;
 use sppo_model::memory_estimate::MemoryTraits;
 use sppo_model::policy::{DecoderPolicy, estimate_policy_memory};
+use sppo_model::scorer::PairRankerScorer;
 
 use crate::engine::{CandleOps, LOGITS_CHUNK_BYTES};
 
@@ -87,6 +88,14 @@ impl Backend for CandleBackend {
     ) -> Result<Box<dyn Policy>, PluginError> {
         let policy = DecoderPolicy::load(self.ops.clone(), &model.path, self.limits)?;
         Ok(Box::new(policy))
+    }
+
+    fn load_scorer(
+        &self,
+        model: &ModelSpec,
+        _host: &dyn Host,
+    ) -> Result<Box<dyn Scorer>, PluginError> {
+        Ok(Box::new(PairRankerScorer::load(self.ops.clone(), &model.path)?))
     }
 
     fn load_adapted_policy(

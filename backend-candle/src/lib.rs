@@ -7,6 +7,7 @@
 //! weights accumulate in place.
 
 mod backend;
+mod encoder_ops;
 mod engine;
 mod half_matrix;
 mod kernels;
@@ -18,6 +19,7 @@ mod test_support;
 mod threads;
 
 pub use backend::{CandleBackend, CandleConfig};
+pub use encoder_ops::RelativeTables;
 pub use engine::CandleOps;
 pub use ops::KeyValueCache;
 pub use parameter::Parameter;

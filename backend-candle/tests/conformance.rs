@@ -2,8 +2,9 @@
 //! against transformers and PyTorch.
 
 use sppo_backend_candle::CandleOps;
-use sppo_model::golden::check_model;
+use sppo_model::golden::{check_model, check_ranker};
 use sppo_model::ops::conformance::check_ops;
+use sppo_model::ops::encoder_conformance::check_encoder_ops;
 
 const NONE: [String; 0] = [];
 
@@ -11,6 +12,7 @@ const NONE: [String; 0] = [];
 fn ops_agree_with_the_reference() {
     let ops = CandleOps::new(2, 512 << 20).unwrap();
     assert_eq!(check_ops(&ops, 1e-5), NONE);
+    assert_eq!(check_encoder_ops(&ops, 1e-5), NONE);
 }
 
 #[test]
@@ -18,4 +20,9 @@ fn a_model_agrees_with_transformers_and_pytorch_keeping_logits_or_not() {
     for keep_logits_limit in [0, 512 << 20] {
         assert_eq!(check_model(&|| CandleOps::new(2, keep_logits_limit)), NONE);
     }
+}
+
+#[test]
+fn a_ranker_agrees_with_llm_blender() {
+    assert_eq!(check_ranker(&|| CandleOps::new(2, 0)), NONE);
 }

@@ -3,7 +3,8 @@
 //! A query sees the keys of a shared prompt and those of its own segment. Each of the two is a *part*
 //! that is attended to by itself; what comes out is weighted by the parts' sums of exponentials and
 //! added up. So no key is copied, and the triangle above the diagonal costs nothing. Backward, a part
-//! needs only the whole's output and log-sum-exp.
+//! needs only the whole's output and log-sum-exp. The first response to a prompt follows it in the batch
+//! and is one part with it.
 //!
 //! The heads that share keys form the first dimension of queries, along which keys and values have
 //! stride 0: all operands are views of the activations.
@@ -206,12 +207,43 @@ fn narrow(x: &Tensor, rows: &Range<usize>) -> TorchResult<Tensor> {
     Ok(x.f_narrow(0, rows.start as i64, rows.len() as i64)?)
 }
 
-/// The part of a prefix that some query of the segment sees, and what hides the rest from others.
+/// The segments, a prompt and the response whose rows follow it made one: they are one causal sequence,
+/// and attended to at once there is nothing to put together and round.
+fn joined(segments: &[AttentionSegment]) -> Vec<AttentionSegment> {
+    let mut joined: Vec<AttentionSegment> = Vec::with_capacity(segments.len());
+    for segment in segments {
+        match joined.last_mut() {
+            Some(prompt)
+                if prompt.prefix.is_empty()
+                    && prompt.queries == prompt.own
+                    && segment.queries == segment.own
+                    && segment.prefix == prompt.own
+                    && segment.own.start == prompt.own.end =>
+            {
+                prompt.own.end = segment.own.end;
+                prompt.queries.end = segment.own.end;
+            }
+            _ => joined.push(segment.clone()),
+        }
+    }
+    joined
+}
+
+/// Keys that a segment's queries see.
+struct SeenKeys {
+    rows: Range<usize>,
+    /// Whether query `j` sees keys `0..=j` only.
+    causal: bool,
+    /// Hides more, see [`Part::mask`].
+    mask: Option<Tensor>,
+}
+
+/// The part of a prefix that some query of the segment sees.
 fn visible_prefix(
     segment: &AttentionSegment,
     window: Option<usize>,
     device: Device,
-) -> TorchResult<Option<(Range<usize>, Option<Tensor>)>> {
+) -> TorchResult<Option<SeenKeys>> {
     let mut prefix = segment.prefix.clone();
     if let Some(window) = window {
         // The first query is the one that sees most of it: the last `window - 1` keys.
@@ -228,18 +260,24 @@ fn visible_prefix(
         }
         _ => None,
     };
-    Ok(Some((prefix, mask)))
+    Ok(Some(SeenKeys { rows: prefix, causal: false, mask }))
 }
 
-/// What hides a segment's own keys beyond the window; `None` where causality is all.
-fn own_mask(queries: usize, window: Option<usize>, device: Device) -> TorchResult<Option<Tensor>> {
-    match window {
+/// A segment's own keys.
+fn own_keys(
+    segment: &AttentionSegment,
+    window: Option<usize>,
+    device: Device,
+) -> TorchResult<SeenKeys> {
+    let queries = segment.queries.len();
+    let mask = match window {
         Some(window) if queries > window => {
             let queries = queries as i64;
-            Ok(Some(mask_of_rank_4(band(queries, queries, 0, Some(window as i64), device)?)?))
+            Some(mask_of_rank_4(band(queries, queries, 0, Some(window as i64), device)?)?)
         }
-        _ => Ok(None),
-    }
+        _ => None,
+    };
+    Ok(SeenKeys { rows: segment.own.clone(), causal: mask.is_none(), mask })
 }
 
 fn mask_of_rank_4(mask: Tensor) -> TorchResult<Tensor> {
@@ -251,12 +289,9 @@ fn parts(
     segment: &AttentionSegment,
     window: Option<usize>,
     device: Device,
-) -> TorchResult<Vec<(Range<usize>, bool, Option<Tensor>)>> {
-    let mask = own_mask(segment.queries.len(), window, device)?;
-    let mut parts = vec![(segment.own.clone(), mask.is_none(), mask)];
-    if let Some((prefix, mask)) = visible_prefix(segment, window, device)? {
-        parts.push((prefix, false, mask));
-    }
+) -> TorchResult<Vec<SeenKeys>> {
+    let mut parts = vec![own_keys(segment, window, device)?];
+    parts.extend(visible_prefix(segment, window, device)?);
     Ok(parts)
 }
 
@@ -284,10 +319,10 @@ pub(crate) fn attention(
     let (rows, _) = dimensions(&queries)?;
     let output = queries.f_zeros_like()?;
     let log_sum_exp = Tensor::f_zeros([rows, shape.query_heads as i64], ops.wide())?;
-    for segment in segments {
+    for segment in &joined(segments) {
         let of_segment = heads.of_queries(&queries, &segment.queries)?;
         let mut whole: Option<PartOutput> = None;
-        for (rows, causal, mask) in parts(segment, shape.window, ops.device)? {
+        for SeenKeys { rows, causal, mask } in parts(segment, shape.window, ops.device)? {
             let part = Part {
                 queries: &of_segment,
                 keys: &heads.of_keys(&keys, &rows)?,
@@ -327,14 +362,14 @@ pub(crate) fn attention_backward(
     // Several segments add to the keys of a prompt.
     let of_keys = Tensor::f_zeros(keys.size(), ops.wide())?;
     let of_values = Tensor::f_zeros(keys.size(), ops.wide())?;
-    for segment in segments {
+    for segment in &joined(segments) {
         let of_segment = heads.of_queries(&queries, &segment.queries)?;
         let whole = PartOutput {
             output: heads.of_queries(output, &segment.queries)?,
             log_sum_exp: heads.of_log_sum_exps(log_sum_exp, &segment.queries)?,
         };
         let gradient = heads.of_queries(&gradient, &segment.queries)?;
-        for (rows, causal, mask) in parts(segment, shape.window, ops.device)? {
+        for SeenKeys { rows, causal, mask } in parts(segment, shape.window, ops.device)? {
             let [of_part_queries, of_part_keys, of_part_values] = Part {
                 queries: &of_segment,
                 keys: &heads.of_keys(&keys, &rows)?,
@@ -354,4 +389,28 @@ pub(crate) fn attention_backward(
         }
     }
     Ok([of_queries, of_keys, of_values])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_is_joined_with_the_first_response_alone() {
+        let segment = |prefix: Range<usize>, own: Range<usize>| AttentionSegment {
+            queries: own.clone(),
+            prefix,
+            own,
+        };
+        let batch = [
+            segment(0..0, 0..5),
+            segment(0..5, 5..8),
+            segment(0..5, 8..9),
+            segment(0..0, 9..12),
+            segment(0..5, 12..13),
+        ];
+        let expected =
+            [segment(0..0, 0..8), segment(0..5, 8..9), segment(0..0, 9..12), segment(0..5, 12..13)];
+        assert_eq!(joined(&batch), expected);
+    }
 }

@@ -5,15 +5,17 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sppo_core::plugin::{
-    Backend, BackendPlugin, Host, LoraSettings, ModelSpec, PluginError, Policy,
+    Backend, BackendPlugin, Host, LoraSettings, ModelSpec, PluginError, Policy, Scorer,
 };
 use sppo_model::GenerationLimits;
 use sppo_model::measure::measure_matrix_products;
 use sppo_model::policy::DecoderPolicy;
+use sppo_model::scorer::PairRankerScorer;
 use tch::Kind;
 
 use crate::device::{choose_device, has_bf16_units};
 use crate::engine::{TchOps, TchOptions};
+use crate::libraries::{MISSING_LIBTORCH_HINT, check_version};
 
 /// The table `[backend.tch]`.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -80,12 +82,14 @@ impl BackendPlugin for TchBackend {
     type Config = TchConfig;
     const NAME: &'static str = "tch";
     const SUMMARY: &'static str = "libtorch, in f32 or bf16, on the CPU and on CUDA devices";
+    const MISSING_LIBRARY_HINT: &'static str = MISSING_LIBTORCH_HINT;
 
     fn create(config: TchConfig) -> Result<Self, PluginError> {
         if config.max_rows == 0 {
             return Err(PluginError::configuration("max_rows: 0 rows cannot be sampled")
                 .with_hint("set it to 1 or more"));
         }
+        check_version()?;
         let device = choose_device(&config.device, config.libtorch.as_deref())?;
         if config.data_type == DataType::Bf16 && !has_bf16_units(device) {
             tracing::warn!(
@@ -111,6 +115,14 @@ impl Backend for TchBackend {
     ) -> Result<Box<dyn Policy>, PluginError> {
         let policy = DecoderPolicy::load(self.ops.clone(), &model.path, self.limits)?;
         Ok(Box::new(policy))
+    }
+
+    fn load_scorer(
+        &self,
+        model: &ModelSpec,
+        _host: &dyn Host,
+    ) -> Result<Box<dyn Scorer>, PluginError> {
+        Ok(Box::new(PairRankerScorer::load(self.ops.clone(), &model.path)?))
     }
 
     fn load_adapted_policy(

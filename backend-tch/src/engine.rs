@@ -9,6 +9,7 @@ use sppo_model::{ModelError, Result};
 use tch::{Device, Kind, Tensor};
 
 use crate::cached_attention::DecodingPlan;
+use crate::encoder::DistanceRows;
 use crate::parameter::Parameter;
 use crate::tensors::{TorchResult, dimensions, upload};
 
@@ -33,14 +34,15 @@ pub struct TchOps {
     pub(crate) device: Device,
     pub(crate) matrix_kind: Kind,
     pub(crate) keep_logits_limit: usize,
-    shared: Rc<Shared>,
+    pub(crate) shared: Rc<Shared>,
 }
 
 /// What was computed for one layer and serves the next.
 #[derive(Default)]
-struct Shared {
+pub(crate) struct Shared {
     rotary: RefCell<Vec<RotaryTable>>,
     decoding: RefCell<Option<Rc<DecodingPlan>>>,
+    pub(crate) distance_rows: RefCell<Option<Rc<DistanceRows>>>,
 }
 
 /// Cosines and sines of a batch's positions, each `[rows, 1, head_size]`; the sines of the first half

@@ -1,13 +1,25 @@
-//! libtorch's CUDA library, opened at run time.
+//! The libtorch that was found at run time, and its CUDA library, opened where it is wanted.
 //!
 //! The backend is linked to libtorch's CPU libraries alone, so that one build serves machines with and
 //! without a GPU. libtorch looks for its CUDA part when it is first used and never again; so the choice
 //! is made once per process, by the first backend that is created.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use libloading::Library;
+use sppo_core::plugin::PluginError;
+
+/// The version that this crate is built for, as its build script checked.
+const VERSION: &str = env!("SPPO_LIBTORCH_VERSION");
+
+/// What to do where libtorch is missing or another version.
+pub(crate) const MISSING_LIBTORCH_HINT: &str = concat!(
+    "run `backend-tch/install` in the repository of sppo: it provides libtorch ",
+    env!("SPPO_LIBTORCH_VERSION"),
+    " and builds the plugin against it"
+);
 
 const CUDA_LIBRARY: &str = "libtorch_cuda.so";
 
@@ -25,6 +37,35 @@ pub(crate) fn settle_for_cpu() {
     CHOICE.get_or_init(|| Err(without.into()));
 }
 
+/// Refuses a libtorch of another version than this crate was built for: a Python package that was
+/// updated, say.
+pub(crate) fn check_version() -> Result<(), PluginError> {
+    let directory = cpu_library_directory();
+    let found = directory.as_deref().and_then(Path::parent).and_then(version_of);
+    match found {
+        Some(found) if found != VERSION => Err(PluginError::failed(format!(
+            "it was built for libtorch {VERSION}, and {} holds {found}",
+            directory.unwrap_or_default().display()
+        ))
+        .with_hint(MISSING_LIBTORCH_HINT)),
+        _ => Ok(()),
+    }
+}
+
+/// The version of a libtorch distribution or of a Python package torch, without what it was built with
+/// (`2.11.0+cu130`); `None` where the directory does not say.
+fn version_of(libtorch: &Path) -> Option<String> {
+    let text = |file: &str| std::fs::read_to_string(libtorch.join(file)).ok();
+    let of_distribution = || Some(text("build-version")?.trim().to_owned());
+    let of_package = || {
+        let text = text("version.py")?;
+        let line = text.lines().find_map(|line| line.strip_prefix("__version__"))?;
+        Some(line.trim_start_matches([' ', '=']).trim_matches(['\'', '"']).to_owned())
+    };
+    let version = of_distribution().or_else(of_package)?;
+    Some(version.split('+').next().unwrap_or_default().to_owned())
+}
+
 fn find_and_open(libtorch: Option<&Path>) -> Result<(), String> {
     let places = places(libtorch);
     let Some(path) = places.iter().map(|place| place.join(CUDA_LIBRARY)).find(|path| path.exists())
@@ -40,7 +81,11 @@ fn find_and_open(libtorch: Option<&Path>) -> Result<(), String> {
             tracing::debug!(path = %path.display(), "opened libtorch's CUDA library");
             Ok(())
         }
-        Err(error) => Err(format!("{} cannot be opened: {error}", path.display())),
+        Err(error) => {
+            // The error itself says that it failed, its source says why.
+            let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            Err(format!("{} cannot be opened: {reason}", path.display()))
+        }
     }
 }
 
@@ -78,5 +123,17 @@ mod tests {
         // Makes sure that the library is loaded.
         let _ = tch::get_num_threads();
         assert!(cpu_library_directory().unwrap().join("libtorch_cpu.so").exists());
+        check_version().unwrap();
+    }
+
+    #[test]
+    fn versions_are_read_from_both_layouts() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(version_of(directory.path()), None);
+        let package = "from typing import Optional\n__version__ = '2.12.1+cu130'\ndebug = False\n";
+        std::fs::write(directory.path().join("version.py"), package).unwrap();
+        assert_eq!(version_of(directory.path()).as_deref(), Some("2.12.1"));
+        std::fs::write(directory.path().join("build-version"), "2.11.0+cpu\n").unwrap();
+        assert_eq!(version_of(directory.path()).as_deref(), Some("2.11.0"));
     }
 }

@@ -17,10 +17,9 @@ mod watchers;
 use clap::Parser;
 // Built-in plugins register themselves when they are linked.
 use sppo_backend_candle as _;
-#[cfg(feature = "tch")]
-use sppo_backend_tch as _;
 use sppo_oracle_http as _;
 use sppo_oracle_mixture as _;
+use sppo_oracle_pairrm as _;
 use sppo_oracle_rules as _;
 
 use args::Arguments;

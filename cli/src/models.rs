@@ -24,9 +24,20 @@ pub(crate) fn plugins(config: &Config) -> CoreResult<PluginRegistry> {
     Ok(plugins)
 }
 
+/// Backends of this repository that are not built with the program, and what builds them.
+const BACKENDS_ON_REQUEST: [(&str, &str); 1] =
+    [("tch", "build it with `backend-tch/install`, in the repository of sppo")];
+
 /// The backend that the settings name.
 pub(crate) fn backend(plugins: &PluginRegistry, config: &Config) -> CoreResult<Box<dyn Backend>> {
-    plugins.create_backend(&config.backend.name, config.backend.chosen_settings())
+    let name = config.backend.name.as_str();
+    let created = plugins.create_backend(name, config.backend.chosen_settings());
+    match BACKENDS_ON_REQUEST.iter().find(|(on_request, _)| *on_request == name) {
+        Some((_, hint)) if !plugins.names(PluginKind::Backend).contains(&name) => {
+            created.map_err(|error| error.with_hint(*hint))
+        }
+        _ => created,
+    }
 }
 
 /// The oracle that the settings name.

@@ -4,10 +4,13 @@
 //! vector-Jacobian product. Everything else is generic over it: the decoder, the tape that runs its
 //! backward pass, packed batches with shared prompts, sampling with a key-value cache, the
 //! optimisers, and the adapter that turns any op set into a core [`Policy`](sppo_core::plugin::Policy).
+//! With [`ops::encoder::EncoderOps`] it also serves encoders that score text, as a core
+//! [`Scorer`](sppo_core::plugin::Scorer).
 //! Checkpoint formats, tokenizers and chat templates live here too.
 
 pub mod checkpoint;
 pub mod decoder;
+pub mod encoder;
 pub mod error;
 pub mod generation;
 #[cfg(feature = "testing")]
@@ -23,6 +26,7 @@ pub mod packing;
 pub mod parameters;
 pub mod policy;
 pub mod sampling;
+pub mod scorer;
 mod seeds;
 mod settings;
 pub mod synthetic;

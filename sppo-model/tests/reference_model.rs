@@ -7,7 +7,7 @@ use sppo_core::plugin::{
     PluginError, SamplingParameters, Scorer, SequenceBatch, SilentHost, StepSettings,
 };
 use sppo_model::decoder::Family;
-use sppo_model::golden::{check_model, load_tiny, load_tiny_adapted};
+use sppo_model::golden::{check_model, check_ranker, load_tiny, load_tiny_adapted};
 use sppo_model::lora::AdapterValues;
 use sppo_model::ops::Ops;
 use sppo_model::ops::reference::ReferenceOps;
@@ -36,6 +36,11 @@ fn pair() -> SequenceBatch {
 #[test]
 fn the_reference_model_holds_the_golden_numbers() {
     assert_eq!(check_model(&|| Ok(ReferenceOps)), Vec::<String>::new());
+}
+
+#[test]
+fn the_reference_ranker_holds_the_golden_numbers() {
+    assert_eq!(check_ranker(&|| Ok(ReferenceOps)), Vec::<String>::new());
 }
 
 #[test]

@@ -34,6 +34,16 @@ pub(crate) fn require_success(output: &Output) {
     );
 }
 
+/// A command fails with this code and says all of this.
+pub(crate) fn refused(command: &mut Command, code: i32, told: &[&str]) {
+    let output = command.output().expect("the binary starts");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    for part in told {
+        assert!(text.contains(part), "`{part}` is not in\n{text}");
+    }
+}
+
 /// A two-iteration run of a random three-layer model that takes well under a second, with shards and
 /// training states small enough that a kill lands between commits.
 pub(crate) fn small_run(directory: &Path, name: &str) -> Command {
@@ -54,16 +64,25 @@ pub(crate) fn small_run(directory: &Path, name: &str) -> Command {
         .args(["--set", "sampling.prompts_per_shard=2"])
         .args(["--set", "training.global_batch_size=2"])
         .args(["--set", "training.commit_every_steps=1"])
-        .args(["--set", "evaluation.samples_per_prompt=1"]);
+        .args(["--set", "evaluation.samples_per_prompt=1"])
+        // No answer of this model is too long or ends by itself as the rules are, and where all are
+        // judged equal nothing is trained.
+        .args(["--set", "oracle.rules.length.min_words=1"])
+        .args(["--set", "oracle.rules.length.max_words=1"]);
     command
 }
 
 /// The library of a crate of this workspace, as cargo has built it beside the tests.
 pub(crate) fn library(crate_name: &str) -> PathBuf {
+    let path = library_file(crate_name);
+    assert!(path.is_file(), "{} was not built", path.display());
+    path
+}
+
+/// Where cargo puts the library of a crate when it builds it.
+pub(crate) fn library_file(crate_name: &str) -> PathBuf {
     use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
     let file = format!("{DLL_PREFIX}{}{DLL_SUFFIX}", crate_name.replace('-', "_"));
     let test = std::env::current_exe().expect("a test has a file");
-    let path = test.parent().expect("a file lies in a directory").join(file);
-    assert!(path.is_file(), "{} was not built", path.display());
-    path
+    test.parent().expect("a file lies in a directory").join(file)
 }

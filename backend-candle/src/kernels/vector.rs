@@ -90,6 +90,23 @@ pub(crate) fn tanh<const FUSED: bool>(x: f32) -> f32 {
     exponential_less_one / (exponential_less_one + 2.0)
 }
 
+/// `x` times the standard normal distribution function: GELU.
+#[inline(always)]
+pub(crate) fn gelu<const FUSED: bool>(x: f32) -> f32 {
+    // erfc(z) = (a1 t + ... + a5 t^5) exp(-z^2), t = 1 / (1 + p z), within 1.5e-7 for z >= 0
+    // (Abramowitz and Stegun 7.1.26); gelu(x) = max(x, 0) - |x| erfc(|x| / sqrt(2)) / 2.
+    let magnitude = x.abs();
+    let z = magnitude * std::f32::consts::FRAC_1_SQRT_2;
+    let t = 1.0 / multiply_add::<FUSED>(0.327_591_1, z, 1.0);
+    let series = multiply_add::<FUSED>(t, 1.061_405_4, -1.453_152);
+    let series = multiply_add::<FUSED>(t, series, 1.421_413_7);
+    let series = multiply_add::<FUSED>(t, series, -0.284_496_74);
+    let series = multiply_add::<FUSED>(t, series, 0.254_829_6);
+    let complement = t * series * exp::<FUSED>(-z * z);
+    let positive = if x > 0.0 { x } else { 0.0 };
+    multiply_add::<FUSED>(-0.5 * magnitude, complement, positive)
+}
+
 /// `cap * tanh(x / cap)`, with the cap's inverse at hand.
 #[inline(always)]
 pub(crate) fn soft_cap<const FUSED: bool>(x: f32, cap: f32, inverse: f32) -> f32 {
@@ -120,6 +137,20 @@ pub(crate) fn sum_of_exponentials<const FUSED: bool>(x: &[f32], shift: f32) -> f
     for block in blocks {
         for (lane, &x) in lanes.iter_mut().zip(block) {
             *lane += exp::<FUSED>(x - shift);
+        }
+    }
+    fold_lanes(lanes, |a, b| a + b) + rest
+}
+
+/// Sum of the elements.
+#[inline(always)]
+pub(crate) fn sum(x: &[f32]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let blocks = x.chunks_exact(LANES);
+    let rest: f32 = blocks.remainder().iter().sum();
+    for block in blocks {
+        for (lane, &x) in lanes.iter_mut().zip(block) {
+            *lane += x;
         }
     }
     fold_lanes(lanes, |a, b| a + b) + rest

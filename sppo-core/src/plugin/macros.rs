@@ -60,6 +60,7 @@ macro_rules! export_plugin {
                 ("name", NAME),
                 ("version", VERSION),
                 ("summary", SUMMARY),
+                ("missing_library_hint", <$plugin as $trait>::MISSING_LIBRARY_HINT),
             ];
 
             #[used]

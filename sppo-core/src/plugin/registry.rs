@@ -71,6 +71,10 @@ fn label(kind: PluginKind, name: &str) -> String {
     format!("{} `{name}`", kind.name())
 }
 
+/// For plugins that do not know better.
+const MISSING_LIBRARY_HINT: &str =
+    "install the libraries that it needs, or build it on this machine";
+
 /// An oracle as its author writes it. Export it with [`export_oracle!`](crate::export_oracle).
 pub trait OraclePlugin: Oracle + Sized + 'static {
     /// The table `[oracle.<name>]`: doc comments become the schema's descriptions; use
@@ -80,6 +84,8 @@ pub trait OraclePlugin: Oracle + Sized + 'static {
     const NAME: &'static str;
     /// What it does, in one line.
     const SUMMARY: &'static str;
+    /// What to do, in one line, where its library cannot be opened for want of another that it needs.
+    const MISSING_LIBRARY_HINT: &'static str = MISSING_LIBRARY_HINT;
 
     /// Makes the oracle from its settings.
     ///
@@ -96,6 +102,8 @@ pub trait BackendPlugin: Backend + Sized + 'static {
     const NAME: &'static str;
     /// What it does, in one line.
     const SUMMARY: &'static str;
+    /// What to do, in one line, where its library cannot be opened for want of another that it needs.
+    const MISSING_LIBRARY_HINT: &'static str = MISSING_LIBRARY_HINT;
 
     /// Makes the backend from its settings.
     ///

@@ -11,7 +11,7 @@ use crate::files::run_directory_error;
 /// whatever way. The file stays: removing it would race with the next process.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -34,7 +34,16 @@ impl Lock {
             .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(holder.as_bytes()))
             .map_err(|error| fail(&error))?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+/// Unlocking rather than closing alone: a process that is being started at this moment, by any thread,
+/// holds a copy of the file until it is another program.
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file, which follows, unlocks it as well.
+        let _ = self.file.unlock();
     }
 }
 

@@ -1,5 +1,6 @@
 //! Files mapped into memory.
 
+use std::ops::Range;
 use std::path::Path;
 
 use memmap2::Mmap;
@@ -16,27 +17,27 @@ pub(super) fn map_file(path: &Path) -> Result<Mmap> {
         .map_err(|error| ModelError::file(path, format!("cannot be mapped into memory: {error}")))
 }
 
-/// Lets the system take back the pages of a part that has been read: they count as this process's
-/// memory otherwise, beside the weights that were made from them.
-pub(super) fn release(map: &Mmap, start: usize, end: usize) {
+/// Lets go of pages that were read, so that a file that is converted part by part does not fill memory
+/// beside what it is converted to.
+pub(super) fn release(map: &Mmap, range: Range<usize>) {
     #[cfg(unix)]
     {
-        let length = end.saturating_sub(start);
-        // SAFETY: the map is of a file and is never written to, so what is read there again is what
-        // was read before.
+        use memmap2::UncheckedAdvice;
+        // SAFETY: the map is of a file and is only read; pages that are read again come from the file
+        // with the same content, on which `map_file` relies already.
         let released = unsafe {
-            map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, length)
+            map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
         };
         if let Err(error) = released {
-            tracing::debug!(%error, "pages of weights stay in memory");
+            tracing::debug!(%error, "pages of a mapped file were not released");
         }
     }
     #[cfg(not(unix))]
-    let _ = (map, start, end);
+    let _ = (map, range);
 }
 
 /// An input-output error without the path that `fs_err` adds.
-pub(super) fn cause(error: &std::io::Error) -> String {
+pub(crate) fn cause(error: &std::io::Error) -> String {
     let kind = error.kind();
     match error.get_ref().and_then(std::error::Error::source) {
         Some(source) => format!("cannot be read or written: {source}"),

@@ -21,8 +21,10 @@ pub use layout::{TensorLayout, tensor_layout};
 pub(crate) use write::write_file;
 pub use write::{WeightFiles, WeightFormat, write_checkpoint};
 
-use self::mapping::{cause, map_file};
-use self::safetensors_files::{INDEX_FILE, SafetensorsFiles};
+pub(crate) use self::mapping::cause;
+use self::mapping::map_file;
+use self::safetensors_files::INDEX_FILE;
+pub(crate) use self::safetensors_files::SafetensorsFiles;
 use crate::decoder::{DecoderConfig, Family};
 use crate::error::{ModelError, Result};
 use crate::lora;
@@ -340,13 +342,7 @@ impl Checkpoint {
                 paths.extend((paths.len() > 1 && index.is_file()).then_some(index));
                 paths.push(self.path.join("config.json"));
                 paths.extend(self.text.file_names().map(|name| self.path.join(name)));
-                paths.sort();
-                let mut listing = Sha256::new();
-                for path in paths {
-                    let name = path.strip_prefix(&self.path).unwrap_or(&path);
-                    listing.update(format!("{}  {}\n", file_sha256(&path)?, name.display()));
-                }
-                hexadecimal(&listing.finalize())
+                listing_sha256(&self.path, paths)?
             }
         };
         let sha256 = match &self.adapters {
@@ -362,6 +358,30 @@ impl Checkpoint {
         };
         Ok(CheckpointIdentity { path: self.path.clone(), sha256 })
     }
+}
+
+/// What identifies the content of a directory with a model that scores text: as
+/// [`Checkpoint::identity`], of its `config.json`, `tokenizer.json` and weight files. Reads all of them.
+///
+/// # Errors
+/// When the directory holds no weights, or a file cannot be read.
+pub fn scorer_identity(directory: &Path) -> Result<CheckpointIdentity> {
+    let files = SafetensorsFiles::open(directory)?;
+    let mut paths: Vec<PathBuf> = files.paths().map(Path::to_path_buf).collect();
+    paths.extend(["config.json", "tokenizer.json"].map(|name| directory.join(name)));
+    let sha256 = listing_sha256(directory, paths)?;
+    Ok(CheckpointIdentity { path: directory.to_path_buf(), sha256 })
+}
+
+/// SHA-256 of the lines `<sha256>  <name>` of these files, sorted by name.
+fn listing_sha256(directory: &Path, mut paths: Vec<PathBuf>) -> Result<String> {
+    paths.sort();
+    let mut listing = Sha256::new();
+    for path in paths {
+        let name = path.strip_prefix(directory).unwrap_or(&path);
+        listing.update(format!("{}  {}\n", file_sha256(&path)?, name.display()));
+    }
+    Ok(hexadecimal(&listing.finalize()))
 }
 
 /// The GGUF name of a weight.

@@ -13,8 +13,8 @@ use serde_json::Value;
 use super::mapping::{cause, map_file, release};
 use crate::error::{ModelError, Result};
 
-pub(super) const SINGLE_FILE: &str = "model.safetensors";
-pub(super) const INDEX_FILE: &str = "model.safetensors.index.json";
+pub(crate) const SINGLE_FILE: &str = "model.safetensors";
+pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// A tensor's place in one of the files.
 #[derive(Clone, Debug)]
@@ -28,14 +28,14 @@ struct TensorEntry {
 
 /// The weight files of a model directory, mapped into memory.
 #[derive(Debug)]
-pub(super) struct SafetensorsFiles {
+pub(crate) struct SafetensorsFiles {
     files: Vec<(PathBuf, Mmap)>,
     tensors: HashMap<String, TensorEntry>,
 }
 
 impl SafetensorsFiles {
     /// Maps `model.safetensors`, or the shards that `model.safetensors.index.json` names.
-    pub(super) fn open(directory: &Path) -> Result<Self> {
+    pub(crate) fn open(directory: &Path) -> Result<Self> {
         let single = directory.join(SINGLE_FILE);
         let index = directory.join(INDEX_FILE);
         let mut weights = Self { files: Vec::new(), tensors: HashMap::new() };
@@ -113,11 +113,11 @@ impl SafetensorsFiles {
         Ok(())
     }
 
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(|entry| entry.shape.as_slice())
     }
 
@@ -125,11 +125,11 @@ impl SafetensorsFiles {
         self.tensors.get(name).is_some_and(|entry| entry.kind == Dtype::BF16)
     }
 
-    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|(path, _)| path.as_path())
     }
 
-    pub(super) fn values(&self, name: &str) -> Result<Vec<f32>> {
+    pub(crate) fn values(&self, name: &str) -> Result<Vec<f32>> {
         let located = self.tensors.get(name).and_then(|entry| {
             let (path, map) = self.files.get(entry.file)?;
             Some((entry, path, map, map.get(entry.start..entry.end)?))
@@ -138,17 +138,20 @@ impl SafetensorsFiles {
             return Err(ModelError::Input(format!("the model has no tensor `{name}`")));
         };
         let values = match entry.kind {
-            Dtype::F32 => Ok(convert(bytes, f32::from_le_bytes)),
-            Dtype::F16 => Ok(convert(bytes, |value| f16::from_le_bytes(value).to_f32())),
-            Dtype::BF16 => Ok(convert(bytes, |value| bf16::from_le_bytes(value).to_f32())),
-            other => Err(ModelError::file(
-                path,
-                format!("tensor `{name}` has the number format {other:?}, which is not supported"),
-            )
-            .with_hint("use weights in F32, F16 or BF16")),
+            Dtype::F32 => convert(bytes, f32::from_le_bytes),
+            Dtype::F16 => convert(bytes, |value| f16::from_le_bytes(value).to_f32()),
+            Dtype::BF16 => convert(bytes, |value| bf16::from_le_bytes(value).to_f32()),
+            other => {
+                let message = format!(
+                    "tensor `{name}` has the number format {other:?}, which is not supported"
+                );
+                return Err(
+                    ModelError::file(path, message).with_hint("use weights in F32, F16 or BF16")
+                );
+            }
         };
-        release(map, entry.start, entry.end);
-        values
+        release(map, entry.start..entry.end);
+        Ok(values)
     }
 }
 

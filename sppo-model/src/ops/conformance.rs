@@ -34,23 +34,11 @@ enum Case {
 }
 
 /// Named results of a case.
-type Outcome = Vec<(&'static str, Vec<f32>)>;
+pub(super) type Outcome = Vec<(&'static str, Vec<f32>)>;
 
 impl Case {
     fn compare<O: Ops>(&self, ops: &O, tolerance: f64) -> Vec<String> {
-        let expected = match self.run(&ReferenceOps) {
-            Ok(expected) => expected,
-            Err(error) => return vec![format!("{self:?}: the reference failed: {error}")],
-        };
-        match self.run(ops) {
-            Ok(actual) => (expected.iter().zip(&actual))
-                .filter_map(|((name, expected), (_, actual))| {
-                    difference(expected, actual, tolerance)
-                        .map(|difference| format!("{self:?}: {name}: {difference}"))
-                })
-                .collect(),
-            Err(error) => vec![format!("{self:?}: {error}")],
-        }
+        differences(self, self.run(&ReferenceOps), self.run(ops), tolerance)
     }
 
     fn run<O: Ops>(&self, ops: &O) -> Result<Outcome> {
@@ -84,6 +72,26 @@ impl Case {
             Self::Update { optimizer, length } => update(ops, noise, optimizer, *length),
         }
     }
+}
+
+/// Describes where a case's outcome differs from the reference's.
+pub(super) fn differences(
+    case: &dyn Debug,
+    expected: Result<Outcome>,
+    actual: Result<Outcome>,
+    tolerance: f64,
+) -> Vec<String> {
+    let (expected, actual) = match (expected, actual) {
+        (Ok(expected), Ok(actual)) => (expected, actual),
+        (Err(error), _) => return vec![format!("{case:?}: the reference failed: {error}")],
+        (_, Err(error)) => return vec![format!("{case:?}: {error}")],
+    };
+    (expected.iter().zip(&actual))
+        .filter_map(|((name, expected), (_, actual))| {
+            difference(expected, actual, tolerance)
+                .map(|difference| format!("{case:?}: {name}: {difference}"))
+        })
+        .collect()
 }
 
 /// Describes the worst difference beyond the tolerance, if there is one.

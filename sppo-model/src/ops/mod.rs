@@ -9,8 +9,11 @@
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
+pub mod encoder;
 #[cfg(any(test, feature = "testing"))]
-mod noise;
+pub mod encoder_conformance;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod noise;
 pub mod reference;
 
 use std::ops::Range;

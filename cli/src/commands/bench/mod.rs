@@ -77,7 +77,7 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
     let info = policy.info();
     let boundary = boundary::measure(info, &workload.examples).map_err(sppo_core::Error::from)?;
     let report = BenchReport {
-        model: arguments.shape.map_or(session.config.model.as_str(), ShapeChoice::description),
+        model: arguments.shape.map_or(session.config.model.as_str(), |shape| shape.description()),
         backend: &session.config.backend.name,
         device: info.device.clone(),
         data_type: info.data_type.clone(),

@@ -7,13 +7,14 @@ const ANSWER_WORDS: u64 = 192;
 
 /// Eight prompts of one length, as JSON lines.
 pub(super) fn prompts(vocabulary: usize) -> String {
-    let line = |index| json!({"prompt": words(vocabulary, PROMPT_WORDS, index)}).to_string() + "\n";
+    let line =
+        |index: u64| json!({"prompt": words(vocabulary, PROMPT_WORDS, index)}).to_string() + "\n";
     (0..8).map(line).collect()
 }
 
 /// Sixteen pairs of one length, as JSON lines.
 pub(super) fn pairs(vocabulary: usize) -> String {
-    let line = |index| {
+    let line = |index: u64| {
         let pair = json!({
             "prompt": words(vocabulary, PROMPT_WORDS, 3 * index),
             "chosen": words(vocabulary, ANSWER_WORDS, 3 * index + 1),

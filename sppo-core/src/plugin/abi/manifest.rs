@@ -39,7 +39,7 @@ const fn append(bytes: &mut [u8], start: usize, text: &str, last: u8) -> usize {
     while index < text.len() {
         assert!(
             text[index] != b'\n' && text[index] != 0,
-            "a plugin's name and summary are one line"
+            "a plugin's name, summary and hint are one line"
         );
         bytes[start + index] = text[index];
         index += 1;
@@ -58,6 +58,8 @@ pub(in crate::plugin) struct ManifestText<'a> {
     /// The version of `sppo-core` that the plugin was built with.
     pub(in crate::plugin) core_version: &'a str,
     pub(in crate::plugin) summary: &'a str,
+    /// What to do where the library cannot be opened for want of another.
+    pub(in crate::plugin) missing_library_hint: &'a str,
 }
 
 impl<'a> ManifestText<'a> {
@@ -76,6 +78,7 @@ impl<'a> ManifestText<'a> {
             interface_version: value("interface")?.parse().ok()?,
             core_version: value("core")?,
             summary: value("summary")?,
+            missing_library_hint: value("missing_library_hint").unwrap_or_default(),
         })
     }
 }

@@ -42,12 +42,13 @@ fn manifests_are_read_as_written() {
         ("version", "0.1.0"),
         ("a key of the future", "=1"),
         ("summary", "a = b"),
+        ("missing_library_hint", "build it"),
     ];
     const BYTES: [u8; manifest_length(PAIRS)] = manifest_bytes(PAIRS);
     let text = ManifestText::parse(&BYTES).unwrap();
     assert_eq!((text.interface_version, text.core_version), (7, "1.2.3"));
     assert_eq!((text.kind, text.name, text.version), ("oracle", "x", "0.1.0"));
-    assert_eq!(text.summary, "a = b");
+    assert_eq!((text.summary, text.missing_library_hint), ("a = b", "build it"));
     for end in 0..BYTES.len() {
         assert!(ManifestText::parse(&BYTES[..end]).is_none(), "cut at {end}");
     }

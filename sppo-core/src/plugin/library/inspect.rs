@@ -20,6 +20,8 @@ pub(in crate::plugin) struct LibraryPlugin {
     pub(in crate::plugin) manifest: Manifest,
     /// The symbol of its functions.
     pub(in crate::plugin) module_symbol: String,
+    /// What to do where it cannot be opened for want of another library.
+    pub(in crate::plugin) missing_library_hint: String,
     /// Why it cannot be opened.
     pub(in crate::plugin) trouble: Option<Trouble>,
 }
@@ -136,7 +138,12 @@ fn plugins_in<'a>(
         let module_symbol = format!("{MODULE_SYMBOL_PREFIX}{}", String::from_utf8_lossy(owner));
         let has_module = names.contains(&module_symbol.as_bytes());
         let trouble = wrong_version(&text).or_else(|| (!has_module).then(missing_symbol));
-        plugins.push(LibraryPlugin { manifest: manifest(&text)?, module_symbol, trouble });
+        plugins.push(LibraryPlugin {
+            manifest: manifest(&text)?,
+            module_symbol,
+            missing_library_hint: text.missing_library_hint.to_owned(),
+            trouble,
+        });
     }
     if plugins.is_empty() {
         return Err(Trouble {

@@ -1,5 +1,6 @@
 //! Opens a library that has passed all checks of its file. What was opened stays open.
 
+use std::error::Error;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -54,7 +55,7 @@ pub(in crate::plugin) fn open(
     let (_, sha256) = size_and_sha256(path)
         .map_err(|error| Trouble::new(format!("cannot be read: {error}"), "check the path"))?;
     added.check(path, &sha256)?;
-    let header = module_header(path, &plugin.module_symbol)?;
+    let header = module_header(path, plugin)?;
     let module = match plugin.manifest.kind {
         PluginKind::Oracle => OpenedModule::Oracle(checked(header, path)?),
         PluginKind::Backend => OpenedModule::Backend(checked(header, path)?),
@@ -75,12 +76,11 @@ pub(in crate::plugin) fn open(
     Ok(opened)
 }
 
-fn module_header(path: &Path, symbol: &str) -> Result<AbiHeaderRef, Trouble> {
+fn module_header(path: &Path, plugin: &LibraryPlugin) -> Result<AbiHeaderRef, Trouble> {
     let cannot_open = |error: libloading::Error| {
-        Trouble::new(
-            format!("cannot be opened: {error}"),
-            "install the libraries that it needs, or build it on this machine",
-        )
+        // The error itself says that it failed, its source says why.
+        let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+        Trouble::new(format!("cannot be opened: {reason}"), &plugin.missing_library_hint)
     };
     // SAFETY: the constructors of a library run. The user has named it, put it where plugins are looked
     // for or added it, and it says that it is a plugin of this interface.
@@ -88,7 +88,8 @@ fn module_header(path: &Path, symbol: &str) -> Result<AbiHeaderRef, Trouble> {
     // Its functions, its constants and its threads may be in use until the program ends.
     let library: &'static Library = Box::leak(Box::new(library));
     // SAFETY: the symbol is the library's `LibHeader`, which begins with the header.
-    let header = unsafe { library.get::<AbiHeaderRef>(symbol) }.map_err(cannot_open)?;
+    let header = unsafe { library.get::<AbiHeaderRef>(plugin.module_symbol.as_str()) }
+        .map_err(cannot_open)?;
     Ok(*header)
 }
 

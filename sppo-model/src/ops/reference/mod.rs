@@ -5,6 +5,7 @@
 
 mod arithmetic;
 mod attention;
+mod encoder;
 
 use super::{
     AttentionOutput, AttentionSegment, AttentionShape, CachedRow, Ops, RotaryFrequencies,

@@ -1,6 +1,7 @@
 //! `sppo plugin check`: does a plugin do what every plugin of its kind must?
 
 mod backend;
+mod known_answers;
 mod weights;
 
 use sppo_core::Error;
@@ -32,7 +33,11 @@ pub(super) fn check(
             let mut create = |settings| {
                 plugins.create_oracle(&manifest.name, settings).map_err(|error| error.to_string())
             };
-            check_oracle(&mut create, &settings, &host)
+            let mut findings = check_oracle(&mut create, &settings, &host);
+            if manifest.name == known_answers::ORACLE {
+                findings.push(known_answers::check(&mut create, settings, &host));
+            }
+            findings
         }
         PluginKind::Backend => {
             let model = models::find(&config.model, config.revision.as_deref(), false, terminal)?;

@@ -1,0 +1,69 @@
+//! Times a ranker of PairRM's size with random weights; 20 pairs are those of one prompt with five answers.
+//!
+//!     cargo run --release -p sppo-backend-candle --example ranker_bench [tokens per pair] [pairs at once] [pairs] [directory for the weights]
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use sppo_backend_candle as _;
+use sppo_core::plugin::{ModelSpec, SilentHost, create_backend};
+use sppo_model::golden::{FULL_SIZE_MARKERS, write_full_size_ranker};
+
+type AnyError = Box<dyn std::error::Error>;
+
+fn main() -> Result<(), AnyError> {
+    let mut arguments = std::env::args().skip(1);
+    let tokens = arguments.next().map_or(Ok(585), |tokens| tokens.parse())?;
+    let at_once = arguments.next().map_or(Ok(3), |pairs| pairs.parse())?;
+    let pairs = arguments.next().map_or(Ok(20), |pairs| pairs.parse())?;
+    let path = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
+    let path = path.join("full-size-ranker");
+    if !path.join("model.safetensors").is_file() {
+        std::fs::create_dir_all(&path)?;
+        write_full_size_ranker(&path)?;
+    }
+    let backend = create_backend("candle", serde_json::json!({}))?;
+    let started = Instant::now();
+    let mut scorer = backend.load_scorer(&ModelSpec { path }, &SilentHost)?;
+    println!("loaded in {:.1} s", started.elapsed().as_secs_f64());
+
+    let sequences: Vec<Vec<u32>> = (0..pairs).map(|pair| sequence(pair, tokens)).collect();
+    scorer.score(&sequences[..1])?;
+    let rate = backend.matrix_product_rate(at_once * tokens, 1024, 4096)?;
+    for _ in 0..3 {
+        let started = Instant::now();
+        for batch in sequences.chunks(at_once) {
+            scorer.score(batch)?;
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        let speed = pairs as f64 * flops(tokens) / seconds / 1e9;
+        println!(
+            "{seconds:.1} s for {pairs} pairs of {tokens} tokens: {speed:.0} GFLOP/s, {:.0} % of the \
+             {rate:.0} of matrix products alone",
+            100.0 * speed / rate
+        );
+    }
+    Ok(())
+}
+
+/// A prompt of a tenth of the tokens, and two answers.
+fn sequence(pair: usize, tokens: usize) -> Vec<u32> {
+    let mut sequence: Vec<u32> =
+        (0..tokens).map(|place| ((pair * 7919 + place * 104_729) % 128_000) as u32).collect();
+    for (marker, place) in FULL_SIZE_MARKERS.iter().zip([1, tokens / 10, tokens * 55 / 100]) {
+        sequence[place] = *marker;
+    }
+    sequence
+}
+
+/// Products of a pair, one multiplication and one addition each: the layers' matrices, and the scores of
+/// contents and of 512 positions. The last layer is needed for three tokens only.
+fn flops(tokens: usize) -> f64 {
+    let tokens = tokens as f64;
+    let (keys_and_values, others) = (2.0 * 1024.0 * 1024.0, 10.0 * 1024.0 * 1024.0);
+    let layer = |queries: f64| {
+        let attention = 1024.0 * (2.0 * queries * tokens + 512.0 * (queries + tokens));
+        tokens * keys_and_values + queries * others + attention
+    };
+    2.0 * (23.0 * layer(tokens) + layer(3.0))
+}

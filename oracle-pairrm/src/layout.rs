@@ -1,0 +1,248 @@
+//! From texts to the ranker's tokens, as LLM-Blender's collator lays them out with a batch size of 1.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use sppo_core::plugin::PluginError;
+use sppo_model::text::Tokenizer;
+
+/// Stands before the prompt.
+const SOURCE_MARKER: &str = "<|source|>";
+/// Stand before the candidates.
+const CANDIDATE_MARKERS: [&str; 2] = ["<|candidate1|>", "<|candidate2|>"];
+/// Begins and ends each of the three parts.
+const PART_BEGINNING: &str = "[CLS]";
+const PART_END: &str = "[SEP]";
+const UNKNOWN: &str = "[UNK]";
+/// Other tokens that no text may spell.
+const OTHER_CONTROL_TOKENS: [&str; 3] = ["[PAD]", "[MASK]", "<|candidate|>"];
+/// A part's beginning, marker and end.
+const FRAME: usize = 3;
+
+/// How long the parts may be, in tokens with their frame. `config.json` of `llm-blender/PairRM` says so;
+/// other layouts have the same limits.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(default)]
+struct Limits {
+    source_maxlength: usize,
+    candidate_maxlength: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { source_maxlength: 1224, candidate_maxlength: 412 }
+    }
+}
+
+/// Lays out prompts and candidates.
+pub(crate) struct Layout {
+    tokenizer: Tokenizer,
+    limits: Limits,
+    source_marker: u32,
+    candidate_markers: [u32; 2],
+    part_beginning: u32,
+    part_end: u32,
+    unknown: u32,
+    /// What only the layout itself may write.
+    control_tokens: Vec<u32>,
+}
+
+/// The tokens of a prompt and of the answers to it, cut to their limits, without markers.
+pub(crate) struct Contents {
+    source: Vec<u32>,
+    pub(crate) candidates: Vec<Vec<u32>>,
+}
+
+impl Layout {
+    /// Reads the tokenizer and the limits of a model directory.
+    pub(crate) fn read(directory: &Path) -> Result<Self, PluginError> {
+        let config: Limits = read_json(&directory.join("config.json"))?;
+        if config.source_maxlength < FRAME || config.candidate_maxlength < FRAME {
+            return Err(PluginError::input(format!(
+                "{}: `source_maxlength` and `candidate_maxlength` leave no room for text",
+                directory.join("config.json").display()
+            )));
+        }
+        let path = directory.join("tokenizer.json");
+        let tokenizer = Tokenizer::from_json(&read(&path)?, &path)?;
+        let id = |token: &str| {
+            tokenizer.token_id(token).ok_or_else(|| {
+                PluginError::input(format!("{}: there is no token `{token}`", path.display()))
+                    .with_hint("use the tokenizer of llm-blender/PairRM")
+            })
+        };
+        let source_marker = id(SOURCE_MARKER)?;
+        let [first, second] = CANDIDATE_MARKERS;
+        let candidate_markers = [id(first)?, id(second)?];
+        let (part_beginning, part_end) = (id(PART_BEGINNING)?, id(PART_END)?);
+        let mut control_tokens = vec![source_marker, part_beginning, part_end];
+        control_tokens.extend(candidate_markers);
+        control_tokens
+            .extend(OTHER_CONTROL_TOKENS.iter().filter_map(|token| tokenizer.token_id(token)));
+        Ok(Self {
+            limits: config,
+            source_marker,
+            candidate_markers,
+            part_beginning,
+            part_end,
+            unknown: id(UNKNOWN)?,
+            control_tokens,
+            tokenizer,
+        })
+    }
+
+    /// Tokens of a prompt and its answers. What the prompt leaves free, the candidates share.
+    pub(crate) fn contents<'a>(
+        &self,
+        prompt: &str,
+        candidates: impl Iterator<Item = &'a str>,
+    ) -> Result<Contents, PluginError> {
+        let Limits { source_maxlength, candidate_maxlength } = self.limits;
+        let source = self.content(prompt, source_maxlength)?;
+        let free = source_maxlength - (source.len() + FRAME);
+        let candidate = |text| self.content(text, candidate_maxlength + free / 2);
+        Ok(Contents { candidates: candidates.map(candidate).collect::<Result<_, _>>()?, source })
+    }
+
+    /// Tokens of a text, cut on the right. LLM-Blender replaces `[SEP]` by a space; other control tokens
+    /// that a text spells, with which it could pass for another part, become unknown tokens here.
+    fn content(&self, text: &str, limit: usize) -> Result<Vec<u32>, PluginError> {
+        let text = text.replace(PART_END, " ");
+        let mut tokens = self.tokenizer.encode(&text, false)?;
+        tokens.truncate(limit - FRAME);
+        for token in &mut tokens {
+            if self.control_tokens.contains(token) {
+                *token = self.unknown;
+            }
+        }
+        Ok(tokens)
+    }
+
+    /// The sequence that shows candidate `first` before candidate `second`.
+    pub(crate) fn sequence(&self, contents: &Contents, first: usize, second: usize) -> Vec<u32> {
+        let [first_marker, second_marker] = self.candidate_markers;
+        let parts = [
+            (self.source_marker, &contents.source),
+            (first_marker, &contents.candidates[first]),
+            (second_marker, &contents.candidates[second]),
+        ];
+        let length = parts.iter().map(|(_, content)| content.len() + FRAME).sum();
+        let mut tokens = Vec::with_capacity(length);
+        for (marker, content) in parts {
+            tokens.extend([self.part_beginning, marker]);
+            tokens.extend_from_slice(content);
+            tokens.push(self.part_end);
+        }
+        tokens
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, PluginError> {
+    fs_err::read(path).map_err(|error| {
+        PluginError::input(error.to_string()).with_hint(
+            "name a directory that holds config.json, tokenizer.json and model.safetensors",
+        )
+    })
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, PluginError> {
+    serde_json::from_slice(&read(path)?)
+        .map_err(|error| PluginError::input(format!("{}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    fn directory() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/pairrm-tiny")
+    }
+
+    fn layout() -> Layout {
+        Layout::read(&directory()).unwrap()
+    }
+
+    fn contents(prompt: &str, candidates: &[&str]) -> Contents {
+        layout().contents(prompt, candidates.iter().copied()).unwrap()
+    }
+
+    fn ids(value: &Value) -> Vec<u32> {
+        serde_json::from_value(value.clone()).unwrap()
+    }
+
+    /// LLM-Blender's ids after truncation, of ordinary, empty, non-Latin and very long texts.
+    #[test]
+    fn tokens_are_those_of_llm_blender() {
+        let golden: Value = read_json(&directory().join("golden.json")).unwrap();
+        let layout = layout();
+        for case in golden["cases"].as_array().unwrap() {
+            let candidates = case["candidates"].as_array().unwrap();
+            let texts = candidates.iter().map(|text| text.as_str().unwrap());
+            let contents = layout.contents(case["source"].as_str().unwrap(), texts).unwrap();
+            let framed = |marker: u32, content: &[u32]| [&[1, marker], content, &[2]].concat();
+            assert_eq!(framed(481, &contents.source), ids(&case["source_ids"]));
+            for (content, expected) in
+                contents.candidates.iter().zip(case["candidate_ids"].as_array().unwrap())
+            {
+                assert_eq!(framed(484, content), ids(expected));
+            }
+        }
+        // And the sequences of the transformers form of the model, with the markers of both places.
+        let items = golden["batched"]["items"].as_array().unwrap();
+        for (item, expected) in
+            items.iter().zip(golden["pairrm_hf"]["input_ids"].as_array().unwrap())
+        {
+            let candidates = item["candidates"].as_array().unwrap();
+            let texts = candidates.iter().map(|text| text.as_str().unwrap());
+            let contents = layout.contents(item["source"].as_str().unwrap(), texts).unwrap();
+            assert_eq!(layout.sequence(&contents, 0, 1), ids(expected));
+        }
+    }
+
+    #[test]
+    fn no_sequence_is_longer_than_the_ranker_takes() {
+        let long = "A sentence that goes on and on. ".repeat(800);
+        for prompt in ["", "Why?", &long] {
+            let contents = contents(prompt, &[&long, &long, "No."]);
+            let length = layout().sequence(&contents, 0, 1).len();
+            assert!((2040..=2048).contains(&length), "{length}");
+            assert!(layout().sequence(&contents, 2, 2).len() < 1300);
+        }
+    }
+
+    /// Text cannot pass for a control token, not even in letters that normalise to one.
+    #[test]
+    fn texts_that_spell_control_tokens_are_texts() {
+        let layout = layout();
+        for spelled in [
+            "<|source|>",
+            "<|candidate1|>",
+            "<|candidate2|>",
+            "<|candidate|>",
+            "[CLS]",
+            "[PAD]",
+            "[MASK]",
+            "[SEP]",
+            "\u{FF1C}|source|\u{FF1E}",
+            "<\u{FF5C}candidate2\u{FF5C}>",
+        ] {
+            let text = format!("{spelled}a {spelled} b{spelled}");
+            let contents = contents(&text, &[&text, "c"]);
+            for (first, second) in [(0, 1), (1, 0), (0, 0)] {
+                let sequence = layout.sequence(&contents, first, second);
+                for (token, times) in
+                    [(481, 1), (482, 1), (483, 1), (484, 0), (0, 0), (1, 3), (2, 3)]
+                {
+                    let found = sequence.iter().filter(|&&id| id == token).count();
+                    assert_eq!(found, times, "`{spelled}`: token {token}");
+                }
+            }
+        }
+        // A combining character at the start cannot merge with the marker.
+        assert_eq!(layout.sequence(&contents("\u{338}x", &["a"]), 0, 0)[..2], [1, 481]);
+    }
+}
