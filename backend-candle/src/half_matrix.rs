@@ -7,15 +7,13 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::kernels::block::TILE_COLUMNS;
-use crate::kernels::matrix::{Destination, Matrix, multiply, padded_to, repeated};
+use crate::kernels::matrix::{Destination, Matrix, minimal_rows, multiply, padded_to, repeated};
 use crate::kernels::panels::{self, Panels, panel_elements};
 use crate::kernels::produce;
 
 /// Numbers that are widened together: small enough to stay in the processor's cache, large enough for
 /// an efficient product.
 const PART_ELEMENTS: usize = 4 << 20;
-/// Below this many rows, `gemm` may sum the product with a narrow part in another order.
-const MINIMAL_ROWS: usize = 17;
 
 /// `[outputs, inputs]` as panels of 16 outputs, each `[inputs, 16]`: what decoding reads.
 #[derive(Debug)]
@@ -81,14 +79,14 @@ impl HalfMatrix {
         threads: usize,
     ) -> Vec<f32> {
         let (inputs, outputs) = (self.inputs, self.outputs);
-        if rows > 0 && rows < MINIMAL_ROWS {
-            let mut result =
-                self.linear(&padded_to(MINIMAL_ROWS, x, inputs), MINIMAL_ROWS, bias, threads);
+        let panels_per_part = (PART_ELEMENTS / panel_elements(inputs)).max(1);
+        let parts = parts(outputs, panels_per_part * TILE_COLUMNS);
+        let padded = parts.clone().map(|part| minimal_rows(part.len())).max().unwrap_or(0);
+        if rows > 0 && rows < padded {
+            let mut result = self.linear(&padded_to(padded, x, inputs), padded, bias, threads);
             result.truncate(rows * outputs);
             return result;
         }
-        let panels_per_part = (PART_ELEMENTS / panel_elements(inputs)).max(1);
-        let parts = parts(outputs, panels_per_part * TILE_COLUMNS);
         let x = Matrix::new(x, rows, inputs);
         let product = |destination: Destination, part: Range<usize>| {
             let weight = self.part(part.clone(), 0..inputs);
@@ -147,7 +145,7 @@ pub(crate) fn widened(half: u16) -> f32 {
 }
 
 /// `0..length` in parts of at most `most`.
-fn parts(length: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+fn parts(length: usize, most: usize) -> impl Iterator<Item = Range<usize>> + Clone {
     (0..length).step_by(most).map(move |start| start..(start + most).min(length))
 }
 
@@ -185,7 +183,8 @@ mod tests {
                 let mut expected = vec![0.0; rows * inputs];
                 let destination = Destination::replace(&mut expected, rows, inputs);
                 multiply(destination, Matrix::new(&gradient, rows, outputs), full, 2);
-                if rows > MINIMAL_ROWS {
+                // Of fewer rows, `gemm` sums the product with a narrow part in another order.
+                if rows > 16 {
                     assert_eq!(half.input_gradient(&gradient, rows, 2), expected);
                 }
             }

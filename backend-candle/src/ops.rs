@@ -1,5 +1,7 @@
 //! The op vocabulary on the CPU: each op borrows its tensors' memory and runs a kernel on it.
 
+use std::borrow::Cow;
+
 use candle_core::Tensor;
 use sppo_model::decoder::Activation;
 use sppo_model::ops::{
@@ -203,15 +205,12 @@ impl Ops for CandleOps {
         let chunk = if keep { rows.max(1) } else { self.logits_rows(rows, vocabulary) };
         let mut result = Vec::with_capacity(rows);
         for (hidden, targets) in hidden.chunks(chunk * features).zip(targets.chunks(chunk)) {
-            let mut logits = self.capped_logits(hidden, targets.len(), head, soft_cap)?;
-            let (log_probs, log_sum_exps) =
+            let logits = self.capped_logits(hidden, targets.len(), head, soft_cap)?;
+            let (log_probs, _) =
                 self.pool.install(|| log_probs::log_probs(&logits, vocabulary, targets));
             result.extend(log_probs);
             if keep {
-                // The backward pass wants the logits, row after row, and then each row's log-sum-exp.
-                logits.extend(log_sum_exps);
-                let length = logits.len();
-                return Ok((result, Some(tensor(logits, &[1, length])?)));
+                return Ok((result, Some(tensor(logits, &[rows, vocabulary])?)));
             }
         }
         Ok((result, None))
@@ -363,21 +362,15 @@ impl Ops for CandleOps {
             let part = start..(start + chunk).min(rows);
             let hidden = &hidden[part.start * features..part.end * features];
             let (targets, coefficients) = (&targets[part.clone()], &coefficients[part.clone()]);
-            let gradient = if let Some(kept) = kept.as_deref() {
-                let (logits, log_sum_exps) = kept.split_at(rows * vocabulary);
-                let logits = &logits[part.start * vocabulary..part.end * vocabulary];
-                let log_sum_exps = &log_sum_exps[part.clone()];
-                self.pool.install(|| {
-                    let cap = soft_cap;
-                    log_probs::logit_gradients(logits, log_sum_exps, targets, coefficients, cap)
-                })
-            } else {
-                let logits = self.capped_logits(hidden, part.len(), head, soft_cap)?;
-                self.pool.install(|| {
-                    let (_, sums) = log_probs::log_probs(&logits, vocabulary, targets);
-                    log_probs::logit_gradients(&logits, &sums, targets, coefficients, soft_cap)
-                })
+            let logits = match kept.as_deref() {
+                Some(kept) => Cow::Borrowed(&kept[part.start * vocabulary..part.end * vocabulary]),
+                None => Cow::Owned(self.capped_logits(hidden, part.len(), head, soft_cap)?),
             };
+            let gradient = self.pool.install(|| {
+                let (_, sums) = log_probs::log_probs(&logits, vocabulary, targets);
+                log_probs::logit_gradients(&logits, &sums, targets, coefficients, soft_cap)
+            });
+            drop(logits);
             self.pool.install(|| self.add_weight_gradient(head, hidden, part.len(), &gradient))?;
             hidden_gradient.extend(self.input_gradient(head, part.len(), &gradient)?);
         }

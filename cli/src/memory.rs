@@ -122,7 +122,9 @@ pub(crate) fn gibibytes(bytes: u64) -> String {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PromptSizes {
     /// Prompts of an iteration.
-    pub(crate) count: usize,
+    pub(crate) training: usize,
+    /// Prompts that models are compared on.
+    pub(crate) held_out: usize,
     /// Tokens of the longest.
     pub(crate) longest: usize,
     /// Tokens that prompt and answer may have together.
@@ -131,7 +133,7 @@ pub(crate) struct PromptSizes {
 
 /// The largest pieces of a run's work.
 pub(crate) fn run_work(config: &Config, prompts: PromptSizes) -> PlannedWork {
-    let Config { sampling, training, selection, .. } = config;
+    let Config { sampling, training, selection, evaluation, .. } = config;
     let responses = match selection.strategy {
         SelectionStrategy::BestAndWorst => 2,
         SelectionStrategy::All => sampling.samples_per_prompt,
@@ -140,14 +142,20 @@ pub(crate) fn run_work(config: &Config, prompts: PromptSizes) -> PlannedWork {
     let answers = responses * sampling.max_new_tokens.min(room);
     let longest = prompts.longest + answers;
     let tokens = batch_tokens(config, training.global_batch_size.saturating_mul(longest), longest);
+    let training_request =
+        (prompts.training.min(sampling.prompts_per_shard), sampling.samples_per_prompt);
+    let held_out_request =
+        evaluation.enabled.then_some((prompts.held_out, evaluation.samples_per_prompt));
+    let requests = std::iter::once(training_request).chain(held_out_request);
+    let requests = requests.map(|(prompt_count, samples_per_prompt)| PlannedSampling {
+        prompts: prompt_count,
+        longest_prompt: prompts.longest,
+        samples_per_prompt,
+        max_new_tokens: sampling.max_new_tokens,
+    });
     PlannedWork {
         adapters: training.lora.settings(config.seed),
-        sampling: Some(PlannedSampling {
-            prompts: prompts.count.min(sampling.prompts_per_shard),
-            longest_prompt: prompts.longest,
-            samples_per_prompt: sampling.samples_per_prompt,
-            max_new_tokens: sampling.max_new_tokens,
-        }),
+        sampling: requests.collect(),
         training: Some(PlannedTraining {
             optimizer: training.optimizer.clone(),
             tokens,

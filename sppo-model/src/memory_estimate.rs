@@ -55,20 +55,19 @@ pub fn estimate_memory(
     let weights = estimator.weights();
     let held = MemoryUse { weights, scratch: traits.program, ..MemoryUse::default() };
     let mut estimate = MemoryEstimate {
-        loading: MemoryUse { scratch: held.scratch + estimator.largest_tensor(), ..held },
+        loading: MemoryUse { scratch: held.scratch + estimator.loading_scratch(), ..held },
         ..MemoryEstimate::default()
     };
     // The optimiser's state stays while the next iteration's responses are sampled.
     let trained = work.training.as_ref().map(|training| estimator.optimizer_state(training));
     let optimizer_state = trained.unwrap_or(0);
-    if let Some(sampling) = &work.sampling {
-        estimate.sampling = MemoryUse {
-            optimizer_state,
-            key_value_cache: estimator.cache(sampling),
-            scratch: held.scratch + estimator.sampling_scratch(sampling),
-            ..held
-        };
-    }
+    let requests = work.sampling.iter().map(|sampling| MemoryUse {
+        optimizer_state,
+        key_value_cache: estimator.cache(sampling),
+        scratch: held.scratch + estimator.sampling_scratch(sampling),
+        ..held
+    });
+    estimate.sampling = requests.max_by_key(MemoryUse::total).unwrap_or_default();
     if let Some(training) = &work.training {
         let gradients = estimator.trained_numbers() * traits.number_bytes;
         let (activations, scratch) = estimator.activations(training);
@@ -125,6 +124,20 @@ impl Estimator<'_> {
         let (matrices, vectors) = self.model_numbers();
         let of_matrices = if self.frozen_in_bf16 { 2 } else { bytes };
         of_matrices * matrices + bytes * (vectors + self.adapter_numbers())
+    }
+
+    /// What loading takes at its fullest beyond the weights that it leaves: one after the other is read
+    /// from its file in f32 and brought into its own form.
+    fn loading_scratch(&self) -> u64 {
+        let (mut loaded, mut most) = (0, 0);
+        for tensor in tensor_layout(self.config) {
+            let numbers = numbers(&tensor.shape);
+            let is_half = self.frozen_in_bf16 && tensor.shape.len() == 2;
+            let own = numbers * if is_half { 2 } else { self.traits.number_bytes };
+            most = most.max(loaded + 4 * numbers + own);
+            loaded += own;
+        }
+        most.saturating_sub(self.weights())
     }
 
     fn largest_trained(&self) -> u64 {
@@ -197,9 +210,12 @@ impl Estimator<'_> {
         };
         let kept = number_bytes * (layers + 2 * predicted * hidden);
         let logits = number_bytes * predicted * config.vocabulary_size as u64;
-        let kept_logits = if logits <= keep_logits_limit { logits } else { 0 };
-        let at_head = kept_logits + logits.min(logits_chunk);
-        let in_layer = self.passing(training.tokens) + 2 * number_bytes * tokens * hidden;
+        // All logits or a part of them, and the gradients of a part.
+        let part = logits.min(logits_chunk);
+        let at_head = part + if logits <= keep_logits_limit { logits } else { part };
+        // The gradients of the residual, of its norm, and of gate and up.
+        let inner = config.intermediate_size as u64;
+        let in_layer = number_bytes * tokens * 2 * (hidden + inner);
         (kept, at_head.max(in_layer))
     }
 
@@ -219,11 +235,11 @@ impl Estimator<'_> {
             kept += 2 * hidden;
         }
         if let Some(settings) = self.adapters() {
-            let layers = config.layer_count.max(1);
-            for [[rank, input], _] in adapter_shapes(config, settings) {
-                let dropped = if settings.dropout > 0.0 { input } else { 0 };
-                kept += (rank + dropped).div_ceil(layers);
-            }
+            // Of each adapter its narrow middle, and its input where dropout changed that.
+            let of_adapters = adapter_shapes(config, settings)
+                .into_iter()
+                .map(|[[rank, input], _]| rank + if settings.dropout > 0.0 { input } else { 0 });
+            kept += of_adapters.sum::<usize>().div_ceil(config.layer_count.max(1));
         }
         kept as u64
     }

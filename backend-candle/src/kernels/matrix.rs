@@ -141,7 +141,7 @@ pub(crate) fn multiply(destination: Destination, left: Matrix, right: Matrix, th
 
 /// Products with fewer rows than this are padded: `gemm` sums products of one row, or of at most
 /// 16 * 16 elements, in another order.
-fn minimal_rows(outputs: usize) -> usize {
+pub(crate) fn minimal_rows(outputs: usize) -> usize {
     (256 / outputs.max(1) + 1).max(2)
 }
 

@@ -9,13 +9,13 @@ use super::{LoraSettings, Optimizer};
 pub struct PlannedWork {
     /// The adapters that are trained in place of the weights, if any.
     pub adapters: Option<LoraSettings>,
-    /// What is sampled, if anything is.
-    pub sampling: Option<PlannedSampling>,
+    /// What is sampled: the largest request of each kind.
+    pub sampling: Vec<PlannedSampling>,
     /// What is trained on, if anything is.
     pub training: Option<PlannedTraining>,
 }
 
-/// The largest request for responses.
+/// A request for responses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedSampling {
     /// Prompts at once.

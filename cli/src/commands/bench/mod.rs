@@ -149,12 +149,12 @@ fn predict_memory(
     let training = &session.config.training;
     let work = PlannedWork {
         adapters: training.lora.settings(session.config.seed),
-        sampling: Some(PlannedSampling {
+        sampling: vec![PlannedSampling {
             prompts: workload.prompts.len(),
             longest_prompt: workload.prompt_tokens.iter().map(Vec::len).max().unwrap_or(0),
             samples_per_prompt: workload.samples_per_prompt,
             max_new_tokens: workload.new_tokens,
-        }),
+        }],
         training: Some(PlannedTraining {
             optimizer: Optimizer::default(),
             tokens: batch,

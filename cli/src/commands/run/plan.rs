@@ -142,7 +142,12 @@ impl RunPlan {
             longest = longest.max(models::check_prompts(checkpoint, prompts, file.as_deref())?);
         }
         let context_length = checkpoint.config().context_length;
-        Ok(PromptSizes { count: self.prompts_of(1), longest, context_length })
+        Ok(PromptSizes {
+            training: self.prompts_of(1),
+            held_out: self.prompts.held_out.len(),
+            longest,
+            context_length,
+        })
     }
 
     /// The memory that the run takes, where the backend knows and the model need not be fetched first.

@@ -405,7 +405,7 @@ impl From<AbiPlannedTraining> for PlannedTraining {
 #[derive(Clone, StableAbi)]
 pub struct AbiPlannedWork<'a> {
     pub adapters: ROption<AbiLoraSettings<'a>>,
-    pub sampling: ROption<AbiPlannedSampling>,
+    pub sampling: RVec<AbiPlannedSampling>,
     pub training: ROption<AbiPlannedTraining>,
 }
 
@@ -413,7 +413,7 @@ impl<'a> From<&'a PlannedWork> for AbiPlannedWork<'a> {
     fn from(work: &'a PlannedWork) -> Self {
         Self {
             adapters: work.adapters.as_ref().map(AbiLoraSettings::from).into(),
-            sampling: work.sampling.as_ref().map(AbiPlannedSampling::from).into(),
+            sampling: work.sampling.iter().map(AbiPlannedSampling::from).collect(),
             training: work.training.as_ref().map(AbiPlannedTraining::from).into(),
         }
     }
@@ -423,7 +423,7 @@ impl From<AbiPlannedWork<'_>> for PlannedWork {
     fn from(work: AbiPlannedWork<'_>) -> Self {
         Self {
             adapters: work.adapters.map(LoraSettings::from).into(),
-            sampling: work.sampling.map(PlannedSampling::from).into(),
+            sampling: work.sampling.into_iter().map(PlannedSampling::from).collect(),
             training: work.training.map(PlannedTraining::from).into(),
         }
     }

@@ -1,4 +1,4 @@
-//! Models of well-known shapes with random weights, to measure what such a model costs.
+//! Decoders.
 
 use std::path::Path;
 
