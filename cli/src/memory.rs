@@ -56,14 +56,29 @@ impl MemoryPlan {
         Some(Self { estimate, machine: MachineMemory::now() })
     }
 
-    /// Whether the machine is too small, whatever else it does.
-    pub(crate) fn exceeds_machine(&self) -> bool {
-        self.machine.is_some_and(|machine| self.estimate.peak() > machine.total)
+    /// Whether there is room beside everything else that the machine does, as far as is known.
+    pub(crate) fn fits_now(&self) -> bool {
+        self.machine.is_none_or(|machine| self.estimate.peak() <= machine.available)
+    }
+
+    /// Whether there is room when the machine does nothing else, as far as is known.
+    pub(crate) fn fits_machine(&self) -> bool {
+        self.machine.is_none_or(|machine| self.estimate.peak() <= machine.total)
+    }
+
+    /// What to say where there is room only when other programs give memory back.
+    pub(crate) fn warning(&self) -> Option<String> {
+        let machine = self.machine.filter(|_| self.fits_machine() && !self.fits_now())?;
+        Some(format!(
+            "up to {} of memory are needed, and {} are free now; end other programs",
+            gibibytes(self.estimate.peak()),
+            gibibytes(machine.available)
+        ))
     }
 
     /// Refuses what cannot fit.
     pub(crate) fn require_fit(&self) -> Result<()> {
-        let Some(machine) = self.machine.filter(|_| self.exceeds_machine()) else { return Ok(()) };
+        let Some(machine) = self.machine.filter(|_| !self.fits_machine()) else { return Ok(()) };
         let stages = self.estimate.stages();
         let fullest = stages.iter().max_by_key(|(_, stage)| stage.total());
         let (stage, needed) = fullest.map_or(("", 0), |(name, stage)| (*name, stage.total()));
@@ -195,6 +210,17 @@ mod tests {
         let refused = plan(3 << 30).require_fit().unwrap_err().to_string();
         assert!(refused.contains("training would take 3.50 GiB"), "{refused}");
         assert!(refused.contains("this machine has 3.00 GiB"), "{refused}");
+    }
+
+    #[test]
+    fn what_fits_only_into_an_idle_machine_is_warned_of() {
+        assert_eq!(plan(8 << 30).warning(), None);
+        let warning = plan(4 << 30).warning().unwrap();
+        assert!(
+            warning.contains("3.50 GiB of memory are needed, and 2.00 GiB are free"),
+            "{warning}"
+        );
+        assert_eq!(plan(3 << 30).warning(), None);
     }
 
     #[test]

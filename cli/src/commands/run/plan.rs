@@ -166,7 +166,7 @@ impl RunPlan {
     }
 
     /// The memory that the run takes, where the backend knows. The micro-batches of a new run become
-    /// smaller where that lets it fit into the machine's.
+    /// smaller where that lets it fit into what is free now, or else into the machine.
     pub(super) fn fit_memory(
         &mut self,
         backend: &dyn Backend,
@@ -177,28 +177,34 @@ impl RunPlan {
         /// Smaller ones save nothing that matters.
         const SMALLEST: usize = 64;
         let model = ModelSpec { path: model.to_path_buf() };
-        let mut smaller = self.config.clone();
-        let plan =
-            |config: &Config| MemoryPlan::new(backend, &model, &memory::run_work(config, prompts));
-        let as_wanted = plan(&smaller)?;
-        let mut memory = as_wanted;
-        while memory.exceeds_machine() {
-            let tokens = &mut smaller.training.micro_batch_tokens;
-            if self.resume || *tokens < 2 * SMALLEST {
-                return Some(as_wanted);
-            }
-            *tokens /= 2;
-            memory = plan(&smaller)?;
-        }
         let wanted = self.config.training.micro_batch_tokens;
-        let found = smaller.training.micro_batch_tokens;
+        let may_change = !self.resume;
+        let sizes = std::iter::successors(Some(wanted), |tokens| {
+            (may_change && *tokens >= 2 * SMALLEST).then_some(tokens / 2)
+        });
+        let mut plans = Vec::new();
+        for tokens in sizes {
+            let mut config = self.config.clone();
+            config.training.micro_batch_tokens = tokens;
+            let plan = MemoryPlan::new(backend, &model, &memory::run_work(&config, prompts))?;
+            plans.push((tokens, plan));
+            if plan.fits_now() {
+                break;
+            }
+        }
+        let fitting = plans.iter().find(|(_, plan)| plan.fits_now());
+        let fitting = fitting.or_else(|| plans.iter().find(|(_, plan)| plan.fits_machine()));
+        let &(found, plan) = fitting.or(plans.first())?;
         if found < wanted {
             terminal.note(&format!(
                 "memory is short: training.micro_batch_tokens is {found} instead of {wanted}"
             ));
-            self.config = smaller;
+            self.config.training.micro_batch_tokens = found;
         }
-        Some(memory)
+        if let Some(warning) = plan.warning() {
+            terminal.note(&warning);
+        }
+        Some(plan)
     }
 
     fn prompts_of(&self, iteration: u32) -> usize {
