@@ -1,6 +1,6 @@
 //! A matrix that is not trained, kept in bf16 and widened part by part where it is used.
 //!
-//! Products are those of the widened matrix, bit for bit: parts are cut where no sum is.
+//! Products are those of the widened matrix: parts are cut where no sum is.
 
 use std::ops::Range;
 
@@ -153,7 +153,7 @@ fn parts(length: usize, most: usize) -> impl Iterator<Item = Range<usize>> + Clo
 mod tests {
     use super::*;
     use crate::kernels::matrix::linear;
-    use crate::test_support::random;
+    use crate::test_support::{assert_close, random};
 
     fn halved(count: usize, seed: u64) -> Vec<f32> {
         let values = random(count, seed);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn products_are_those_of_the_widened_matrix_bit_for_bit() {
+    fn products_are_those_of_the_widened_matrix() {
         // The last is cut into parts.
         for (outputs, inputs) in [(5, 12), (48, 70), (2100, 2050)] {
             let weight = halved(outputs * inputs, 1);
@@ -183,10 +183,9 @@ mod tests {
                 let mut expected = vec![0.0; rows * inputs];
                 let destination = Destination::replace(&mut expected, rows, inputs);
                 multiply(destination, Matrix::new(&gradient, rows, outputs), full, 2);
-                // Of fewer rows, `gemm` sums the product with a narrow part in another order.
-                if rows > 16 {
-                    assert_eq!(half.input_gradient(&gradient, rows, 2), expected);
-                }
+                // `gemm` may sum the product with a narrow part in another order.
+                let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
+                assert_close(&half.input_gradient(&gradient, rows, 2), &expected, 1e-4);
             }
             let last = outputs as u32 - 1;
             let selected = half.select_rows(&[last, 0]);

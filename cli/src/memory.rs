@@ -91,9 +91,9 @@ impl MemoryPlan {
             ),
         )
         .with_hint(
-            "train adapters with --lora-rank 16, set training.recompute_activations = true, lower \
-             --micro-batch-tokens, or choose a smaller model; --ignore-memory starts regardless, \
-             --dry-run shows the parts",
+            "train adapters with --lora-rank 16, set training.recompute_activations = true, ask for \
+             shorter answers with --max-new-tokens, or choose a smaller model; --ignore-memory \
+             starts regardless, --dry-run shows the parts",
         ))
     }
 

@@ -200,6 +200,7 @@ impl RunPlan {
                 "memory is short: training.micro_batch_tokens is {found} instead of {wanted}"
             ));
             self.config.training.micro_batch_tokens = found;
+            self.sources.remove("training.micro_batch_tokens");
         }
         if let Some(warning) = plan.warning() {
             terminal.note(&warning);
