@@ -9,7 +9,7 @@ use std::process::{Output, Stdio};
 use serde_json::Value;
 use support::{fixture, require_success, sppo, stdout_of};
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "run",
     "generate",
     "rank",
@@ -18,6 +18,7 @@ const COMMANDS: [&str; 13] = [
     "score",
     "eval",
     "sample",
+    "bench",
     "game",
     "plugin",
     "config",
@@ -64,6 +65,45 @@ fn wrong_usage_is_refused_with_code_two() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(stderr_of(&output).starts_with("error: "), "{arguments:?}");
         assert!(output.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_plan_says_how_much_memory_it_takes_and_makes_micro_batches_fit() {
+    let directory = tempfile::tempdir().unwrap();
+    let plan = |settings: &[&str]| {
+        let mut command = support::small_run(directory.path(), "planned");
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        json_of(command.arg("--dry-run"))
+    };
+    let total = |plan: &Value, stage: &str| {
+        let parts = plan["memory"]["estimate"][stage].as_object().unwrap();
+        parts.values().map(|bytes| bytes.as_u64().unwrap()).sum::<u64>()
+    };
+    let full = plan(&[]);
+    // 167 360 parameters in f32, their gradients, and one state of RMSProp.
+    let part = |part: &str| full["memory"]["estimate"]["training"][part].as_u64().unwrap();
+    assert_eq!(part("weights"), 4 * 167_360, "{full}");
+    assert_eq!([part("gradients"), part("optimizer_state")], [part("weights"); 2]);
+    let adapted = plan(&["training.lora.rank=2"]);
+    assert!(total(&adapted, "training") < total(&full, "training"));
+    let recomputed = plan(&["training.recompute_activations=true"]);
+    assert!(total(&recomputed, "training") < total(&full, "training"));
+
+    let huge =
+        ["training.global_batch_size=1000000000", "training.micro_batch_tokens=1000000000000"];
+    let reduced = plan(&huge);
+    assert!(reduced["config"]["training"]["micro_batch_tokens"].as_u64().unwrap() < 1_000_000_000);
+    let free = reduced["memory"]["machine"]["available"].as_u64().unwrap();
+    assert!(total(&reduced, "training") <= free && total(&reduced, "training") > free / 4);
+
+    let mut command = sppo();
+    command.args(["run", "--dry-run", "--model"]).arg(fixture("fixtures/lm/llama"));
+    let shown = stdout_of(&mut command);
+    for words in ["Memory", "optimiser state", "key-value cache", "in all", "this machine has"] {
+        assert!(shown.contains(words), "{words}: {shown}");
     }
 }
 

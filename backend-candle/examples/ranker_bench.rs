@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use sppo_backend_candle as _;
 use sppo_core::plugin::{ModelSpec, SilentHost, create_backend};
-use sppo_model::golden::{FULL_SIZE_MARKERS, write_full_size_ranker};
+use sppo_model::synthetic::{SYNTHETIC_RANKER_MARKERS, write_synthetic_ranker};
 
 type AnyError = Box<dyn std::error::Error>;
 
@@ -20,7 +20,7 @@ fn main() -> Result<(), AnyError> {
     let path = path.join("full-size-ranker");
     if !path.join("model.safetensors").is_file() {
         std::fs::create_dir_all(&path)?;
-        write_full_size_ranker(&path)?;
+        write_synthetic_ranker(&path)?;
     }
     let backend = create_backend("candle", serde_json::json!({}))?;
     let started = Instant::now();
@@ -50,7 +50,8 @@ fn main() -> Result<(), AnyError> {
 fn sequence(pair: usize, tokens: usize) -> Vec<u32> {
     let mut sequence: Vec<u32> =
         (0..tokens).map(|place| ((pair * 7919 + place * 104_729) % 128_000) as u32).collect();
-    for (marker, place) in FULL_SIZE_MARKERS.iter().zip([1, tokens / 10, tokens * 55 / 100]) {
+    for (marker, place) in SYNTHETIC_RANKER_MARKERS.iter().zip([1, tokens / 10, tokens * 55 / 100])
+    {
         sequence[place] = *marker;
     }
     sequence

@@ -3,14 +3,19 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sppo_core::plugin::{
-    Backend, BackendPlugin, Host, LoraSettings, ModelSpec, PluginError, Policy, Scorer,
+    Backend, BackendPlugin, Host, LoraSettings, MemoryEstimate, ModelSpec, PlannedWork,
+    PluginError, Policy, Scorer,
 };
 use sppo_model::GenerationLimits;
 use sppo_model::measure::measure_matrix_products;
-use sppo_model::policy::DecoderPolicy;
+use sppo_model::memory_estimate::MemoryTraits;
+use sppo_model::policy::{DecoderPolicy, estimate_policy_memory};
 use sppo_model::scorer::load_scorer;
 
-use crate::engine::CandleOps;
+use crate::engine::{CandleOps, LOGITS_CHUNK_BYTES};
+
+/// What the program takes without a model, its tokenizer included.
+const PROGRAM_BYTES: u64 = 64 << 20;
 
 /// The table `[backend.candle]`.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -102,6 +107,22 @@ impl Backend for CandleBackend {
         let ops = self.ops.clone();
         let policy = DecoderPolicy::load_adapted(ops, &model.path, adapters, self.limits)?;
         Ok(Box::new(policy))
+    }
+
+    fn estimate_memory(
+        &self,
+        model: &ModelSpec,
+        work: &PlannedWork,
+    ) -> Result<MemoryEstimate, PluginError> {
+        let traits = MemoryTraits {
+            number_bytes: size_of::<f32>() as u64,
+            keeps_frozen_bf16: true,
+            copies_matrices_for_decoding: true,
+            keep_logits_limit: self.ops.keep_logits_limit as u64,
+            logits_chunk: LOGITS_CHUNK_BYTES as u64,
+            program: PROGRAM_BYTES,
+        };
+        Ok(estimate_policy_memory(&model.path, traits, self.limits, work)?)
     }
 
     fn matrix_product_rate(

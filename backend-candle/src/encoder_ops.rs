@@ -45,8 +45,8 @@ impl EncoderOps for CandleOps {
         epsilon: f32,
     ) -> Result<Tensor> {
         let shape = x.dims();
-        let (x, weight) = (Values::of(x)?, Values::of(weight.value())?);
-        let bias = Values::of(bias.value())?;
+        let (x, weight) = (Values::of(x)?, Values::of(weight.value()?)?);
+        let bias = Values::of(bias.value()?)?;
         let norm = LayerNorm { weight: &weight, bias: &bias, epsilon };
         let x: &[f32] = &x;
         tensor(self.pool.install(|| layer_norm(norm, x)), shape)

@@ -25,7 +25,7 @@ pub struct CandleOps {
 }
 
 /// Bytes of logits that exist at a time where they are not kept.
-const LOGITS_CHUNK_BYTES: usize = 96 << 20;
+pub(crate) const LOGITS_CHUNK_BYTES: usize = 96 << 20;
 
 impl CandleOps {
     /// Ops on `threads` threads (0 for one per core). Training keeps all logits of a batch for its

@@ -9,6 +9,7 @@
 mod backend;
 mod encoder_ops;
 mod engine;
+mod half_matrix;
 mod kernels;
 mod ops;
 mod parameter;

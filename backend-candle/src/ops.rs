@@ -1,5 +1,7 @@
 //! The op vocabulary on the CPU: each op borrows its tensors' memory and runs a kernel on it.
 
+use std::borrow::Cow;
+
 use candle_core::Tensor;
 use sppo_model::decoder::Activation;
 use sppo_model::ops::{
@@ -15,7 +17,7 @@ use crate::kernels::cached_attention::{LayerCache, cached_attention};
 use crate::kernels::matrix::{Destination, Matrix, multiply};
 use crate::kernels::norm::{RmsNorm, rms_norm, rms_norm_backward};
 use crate::kernels::rotary::Direction;
-use crate::kernels::{elementwise, log_probs, produce};
+use crate::kernels::{elementwise, log_probs};
 use crate::parameter::{Accumulation, Parameter};
 use crate::tensors::{Values, modify, tensor, zeros};
 
@@ -70,7 +72,7 @@ impl Ops for CandleOps {
     }
 
     fn parameter_values(&self, parameter: &Parameter) -> Result<Vec<f32>> {
-        self.values(parameter.value())
+        self.pool.install(|| parameter.values())
     }
 
     fn parameter_gradient(&self, parameter: &Parameter) -> Result<Option<Vec<f32>>> {
@@ -99,13 +101,15 @@ impl Ops for CandleOps {
     }
 
     fn embedding(&self, table: &Parameter, tokens: &[u32]) -> Result<Tensor> {
-        self.select_rows(table.value(), tokens)
+        let (_, features) = table.dimensions()?;
+        let rows = self.pool.install(|| table.select_rows(tokens))?;
+        tensor(rows, &[tokens.len(), features])
     }
 
     fn linear(&self, x: &Tensor, weight: &Parameter, bias: Option<&Parameter>) -> Result<Tensor> {
         let (rows, _) = dimensions(x)?;
         let (outputs, _) = weight.dimensions()?;
-        let bias = bias.map(|bias| Values::of(bias.value())).transpose()?;
+        let bias = bias.map(|bias| Values::of(bias.value()?)).transpose()?;
         let bias = bias.as_deref();
         borrow!(x);
         let y = self.pool.install(|| weight.linear(x, rows, bias, self.threads()))?;
@@ -120,7 +124,7 @@ impl Ops for CandleOps {
         offset: f32,
     ) -> Result<Tensor> {
         let shape = x.dims();
-        let weight = weight.value();
+        let weight = weight.value()?;
         borrow!(x, weight);
         let norm = RmsNorm { weight, epsilon, offset };
         tensor(self.pool.install(|| rms_norm(norm, x)), shape)
@@ -201,15 +205,12 @@ impl Ops for CandleOps {
         let chunk = if keep { rows.max(1) } else { self.logits_rows(rows, vocabulary) };
         let mut result = Vec::with_capacity(rows);
         for (hidden, targets) in hidden.chunks(chunk * features).zip(targets.chunks(chunk)) {
-            let mut logits = self.capped_logits(hidden, targets.len(), head, soft_cap)?;
-            let (log_probs, log_sum_exps) =
+            let logits = self.capped_logits(hidden, targets.len(), head, soft_cap)?;
+            let (log_probs, _) =
                 self.pool.install(|| log_probs::log_probs(&logits, vocabulary, targets));
             result.extend(log_probs);
             if keep {
-                // The backward pass wants the logits, row after row, and then each row's log-sum-exp.
-                logits.extend(log_sum_exps);
-                let length = logits.len();
-                return Ok((result, Some(tensor(logits, &[1, length])?)));
+                return Ok((result, Some(tensor(logits, &[rows, vocabulary])?)));
             }
         }
         Ok((result, None))
@@ -266,7 +267,7 @@ impl Ops for CandleOps {
         let shape = x.dims();
         borrow!(x, gradient);
         let (x_gradient, weight_gradient) = {
-            let weight = weight.value();
+            let weight = weight.value()?;
             borrow!(weight);
             let norm = RmsNorm { weight, epsilon, offset };
             self.pool.install(|| rms_norm_backward(norm, x, gradient))
@@ -361,21 +362,15 @@ impl Ops for CandleOps {
             let part = start..(start + chunk).min(rows);
             let hidden = &hidden[part.start * features..part.end * features];
             let (targets, coefficients) = (&targets[part.clone()], &coefficients[part.clone()]);
-            let gradient = if let Some(kept) = kept.as_deref() {
-                let (logits, log_sum_exps) = kept.split_at(rows * vocabulary);
-                let logits = &logits[part.start * vocabulary..part.end * vocabulary];
-                let log_sum_exps = &log_sum_exps[part.clone()];
-                self.pool.install(|| {
-                    let cap = soft_cap;
-                    log_probs::logit_gradients(logits, log_sum_exps, targets, coefficients, cap)
-                })
-            } else {
-                let logits = self.capped_logits(hidden, part.len(), head, soft_cap)?;
-                self.pool.install(|| {
-                    let (_, sums) = log_probs::log_probs(&logits, vocabulary, targets);
-                    log_probs::logit_gradients(&logits, &sums, targets, coefficients, soft_cap)
-                })
+            let logits = match kept.as_deref() {
+                Some(kept) => Cow::Borrowed(&kept[part.start * vocabulary..part.end * vocabulary]),
+                None => Cow::Owned(self.capped_logits(hidden, part.len(), head, soft_cap)?),
             };
+            let gradient = self.pool.install(|| {
+                let (_, sums) = log_probs::log_probs(&logits, vocabulary, targets);
+                log_probs::logit_gradients(&logits, &sums, targets, coefficients, soft_cap)
+            });
+            drop(logits);
             self.pool.install(|| self.add_weight_gradient(head, hidden, part.len(), &gradient))?;
             hidden_gradient.extend(self.input_gradient(head, part.len(), &gradient)?);
         }
@@ -464,17 +459,7 @@ impl CandleOps {
         rows: usize,
         gradient: &[f32],
     ) -> Result<Vec<f32>> {
-        let (outputs, inputs) = weight.dimensions()?;
-        let weight = weight.value();
-        borrow!(weight);
-        Ok(self.pool.install(|| {
-            produce(rows * inputs, |out| {
-                let gradient = Matrix::new(gradient, rows, outputs);
-                let weight = Matrix::new(weight, outputs, inputs);
-                let destination = Destination::write(out, rows, inputs);
-                multiply(destination, gradient, weight, self.threads());
-            })
-        }))
+        self.pool.install(|| weight.input_gradient(gradient, rows, self.threads()))
     }
 }
 

@@ -5,20 +5,41 @@ use sppo_core::plugin::Optimizer;
 use sppo_model::ops::UpdateRule;
 use sppo_model::{ModelError, Result};
 
-use crate::kernels::matrix::{Matrix, linear};
+use crate::half_matrix::HalfMatrix;
+use crate::kernels::matrix::{Destination, Matrix, linear, multiply};
 use crate::kernels::optimizer::{AdamW, Momentum, RmsProp, sgd, square_sum};
-use crate::kernels::panels;
+use crate::kernels::panels::{self, Panels};
+use crate::kernels::{elementwise, produce};
 use crate::tensors::{Values, modify, tensor, zeros};
 
 /// A weight, its gradient and the optimiser's state, f32, changed in place.
 #[derive(Debug)]
 pub struct Parameter {
-    value: Tensor,
+    value: Weight,
     trainable: bool,
     gradient: Gradient,
     state: Vec<Tensor>,
-    /// The weight's copy for small batches, while decoding.
-    panels: Option<Tensor>,
+    /// The layout for small batches, while decoding.
+    decoding: Decoding,
+}
+
+/// The numbers of a weight.
+#[derive(Debug)]
+enum Weight {
+    Full(Tensor),
+    /// A matrix that is not trained and whose values bf16 has.
+    Half(HalfMatrix),
+}
+
+/// In which layout products of few rows read a weight.
+#[derive(Debug)]
+enum Decoding {
+    /// The weight's own; nothing is being decoded.
+    Off,
+    /// The weight's own, in panels.
+    Own,
+    /// A copy.
+    Copy(Tensor),
 }
 
 /// Memory of a cleared gradient is kept and overwritten by the next pass, which saves zeroing it.
@@ -40,18 +61,75 @@ pub(crate) enum Accumulation {
 
 impl Parameter {
     pub(crate) fn new(values: Vec<f32>, shape: &[usize], trainable: bool) -> Result<Self> {
-        let value = tensor(values, shape)?;
-        Ok(Self { value, trainable, gradient: Gradient::Absent, state: Vec::new(), panels: None })
+        let half = match *shape {
+            [outputs, inputs] if !trainable => HalfMatrix::new(&values, outputs, inputs),
+            _ => None,
+        };
+        let value = match half {
+            Some(half) => Weight::Half(half),
+            None => Weight::Full(tensor(values, shape)?),
+        };
+        let (gradient, decoding) = (Gradient::Absent, Decoding::Off);
+        Ok(Self { value, trainable, gradient, state: Vec::new(), decoding })
     }
 
-    /// The weight itself.
-    pub(crate) fn value(&self) -> &Tensor {
-        &self.value
+    /// The weight itself, which must be in f32: a vector, or trained.
+    pub(crate) fn value(&self) -> Result<&Tensor> {
+        match &self.value {
+            Weight::Full(value) => Ok(value),
+            Weight::Half(_) => {
+                Err(ModelError::Backend("a weight in bf16 stands where it cannot".into()))
+            }
+        }
+    }
+
+    /// All values, row-major.
+    pub(crate) fn values(&self) -> Result<Vec<f32>> {
+        match &self.value {
+            Weight::Full(value) => Ok(Values::of(value)?.to_vec()),
+            Weight::Half(half) => Ok(half.values()),
+        }
+    }
+
+    /// The given rows of a table.
+    pub(crate) fn select_rows(&self, rows: &[u32]) -> Result<Vec<f32>> {
+        let (_, features) = self.dimensions()?;
+        match &self.value {
+            Weight::Full(value) => {
+                Ok(elementwise::select_rows(&Values::of(value)?, features, rows))
+            }
+            Weight::Half(half) => Ok(half.select_rows(rows)),
+        }
+    }
+
+    /// `gradient weight` of `rows` rows: the gradient of a linear op's input.
+    pub(crate) fn input_gradient(
+        &self,
+        gradient: &[f32],
+        rows: usize,
+        threads: usize,
+    ) -> Result<Vec<f32>> {
+        let (outputs, inputs) = self.dimensions()?;
+        match &self.value {
+            Weight::Full(value) => {
+                let weight = Values::of(value)?;
+                Ok(produce(rows * inputs, |out| {
+                    let gradient = Matrix::new(gradient, rows, outputs);
+                    let weight = Matrix::new(&weight, outputs, inputs);
+                    let destination = Destination::write(out, rows, inputs);
+                    multiply(destination, gradient, weight, threads);
+                }))
+            }
+            Weight::Half(half) => Ok(half.input_gradient(gradient, rows, threads)),
+        }
     }
 
     /// `[output, input]` of a linear weight, `[rows, features]` of a table.
     pub(crate) fn dimensions(&self) -> Result<(usize, usize)> {
-        self.value.dims2().map_err(crate::tensors::candle_error)
+        match &self.value {
+            Weight::Full(value) => value.dims2().map_err(crate::tensors::candle_error),
+            Weight::Half(half) => Ok(half.dimensions()),
+        }
     }
 
     /// The accumulated gradient, if any.
@@ -73,8 +151,8 @@ impl Parameter {
         let (gradient, accumulation) = match std::mem::replace(&mut self.gradient, Gradient::Absent)
         {
             Gradient::Absent => {
-                let shape = self.value.dims();
-                (tensor(zeros(self.value.elem_count())?, shape)?, Accumulation::Overwrite)
+                let value = self.value()?;
+                (tensor(zeros(value.elem_count())?, value.dims())?, Accumulation::Overwrite)
             }
             Gradient::Cleared(gradient) => (gradient, Accumulation::Overwrite),
             Gradient::Accumulated(gradient) => (gradient, Accumulation::Add),
@@ -104,9 +182,8 @@ impl Parameter {
 
     /// Replaces the optimiser's state.
     pub(crate) fn set_state(&mut self, state: Vec<Vec<f32>>) -> Result<()> {
-        let shape = self.value.dims();
-        self.state =
-            state.into_iter().map(|values| tensor(values, shape)).collect::<Result<_>>()?;
+        let tensors = state.into_iter().map(|values| tensor(values, self.value()?.dims()));
+        self.state = tensors.collect::<Result<_>>()?;
         Ok(())
     }
 
@@ -116,11 +193,12 @@ impl Parameter {
         if !self.trainable {
             return Ok(());
         }
-        self.panels = None;
+        self.decoding = Decoding::Off;
+        let value = self.value()?.clone();
         let wanted = state_count(&rule.optimizer);
         if self.state.is_empty() {
             for _ in 0..wanted {
-                self.state.push(tensor(zeros(self.value.elem_count())?, self.value.dims())?);
+                self.state.push(tensor(zeros(value.elem_count())?, value.dims())?);
             }
         } else if self.state.len() != wanted {
             return Err(ModelError::Backend(format!(
@@ -130,23 +208,31 @@ impl Parameter {
         }
         let gradients = Values::of(gradient)?;
         let gradients: &[f32] = &gradients;
-        modify(&self.value, |values| apply(rule, values, gradients, &self.state))?
+        modify(&value, |values| apply(rule, values, gradients, &self.state))?
     }
 
-    /// Keeps a copy of a matrix that suits small batches.
+    /// Keeps a copy of a matrix that suits small batches, in the memory that a gradient left; a matrix
+    /// in bf16 suits them as it is.
     pub(crate) fn prepare_for_decoding(&mut self) -> Result<()> {
-        if self.panels.is_none() && self.value.rank() == 2 {
-            let (outputs, inputs) = self.dimensions()?;
-            let packed = panels::pack(&Values::of(&self.value)?, outputs, inputs);
-            let length = packed.len();
-            self.panels = Some(tensor(packed, &[length])?);
+        if let Gradient::Cleared(_) = self.gradient {
+            self.gradient = Gradient::Absent;
         }
+        self.decoding = match &self.value {
+            Weight::Full(value) if value.rank() == 2 => {
+                let (outputs, inputs) = self.dimensions()?;
+                let packed = panels::pack(&Values::of(value)?, outputs, inputs);
+                let length = packed.len();
+                Decoding::Copy(tensor(packed, &[length])?)
+            }
+            Weight::Full(_) => Decoding::Off,
+            Weight::Half(_) => Decoding::Own,
+        };
         Ok(())
     }
 
     /// Frees the copy.
     pub(crate) fn end_decoding(&mut self) {
-        self.panels = None;
+        self.decoding = Decoding::Off;
     }
 
     /// `x weight^T (+ bias)` of `rows` rows, in whichever layout is faster.
@@ -158,14 +244,22 @@ impl Parameter {
         threads: usize,
     ) -> Result<Vec<f32>> {
         let (outputs, inputs) = self.dimensions()?;
-        if let Some(packed) = &self.panels
-            && (1..=DECODING_ROWS).contains(&rows)
-        {
-            return Ok(panels::linear(x, rows, &Values::of(packed)?, [inputs, outputs], bias));
+        let is_small = (1..=DECODING_ROWS).contains(&rows);
+        match (&self.value, &self.decoding) {
+            (Weight::Full(_), Decoding::Copy(packed)) if is_small => {
+                let packed = Values::of(packed)?;
+                Ok(panels::linear(x, rows, Panels::Full(&packed), [inputs, outputs], bias))
+            }
+            (Weight::Full(value), _) => {
+                let weight = Values::of(value)?;
+                let weight = Matrix::new(&weight, outputs, inputs).transposed();
+                Ok(linear(x, rows, weight, bias, threads))
+            }
+            (Weight::Half(half), Decoding::Own) if is_small => {
+                Ok(half.decoding_linear(x, rows, bias))
+            }
+            (Weight::Half(half), _) => Ok(half.linear(x, rows, bias, threads)),
         }
-        let weight = Values::of(&self.value)?;
-        let weight = Matrix::new(&weight, outputs, inputs).transposed();
-        Ok(linear(x, rows, weight, bias, threads))
     }
 }
 

@@ -6,6 +6,7 @@ mod exit_code;
 mod failure;
 mod interrupt;
 mod logging;
+mod memory;
 mod models;
 mod output;
 mod prompts;

@@ -133,7 +133,7 @@ pub(crate) fn blame_backend(config: &Config) -> impl Fn(Error) -> Error {
 }
 
 /// Refuses prompts that the model cannot answer, before any work is done: those that its chat template
-/// refuses, and those that fill its context.
+/// refuses, and those that fill its context. Returns the tokens of the longest.
 ///
 /// # Errors
 /// The first such prompt, with its line.
@@ -141,8 +141,9 @@ pub(crate) fn check_prompts(
     checkpoint: &Checkpoint,
     prompts: &[Prompt],
     file: Option<&Path>,
-) -> Result<()> {
+) -> Result<usize> {
     let context = checkpoint.config().context_length;
+    let mut longest = 0;
     for prompt in prompts {
         let refused = |message: String, hint: &str| {
             Failure::from(prompts::error_about(file, prompt.id, message).with_hint(hint))
@@ -160,6 +161,7 @@ pub(crate) fn check_prompts(
                 "shorten it, or choose a model with a longer context",
             ));
         }
+        longest = longest.max(tokens);
     }
-    Ok(())
+    Ok(longest)
 }

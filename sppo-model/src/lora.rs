@@ -5,6 +5,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
 use sppo_core::plugin::LoraSettings;
 
+use crate::decoder::{DecoderConfig, DecoderWeights};
 use crate::error::{ModelError, Result};
 use crate::parameters::ParameterId;
 
@@ -42,6 +43,21 @@ pub type AdapterSource<'a> = dyn FnMut(&str, [usize; 2]) -> Result<Option<Adapte
 #[must_use]
 pub fn adapter_names(module: &str) -> [String; 2] {
     ["lora_A", "lora_B"].map(|matrix| format!("{module}.{matrix}.weight"))
+}
+
+/// The shapes `[rank, input]` and `[output, rank]` of every adapter that a decoder gets.
+pub(crate) fn adapter_shapes(
+    config: &DecoderConfig,
+    settings: &LoraSettings,
+) -> Vec<[[usize; 2]; 2]> {
+    let shapes = DecoderWeights::names_and_shapes(config).into_iter();
+    let adapted = shapes.filter(|(name, _)| {
+        let module = name.strip_suffix(".weight").unwrap_or_default();
+        let target = module.rsplit('.').next().unwrap_or_default();
+        settings.target_modules.iter().any(|name| name == target)
+    });
+    let matrices = adapted.filter_map(|(_, shape)| <[usize; 2]>::try_from(shape).ok());
+    matrices.map(|[output, input]| [[settings.rank, input], [output, settings.rank]]).collect()
 }
 
 /// Refuses settings that no adapter can have.

@@ -14,7 +14,7 @@ use crate::generation::{self, GenerationLimits};
 use crate::lora::AdapterSource;
 use crate::ops::Ops;
 use crate::packing::{InputLimits, PackedBatch};
-use crate::parameters::ParameterStore;
+use crate::parameters::{ParameterId, ParameterStore};
 use crate::seeds::mix;
 use crate::tape::{AdapterUse, Graph, Tape};
 use crate::training::Training;
@@ -140,8 +140,11 @@ impl<O: Ops> DecoderModel<O> {
         end_tokens: &[u32],
         host: &dyn Host,
     ) -> Result<Vec<GeneratedResponse>> {
-        for entry in self.parameters.entries_mut() {
-            self.ops.prepare_for_decoding(&mut entry.value)?;
+        let table = self.decoder.pure_table().map(ParameterId::index);
+        for (index, entry) in self.parameters.entries_mut().iter_mut().enumerate() {
+            if table != Some(index) {
+                self.ops.prepare_for_decoding(&mut entry.value)?;
+            }
         }
         let responses = generation::generate(
             &self.ops,

@@ -4,14 +4,15 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use sppo_core::plugin::{
-    GeneratedResponse, GenerationRequest, Host, LoraSettings, Message, Optimizer, PluginError,
-    Policy, PolicyInfo, SequenceBatch, StepReport, StepSettings,
+    GeneratedResponse, GenerationRequest, Host, LoraSettings, MemoryEstimate, Message, Optimizer,
+    PlannedWork, PluginError, Policy, PolicyInfo, SequenceBatch, StepReport, StepSettings,
 };
 
-use crate::checkpoint::{Checkpoint, DEFAULT_SHARD_BYTES, write_adapters, write_checkpoint};
+use crate::checkpoint::{Checkpoint, WeightFiles, write_adapters, write_checkpoint};
 use crate::decoder::DecoderConfig;
 use crate::error::ModelError;
 use crate::generation::GenerationLimits;
+use crate::memory_estimate::{MemoryTraits, estimate_memory};
 use crate::model::DecoderModel;
 use crate::ops::Ops;
 use crate::text::TextCodec;
@@ -104,6 +105,22 @@ impl<O: Ops> DecoderPolicy<O> {
     }
 }
 
+/// The memory that planned work on a model on disk takes, of which nothing but the configuration is
+/// read.
+///
+/// # Errors
+/// When the model cannot be opened.
+pub fn estimate_policy_memory(
+    path: &Path,
+    traits: MemoryTraits,
+    limits: GenerationLimits,
+    work: &PlannedWork,
+) -> Result<MemoryEstimate, ModelError> {
+    let checkpoint = Checkpoint::open(path)?;
+    let in_bf16 = checkpoint.is_stored_in_bf16();
+    Ok(estimate_memory(checkpoint.config(), traits, limits, in_bf16, work))
+}
+
 /// The order of target modules means nothing.
 fn sorted(mut settings: LoraSettings) -> LoraSettings {
     settings.target_modules.sort_unstable();
@@ -179,8 +196,8 @@ impl<O: Ops> Policy for DecoderPolicy<O> {
             write_adapters(directory, &self.origin, adapters, tensors)?;
             return Ok(self.text.save(directory)?);
         }
-        write_checkpoint(directory, config, &self.text, original, tensors, DEFAULT_SHARD_BYTES)?;
-        Ok(())
+        let files = WeightFiles::default();
+        Ok(write_checkpoint(directory, config, &self.text, original, tensors, files)?)
     }
 
     fn save_optimizer_state(&self, file: &Path) -> Result<(), PluginError> {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use sppo_model::checkpoint::{
-    Checkpoint, DEFAULT_SHARD_BYTES, TensorData, tensor_layout, write_checkpoint,
+    Checkpoint, TensorData, WeightFiles, WeightFormat, tensor_layout, write_checkpoint,
 };
 use sppo_model::decoder::{Family, RotaryScaling};
 use sppo_model::{ModelError, Result};
@@ -24,7 +24,28 @@ fn rewrite(checkpoint: &Checkpoint, directory: &Path, shard_bytes: u64) -> Resul
         .rev()
         .map(|(name, data)| Ok((name, data.shape, data.values)));
     let original = checkpoint.original_config();
-    write_checkpoint(directory, checkpoint.config(), checkpoint.text(), original, all, shard_bytes)
+    let files = WeightFiles { shard_bytes, ..WeightFiles::default() };
+    write_checkpoint(directory, checkpoint.config(), checkpoint.text(), original, all, files)
+}
+
+#[test]
+fn weights_in_bf16_are_known_as_such_and_rounded_once() {
+    let checkpoint = Checkpoint::open(&fixture("llama")).unwrap();
+    assert!(!checkpoint.is_stored_in_bf16());
+    let directory = tempfile::tempdir().unwrap();
+    let all = tensors(&checkpoint).into_iter();
+    let all = all.map(|(name, data)| Ok((name, data.shape, data.values)));
+    let files = WeightFiles { format: WeightFormat::Bf16, shard_bytes: 100_000 };
+    let (config, text) = (checkpoint.config(), checkpoint.text());
+    write_checkpoint(directory.path(), config, text, None, all, files).unwrap();
+    let halved = Checkpoint::open(directory.path()).unwrap();
+    assert!(halved.is_stored_in_bf16());
+    for ((name, half), (_, full)) in tensors(&halved).iter().zip(tensors(&checkpoint)) {
+        for (half, full) in half.values.iter().zip(full.values) {
+            assert!((half - full).abs() <= full.abs() / 256.0, "{name}");
+            assert_eq!(half.to_bits() & 0xffff, 0, "{name}");
+        }
+    }
 }
 
 fn refusal(path: &Path) -> String {
@@ -53,7 +74,7 @@ fn the_shapes_are_those_that_transformers_has() {
 #[test]
 fn a_written_checkpoint_is_read_back_bit_for_bit() {
     let checkpoint = Checkpoint::open(&fixture("llama")).unwrap();
-    for (shard_bytes, file_count) in [(DEFAULT_SHARD_BYTES, 1), (150_000, 5)] {
+    for (shard_bytes, file_count) in [(WeightFiles::default().shard_bytes, 1), (150_000, 5)] {
         let directory = tempfile::tempdir().unwrap();
         rewrite(&checkpoint, directory.path(), shard_bytes).unwrap();
         let again = Checkpoint::open(directory.path()).unwrap();
@@ -104,7 +125,7 @@ fn what_is_written_must_be_the_whole_model() {
             checkpoint.text(),
             None,
             all,
-            1 << 30,
+            WeightFiles::default(),
         )
         .unwrap_err()
         .to_string()

@@ -6,6 +6,7 @@
 //! independent of the others.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use gemm::Parallelism;
 use rayon::prelude::*;
@@ -79,6 +80,12 @@ impl<'a> Destination<'a> {
         Self::from_pointer(values.as_mut_ptr(), rows, columns, columns, true)
     }
 
+    /// Some of its columns.
+    pub(crate) fn columns(self, columns: Range<usize>) -> Self {
+        assert!(columns.end <= self.columns, "a matrix has not that many columns");
+        Self { pointer: self.pointer.wrapping_add(columns.start), columns: columns.len(), ..self }
+    }
+
     fn from_pointer(
         pointer: *mut f32,
         rows: usize,
@@ -134,7 +141,7 @@ pub(crate) fn multiply(destination: Destination, left: Matrix, right: Matrix, th
 
 /// Products with fewer rows than this are padded: `gemm` sums products of one row, or of at most
 /// 16 * 16 elements, in another order.
-fn minimal_rows(outputs: usize) -> usize {
+pub(crate) fn minimal_rows(outputs: usize) -> usize {
     (256 / outputs.max(1) + 1).max(2)
 }
 
@@ -149,8 +156,7 @@ pub(crate) fn linear(
     let (inputs, outputs) = (weight.rows, weight.columns);
     let padded = minimal_rows(outputs);
     if rows > 0 && rows < padded {
-        let mut padded_x = vec![0.0; padded * inputs];
-        padded_x[..rows * inputs].copy_from_slice(&x[..rows * inputs]);
+        let padded_x = padded_to(padded, &x[..rows * inputs], inputs);
         let mut result = linear(&padded_x, padded, weight, bias, threads);
         result.truncate(rows * outputs);
         return result;
@@ -162,19 +168,29 @@ pub(crate) fn linear(
         }),
         Some(bias) => {
             assert_eq!(bias.len(), outputs, "each output has one bias");
-            let mut result = produce(rows * outputs, |out| repeat_row(bias, out));
+            let mut result = repeated(bias, rows);
             multiply(Destination::add(&mut result, rows, outputs), x, weight, threads);
             result
         }
     }
 }
 
-fn repeat_row(row: &[f32], out: &mut Uninitialised) {
-    out.par_chunks_mut(row.len() * rows_per_task(row.len())).for_each(|rows| {
-        for out in rows.chunks_exact_mut(row.len()) {
-            copy(row, out);
-        }
-    });
+/// Rows of `inputs` values, with zeros after them up to `rows` rows.
+pub(crate) fn padded_to(rows: usize, x: &[f32], inputs: usize) -> Vec<f32> {
+    let mut padded = vec![0.0; rows * inputs];
+    padded[..x.len()].copy_from_slice(x);
+    padded
+}
+
+/// A matrix whose rows are all the same.
+pub(crate) fn repeated(row: &[f32], rows: usize) -> Vec<f32> {
+    produce(row.len() * rows, |out: &mut Uninitialised| {
+        out.par_chunks_mut(row.len() * rows_per_task(row.len())).for_each(|rows| {
+            for out in rows.chunks_exact_mut(row.len()) {
+                copy(row, out);
+            }
+        });
+    })
 }
 
 #[cfg(test)]

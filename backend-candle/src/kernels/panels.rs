@@ -6,10 +6,39 @@ use rayon::prelude::*;
 
 use super::block::{Left, ProductSize, Right, TILE_COLUMNS, Target, multiply_block};
 use super::{copy, produce, rows_per_task};
+use crate::half_matrix::widened;
 
 /// Elements of one panel.
-fn panel_elements(inputs: usize) -> usize {
+pub(crate) fn panel_elements(inputs: usize) -> usize {
     inputs * TILE_COLUMNS
+}
+
+/// A weight laid out as panels.
+#[derive(Clone, Copy)]
+pub(crate) enum Panels<'a> {
+    /// In f32.
+    Full(&'a [f32]),
+    /// In bf16.
+    Half(&'a [u16]),
+}
+
+impl<'a> Panels<'a> {
+    /// One panel, widened into `scratch` where that is needed.
+    fn panel<'s>(self, index: usize, inputs: usize, scratch: &'s mut Vec<f32>) -> &'s [f32]
+    where
+        'a: 's,
+    {
+        let length = panel_elements(inputs);
+        match self {
+            Self::Full(values) => &values[index * length..][..length],
+            Self::Half(halves) => {
+                scratch.clear();
+                scratch
+                    .extend(halves[index * length..][..length].iter().map(|&half| widened(half)));
+                scratch
+            }
+        }
+    }
 }
 
 /// Lays an `[outputs, inputs]` weight out as panels of 16 outputs, each `[inputs, 16]`, so that
@@ -37,21 +66,22 @@ pub(crate) fn pack(weight: &[f32], outputs: usize, inputs: usize) -> Vec<f32> {
 pub(crate) fn linear(
     x: &[f32],
     rows: usize,
-    panels: &[f32],
+    panels: Panels,
     [inputs, outputs]: [usize; 2],
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
     let mut by_panel = vec![0.0; outputs.div_ceil(TILE_COLUMNS) * rows * TILE_COLUMNS];
-    by_panel
-        .par_chunks_mut(rows * TILE_COLUMNS)
-        .zip(panels.par_chunks(panel_elements(inputs)))
-        .for_each(|(values, panel)| {
+    by_panel.par_chunks_mut(rows * TILE_COLUMNS).enumerate().for_each_init(
+        Vec::new,
+        |scratch, (index, values)| {
+            let panel = panels.panel(index, inputs, scratch);
             let target = Target { values, stride: TILE_COLUMNS, adds: false };
             let left = Left::Rows { values: x, stride: inputs };
             let right = Right { values: panel, stride: TILE_COLUMNS };
             let size = ProductSize { rows, depth: inputs, columns: TILE_COLUMNS };
             multiply_block(target, left, right, size);
-        });
+        },
+    );
     let mut result = produce(rows * outputs, |out| {
         let rows_out = out.par_chunks_mut(outputs).enumerate();
         rows_out.with_min_len(rows_per_task(outputs)).for_each(|(row, out)| {

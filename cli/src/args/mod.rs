@@ -11,7 +11,7 @@ mod training;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use bench::BenchArguments;
+pub(crate) use bench::{BenchArguments, ShapeChoice};
 pub(crate) use compare::{EvalArguments, SampleArguments};
 pub(crate) use run::RunArguments;
 pub(crate) use sampling::SamplingArguments;

@@ -35,9 +35,12 @@ pub(crate) struct RunArguments {
     /// With --resume, a setting that may differ from what the run was started with
     #[arg(long, value_name = "KEY", requires = "resume")]
     pub(crate) allow: Vec<String>,
-    /// Print the plan and do nothing
+    /// Print the plan, with the memory that it takes, and do nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Start even if more memory is needed than this machine has
+    #[arg(long)]
+    pub(crate) ignore_memory: bool,
     /// Iterations of self-play
     #[arg(long, value_name = "N", value_parser = value_parser!(i64).range(0..))]
     pub(crate) iterations: Option<i64>,

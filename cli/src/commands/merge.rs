@@ -1,7 +1,7 @@
 //! `sppo merge`: adapters and their model in, a whole checkpoint out.
 
 use sppo_core::Error;
-use sppo_model::checkpoint::{DEFAULT_SHARD_BYTES, write_checkpoint};
+use sppo_model::checkpoint::{WeightFiles, write_checkpoint};
 
 use crate::args::MergeArguments;
 use crate::failure::Result;
@@ -26,7 +26,7 @@ pub(super) fn merge(arguments: &MergeArguments, terminal: &Terminal) -> Result<(
         checkpoint.text(),
         checkpoint.original_config(),
         tensors,
-        DEFAULT_SHARD_BYTES,
+        WeightFiles::default(),
     )?;
     terminal.note(&format!("merged into {}", arguments.output.display()));
     Ok(())

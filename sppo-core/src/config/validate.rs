@@ -200,7 +200,15 @@ impl Config {
     }
 
     fn validate_lora(&self) -> Check {
+        /// Above every matrix of every model.
+        const LARGEST_RANK: usize = 1 << 16;
         let lora = &self.training.lora;
+        require(
+            lora.rank <= LARGEST_RANK,
+            "training.lora.rank",
+            format!("{} is above {LARGEST_RANK}", lora.rank),
+            "ranks from 8 to 64 are usual",
+        )?;
         positive("training.lora.alpha", lora.alpha)?;
         require(
             (0.0..1.0).contains(&lora.dropout),

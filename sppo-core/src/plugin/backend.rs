@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Host, LoraSettings, Message, PluginError};
+use super::{Host, LoraSettings, MemoryEstimate, Message, PlannedWork, PluginError};
 
 /// Which model to load.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,19 @@ pub trait Backend {
         Err(PluginError::unsupported("this backend trains no low-rank adapters").with_hint(
             "set training.lora.rank = 0 to train all weights, or choose another backend",
         ))
+    }
+
+    /// How much of this machine's memory a policy will take, worked out without loading it.
+    ///
+    /// # Errors
+    /// When the model cannot be read, or the backend does not know.
+    fn estimate_memory(
+        &self,
+        model: &ModelSpec,
+        work: &PlannedWork,
+    ) -> Result<MemoryEstimate, PluginError> {
+        let _ = (model, work);
+        Err(PluginError::unsupported("this backend does not estimate its memory"))
     }
 
     /// The fastest that this machine multiplies matrices in the backend's number format, in GFLOP/s,

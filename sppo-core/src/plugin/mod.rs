@@ -12,6 +12,7 @@ pub mod conformance;
 mod library;
 mod lora;
 mod macros;
+mod memory;
 mod oracle;
 mod registry;
 mod settings;
@@ -24,6 +25,7 @@ pub use backend::{
 pub use calls::{PluginAtWork, plugin_at_work};
 pub use library::{AddedPlugin, AddedPlugins, SearchStep, Trouble};
 pub use lora::LoraSettings;
+pub use memory::{MemoryEstimate, MemoryUse, PlannedSampling, PlannedTraining, PlannedWork};
 pub use oracle::{Candidate, Comparison, Message, Oracle, Verdict};
 pub use registry::{
     BackendPlugin, Manifest, OraclePlugin, PluginEntry, PluginKind, PluginRegistry, UsedPlugin,

@@ -178,7 +178,7 @@ fn check_type(schema: &Value, value: &Value, place: &str) -> Result<(), Refusal>
     if types.iter().any(is_of) {
         return Ok(());
     }
-    let named = types.iter().filter(|name| **name != "null").map(|name| in_words(name));
+    let named = types.iter().filter(|name| **name != "null").map(in_words);
     Err(Refusal::new(place, &format!("is not {}", named.collect::<Vec<_>>().join(" or "))))
 }
 
@@ -239,7 +239,6 @@ mod tests {
     /// All kinds of settings.
     #[derive(JsonSchema)]
     #[serde(default, deny_unknown_fields)]
-    #[expect(dead_code, reason = "only their schema matters")]
     struct Settings {
         /// A number.
         words: usize,

@@ -19,7 +19,7 @@ pub use adapter::{AdapterFiles, write_adapters};
 pub use gguf::{GgufFile, GgufMetadata, GgufType, GgufValue};
 pub use layout::{TensorLayout, tensor_layout};
 pub(crate) use write::write_file;
-pub use write::{DEFAULT_SHARD_BYTES, write_checkpoint};
+pub use write::{WeightFiles, WeightFormat, write_checkpoint};
 
 pub(crate) use self::mapping::cause;
 use self::mapping::map_file;
@@ -257,6 +257,18 @@ impl Checkpoint {
     #[must_use]
     pub fn into_parts(self) -> (DecoderConfig, Option<Value>, TextCodec) {
         (self.config, self.original_config, self.text)
+    }
+
+    /// Whether every matrix of the model is stored in bf16.
+    #[must_use]
+    pub fn is_stored_in_bf16(&self) -> bool {
+        match &self.weights {
+            Weights::Safetensors(files) => {
+                let mut matrices = self.layout.iter().filter(|tensor| tensor.shape.len() == 2);
+                matrices.all(|tensor| files.is_bf16(&tensor.name))
+            }
+            Weights::Gguf(_) => false,
+        }
     }
 
     /// The Hugging Face names of the weights, in the order of [`tensor_layout`].

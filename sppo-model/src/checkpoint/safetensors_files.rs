@@ -121,6 +121,10 @@ impl SafetensorsFiles {
         self.tensors.get(name).map(|entry| entry.shape.as_slice())
     }
 
+    pub(super) fn is_bf16(&self, name: &str) -> bool {
+        self.tensors.get(name).is_some_and(|entry| entry.kind == Dtype::BF16)
+    }
+
     pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|(path, _)| path.as_path())
     }

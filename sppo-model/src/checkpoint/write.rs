@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use half::bf16;
 use serde_json::{Value, json};
 
 use super::layout::{TensorLayout, tensor_layout};
@@ -13,16 +14,62 @@ use crate::decoder::DecoderConfig;
 use crate::error::{ModelError, Result};
 use crate::text::TextCodec;
 
-/// Shards are at most this large, as transformers writes them.
-pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
+/// In which form weights are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightFiles {
+    /// The number format.
+    pub format: WeightFormat,
+    /// Weights of more bytes go to several files with an index.
+    pub shard_bytes: u64,
+}
 
-/// Writes `config.json`, the tokenizer files and the weights in f32, so that transformers and
-/// [`Checkpoint::open`](super::Checkpoint::open) read them back bit for bit.
+impl Default for WeightFiles {
+    fn default() -> Self {
+        // transformers writes shards of this size.
+        Self { format: WeightFormat::F32, shard_bytes: 5_000_000_000 }
+    }
+}
+
+/// The number format of written weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightFormat {
+    /// As they are computed with.
+    F32,
+    /// Rounded to 8 bits of precision.
+    Bf16,
+}
+
+impl WeightFormat {
+    fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+
+    /// What safetensors calls it.
+    fn safetensors_name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::Bf16 => "BF16",
+        }
+    }
+
+    /// What PyTorch calls it.
+    fn torch_name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::Bf16 => "bfloat16",
+        }
+    }
+}
+
+/// Writes `config.json`, the tokenizer files and the weights, so that transformers and
+/// [`Checkpoint::open`](super::Checkpoint::open) read them back, in f32 bit for bit.
 ///
 /// `tensors` yields name, shape and row-major values of every weight of
-/// [`tensor_layout`](super::tensor_layout), in any order; one is held at a time. Weights of more than
-/// `shard_bytes` go to several files with an index. What `original_config` says beyond `config` is
-/// kept.
+/// [`tensor_layout`](super::tensor_layout), in any order; one is held at a time. What
+/// `original_config` says beyond `config` is kept.
 ///
 /// # Errors
 /// When the directory already holds weights or cannot be written, or a weight is unknown, missing,
@@ -33,12 +80,13 @@ pub fn write_checkpoint(
     text: &TextCodec,
     original_config: Option<&Value>,
     tensors: impl IntoIterator<Item = Result<(String, Vec<usize>, Vec<f32>)>>,
-    shard_bytes: u64,
+    files: WeightFiles,
 ) -> Result<()> {
     prepare_directory(directory, &[SINGLE_FILE, INDEX_FILE])?;
-    write_json(&directory.join("config.json"), &config.to_hugging_face(original_config, text))?;
+    let json = config.to_hugging_face(original_config, text, files.format.torch_name());
+    write_json(&directory.join("config.json"), &json)?;
     text.save(directory)?;
-    let mut writer = ShardWriter::create(directory, tensor_layout(config), shard_bytes)?;
+    let mut writer = ShardWriter::create(directory, tensor_layout(config), files)?;
     for tensor in tensors {
         let (name, shape, values) = tensor?;
         writer.write(&name, &shape, &values)?;
@@ -66,17 +114,19 @@ struct Place {
 /// Files whose headers are written first, because the configuration fixes every name and shape.
 struct ShardWriter {
     directory: PathBuf,
+    format: WeightFormat,
     shards: Vec<(String, fs_err::File)>,
     places: HashMap<String, Place>,
     index: Option<Value>,
 }
 
 impl ShardWriter {
-    fn create(directory: &Path, layout: Vec<TensorLayout>, shard_bytes: u64) -> Result<Self> {
-        let groups = into_shards(layout, shard_bytes);
+    fn create(directory: &Path, layout: Vec<TensorLayout>, files: WeightFiles) -> Result<Self> {
+        let groups = into_shards(layout, files);
         let count = groups.len();
         let mut writer = Self {
             directory: directory.to_path_buf(),
+            format: files.format,
             shards: Vec::new(),
             places: HashMap::new(),
             index: None,
@@ -90,7 +140,7 @@ impl ShardWriter {
             };
             for layout in &group {
                 weight_map.insert(layout.name.clone(), file_name.clone());
-                total += byte_size(layout);
+                total += byte_size(layout, files.format);
             }
             writer.start_shard(shard, file_name, group)?;
         }
@@ -112,8 +162,12 @@ impl ShardWriter {
         let mut end = 0;
         for tensor in &group {
             let start = end;
-            end += byte_size(tensor);
-            let info = json!({"dtype": "F32", "shape": tensor.shape, "data_offsets": [start, end]});
+            end += byte_size(tensor, self.format);
+            let info = json!({
+                "dtype": self.format.safetensors_name(),
+                "shape": tensor.shape,
+                "data_offsets": [start, end],
+            });
             header.insert(tensor.name.clone(), info);
         }
         let mut header = Value::Object(header).to_string().into_bytes();
@@ -130,7 +184,7 @@ impl ShardWriter {
 
         let mut offset = data_start;
         for layout in group {
-            let size = byte_size(&layout);
+            let size = byte_size(&layout, self.format);
             self.places.insert(layout.name.clone(), Place { layout, shard, offset });
             offset += size;
         }
@@ -152,7 +206,7 @@ impl ShardWriter {
             return Err(ModelError::Input(format!("the weight `{name}` has no file")));
         };
         file.seek(SeekFrom::Start(place.offset))
-            .and_then(|_| write_values(file, values))
+            .and_then(|_| write_values(file, values, self.format))
             .map_err(|error| unwritable(&self.directory.join(file_name), &error))
     }
 
@@ -170,17 +224,17 @@ impl ShardWriter {
     }
 }
 
-fn byte_size(tensor: &TensorLayout) -> u64 {
-    tensor.shape.iter().map(|&size| size as u64).product::<u64>() * size_of::<f32>() as u64
+fn byte_size(tensor: &TensorLayout, format: WeightFormat) -> u64 {
+    tensor.shape.iter().map(|&size| size as u64).product::<u64>() * format.bytes()
 }
 
 /// Fills shards in order; a weight larger than a shard gets one of its own.
-fn into_shards(layout: Vec<TensorLayout>, shard_bytes: u64) -> Vec<Vec<TensorLayout>> {
+fn into_shards(layout: Vec<TensorLayout>, files: WeightFiles) -> Vec<Vec<TensorLayout>> {
     let mut shards: Vec<Vec<TensorLayout>> = vec![Vec::new()];
     let mut filled = 0;
     for tensor in layout {
-        let size = byte_size(&tensor);
-        if filled > 0 && filled + size > shard_bytes {
+        let size = byte_size(&tensor, files.format);
+        if filled > 0 && filled + size > files.shard_bytes {
             shards.push(Vec::new());
             filled = 0;
         }
@@ -192,13 +246,20 @@ fn into_shards(layout: Vec<TensorLayout>, shard_bytes: u64) -> Vec<Vec<TensorLay
     shards
 }
 
-fn write_values(file: &mut fs_err::File, values: &[f32]) -> std::io::Result<()> {
-    if cfg!(target_endian = "little") {
+fn write_values(
+    file: &mut fs_err::File,
+    values: &[f32],
+    format: WeightFormat,
+) -> std::io::Result<()> {
+    if cfg!(target_endian = "little") && format == WeightFormat::F32 {
         return file.write_all(bytemuck::cast_slice(values));
     }
     let mut writer = std::io::BufWriter::new(file);
-    for value in values {
-        writer.write_all(&value.to_le_bytes())?;
+    for &value in values {
+        match format {
+            WeightFormat::F32 => writer.write_all(&value.to_le_bytes())?,
+            WeightFormat::Bf16 => writer.write_all(&bf16::from_f32(value).to_le_bytes())?,
+        }
     }
     writer.flush()
 }

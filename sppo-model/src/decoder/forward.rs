@@ -63,6 +63,12 @@ impl Decoder {
         self.recompute_layers = recompute;
     }
 
+    /// The embedding table, where it is not the head as well and so enters no product.
+    pub(crate) fn pure_table(&self) -> Option<ParameterId> {
+        let DecoderWeights { embedding, head, .. } = *self.weights;
+        (embedding != head).then_some(embedding)
+    }
+
     /// The shape and settings.
     #[must_use]
     pub fn config(&self) -> &DecoderConfig {

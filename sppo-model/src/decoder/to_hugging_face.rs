@@ -6,16 +6,22 @@ use super::{Activation, DecoderConfig, Family, RotaryScaling};
 use crate::text::TextCodec;
 
 impl DecoderConfig {
-    /// The `config.json` of this model. What `original` says beyond these settings is kept.
+    /// The `config.json` of this model, whose weights have PyTorch's number format `data_type`. What
+    /// `original` says beyond these settings is kept.
     #[must_use]
-    pub fn to_hugging_face(&self, original: Option<&Value>, text: &TextCodec) -> Value {
+    pub fn to_hugging_face(
+        &self,
+        original: Option<&Value>,
+        text: &TextCodec,
+        data_type: &str,
+    ) -> Value {
         let mut object = match original.and_then(Value::as_object) {
             Some(object) => object.clone(),
             None => written_from_nothing(self, text),
         };
-        // weights are always written in f32; newer files say `dtype`
+        // newer files say `dtype`
         let key = if object.contains_key("dtype") { "dtype" } else { "torch_dtype" };
-        object.insert(key.into(), "float32".into());
+        object.insert(key.into(), data_type.into());
         Value::Object(object)
     }
 }

@@ -6,4 +6,5 @@
 mod scheduler;
 mod slots;
 
+pub(crate) use scheduler::planned_cache;
 pub use scheduler::{GenerationLimits, generate};

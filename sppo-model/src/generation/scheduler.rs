@@ -5,11 +5,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use sppo_core::plugin::{
-    FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, Host,
+    FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, Host, PlannedSampling,
 };
 
 use super::slots::{CachePlan, FreeSpans};
-use crate::decoder::{AttentionSource, Decoder};
+use crate::decoder::{AttentionSource, Decoder, DecoderConfig};
 use crate::error::{ModelError, Result};
 use crate::ops::{CachedRow, Ops};
 use crate::packing::{InputLimits, PackedBatch};
@@ -65,6 +65,31 @@ pub fn generate<O: Ops>(
         host.progress(scheduler.generated_tokens, scheduler.most_tokens());
     }
     scheduler.into_responses()
+}
+
+fn cache_plan(
+    config: &DecoderConfig,
+    limits: &GenerationLimits,
+    prompt_lengths: &[usize],
+    samples_per_prompt: usize,
+    max_new_tokens: usize,
+) -> CachePlan {
+    let bytes_per_slot = 2 * 4 * config.layer_count * config.key_value_heads * config.head_size;
+    // The last token of a response is never fed back, so it needs no slot.
+    let row_slots = max_new_tokens.saturating_sub(1).min(config.context_length).max(1);
+    let budget = limits.cache_bytes / bytes_per_slot.max(1);
+    CachePlan::new(budget, limits.max_rows, row_slots, prompt_lengths, samples_per_prompt)
+}
+
+/// The cache that a request of this size gets.
+pub(crate) fn planned_cache(
+    config: &DecoderConfig,
+    limits: &GenerationLimits,
+    sampling: &PlannedSampling,
+) -> CachePlan {
+    let lengths = vec![sampling.longest_prompt; sampling.prompts];
+    let (samples, tokens) = (sampling.samples_per_prompt, sampling.max_new_tokens);
+    cache_plan(config, limits, &lengths, samples, tokens)
 }
 
 fn check_prompts(prompts: &[GenerationPrompt], decoder: &Decoder) -> Result<()> {
@@ -142,14 +167,10 @@ impl<'a, O: Ops> Scheduler<'a, O> {
     ) -> Result<Self> {
         let config = decoder.config();
         let features = config.key_value_heads * config.head_size;
-        let bytes_per_slot = 2 * 4 * config.layer_count * features;
         let lengths: Vec<usize> =
             request.prompts.iter().map(|prompt| prompt.tokens.len()).collect();
-        // The last token of a response is never fed back, so it needs no slot.
-        let row_slots = (request.sampling.max_new_tokens - 1).min(config.context_length).max(1);
-        let budget = limits.cache_bytes / bytes_per_slot.max(1);
         let samples = request.samples_per_prompt;
-        let plan = CachePlan::new(budget, limits.max_rows, row_slots, &lengths, samples);
+        let plan = cache_plan(config, limits, &lengths, samples, request.sampling.max_new_tokens);
         Ok(Self {
             ops,
             decoder,

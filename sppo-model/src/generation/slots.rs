@@ -7,9 +7,9 @@ use std::ops::Range;
 
 /// How the cache is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct CachePlan {
+pub(crate) struct CachePlan {
     /// How many responses decode together.
-    pub(super) rows: usize,
+    pub(crate) rows: usize,
     /// Slots of each row's own tokens.
     pub(super) row_slots: usize,
     /// Slots for prompts.
@@ -40,7 +40,7 @@ impl CachePlan {
     }
 
     /// Slots in all.
-    pub(super) fn slots(&self) -> usize {
+    pub(crate) fn slots(&self) -> usize {
         self.rows * self.row_slots + self.prompt_slots
     }
 

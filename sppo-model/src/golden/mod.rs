@@ -3,14 +3,12 @@
 //! For the tests of op sets: `assert_eq!(check_model(&|| Ok(ops())), [])`. The numbers come from tiny
 //! random models of every family in `tests/fixtures`; each check states its tolerance, which f32 op sets hold.
 
-mod full_size;
 mod generation;
 mod lora;
 mod ranker;
 mod reward;
 mod training;
 
-pub use full_size::{FULL_SIZE_MARKERS, write_full_size_ranker};
 pub use ranker::check_ranker;
 pub use reward::check_reward_models;
 

@@ -15,23 +15,19 @@ use sppo_core::records::TrainingExample;
 /// How long calls are repeated to take their mean.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Seconds on the way, and of the judging that it leads to.
+/// Seconds on the way.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Boundary {
     /// One optimiser step on all examples: reference, forward, backward, step.
     pub(super) seconds_per_step: f64,
     /// Judging one prompt's answers.
     pub(super) seconds_per_comparison: f64,
-    /// What the oracle takes to judge one prompt's answers; `None` when it asks a service.
-    pub(super) judging_seconds_per_comparison: Option<f64>,
 }
 
 /// Measures with sequences as long as these.
 pub(super) fn measure(
     info: &PolicyInfo,
     examples: &[TrainingExample],
-    oracle: &mut dyn Oracle,
-    host: &dyn Host,
 ) -> Result<Boundary, PluginError> {
     let mut batch = SequenceBatch::new();
     for example in examples {
@@ -65,17 +61,9 @@ pub(super) fn measure(
         undecided.preferences(&comparisons, &SilentHost)?;
         Ok(())
     })?;
-    let judging_seconds_per_comparison = match oracle.expected_requests(1, 5) {
-        Some(_) => None,
-        None => Some(mean_seconds(|| {
-            oracle.preferences(&comparisons[..1], host)?;
-            Ok(())
-        })?),
-    };
     Ok(Boundary {
         seconds_per_step,
         seconds_per_comparison: seconds_per_call / comparisons.len() as f64,
-        judging_seconds_per_comparison,
     })
 }
 

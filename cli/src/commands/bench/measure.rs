@@ -7,12 +7,12 @@ use sppo_core::Result;
 use sppo_core::objective::{Objective, ObjectiveSettings};
 use sppo_core::observer::SilentObserver;
 use sppo_core::plugin::{
-    Backend, GenerationPrompt, GenerationRequest, Optimizer, Policy, PolicyInfo,
-    SamplingParameters, SilentHost,
+    Backend, Candidate, Comparison, GeneratedResponse, GenerationPrompt, GenerationRequest,
+    Optimizer, Policy, PolicyInfo, SamplingParameters, SilentHost,
 };
 use sppo_core::records::{Prompt, TrainingExample};
 use sppo_core::schedule::{Schedule, ScheduleShape};
-use sppo_core::stages::{self, TokenizationRule, TrainingProgress, TrainingSettings};
+use sppo_core::stages::{self, TrainingProgress, TrainingSettings};
 
 /// The default model's feed-forward product on a micro-batch of two pairs.
 const MATRIX_ROWS: usize = 912;
@@ -23,6 +23,8 @@ const MATRIX_COLUMNS: usize = 1536;
 pub(crate) struct Workload {
     /// Answered `samples_per_prompt` times each.
     pub(crate) prompts: Vec<Prompt>,
+    /// The same as tokens.
+    pub(crate) prompt_tokens: Vec<Vec<u32>>,
     /// Answers per prompt.
     pub(crate) samples_per_prompt: usize,
     /// Tokens per answer; end tokens are forbidden so that every answer has this many.
@@ -59,11 +61,12 @@ pub(crate) struct Rate {
     pub(crate) per_second: f64,
     /// Units per second of every repetition.
     pub(crate) repetitions: Vec<f64>,
-    /// Products with weights only, GFLOP/s at the median.
-    pub(crate) gflops: f64,
+    /// Products with weights only, GFLOP/s at the median; `None` where that is not what the time goes
+    /// to.
+    pub(crate) gflops: Option<f64>,
 }
 
-/// Runs the workload.
+/// Runs the workload; returns the last answers too.
 ///
 /// # Errors
 /// When the policy fails.
@@ -71,30 +74,30 @@ pub(crate) fn measure(
     backend: &dyn Backend,
     policy: &mut dyn Policy,
     workload: &Workload,
-) -> Result<Measurements> {
-    let generation = measure_generation(policy, workload)?;
+) -> Result<(Measurements, Vec<GeneratedResponse>)> {
+    let (generation, responses) = measure_generation(policy, workload)?;
     let training = measure_training(policy, workload)?;
-    Ok(Measurements {
+    let measurements = Measurements {
         matrix_product_gflops: backend
             .matrix_product_rate(MATRIX_ROWS, MATRIX_INNER, MATRIX_COLUMNS)
             .ok(),
         generation,
         training,
         peak_memory_gibibytes: peak_memory_gibibytes(),
-    })
+    };
+    Ok((measurements, responses))
 }
 
-fn measure_generation(policy: &mut dyn Policy, workload: &Workload) -> Result<Rate> {
-    let prompts = workload
-        .prompts
-        .iter()
-        .map(|prompt| {
-            let (_, tokens) =
-                stages::tokenize_prompt(policy, &prompt.messages, TokenizationRule::Clean)?;
-            Ok(GenerationPrompt { id: prompt.id, tokens })
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let prompt_tokens: usize = prompts.iter().map(|prompt| prompt.tokens.len()).sum();
+fn measure_generation(
+    policy: &mut dyn Policy,
+    workload: &Workload,
+) -> Result<(Rate, Vec<GeneratedResponse>)> {
+    let prompts = workload.prompts.iter().zip(&workload.prompt_tokens);
+    let prompts: Vec<GenerationPrompt> = prompts
+        .map(|(prompt, tokens)| GenerationPrompt { id: prompt.id, tokens: tokens.clone() })
+        .collect();
+    let prompt_tokens: usize = workload.prompt_tokens.iter().map(Vec::len).sum();
+    let mut responses = Vec::new();
     let mut request = GenerationRequest {
         prompts,
         samples_per_prompt: workload.samples_per_prompt,
@@ -109,11 +112,36 @@ fn measure_generation(policy: &mut dyn Policy, workload: &Workload) -> Result<Ra
     let tokens = workload.prompts.len() * workload.samples_per_prompt * workload.new_tokens;
     let seconds = repeat(workload.repetitions, |repetition| {
         request.seed = repetition as u64;
-        policy.generate(&request, &SilentHost)?;
+        responses = policy.generate(&request, &SilentHost)?;
         Ok(())
     })?;
     let work = forward_flops(policy.info(), prompt_tokens + tokens, tokens);
-    Ok(rate("tokens", tokens as f64, work, &seconds))
+    Ok((rate("tokens", tokens as f64, Some(work), &seconds), responses))
+}
+
+/// Lets an oracle compare the answers to each prompt.
+///
+/// # Errors
+/// When the oracle fails.
+pub(crate) fn measure_judging(
+    policy: &dyn Policy,
+    workload: &Workload,
+    responses: &[GeneratedResponse],
+    judge: &mut dyn FnMut(&[Comparison]) -> Result<()>,
+) -> Result<Rate> {
+    let mut comparisons = Vec::with_capacity(workload.prompts.len());
+    let answers = responses.chunks(workload.samples_per_prompt.max(1));
+    for (prompt, responses) in workload.prompts.iter().zip(answers) {
+        let texts = responses.iter().map(|response| Ok(policy.decode(&response.tokens)?));
+        let texts = texts.collect::<Result<Vec<_>>>()?;
+        comparisons.push(Comparison {
+            prompt: prompt.messages.clone(),
+            rendered_prompt: None,
+            candidates: texts.iter().map(Candidate::from_text).collect(),
+        });
+    }
+    let seconds = repeat(workload.repetitions, |_| judge(&comparisons))?;
+    Ok(rate("prompts", comparisons.len() as f64, None, &seconds))
 }
 
 fn measure_training(policy: &mut dyn Policy, workload: &Workload) -> Result<Rate> {
@@ -158,7 +186,7 @@ fn measure_training(policy: &mut dyn Policy, workload: &Workload) -> Result<Rate
     });
     // Reference forward, forward, and two products per weight backwards.
     let work = 4.0 * forward_flops(policy.info(), tokens, predicted);
-    Ok(rate("pairs", examples.len() as f64, work, &seconds))
+    Ok(rate("pairs", examples.len() as f64, Some(work), &seconds))
 }
 
 /// Floating-point operations of the products with weights, one multiplication and one addition each.
@@ -180,7 +208,7 @@ fn repeat(repetitions: usize, mut work: impl FnMut(usize) -> Result<()>) -> Resu
     Ok(seconds)
 }
 
-fn rate(unit: &'static str, units: f64, flops: f64, seconds: &[f64]) -> Rate {
+fn rate(unit: &'static str, units: f64, flops: Option<f64>, seconds: &[f64]) -> Rate {
     let mut sorted = seconds.to_vec();
     sorted.sort_by(f64::total_cmp);
     let median = sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN);
@@ -188,7 +216,7 @@ fn rate(unit: &'static str, units: f64, flops: f64, seconds: &[f64]) -> Rate {
         unit,
         per_second: units / median,
         repetitions: seconds.iter().map(|seconds| units / seconds).collect(),
-        gflops: flops / median / 1e9,
+        gflops: flops.map(|flops| flops / median / 1e9),
     }
 }
 

@@ -2,21 +2,28 @@
 
 mod boundary;
 mod measure;
+mod words;
 
 use serde::Serialize;
-use sppo_core::Result as CoreResult;
 use sppo_core::datasets::{
     Pair, PairContent, RequiredColumns, parse_pairs, parse_prompts, read_pairs,
 };
-use sppo_core::plugin::Policy;
+use sppo_core::plugin::{
+    MemoryEstimate, MemoryUse, ModelSpec, Optimizer, PlannedSampling, PlannedTraining, PlannedWork,
+    Policy,
+};
 use sppo_core::records::{TrainingExample, TrainingResponse};
-use sppo_core::stages::{self, TokenizationSettings, TokenizedAnswer};
+use sppo_core::stages::{self, TokenizationRule, TokenizationSettings, TokenizedAnswer};
+use sppo_core::{Error, Result as CoreResult};
+use sppo_model::synthetic::{Shape, write_synthetic_model};
+use tempfile::TempDir;
 
 use self::boundary::Boundary;
-use self::measure::{Measurements, Rate, Workload, measure};
+use self::measure::{Measurements, Rate, Workload, measure, measure_judging};
 use super::session::Session;
-use crate::args::BenchArguments;
-use crate::failure::Result;
+use crate::args::{BenchArguments, ShapeChoice};
+use crate::failure::{Failure, Result};
+use crate::memory::{self, MemoryPlan, gibibytes};
 use crate::output;
 use crate::settings::Flags;
 use crate::terminal::{Alignment, Table, Terminal};
@@ -39,28 +46,40 @@ struct BenchReport<'a> {
     pairs: usize,
     global_batch_size: usize,
     measurements: Measurements,
+    /// The oracle, in prompts whose answers it compared.
+    judging: Rate,
+    /// In bytes, by stage; `null` where the backend does not know.
+    predicted_memory: Option<MemoryEstimate>,
     boundary: Boundary,
 }
 
 pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<()> {
-    let flags = Flags::of(&[&arguments.settings, &arguments.model, &arguments.backend])?;
+    let flags =
+        Flags::of(&[&arguments.settings, &arguments.model, &arguments.backend, &arguments.lora])?;
     let session = Session::open(arguments.settings.resolve(flags)?.config, terminal)?;
     let mut oracle = session.oracle()?;
-    let model = session.find_model(arguments.model.offline)?;
-    let mut policy = session.load_for_training(model)?;
+    let made = arguments.shape.map(|shape| synthetic_model(shape, terminal)).transpose()?;
+    let path = match &made {
+        Some(directory) => directory.path().to_path_buf(),
+        None => session.find_model(arguments.model.offline)?,
+    };
+    let mut policy = session.load_for_training(path.clone())?;
     let workload = workload(arguments, &session, policy.as_ref())?;
+    let predicted_memory = predict_memory(&session, &ModelSpec { path }, &workload);
+    drop(made);
     terminal.note("measuring; keep the machine otherwise idle");
-    let measurements = measure(session.backend.as_ref(), policy.as_mut(), &workload)
+    let (measurements, responses) = measure(session.backend.as_ref(), policy.as_mut(), &workload)
         .map_err(|error| session.blame_backend(error))?;
-    let info = policy.info();
     let host = session.unwatched_host();
-    let boundary =
-        boundary::measure(info, &workload.examples, oracle.as_mut(), &host).map_err(|error| {
-            let oracle = format_args!("oracle `{}`", session.config.oracle.name);
-            sppo_core::Error::from(error).from_plugin(oracle)
-        })?;
+    let preference = session.config.preference.settings();
+    let judging = measure_judging(policy.as_ref(), &workload, &responses, &mut |comparisons| {
+        stages::judge(oracle.as_mut(), comparisons, &preference, &host).map(|_| ())
+    })
+    .map_err(|error| error.from_plugin(format!("oracle `{}`", session.config.oracle.name)))?;
+    let info = policy.info();
+    let boundary = boundary::measure(info, &workload.examples).map_err(sppo_core::Error::from)?;
     let report = BenchReport {
-        model: &session.config.model,
+        model: arguments.shape.map_or(session.config.model.as_str(), |shape| shape.description()),
         backend: &session.config.backend.name,
         oracle: &session.config.oracle.name,
         device: info.device.clone(),
@@ -72,6 +91,8 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
         pairs: workload.examples.len(),
         global_batch_size: workload.global_batch_size,
         measurements,
+        judging,
+        predicted_memory,
         boundary,
     };
     if arguments.report.json {
@@ -80,16 +101,95 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
     output::text(&describe(&report, terminal))
 }
 
+impl ShapeChoice {
+    fn shape(self) -> Shape {
+        match self {
+            Self::SmolLm135M => Shape::SmolLm135M,
+            Self::Llama1B => Shape::Llama1B,
+            Self::Llama8B => Shape::Llama8B,
+        }
+    }
+
+    fn description(self) -> &'static str {
+        match self {
+            Self::SmolLm135M => "random weights in the shape of SmolLM2-135M",
+            Self::Llama1B => "random weights in the shape of Llama-3.2-1B",
+            Self::Llama8B => "random weights in the shape of Llama-3.1-8B",
+        }
+    }
+}
+
+/// A model of this shape, as long as the directory is kept.
+fn synthetic_model(shape: ShapeChoice, terminal: &Terminal) -> Result<TempDir> {
+    let directory = tempfile::tempdir().map_err(|error| {
+        let place = std::env::temp_dir();
+        Failure::from(Error::input(place, format!("holds no temporary directory: {error}")))
+    })?;
+    let place = directory.path().display();
+    terminal.note(&format!("writing {} to {place}", shape.description()));
+    write_synthetic_model(directory.path(), shape.shape(), 0)?;
+    Ok(directory)
+}
+
+/// What the backend expects the workload to take. Nothing is saved.
+fn predict_memory(
+    session: &Session,
+    model: &ModelSpec,
+    workload: &Workload,
+) -> Option<MemoryEstimate> {
+    let (mut longest, mut step, mut tokens, mut predicted) = (0, Vec::new(), 0, 0);
+    for example in &workload.examples {
+        let answers: usize = example.responses.iter().map(|answer| answer.tokens.len()).sum();
+        let own = example.prompt_tokens.len() + answers;
+        longest = longest.max(own);
+        step.push(own);
+        tokens += own;
+        predicted += answers;
+    }
+    step.sort_unstable_by(|a, b| b.cmp(a));
+    let step = step.iter().take(workload.global_batch_size).sum();
+    let batch = memory::batch_tokens(&session.config, step, longest);
+    let training = &session.config.training;
+    let work = PlannedWork {
+        adapters: training.lora.settings(session.config.seed),
+        sampling: vec![PlannedSampling {
+            prompts: workload.prompts.len(),
+            longest_prompt: workload.prompt_tokens.iter().map(Vec::len).max().unwrap_or(0),
+            samples_per_prompt: workload.samples_per_prompt,
+            max_new_tokens: workload.new_tokens,
+        }],
+        training: Some(PlannedTraining {
+            optimizer: Optimizer::default(),
+            tokens: batch,
+            predicted_tokens: batch * predicted / tokens.max(1),
+            recompute_activations: training.recompute_activations,
+        }),
+    };
+    let plan = MemoryPlan::new(session.backend.as_ref(), model, &work)?;
+    Some(MemoryEstimate { saving: MemoryUse::default(), ..plan.estimate })
+}
+
 fn workload(
     arguments: &BenchArguments,
     session: &Session,
     policy: &dyn Policy,
 ) -> Result<Workload> {
     let required = RequiredColumns::default();
-    let pairs = match &arguments.pairs {
-        Some(file) => read_pairs(file, required)?,
-        None => parse_pairs("bundled pairs", PAIRS, required)?,
+    let vocabulary = policy.info().vocabulary_size;
+    let pairs = match (&arguments.pairs, arguments.shape) {
+        (Some(file), _) => read_pairs(file, required)?,
+        (None, None) => parse_pairs("bundled pairs", PAIRS, required)?,
+        (None, Some(_)) => parse_pairs("made-up pairs", &words::pairs(vocabulary), required)?,
     };
+    let prompts = match arguments.shape {
+        None => parse_prompts("bundled prompts", PROMPTS)?,
+        Some(_) => parse_prompts("made-up prompts", &words::prompts(vocabulary))?,
+    };
+    let tokenized = prompts.iter().map(|prompt| {
+        let rule = TokenizationRule::Clean;
+        Ok(stages::tokenize_prompt(policy, &prompt.messages, rule)?.1)
+    });
+    let prompt_tokens = tokenized.collect::<CoreResult<Vec<_>>>()?;
     let training = &session.config.training;
     let settings = training.tokenization_settings(policy.info().context_length);
     let examples = pairs
@@ -98,7 +198,8 @@ fn workload(
         .map(|(index, pair)| example(policy, index, pair, settings))
         .collect::<CoreResult<Vec<_>>>()?;
     Ok(Workload {
-        prompts: parse_prompts("bundled prompts", PROMPTS)?,
+        prompts,
+        prompt_tokens,
         samples_per_prompt: arguments.samples.into(),
         new_tokens: arguments.new_tokens.into(),
         examples,
@@ -172,21 +273,29 @@ fn describe(report: &BenchReport, terminal: &Terminal) -> String {
             ),
             generation,
         ),
+        (format!("judging the answers to {} prompts", report.prompts), &report.judging),
         (
             format!("training on {} pairs, {} per step", report.pairs, report.global_batch_size),
             training,
         ),
     ] {
-        table.row([name, speed(rate), format!("{:.0}", rate.gflops), share(rate.gflops)]);
+        let gflops = rate.gflops.map_or(String::new(), |gflops| format!("{gflops:.0}"));
+        table.row([name, speed(rate), gflops, rate.gflops.map_or(String::new(), share)]);
     }
     if let Some(rate) = matrix_product_gflops {
         table.row(["matrix products alone".into(), String::new(), format!("{rate:.0}")]);
     }
     let memory =
         peak_memory_gibibytes.map_or("not known".into(), |gibibytes| format!("{gibibytes:.2} GiB"));
+    let predicted = report.predicted_memory.map_or(String::new(), |estimate| {
+        let stages = estimate.stages().into_iter().filter(|(_, stage)| stage.total() > 0);
+        let stages: Vec<String> =
+            stages.map(|(name, stage)| format!("{name} {}", gibibytes(stage.total()))).collect();
+        format!(", predicted {} ({})", gibibytes(estimate.peak()), stages.join(", "))
+    });
     let boundary = describe_boundary(report);
     format!(
-        "{} ({} parameters), backend {} on {} in {}\n\n{}\npeak memory {memory}\n{boundary}\n\
+        "{} ({} parameters), backend {} on {} in {}\n\n{}\npeak memory {memory}{predicted}\n{boundary}\n\
          GFLOP/s count the products with weights; training includes the reference log-probabilities\n",
         report.model,
         report.parameters,
@@ -199,22 +308,16 @@ fn describe(report: &BenchReport, terminal: &Terminal) -> String {
 
 /// The way to a library and back, beside the work that it is for.
 fn describe_boundary(report: &BenchReport) -> String {
-    let Boundary { seconds_per_step, seconds_per_comparison, judging_seconds_per_comparison } =
-        report.boundary;
-    let training_seconds = report.pairs as f64 / report.measurements.training.per_second;
+    let Boundary { seconds_per_step, seconds_per_comparison } = report.boundary;
     let share = |part: f64, whole: f64| format!("{:.4} %", 100.0 * part / whole);
-    let of_judging = match judging_seconds_per_comparison {
-        Some(seconds) => {
-            let share = share(seconds_per_comparison, seconds);
-            format!("{share} of what the oracle {} takes", report.oracle)
-        }
-        None => format!("the oracle {} waits for its service", report.oracle),
-    };
+    let training_seconds = report.pairs as f64 / report.measurements.training.per_second;
     format!(
         "plugins in libraries would add {:.0} us to training on these pairs ({}), and {:.1} us to \
-         judging 5 answers ({of_judging})",
+         judging the answers to a prompt ({} of what the oracle {} takes)",
         1e6 * seconds_per_step,
         share(seconds_per_step, training_seconds),
-        1e6 * seconds_per_comparison
+        1e6 * seconds_per_comparison,
+        share(seconds_per_comparison, 1.0 / report.judging.per_second),
+        report.oracle,
     )
 }

@@ -4,14 +4,13 @@ mod invocation;
 mod plan;
 mod report;
 
-use std::path::Path;
-
 use sppo_core::config::Config;
 use sppo_core::observer::PluginServices;
 use sppo_core::plugin::{PluginKind, UsedPlugin};
 use sppo_core::run_directory::{ModelIdentity, PluginIdentity, RunDirectory, RunIdentity};
 use sppo_core::self_play::{Game, self_play};
 use sppo_core::{Error, Result as CoreResult};
+use sppo_model::checkpoint::Checkpoint;
 
 use crate::args::RunArguments;
 use crate::failure::{Failure, Result};
@@ -37,9 +36,9 @@ impl SettingFlags for RunArguments {
 }
 
 pub(super) fn run(arguments: &RunArguments, terminal: &Terminal) -> Result<()> {
-    let plan = RunPlan::new(arguments)?;
+    let mut plan = RunPlan::new(arguments)?;
     if arguments.dry_run {
-        return plan.show(arguments.report.json, terminal);
+        return plan.show(arguments, terminal);
     }
     let backend = models::backend(&plan.plugins, &plan.config)?;
     let mut oracle = models::ready_oracle(PluginServices {
@@ -49,7 +48,14 @@ pub(super) fn run(arguments: &RunArguments, terminal: &Terminal) -> Result<()> {
     })?;
     let revision = plan.config.revision.as_deref();
     let model = models::find(&plan.config.model, revision, arguments.model.offline, terminal)?;
-    let identity = identity(&plan, &model.path, oracle.identity())?;
+    let checkpoint = models::open(&model.path)?;
+    let prompts = plan.check_prompts(&checkpoint)?;
+    let memory = plan.fit_memory(backend.as_ref(), &model.path, prompts, terminal);
+    if let Some(memory) = memory.filter(|_| !arguments.ignore_memory) {
+        memory.require_fit()?;
+    }
+    let identity = identity(&plan, &checkpoint, oracle.identity())?;
+    drop(checkpoint);
     let mut directory = open(&plan, identity)?;
     for set_aside in directory.set_aside() {
         terminal.note(&set_aside.to_string());
@@ -107,14 +113,12 @@ fn open(plan: &RunPlan, identity: RunIdentity) -> CoreResult<RunDirectory> {
     }
 }
 
-/// Opens the model to see whether it is whole, whether it can answer the prompts, and what it is.
-fn identity(plan: &RunPlan, model: &Path, oracle: Option<String>) -> Result<RunIdentity> {
-    let checkpoint = models::open(model)?;
+fn identity(
+    plan: &RunPlan,
+    checkpoint: &Checkpoint,
+    oracle: Option<String>,
+) -> Result<RunIdentity> {
     let config = &plan.config;
-    let files = [&config.prompts.train, &config.prompts.held_out];
-    for (prompts, file) in [&plan.prompts.training, &plan.prompts.held_out].iter().zip(files) {
-        models::check_prompts(&checkpoint, prompts, file.as_deref())?;
-    }
     let sha256 = checkpoint.identity()?.sha256;
     Ok(RunIdentity {
         config: config.clone(),

@@ -7,12 +7,14 @@ use std::path::Path;
 use serde::Serialize;
 use sppo_core::config::{Config, Resolved, Source};
 use sppo_core::observer::Stage;
-use sppo_core::plugin::{Manifest, Oracle, PluginKind, PluginRegistry};
+use sppo_core::plugin::{Backend, Manifest, ModelSpec, Oracle, PluginKind, PluginRegistry};
 use sppo_core::run_directory::RunDirectory;
 use sppo_core::self_play::PromptSet;
 use sppo_core::{Error, Result};
+use sppo_model::checkpoint::Checkpoint;
 
 use crate::args::RunArguments;
+use crate::memory::{self, MemoryPlan, PromptSizes};
 use crate::models;
 use crate::output;
 use crate::prompts;
@@ -89,22 +91,121 @@ impl RunPlan {
         stages
     }
 
-    /// Prints the plan.
-    pub(super) fn show(&self, json: bool, terminal: &Terminal) -> crate::failure::Result<()> {
+    /// Prints the plan, and refuses one that does not fit into memory.
+    pub(super) fn show(
+        &mut self,
+        arguments: &RunArguments,
+        terminal: &Terminal,
+    ) -> crate::failure::Result<()> {
         // Plugins refuse senseless settings of theirs when they are made.
-        models::backend(&self.plugins, &self.config)?;
+        let backend = models::backend(&self.plugins, &self.config)?;
         let oracle = models::oracle(&self.plugins, &self.config)?;
         let requests = self.expected_requests(oracle.as_ref());
-        if json {
-            return output::json(&self.summary(requests));
+        let memory = self.memory_if_at_hand(backend.as_ref(), terminal)?;
+        if arguments.report.json {
+            output::json(&self.summary(requests, memory))?;
+        } else {
+            let style = terminal.stdout_style();
+            let mut sections = self.sections(requests);
+            let lines = match memory {
+                Some(memory) => memory.lines(style),
+                None => vec![
+                    "not known: the model is not on this machine yet, or the backend does \
+                              not say"
+                        .into(),
+                ],
+            };
+            sections.push(("Memory", lines));
+            let mut text = String::new();
+            for (heading, lines) in sections {
+                text.push_str(&format!("{}\n", style.bold(heading)));
+                lines.iter().for_each(|line| text.push_str(&format!("  {line}\n")));
+            }
+            output::text(&text)?;
         }
-        let style = terminal.stdout_style();
-        let mut text = String::new();
-        for (heading, lines) in self.sections(requests) {
-            text.push_str(&format!("{}\n", style.bold(heading)));
-            lines.iter().for_each(|line| text.push_str(&format!("  {line}\n")));
+        match memory.filter(|_| !arguments.ignore_memory) {
+            Some(memory) => Ok(memory.require_fit()?),
+            None => Ok(()),
         }
-        output::text(&text)
+    }
+
+    /// How large the prompts are, once the model is known to be able to answer them all.
+    pub(super) fn check_prompts(
+        &self,
+        checkpoint: &Checkpoint,
+    ) -> crate::failure::Result<PromptSizes> {
+        let table = &self.config.prompts;
+        let mut longest = 0;
+        for (prompts, file) in
+            [(&self.prompts.training, &table.train), (&self.prompts.held_out, &table.held_out)]
+        {
+            longest = longest.max(models::check_prompts(checkpoint, prompts, file.as_deref())?);
+        }
+        let context_length = checkpoint.config().context_length;
+        Ok(PromptSizes {
+            training: self.prompts_of(1),
+            held_out: self.prompts.held_out.len(),
+            longest,
+            context_length,
+        })
+    }
+
+    /// The memory that the run takes, where the backend knows and the model need not be fetched first.
+    fn memory_if_at_hand(
+        &mut self,
+        backend: &dyn Backend,
+        terminal: &Terminal,
+    ) -> crate::failure::Result<Option<MemoryPlan>> {
+        let revision = self.config.revision.as_deref();
+        let Ok(model) = models::find(&self.config.model, revision, true, terminal) else {
+            return Ok(None);
+        };
+        let checkpoint = models::open(&model.path)?;
+        let prompts = self.check_prompts(&checkpoint)?;
+        Ok(self.fit_memory(backend, &model.path, prompts, terminal))
+    }
+
+    /// The memory that the run takes, where the backend knows. The micro-batches of a new run become
+    /// smaller where that lets it fit into what is free now, or else into the machine.
+    pub(super) fn fit_memory(
+        &mut self,
+        backend: &dyn Backend,
+        model: &Path,
+        prompts: PromptSizes,
+        terminal: &Terminal,
+    ) -> Option<MemoryPlan> {
+        /// Smaller ones save nothing that matters.
+        const SMALLEST: usize = 64;
+        let model = ModelSpec { path: model.to_path_buf() };
+        let wanted = self.config.training.micro_batch_tokens;
+        let may_change = !self.resume;
+        let sizes = std::iter::successors(Some(wanted), |tokens| {
+            (may_change && *tokens >= 2 * SMALLEST).then_some(tokens / 2)
+        });
+        let mut plans = Vec::new();
+        for tokens in sizes {
+            let mut config = self.config.clone();
+            config.training.micro_batch_tokens = tokens;
+            let plan = MemoryPlan::new(backend, &model, &memory::run_work(&config, prompts))?;
+            plans.push((tokens, plan));
+            if plan.fits_now() {
+                break;
+            }
+        }
+        let fitting = plans.iter().find(|(_, plan)| plan.fits_now());
+        let fitting = fitting.or_else(|| plans.iter().find(|(_, plan)| plan.fits_machine()));
+        let &(found, plan) = fitting.or(plans.first())?;
+        if found < wanted {
+            terminal.note(&format!(
+                "memory is short: training.micro_batch_tokens is {found} instead of {wanted}"
+            ));
+            self.config.training.micro_batch_tokens = found;
+            self.sources.remove("training.micro_batch_tokens");
+        }
+        if let Some(warning) = plan.warning() {
+            terminal.note(&warning);
+        }
+        Some(plan)
     }
 
     fn prompts_of(&self, iteration: u32) -> usize {
@@ -221,7 +322,11 @@ impl RunPlan {
         described.collect()
     }
 
-    fn summary(&self, expected_requests: Option<u64>) -> PlanSummary<'_> {
+    fn summary(
+        &self,
+        expected_requests: Option<u64>,
+        memory: Option<MemoryPlan>,
+    ) -> PlanSummary<'_> {
         PlanSummary {
             run: self.config.run_path().display().to_string(),
             resume: self.resume,
@@ -230,6 +335,7 @@ impl RunPlan {
             held_out_prompts: self.prompts.held_out.len(),
             stages: self.stages(),
             expected_requests,
+            memory,
             config: &self.config,
         }
     }
@@ -246,6 +352,8 @@ struct PlanSummary<'a> {
     stages: Vec<String>,
     /// To a service, at most; `null` when the oracle asks none.
     expected_requests: Option<u64>,
+    /// In bytes; `null` where it is not known.
+    memory: Option<MemoryPlan>,
     config: &'a Config,
 }
 

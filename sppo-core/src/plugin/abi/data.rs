@@ -5,8 +5,9 @@ use abi_stable::std_types::{ROption, RResult, RSlice, RStr, RString, RVec};
 
 use crate::plugin::{
     Candidate, Comparison, FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest,
-    LoraSettings, Message, Optimizer, PluginError, PluginErrorKind, PolicyInfo, SamplingParameters,
-    Segment, SequenceBatch, StepReport, StepSettings, Verdict,
+    LoraSettings, MemoryEstimate, MemoryUse, Message, Optimizer, PlannedSampling, PlannedTraining,
+    PlannedWork, PluginError, PluginErrorKind, PolicyInfo, SamplingParameters, Segment,
+    SequenceBatch, StepReport, StepSettings, Verdict,
 };
 
 pub type AbiResult<T> = RResult<T, AbiError>;
@@ -73,6 +74,20 @@ mirror!(AbiSampling of SamplingParameters {
     top_k: usize,
     max_new_tokens: usize,
     min_new_tokens: usize,
+});
+mirror!(AbiPlannedSampling of PlannedSampling {
+    prompts: usize,
+    longest_prompt: usize,
+    samples_per_prompt: usize,
+    max_new_tokens: usize,
+});
+mirror!(AbiMemoryUse of MemoryUse {
+    weights: u64,
+    gradients: u64,
+    optimizer_state: u64,
+    activations: u64,
+    key_value_cache: u64,
+    scratch: u64,
 });
 mirror!(AbiStepSettings of StepSettings {
     learning_rate: f64,
@@ -351,6 +366,96 @@ impl From<AbiLoraSettings<'_>> for LoraSettings {
             target_modules: settings.target_modules.iter().map(ToString::to_string).collect(),
             rank_stabilized: settings.rank_stabilized,
             seed: settings.seed,
+        }
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, StableAbi)]
+pub struct AbiPlannedTraining {
+    pub optimizer: AbiOptimizer,
+    pub tokens: usize,
+    pub predicted_tokens: usize,
+    pub recompute_activations: bool,
+}
+
+impl From<&PlannedTraining> for AbiPlannedTraining {
+    fn from(training: &PlannedTraining) -> Self {
+        Self {
+            optimizer: (&training.optimizer).into(),
+            tokens: training.tokens,
+            predicted_tokens: training.predicted_tokens,
+            recompute_activations: training.recompute_activations,
+        }
+    }
+}
+
+impl From<AbiPlannedTraining> for PlannedTraining {
+    fn from(training: AbiPlannedTraining) -> Self {
+        Self {
+            optimizer: training.optimizer.into(),
+            tokens: training.tokens,
+            predicted_tokens: training.predicted_tokens,
+            recompute_activations: training.recompute_activations,
+        }
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, StableAbi)]
+pub struct AbiPlannedWork<'a> {
+    pub adapters: ROption<AbiLoraSettings<'a>>,
+    pub sampling: RVec<AbiPlannedSampling>,
+    pub training: ROption<AbiPlannedTraining>,
+}
+
+impl<'a> From<&'a PlannedWork> for AbiPlannedWork<'a> {
+    fn from(work: &'a PlannedWork) -> Self {
+        Self {
+            adapters: work.adapters.as_ref().map(AbiLoraSettings::from).into(),
+            sampling: work.sampling.iter().map(AbiPlannedSampling::from).collect(),
+            training: work.training.as_ref().map(AbiPlannedTraining::from).into(),
+        }
+    }
+}
+
+impl From<AbiPlannedWork<'_>> for PlannedWork {
+    fn from(work: AbiPlannedWork<'_>) -> Self {
+        Self {
+            adapters: work.adapters.map(LoraSettings::from).into(),
+            sampling: work.sampling.into_iter().map(PlannedSampling::from).collect(),
+            training: work.training.map(PlannedTraining::from).into(),
+        }
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, StableAbi)]
+pub struct AbiMemoryEstimate {
+    pub loading: AbiMemoryUse,
+    pub sampling: AbiMemoryUse,
+    pub training: AbiMemoryUse,
+    pub saving: AbiMemoryUse,
+}
+
+impl From<MemoryEstimate> for AbiMemoryEstimate {
+    fn from(estimate: MemoryEstimate) -> Self {
+        Self {
+            loading: (&estimate.loading).into(),
+            sampling: (&estimate.sampling).into(),
+            training: (&estimate.training).into(),
+            saving: (&estimate.saving).into(),
+        }
+    }
+}
+
+impl From<AbiMemoryEstimate> for MemoryEstimate {
+    fn from(estimate: AbiMemoryEstimate) -> Self {
+        Self {
+            loading: estimate.loading.into(),
+            sampling: estimate.sampling.into(),
+            training: estimate.training.into(),
+            saving: estimate.saving.into(),
         }
     }
 }

@@ -11,8 +11,8 @@ use abi_stable::std_types::{ROption, RResult, RSlice, RStr, RString, RVec};
 use super::INTERFACE_VERSION;
 use super::data::{
     AbiBatch, AbiComparison, AbiGeneratedResponse, AbiGenerationRequest, AbiLoraSettings,
-    AbiManifest, AbiMessage, AbiMetric, AbiOptimizer, AbiPolicyInfo, AbiResult, AbiStepReport,
-    AbiStepSettings, AbiVerdict,
+    AbiManifest, AbiMemoryEstimate, AbiMessage, AbiMetric, AbiOptimizer, AbiPlannedWork,
+    AbiPolicyInfo, AbiResult, AbiStepReport, AbiStepSettings, AbiVerdict,
 };
 use super::guard::{drop_guarded, guarded};
 use super::import::HostBehindAbi;
@@ -108,6 +108,17 @@ impl AbiBackend for Exported<dyn Backend> {
         guarded(|| {
             let (model, host) = (model_spec(model), HostBehindAbi(host));
             self.0.load_adapted_policy(&model, &adapters.into(), &host).map(export_policy)
+        })
+    }
+
+    fn estimate_memory(
+        &self,
+        model: RStr<'_>,
+        work: AbiPlannedWork<'_>,
+    ) -> AbiResult<AbiMemoryEstimate> {
+        guarded(|| {
+            let estimate = self.0.estimate_memory(&model_spec(model), &work.into())?;
+            Ok(AbiMemoryEstimate::from(estimate))
         })
     }
 

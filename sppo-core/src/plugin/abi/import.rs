@@ -10,9 +10,9 @@ use super::export::ExportedHost;
 use super::traits::{AbiHost_TO, BackendBox, HostRef, OracleBox, PolicyBox, ScorerBox};
 use crate::plugin::calls::PluginCall;
 use crate::plugin::{
-    Backend, Comparison, GeneratedResponse, GenerationRequest, Host, LoraSettings, Message,
-    ModelSpec, Optimizer, Oracle, PluginError, Policy, PolicyInfo, Scorer, SequenceBatch,
-    StepReport, StepSettings, Verdict,
+    Backend, Comparison, GeneratedResponse, GenerationRequest, Host, LoraSettings, MemoryEstimate,
+    Message, ModelSpec, Optimizer, Oracle, PlannedWork, PluginError, Policy, PolicyInfo, Scorer,
+    SequenceBatch, StepReport, StepSettings, Verdict,
 };
 
 fn received<T, U: From<T>>(result: AbiResult<T>) -> Result<U, PluginError> {
@@ -152,6 +152,14 @@ impl Backend for LoadedBackend {
         let path = path_text(&model.path)?.into();
         let policy = received(self.backend.load_adapted_policy(path, adapters.into(), host))?;
         Ok(Box::new(LoadedPolicy::new(self.plugin, policy)?))
+    }
+
+    fn estimate_memory(
+        &self,
+        model: &ModelSpec,
+        work: &PlannedWork,
+    ) -> Result<MemoryEstimate, PluginError> {
+        received(self.backend.estimate_memory(path_text(&model.path)?.into(), work.into()))
     }
 
     fn load_scorer(

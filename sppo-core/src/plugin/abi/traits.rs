@@ -8,8 +8,8 @@ use abi_stable::std_types::{RBox, ROption, RSlice, RStr, RString, RVec};
 
 use super::data::{
     AbiBatch, AbiComparison, AbiGeneratedResponse, AbiGenerationRequest, AbiLoraSettings,
-    AbiMessage, AbiMetric, AbiOptimizer, AbiPolicyInfo, AbiResult, AbiStepReport, AbiStepSettings,
-    AbiVerdict,
+    AbiMemoryEstimate, AbiMessage, AbiMetric, AbiOptimizer, AbiPlannedWork, AbiPolicyInfo,
+    AbiResult, AbiStepReport, AbiStepSettings, AbiVerdict,
 };
 
 pub type OracleBox = AbiOracle_TO<'static, RBox<()>>;
@@ -57,6 +57,11 @@ pub trait AbiBackend {
         adapters: AbiLoraSettings<'_>,
         host: HostRef<'_>,
     ) -> AbiResult<PolicyBox>;
+    fn estimate_memory(
+        &self,
+        model: RStr<'_>,
+        work: AbiPlannedWork<'_>,
+    ) -> AbiResult<AbiMemoryEstimate>;
     fn load_scorer(&self, model: RStr<'_>, host: HostRef<'_>) -> AbiResult<ScorerBox>;
     #[sabi(last_prefix_field)]
     fn matrix_product_rate(&self, rows: usize, inner: usize, columns: usize) -> AbiResult<f64>;

@@ -1,4 +1,4 @@
-//! A ranker of PairRM's size with random weights, to measure speed on.
+//! Rankers.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -6,8 +6,7 @@ use std::path::Path;
 use safetensors::{Dtype, View};
 use serde_json::json;
 
-use super::unusable;
-use crate::error::Result;
+use crate::error::{ModelError, Result};
 use crate::ops::noise::Noise;
 
 const HIDDEN: usize = 1024;
@@ -18,14 +17,15 @@ const VOCABULARY: usize = 128_005;
 const SPAN: usize = 256;
 
 /// The markers of the prompt, and of the first and second candidate.
-pub const FULL_SIZE_MARKERS: [u32; 3] = [128_001, 128_002, 128_003];
+pub const SYNTHETIC_RANKER_MARKERS: [u32; 3] = [128_001, 128_002, 128_003];
 
-/// Writes `config.json` and `model.safetensors` (1.7 GB) in the layout of `llm-blender/PairRM-hf`.
+/// Writes a ranker of PairRM's shape: `config.json` and `model.safetensors` (1.7 GB) in the layout of
+/// `llm-blender/PairRM-hf`.
 ///
 /// # Errors
 /// When the directory cannot be written.
-pub fn write_full_size_ranker(directory: &Path) -> Result<()> {
-    let [source, first, second] = FULL_SIZE_MARKERS;
+pub fn write_synthetic_ranker(directory: &Path) -> Result<()> {
+    let [source, first, second] = SYNTHETIC_RANKER_MARKERS;
     let config = json!({
         "architectures": ["DebertaV2PairRM"],
         "model_type": "deberta-v2",
@@ -50,9 +50,13 @@ pub fn write_full_size_ranker(directory: &Path) -> Result<()> {
         "cand2_prefix_id": second,
     });
     let path = directory.join("config.json");
-    fs_err::write(&path, config.to_string()).map_err(|error| unusable(&path, error))?;
+    fs_err::write(&path, config.to_string()).map_err(|error| unwritable(&path, error))?;
     let path = directory.join("model.safetensors");
-    safetensors::serialize_to_file(weights(), None, &path).map_err(|error| unusable(&path, error))
+    safetensors::serialize_to_file(weights(), None, &path).map_err(|error| unwritable(&path, error))
+}
+
+fn unwritable(path: &Path, error: impl std::fmt::Display) -> ModelError {
+    ModelError::file(path, format!("cannot be written: {error}"))
 }
 
 fn weights() -> Vec<(String, Random)> {

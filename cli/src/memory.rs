@@ -1,0 +1,234 @@
+//! Whether work fits into this machine's memory, worked out before anything is loaded.
+
+use serde::Serialize;
+use sppo_core::config::Config;
+use sppo_core::plugin::{
+    Backend, MemoryEstimate, ModelSpec, PlannedSampling, PlannedTraining, PlannedWork,
+};
+use sppo_core::selection::SelectionStrategy;
+use sppo_core::{Error, Result};
+
+use crate::terminal::{Alignment, Style, Table};
+
+/// Memory of the machine, or of the container that this program runs in, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct MachineMemory {
+    pub(crate) total: u64,
+    /// What could be had at this moment.
+    pub(crate) available: u64,
+}
+
+impl MachineMemory {
+    /// `None` where the system does not say.
+    pub(crate) fn now() -> Option<Self> {
+        let mut system = sysinfo::System::new();
+        system.refresh_memory();
+        let machine = Self { total: system.total_memory(), available: system.available_memory() };
+        let allowed = match system.cgroup_limits() {
+            Some(limits) => Self {
+                total: machine.total.min(limits.total_memory),
+                available: machine.available.min(limits.free_memory),
+            },
+            None => machine,
+        };
+        (allowed.total > 0).then_some(allowed)
+    }
+}
+
+/// What the planned work takes, and what there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct MemoryPlan {
+    pub(crate) estimate: MemoryEstimate,
+    pub(crate) machine: Option<MachineMemory>,
+}
+
+impl MemoryPlan {
+    /// `None` where the backend does not know.
+    pub(crate) fn new(
+        backend: &dyn Backend,
+        model: &ModelSpec,
+        work: &PlannedWork,
+    ) -> Option<Self> {
+        let estimate = backend.estimate_memory(model, work);
+        let estimate = estimate
+            .inspect_err(|error| tracing::debug!(%error, "there is no memory estimate"))
+            .ok()?;
+        Some(Self { estimate, machine: MachineMemory::now() })
+    }
+
+    /// Whether there is room beside everything else that the machine does, as far as is known.
+    pub(crate) fn fits_now(&self) -> bool {
+        self.machine.is_none_or(|machine| self.estimate.peak() <= machine.available)
+    }
+
+    /// Whether there is room when the machine does nothing else, as far as is known.
+    pub(crate) fn fits_machine(&self) -> bool {
+        self.machine.is_none_or(|machine| self.estimate.peak() <= machine.total)
+    }
+
+    /// What to say where there is room only when other programs give memory back.
+    pub(crate) fn warning(&self) -> Option<String> {
+        let machine = self.machine.filter(|_| self.fits_machine() && !self.fits_now())?;
+        Some(format!(
+            "up to {} of memory are needed, and {} are free now; end other programs",
+            gibibytes(self.estimate.peak()),
+            gibibytes(machine.available)
+        ))
+    }
+
+    /// Refuses what cannot fit.
+    pub(crate) fn require_fit(&self) -> Result<()> {
+        let Some(machine) = self.machine.filter(|_| !self.fits_machine()) else { return Ok(()) };
+        let stages = self.estimate.stages();
+        let fullest = stages.iter().max_by_key(|(_, stage)| stage.total());
+        let (stage, needed) = fullest.map_or(("", 0), |(name, stage)| (*name, stage.total()));
+        Err(Error::configuration(
+            "memory",
+            format!(
+                "{stage} would take {}, and this machine has {}",
+                gibibytes(needed),
+                gibibytes(machine.total)
+            ),
+        )
+        .with_hint(
+            "train adapters with --lora-rank 16, set training.recompute_activations = true, ask for \
+             shorter answers with --max-new-tokens, or choose a smaller model; --ignore-memory \
+             starts regardless, --dry-run shows the parts",
+        ))
+    }
+
+    /// The parts by stage, one line each.
+    pub(crate) fn lines(&self, style: Style) -> Vec<String> {
+        let stages = self.estimate.stages();
+        let mut columns = vec![("GiB", Alignment::Left)];
+        columns.extend(stages.iter().map(|(name, _)| (*name, Alignment::Right)));
+        let mut table = Table::new(&columns);
+        let cell =
+            |bytes: u64| if bytes == 0 { "-".into() } else { format!("{:.2}", in_gib(bytes)) };
+        for (index, (part, _)) in self.estimate.loading.parts().into_iter().enumerate() {
+            let of_stages = stages.iter().map(|(_, stage)| cell(stage.parts()[index].1));
+            table.row(std::iter::once(part.to_string()).chain(of_stages));
+        }
+        let totals = stages.iter().map(|(_, stage)| cell(stage.total()));
+        table.row(std::iter::once("in all".to_string()).chain(totals));
+        let mut lines: Vec<String> = table.render(style).lines().map(String::from).collect();
+        lines.push(match self.machine {
+            Some(machine) => format!(
+                "this machine has {}, of which {} are free",
+                gibibytes(machine.total),
+                gibibytes(machine.available)
+            ),
+            None => "how much this machine has is not known".into(),
+        });
+        lines
+    }
+}
+
+fn in_gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}
+
+/// `3.25 GiB`.
+pub(crate) fn gibibytes(bytes: u64) -> String {
+    format!("{:.2} GiB", in_gib(bytes))
+}
+
+/// What a run's prompts are to a model.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PromptSizes {
+    /// Prompts of an iteration.
+    pub(crate) training: usize,
+    /// Prompts that models are compared on.
+    pub(crate) held_out: usize,
+    /// Tokens of the longest.
+    pub(crate) longest: usize,
+    /// Tokens that prompt and answer may have together.
+    pub(crate) context_length: usize,
+}
+
+/// The largest pieces of a run's work.
+pub(crate) fn run_work(config: &Config, prompts: PromptSizes) -> PlannedWork {
+    let Config { sampling, training, selection, evaluation, .. } = config;
+    let responses = match selection.strategy {
+        SelectionStrategy::BestAndWorst => 2,
+        SelectionStrategy::All => sampling.samples_per_prompt,
+    };
+    let room = prompts.context_length.saturating_sub(prompts.longest);
+    let answers = responses * sampling.max_new_tokens.min(room);
+    let longest = prompts.longest + answers;
+    let tokens = batch_tokens(config, training.global_batch_size.saturating_mul(longest), longest);
+    let training_request =
+        (prompts.training.min(sampling.prompts_per_shard), sampling.samples_per_prompt);
+    let held_out_request =
+        evaluation.enabled.then_some((prompts.held_out, evaluation.samples_per_prompt));
+    let requests = std::iter::once(training_request).chain(held_out_request);
+    let requests = requests.map(|(prompt_count, samples_per_prompt)| PlannedSampling {
+        prompts: prompt_count,
+        longest_prompt: prompts.longest,
+        samples_per_prompt,
+        max_new_tokens: sampling.max_new_tokens,
+    });
+    PlannedWork {
+        adapters: training.lora.settings(config.seed),
+        sampling: requests.collect(),
+        training: Some(PlannedTraining {
+            optimizer: training.optimizer.clone(),
+            tokens,
+            predicted_tokens: tokens * answers / longest.max(1),
+            recompute_activations: training.recompute_activations,
+        }),
+    }
+}
+
+/// Tokens that go through the policy at once where a step has `step` tokens and an example up to
+/// `longest`.
+pub(crate) fn batch_tokens(config: &Config, step: usize, longest: usize) -> usize {
+    step.min(config.training.micro_batch_tokens).max(longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sppo_core::plugin::MemoryUse;
+
+    fn plan(total: u64) -> MemoryPlan {
+        let stage =
+            |weights, activations| MemoryUse { weights, activations, ..MemoryUse::default() };
+        MemoryPlan {
+            estimate: MemoryEstimate {
+                sampling: stage(3 << 30, 0),
+                training: stage(3 << 30, 1 << 29),
+                ..MemoryEstimate::default()
+            },
+            machine: Some(MachineMemory { total, available: total / 2 }),
+        }
+    }
+
+    #[test]
+    fn what_cannot_fit_is_refused_with_its_stage() {
+        plan(4 << 30).require_fit().unwrap();
+        let refused = plan(3 << 30).require_fit().unwrap_err().to_string();
+        assert!(refused.contains("training would take 3.50 GiB"), "{refused}");
+        assert!(refused.contains("this machine has 3.00 GiB"), "{refused}");
+    }
+
+    #[test]
+    fn what_fits_only_into_an_idle_machine_is_warned_of() {
+        assert_eq!(plan(8 << 30).warning(), None);
+        let warning = plan(4 << 30).warning().unwrap();
+        assert!(
+            warning.contains("3.50 GiB of memory are needed, and 2.00 GiB are free"),
+            "{warning}"
+        );
+        assert_eq!(plan(3 << 30).warning(), None);
+    }
+
+    #[test]
+    fn the_longest_example_is_computed_whole() {
+        let mut config = Config::default();
+        config.training.micro_batch_tokens = 1000;
+        assert_eq!(batch_tokens(&config, 10_000, 300), 1000);
+        assert_eq!(batch_tokens(&config, 600, 300), 600);
+        assert_eq!(batch_tokens(&config, 10_000, 1300), 1300);
+    }
+}

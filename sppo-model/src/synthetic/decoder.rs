@@ -1,0 +1,130 @@
+//! Decoders.
+
+use std::path::Path;
+
+use rayon::prelude::*;
+use serde_json::{Map, Value, json};
+
+use crate::checkpoint::{WeightFiles, WeightFormat, tensor_layout, write_checkpoint, write_file};
+use crate::decoder::DecoderConfig;
+use crate::error::Result;
+use crate::seeds::mix;
+use crate::text::TextCodec;
+
+/// The shape of a well-known model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// SmolLM2-135M.
+    SmolLm135M,
+    /// Llama-3.2-1B.
+    Llama1B,
+    /// Llama-3.1-8B.
+    Llama8B,
+}
+
+impl Shape {
+    fn config_json(self) -> Value {
+        let [hidden, inner, layers, heads, key_value_heads, vocabulary] = match self {
+            Self::SmolLm135M => [576, 1536, 30, 9, 3, 49_152],
+            Self::Llama1B => [2048, 8192, 16, 32, 8, 128_256],
+            Self::Llama8B => [4096, 14_336, 32, 32, 8, 128_256],
+        };
+        json!({
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_act": "silu",
+            "hidden_size": hidden,
+            "intermediate_size": inner,
+            "max_position_embeddings": 8192,
+            "num_attention_heads": heads,
+            "num_hidden_layers": layers,
+            "num_key_value_heads": key_value_heads,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 500_000.0,
+            "tie_word_embeddings": self != Self::Llama8B,
+            "vocab_size": vocabulary,
+        })
+    }
+}
+
+/// Writes a model directory of this shape in bf16: two bytes of disk for each parameter. Its tokens are
+/// the words `w0`, `w1`, and so on, and its chat template joins the messages.
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn write_synthetic_model(directory: &Path, shape: Shape, seed: u64) -> Result<()> {
+    let json = shape.config_json();
+    let config = DecoderConfig::from_hugging_face(&json, &directory.join("config.json"))?;
+    write_words(directory, config.vocabulary_size)?;
+    let text = TextCodec::from_directory(directory)?;
+    let tensors = tensor_layout(&config).into_iter().enumerate().map(|(index, tensor)| {
+        let values = values(&tensor.shape, mix(seed, index as u64));
+        Ok((tensor.name, tensor.shape, values))
+    });
+    let files = WeightFiles { format: WeightFormat::Bf16, ..WeightFiles::default() };
+    write_checkpoint(directory, &config, &text, Some(&json), tensors, files)
+}
+
+/// Matrices are uniform with the usual deviation of 0.02, norms are one.
+fn values(shape: &[usize], seed: u64) -> Vec<f32> {
+    let count = shape.iter().product::<usize>();
+    if shape.len() < 2 {
+        return vec![1.0; count];
+    }
+    let bound = 0.02 * 3.0_f32.sqrt();
+    let uniform = |place: u64| (mix(seed, place) >> 40) as f32 / (1_u64 << 24) as f32;
+    (0..count as u64).into_par_iter().map(|place| bound * (2.0 * uniform(place) - 1.0)).collect()
+}
+
+fn write_words(directory: &Path, vocabulary_size: usize) -> Result<()> {
+    let words: Map<String, Value> =
+        (0..vocabulary_size).map(|id| (format!("w{id}"), id.into())).collect();
+    let tokenizer = json!({
+        "version": "1.0",
+        "added_tokens": [],
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "model": {"type": "WordLevel", "vocab": words, "unk_token": "w0"},
+    });
+    let config = json!({
+        "eos_token": "w0",
+        "chat_template": "{% for message in messages %}{{ message['content'] }} {% endfor %}",
+    });
+    write_file(&directory.join("tokenizer.json"), tokenizer.to_string().as_bytes())?;
+    write_file(&directory.join("tokenizer_config.json"), config.to_string().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+
+    #[test]
+    fn shapes_have_as_many_parameters_as_their_models() {
+        for (shape, millions) in
+            [(Shape::SmolLm135M, 134.5), (Shape::Llama1B, 1235.8), (Shape::Llama8B, 8030.3)]
+        {
+            let json = shape.config_json();
+            let config = DecoderConfig::from_hugging_face(&json, Path::new("config.json")).unwrap();
+            let numbers: u64 = tensor_layout(&config)
+                .iter()
+                .map(|tensor| tensor.shape.iter().map(|&size| size as u64).product::<u64>())
+                .sum();
+            assert!((numbers as f64 / 1e6 - millions).abs() < 0.1, "{shape:?}: {numbers}");
+        }
+    }
+
+    #[test]
+    fn words_are_tokens() {
+        let directory = tempfile::tempdir().unwrap();
+        write_words(directory.path(), 300).unwrap();
+        let text = TextCodec::from_directory(directory.path()).unwrap();
+        assert_eq!(text.encode("w17 w299 w4", false).unwrap(), [17, 299, 4]);
+        assert_eq!(text.decode(&[17, 299]).unwrap(), "w17 w299");
+        assert_eq!(text.special_tokens().end_tokens, [0]);
+        // It holds no weights, so it is no model.
+        assert!(Checkpoint::open(directory.path()).is_err());
+        let drawn = values(&[100, 100], 3);
+        let square = drawn.iter().map(|value| f64::from(value * value)).sum::<f64>() / 1e4;
+        assert!((square.sqrt() - 0.02).abs() < 5e-4, "{square}");
+    }
+}
