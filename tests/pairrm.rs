@@ -7,21 +7,18 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use support::{fixture, library, require_success, small_run, sppo, stdout_of};
+use support::{
+    fixture, json_lines, library, numbers, read_json, require_success, small_run, sppo, stdout_of,
+};
 
 /// How far logits may be off, and what is computed from them.
 const TOLERANCE: f64 = 1e-4;
 
 /// The golden cases but for that of an empty prompt, which `sppo rank` refuses.
 fn golden() -> Value {
-    let path = fixture("fixtures/pairrm-tiny/golden.json");
-    let mut golden: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let mut golden = read_json(&fixture("fixtures/pairrm-tiny/golden.json"));
     golden["cases"].as_array_mut().unwrap().retain(|case| case["source"] != "");
     golden
-}
-
-fn numbers(value: &Value) -> Vec<f64> {
-    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
 }
 
 /// The golden cases as lines of candidates.
@@ -46,10 +43,6 @@ fn rank(file: &Path, settings: &[&str]) -> Command {
         command.args(["--set", setting]);
     }
     command
-}
-
-fn json_lines(text: &str) -> Vec<Value> {
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn close(found: f64, expected: f64, what: &dyn std::fmt::Display) {

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use support::{fixture, json_lines, library, read_json, refused, small_run, sppo, stdout_of};
+use support::{
+    fixture, json_lines, library, numbers, read_json, refused, small_run, sppo, stdout_of,
+};
 
 /// How far scores may be off, and what is computed from them.
 const TOLERANCE: f64 = 1e-4;
@@ -42,10 +44,6 @@ fn rank(file: &Path, model: &Path, settings: &[&str]) -> Command {
         command.args(["--set", setting]);
     }
     command
-}
-
-fn numbers(value: &Value) -> Vec<f64> {
-    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
 }
 
 fn close(found: f64, expected: f64, what: &dyn std::fmt::Display) {

@@ -240,7 +240,7 @@ fn both_backends_sample_the_same_tokens() {
 }
 
 #[test]
-#[ignore = "takes minutes and the default model"]
+#[ignore = "takes minutes, and needs the default model, which is not in the repository"]
 fn both_backends_sample_the_same_tokens_from_the_default_model() {
     let Some(library) = tch_library() else { return };
     let arguments = ["--samples", "2", "--max-new-tokens", "40"];
