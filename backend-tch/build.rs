@@ -23,11 +23,31 @@ fn main() {
         Err(_) => fail(&format!("LIBTORCH={libtorch} holds no libtorch {VERSION}; {COMMAND}")),
     }
     println!("cargo::rustc-env=SPPO_LIBTORCH_VERSION={VERSION}");
+    compile_kernel_call(Path::new(&libtorch));
     // Beside the plugin first, so that it can be shipped with its libtorch.
     for place in ["$ORIGIN/libtorch/lib", "$ORIGIN/../libtorch/lib", &format!("{libtorch}/lib")] {
         println!("cargo::rustc-link-arg=-Wl,-rpath,{place}");
     }
 }
+
+/// The feature brings the crate that calls the compiler.
+#[cfg(feature = "libtorch")]
+fn compile_kernel_call(libtorch: &Path) {
+    const SOURCE: &str = "src/ragged_attention.cpp";
+    println!("cargo::rerun-if-changed={SOURCE}");
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .includes([libtorch.join("include"), libtorch.join("include/torch/csrc/api/include")])
+        // libtorch's headers are not ours to mend.
+        .warnings(false)
+        .file(SOURCE)
+        .compile("sppo_ragged_attention");
+}
+
+#[cfg(not(feature = "libtorch"))]
+fn compile_kernel_call(_libtorch: &Path) {}
 
 fn fail(message: &str) -> ! {
     println!("cargo::error={message}");

@@ -64,7 +64,7 @@ impl CandleOps {
         self.pool.current_num_threads()
     }
 
-    fn rotary_table(&self, frequencies: &[f32], positions: &[u32]) -> Arc<RotaryTable> {
+    fn rotary_table(&self, frequencies: &RotaryFrequencies, positions: &[u32]) -> Arc<RotaryTable> {
         let wanted = positions.iter().max().map_or(0, |&largest| largest as usize + 1);
         let mut tables = self.rotary_tables.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(table) = tables.iter().find(|table| table.is_for(frequencies))
@@ -87,7 +87,7 @@ impl CandleOps {
         direction: Direction,
     ) -> Result<Tensor> {
         let (rows, columns) = dimensions(x)?;
-        let table = self.rotary_table(&frequencies.frequencies, positions);
+        let table = self.rotary_table(frequencies, positions);
         let x = Values::of(x)?;
         let x: &[f32] = &x;
         let turned = self.pool.install(|| rotary(x, columns, positions, &table, direction));

@@ -42,7 +42,8 @@ pub(crate) struct PartOutput {
 }
 
 impl Part<'_> {
-    /// libtorch has one fused kernel that returns log-sum-exps and takes any stride: the CPU's.
+    /// libtorch has one fused kernel that returns log-sum-exps and takes any stride: the CPU's. On CUDA
+    /// devices this is the way of what [`crate::packed_attention`] and [`crate::ragged_attention`] leave.
     fn is_fused(&self) -> bool {
         self.soft_cap.is_none() && self.queries.device() == Device::Cpu
     }
@@ -209,7 +210,7 @@ fn narrow(x: &Tensor, rows: &Range<usize>) -> TorchResult<Tensor> {
 
 /// The segments, a prompt and the response whose rows follow it made one: they are one causal sequence,
 /// and attended to at once there is nothing to put together and round.
-fn joined(segments: &[AttentionSegment]) -> Vec<AttentionSegment> {
+pub(crate) fn joined(segments: &[AttentionSegment]) -> Vec<AttentionSegment> {
     let mut joined: Vec<AttentionSegment> = Vec::with_capacity(segments.len());
     for segment in segments {
         match joined.last_mut() {
@@ -316,6 +317,9 @@ pub(crate) fn attention(
 ) -> TorchResult<(Tensor, Tensor)> {
     let heads = Heads::of(shape);
     let [queries, keys, values] = [ops.operand(queries)?, ops.operand(keys)?, ops.operand(values)?];
+    if let Some(plan) = ops.packed_plan(segments, shape)? {
+        return plan.forward([&queries, &keys, &values], shape);
+    }
     let (rows, _) = dimensions(&queries)?;
     let output = queries.f_zeros_like()?;
     let log_sum_exp = Tensor::f_zeros([rows, shape.query_heads as i64], ops.wide())?;
@@ -358,6 +362,10 @@ pub(crate) fn attention_backward(
     let heads = Heads::of(shape);
     let [queries, keys, values] = [ops.operand(queries)?, ops.operand(keys)?, ops.operand(values)?];
     let gradient = ops.operand(gradient)?;
+    if let Some(plan) = ops.packed_plan(segments, shape)? {
+        let operands = [&queries, &keys, &values];
+        return plan.backward(operands, [output, log_sum_exp], &gradient, shape);
+    }
     let of_queries = queries.f_zeros_like()?;
     // Several segments add to the keys of a prompt.
     let of_keys = Tensor::f_zeros(keys.size(), ops.wide())?;

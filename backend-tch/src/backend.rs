@@ -11,7 +11,7 @@ use sppo_model::GenerationLimits;
 use sppo_model::measure::measure_matrix_products;
 use sppo_model::policy::DecoderPolicy;
 use sppo_model::scorer::load_scorer;
-use tch::Kind;
+use tch::{Device, Kind};
 
 use crate::device::{choose_device, has_bf16_units};
 use crate::engine::{TchOps, TchOptions};
@@ -32,8 +32,12 @@ pub struct TchConfig {
     /// Training keeps the logits of a batch for its backward pass where they take at most this many
     /// MiB, and otherwise computes them twice: more memory or more time.
     pub keep_logits_limit_mebibytes: usize,
-    /// Most responses that are sampled together. More are faster and take more memory.
+    /// Most responses that are sampled together; more are faster and take more memory. 0 takes 64 on the
+    /// CPU and 512 on a CUDA device.
     pub max_rows: usize,
+    /// Most MiB of the key-value cache; 0 takes 1024 on the CPU and 8192 on a CUDA device. Fewer responses
+    /// are sampled together where it is short.
+    pub cache_limit_mebibytes: usize,
     /// A directory with libtorch's CUDA library, for instance that of the Python package torch. Left
     /// out, it is looked for where LIBTORCH says, and beside the CPU's library.
     pub libtorch: Option<PathBuf>,
@@ -66,7 +70,8 @@ impl Default for TchConfig {
             data_type: DataType::default(),
             threads: 0,
             keep_logits_limit_mebibytes: 512,
-            max_rows: GenerationLimits::default().max_rows,
+            max_rows: 0,
+            cache_limit_mebibytes: 0,
             libtorch: None,
         }
     }
@@ -85,10 +90,6 @@ impl BackendPlugin for TchBackend {
     const MISSING_LIBRARY_HINT: &'static str = MISSING_LIBTORCH_HINT;
 
     fn create(config: TchConfig) -> Result<Self, PluginError> {
-        if config.max_rows == 0 {
-            return Err(PluginError::configuration("max_rows: 0 rows cannot be sampled")
-                .with_hint("set it to 1 or more"));
-        }
         check_version()?;
         let device = choose_device(&config.device, config.libtorch.as_deref())?;
         if config.data_type == DataType::Bf16 && !has_bf16_units(device) {
@@ -102,9 +103,24 @@ impl BackendPlugin for TchBackend {
             threads: config.threads,
             keep_logits_limit: config.keep_logits_limit_mebibytes.saturating_mul(1 << 20),
         })?;
-        let limits = GenerationLimits { max_rows: config.max_rows, ..GenerationLimits::default() };
-        Ok(Self { ops, limits })
+        Ok(Self { ops, limits: generation_limits(&config, device) })
     }
+}
+
+fn generation_limits(config: &TchConfig, device: Device) -> GenerationLimits {
+    let mut limits = GenerationLimits::default();
+    if device.is_cuda() {
+        limits.max_rows = 512;
+        limits.prefill_tokens *= 8;
+        limits.cache_bytes *= 8;
+    }
+    if config.max_rows > 0 {
+        limits.max_rows = config.max_rows;
+    }
+    if config.cache_limit_mebibytes > 0 {
+        limits.cache_bytes = config.cache_limit_mebibytes.saturating_mul(1 << 20);
+    }
+    limits
 }
 
 impl Backend for TchBackend {
@@ -186,7 +202,6 @@ mod tests {
         };
         assert!(refusal(json!({"device": "gpu"})).contains("there is no device `gpu`"));
         assert!(refusal(json!({"device": "cuda:x"})).contains("there is no device `cuda:x`"));
-        assert!(refusal(json!({"max_rows": 0})).contains("max_rows"));
         assert!(refusal(json!({"data_type": "f16"})).contains("data_type"));
         assert!(refusal(json!({"thread": 1})).contains("unknown field `thread`"));
     }

@@ -158,7 +158,7 @@ impl DecodingPlan {
 }
 
 /// The row without what lies beyond the window.
-fn visible(row: &CachedRow, window: Option<usize>) -> CachedRow {
+pub(crate) fn visible(row: &CachedRow, window: Option<usize>) -> CachedRow {
     let Some(window) = window else { return row.clone() };
     let (prefix, own) = (row.prefix.clone(), row.own.clone());
     let left = window.saturating_sub(own.len());
@@ -169,7 +169,7 @@ fn visible(row: &CachedRow, window: Option<usize>) -> CachedRow {
 }
 
 /// Runs of rows with the same prefix, and that prefix, where there is one.
-fn prompts(rows: &[CachedRow]) -> Vec<(Range<usize>, Range<usize>)> {
+pub(crate) fn prompts(rows: &[CachedRow]) -> Vec<(Range<usize>, Range<usize>)> {
     let mut runs: Vec<(Range<usize>, Range<usize>)> = Vec::new();
     for (number, row) in rows.iter().enumerate().filter(|(_, row)| !row.prefix.is_empty()) {
         match runs.last_mut() {
@@ -221,6 +221,9 @@ pub(crate) fn cached_attention(
     rows: &[CachedRow],
 ) -> TorchResult<Tensor> {
     let [keys, values] = cache.layer(layer)?;
+    if let Some(plan) = ops.ragged_decoding_plan(rows, shape)? {
+        return plan.attend(&ops.operand(queries)?, [keys, values], shape);
+    }
     let plan = ops.decoding_plan(
         |plan| plan.is_for(rows, shape.window),
         || DecodingPlan::new(rows, shape.window, keys.size()[0] as usize, ops.device),

@@ -4,13 +4,16 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use sppo_model::memory::keep_large_buffers;
-use sppo_model::ops::RotaryFrequencies;
+use sppo_model::ops::{AttentionSegment, AttentionShape, CachedRow, RotaryFrequencies};
 use sppo_model::{ModelError, Result};
 use tch::{Device, Kind, Tensor};
 
 use crate::cached_attention::DecodingPlan;
 use crate::encoder::DistanceRows;
+use crate::packed_attention::PackedPlan;
 use crate::parameter::Parameter;
+use crate::ragged_attention;
+use crate::ragged_decoding::RaggedDecodingPlan;
 use crate::tensors::{TorchResult, dimensions, upload};
 
 /// How to compute.
@@ -42,20 +45,24 @@ pub struct TchOps {
 pub(crate) struct Shared {
     rotary: RefCell<Vec<RotaryTable>>,
     decoding: RefCell<Option<Rc<DecodingPlan>>>,
+    packed: RefCell<Option<Rc<PackedPlan>>>,
+    ragged_decoding: RefCell<Option<Rc<RaggedDecodingPlan>>>,
     pub(crate) distance_rows: RefCell<Option<Rc<DistanceRows>>>,
 }
 
 /// Cosines and sines of a batch's positions, each `[rows, 1, head_size]`; the sines of the first half
 /// of a head are negated.
 struct RotaryTable {
-    frequencies: Vec<f32>,
+    frequencies: RotaryFrequencies,
     positions: Vec<u32>,
     cosines: Tensor,
     sines: Tensor,
 }
 
-/// Bytes of logits that exist at a time where they are not kept.
+/// Bytes of logits that exist at a time where they are not kept: on the CPU few, on CUDA devices enough to
+/// keep them busy.
 const LOGITS_CHUNK_BYTES: usize = 96 << 20;
+const CUDA_LOGITS_CHUNK_BYTES: usize = 1 << 30;
 
 /// Batches whose rotary tables are kept: a model may have two sets of frequencies.
 const ROTARY_TABLES: usize = 2;
@@ -111,7 +118,7 @@ impl TchOps {
     ) -> TorchResult<Tensor> {
         let (rows, columns) = dimensions(x)?;
         let half = frequencies.frequencies.len() as i64;
-        let (cosines, sines) = self.rotary_table(positions, &frequencies.frequencies)?;
+        let (cosines, sines) = self.rotary_table(positions, frequencies)?;
         let heads = x.f_view([rows, columns / (2 * half), 2 * half])?;
         let result = heads.f_mul(&cosines)?;
         // Each half gets the other half, times the sine that stands where it comes from: for turning
@@ -128,12 +135,12 @@ impl TchOps {
     fn rotary_table(
         &self,
         positions: &[u32],
-        frequencies: &[f32],
+        frequencies: &RotaryFrequencies,
     ) -> TorchResult<(Tensor, Tensor)> {
         let mut tables = self.shared.rotary.borrow_mut();
         let found = tables
             .iter()
-            .find(|table| table.positions == positions && table.frequencies == frequencies);
+            .find(|table| table.positions == positions && table.frequencies == *frequencies);
         if let Some(table) = found {
             return Ok((table.cosines.shallow_clone(), table.sines.shallow_clone()));
         }
@@ -159,9 +166,51 @@ impl TchOps {
         Ok(plan)
     }
 
+    /// How a CUDA device attends over these segments in few kernels; `None` where it does not.
+    pub(crate) fn packed_plan(
+        &self,
+        segments: &[AttentionSegment],
+        shape: &AttentionShape,
+    ) -> TorchResult<Option<Rc<PackedPlan>>> {
+        if !self.attends_in_few_kernels(shape) {
+            return Ok(None);
+        }
+        kept_or_made(
+            &self.shared.packed,
+            |plan| plan.is_for(segments, shape.window),
+            || PackedPlan::new(segments, shape.window, self.device),
+        )
+    }
+
+    /// How a CUDA device attends over these rows of the cache in few kernels; `None` where it does not.
+    pub(crate) fn ragged_decoding_plan(
+        &self,
+        rows: &[CachedRow],
+        shape: &AttentionShape,
+    ) -> TorchResult<Option<Rc<RaggedDecodingPlan>>> {
+        if !self.attends_in_few_kernels(shape) {
+            return Ok(None);
+        }
+        kept_or_made(
+            &self.shared.ragged_decoding,
+            |plan| plan.is_for(rows, shape),
+            || RaggedDecodingPlan::new(rows, shape, self.device),
+        )
+    }
+
+    fn attends_in_few_kernels(&self, shape: &AttentionShape) -> bool {
+        self.device.is_cuda()
+            && shape.soft_cap.is_none()
+            && ragged_attention::takes(shape.head_size, self.matrix_kind)
+    }
+
     /// Rows whose logits are computed together: as many as fit, in parts of equal size.
     pub(crate) fn logits_rows(&self, rows: usize, vocabulary: usize) -> usize {
-        let most = (LOGITS_CHUNK_BYTES / (4 * vocabulary.max(1))).clamp(32, 4096);
+        let bytes = match self.device.is_cuda() {
+            true => CUDA_LOGITS_CHUNK_BYTES,
+            false => LOGITS_CHUNK_BYTES,
+        };
+        let most = (bytes / (4 * vocabulary.max(1))).clamp(32, 4096);
         rows.div_ceil(rows.div_ceil(most).max(1)).max(1)
     }
 
@@ -191,8 +240,9 @@ impl TchOps {
         columns: usize,
     ) -> TorchResult<impl FnMut() -> TorchResult<()> + use<>> {
         let options = (self.matrix_kind, self.device);
-        let left = Tensor::f_ones([rows as i64, inner as i64], options)?;
-        let right = Tensor::f_ones([columns as i64, inner as i64], options)?;
+        // Some devices multiply zeros and ones faster than other numbers.
+        let left = Tensor::f_randn([rows as i64, inner as i64], options)?;
+        let right = Tensor::f_randn([columns as i64, inner as i64], options)?;
         let device = self.device;
         Ok(move || {
             let product = left.f_linear::<&Tensor>(&right, None)?;
@@ -205,23 +255,39 @@ impl TchOps {
     }
 }
 
+/// What is kept if it fits, or else what `make` makes, which is kept then.
+fn kept_or_made<T>(
+    kept: &RefCell<Option<Rc<T>>>,
+    fits: impl Fn(&T) -> bool,
+    make: impl FnOnce() -> TorchResult<Option<T>>,
+) -> TorchResult<Option<Rc<T>>> {
+    let mut kept = kept.borrow_mut();
+    if let Some(found) = kept.as_ref().filter(|kept| fits(kept)) {
+        return Ok(Some(Rc::clone(found)));
+    }
+    let made = make()?.map(Rc::new);
+    kept.clone_from(&made);
+    Ok(made)
+}
+
 impl RotaryTable {
-    fn new(positions: &[u32], frequencies: &[f32], device: Device) -> TorchResult<Self> {
-        let size = 2 * frequencies.len();
+    fn new(
+        positions: &[u32],
+        frequencies: &RotaryFrequencies,
+        device: Device,
+    ) -> TorchResult<Self> {
+        let size = 2 * frequencies.frequencies.len();
         let mut cosines = Vec::with_capacity(positions.len() * size);
         let mut sines = Vec::with_capacity(positions.len() * size);
         for &position in positions {
-            let angle = |frequency: &f32| f64::from(position) * f64::from(*frequency);
             for sign in [-1.0, 1.0] {
-                cosines.extend(frequencies.iter().map(|frequency| angle(frequency).cos() as f32));
-                sines.extend(
-                    frequencies.iter().map(|frequency| (sign * angle(frequency).sin()) as f32),
-                );
+                cosines.extend(frequencies.angles(position).map(|angle| angle.cos() as f32));
+                sines.extend(frequencies.angles(position).map(|angle| (sign * angle.sin()) as f32));
             }
         }
         let shape = [positions.len() as i64, 1, size as i64];
         Ok(Self {
-            frequencies: frequencies.to_vec(),
+            frequencies: frequencies.clone(),
             positions: positions.to_vec(),
             cosines: upload(&cosines, &shape, device)?,
             sines: upload(&sines, &shape, device)?,

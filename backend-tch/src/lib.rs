@@ -3,7 +3,7 @@
 //!
 //! libtorch's automatic differentiation is not used: every op of [`sppo_model::ops::Ops`] has its
 //! backward form here, made of libtorch's kernels, and gradients of weights accumulate in place.
-//! Attention runs on libtorch's fused kernel where that has what the model needs.
+//! Attention runs on libtorch's fused kernels where these have what the model needs.
 //!
 //! The crate is empty without its feature `libtorch`; `fetch-libtorch` beside it provides what that
 //! needs.
@@ -13,12 +13,16 @@ mod attention;
 mod backend;
 mod cached_attention;
 mod device;
+mod draw;
 mod encoder;
 mod engine;
 mod libraries;
 mod ops;
 mod optimizer;
+mod packed_attention;
 mod parameter;
+mod ragged_attention;
+mod ragged_decoding;
 mod tensors;
 
 pub use backend::{DataType, TchBackend, TchConfig};

@@ -6,13 +6,15 @@ use sppo_model::ops::{
     AttentionOutput, AttentionSegment, AttentionShape, CachedRow, Ops, RotaryFrequencies,
     UpdateRule,
 };
+use sppo_model::sampling::{DeviceDraw, Draw};
 use tch::{Device, Kind, Tensor};
 
 use crate::attention::{attention, attention_backward};
 use crate::cached_attention::{KeyValueCache, cached_attention};
+use crate::draw::draw;
 use crate::engine::{Direction, TchOps};
 use crate::parameter::{Accumulation, Parameter};
-use crate::tensors::{Activation, TorchResult, dimensions, download, index, upload};
+use crate::tensors::{Activation, TorchError, TorchResult, dimensions, download, index, upload};
 
 impl Ops for TchOps {
     type Tensor = Activation;
@@ -40,7 +42,10 @@ impl Ops for TchOps {
     }
 
     fn parameter(&self, values: Vec<f32>, shape: &[usize], trainable: bool) -> Result<Parameter> {
-        Ok(Parameter::new(&values, shape, trainable, self.device)?)
+        // What is trained is f32, and so are norms. A frozen matrix is only ever multiplied with.
+        let narrow = !trainable && shape.len() == 2;
+        let kind = if narrow { self.matrix_kind } else { Kind::Float };
+        Ok(Parameter::new(&values, shape, trainable, (kind, self.device))?)
     }
 
     fn parameter_values(&self, parameter: &Parameter) -> Result<Vec<f32>> {
@@ -73,7 +78,8 @@ impl Ops for TchOps {
     }
 
     fn embedding(&self, table: &Parameter, tokens: &[u32]) -> Result<Activation> {
-        Ok(Activation(select(table.value(), tokens)?))
+        let rows = select(table.value(), tokens)?.f_to_kind(Kind::Float);
+        Ok(Activation(rows.map_err(TorchError::from)?))
     }
 
     fn linear(
@@ -96,6 +102,9 @@ impl Ops for TchOps {
         epsilon: f32,
         offset: f32,
     ) -> Result<Activation> {
+        if self.device.is_cuda() {
+            return Ok(Activation(self.operand(&fused_norm(&x.0, weight, epsilon, offset)?)?));
+        }
         let norm = Norm::of(&x.0, weight, epsilon, offset)?;
         Ok(Activation(self.operand(&norm.output()?)?))
     }
@@ -132,12 +141,12 @@ impl Ops for TchOps {
     }
 
     fn add(&self, a: &Activation, b: &Activation) -> Result<Activation> {
-        Ok(Activation(a.0.f_add(&b.0).map_err(crate::tensors::TorchError::from)?))
+        Ok(Activation(a.0.f_add(&b.0).map_err(TorchError::from)?))
     }
 
     fn scale(&self, x: &Activation, factor: f32) -> Result<Activation> {
         let scaled = x.0.f_mul_scalar(f64::from(factor));
-        Ok(Activation(scaled.map_err(crate::tensors::TorchError::from)?))
+        Ok(Activation(scaled.map_err(TorchError::from)?))
     }
 
     fn select_rows(&self, x: &Activation, rows: &[u32]) -> Result<Activation> {
@@ -162,6 +171,14 @@ impl Ops for TchOps {
         soft_cap: Option<f32>,
     ) -> Result<Activation> {
         Ok(Activation(self.capped_logits(&hidden.0, head, soft_cap)?))
+    }
+
+    fn draws(&self) -> bool {
+        self.device.is_cuda()
+    }
+
+    fn draw(&self, logits: &Activation, plan: &DeviceDraw) -> Result<Vec<Draw>> {
+        Ok(draw(&logits.0, plan)?)
     }
 
     fn embedding_backward(
@@ -419,6 +436,21 @@ impl TchOps {
     }
 }
 
+/// [`Norm::output`] in one kernel, which CUDA devices have.
+fn fused_norm(x: &Tensor, weight: &Parameter, epsilon: f32, offset: f32) -> TorchResult<Tensor> {
+    let weight = norm_weight(weight, offset)?;
+    let groups = x.f_to_kind(Kind::Float)?.f_view([-1, weight.numel() as i64])?;
+    let output = groups.f_rms_norm(weight.size(), Some(&weight), f64::from(epsilon))?;
+    Ok(output.f_view(x.size().as_slice())?)
+}
+
+fn norm_weight(weight: &Parameter, offset: f32) -> TorchResult<Tensor> {
+    Ok(match offset {
+        0.0 => weight.value().shallow_clone(),
+        offset => weight.value().f_add_scalar(f64::from(offset))?,
+    })
+}
+
 /// Root-mean-square normalisation, in f32, over groups of the weight's length.
 struct Norm {
     /// `[groups, size]`.
@@ -433,10 +465,7 @@ struct Norm {
 
 impl Norm {
     fn of(x: &Tensor, weight: &Parameter, epsilon: f32, offset: f32) -> TorchResult<Self> {
-        let weight = match offset {
-            0.0 => weight.value().shallow_clone(),
-            offset => weight.value().f_add_scalar(f64::from(offset))?,
-        };
+        let weight = norm_weight(weight, offset)?;
         let (shape, kind, size) = (x.size(), x.f_kind()?, weight.numel() as i64);
         let x = x.f_to_kind(Kind::Float)?.f_view([-1, size])?;
         let norm = x.f_norm_scalaropt_dim(2.0, [1].as_slice(), true)?;

@@ -9,8 +9,9 @@ use tch::{Device, Kind, Tensor};
 use crate::optimizer;
 use crate::tensors::{TorchResult, upload};
 
-/// A weight, its gradient and the optimiser's state, all f32 and changed in place, and the weight's
-/// copy in the number format of matrix products where that is another.
+/// A weight, its gradient and the optimiser's state, changed in place, and the weight's copy in the
+/// number format of matrix products where that is another. All but the copy are f32; only a weight that
+/// is not trained may be in the other format itself.
 #[derive(Debug)]
 pub struct Parameter {
     value: Tensor,
@@ -43,11 +44,11 @@ impl Parameter {
         values: &[f32],
         shape: &[usize],
         trainable: bool,
-        device: Device,
+        (kind, device): (Kind, Device),
     ) -> TorchResult<Self> {
         let shape: Vec<i64> = shape.iter().map(|&length| length as i64).collect();
         Ok(Self {
-            value: upload(values, &shape, device)?,
+            value: upload(values, &shape, device)?.f_to_kind(kind)?,
             trainable,
             gradient: Gradient::Absent,
             state: Vec::new(),
@@ -55,14 +56,14 @@ impl Parameter {
         })
     }
 
-    /// The weight itself, f32.
+    /// The weight itself.
     pub(crate) fn value(&self) -> &Tensor {
         &self.value
     }
 
     /// The weight in the number format of matrix products.
     pub(crate) fn operand(&self, kind: Kind) -> TorchResult<Tensor> {
-        if kind == Kind::Float {
+        if kind == self.value.f_kind()? {
             return Ok(self.value.shallow_clone());
         }
         let mut narrow = self.narrow.borrow_mut();

@@ -91,6 +91,26 @@ pub struct DrawRequest<'a> {
     pub position: usize,
 }
 
+/// What a device needs to draw one token for each row of its logits, as [`Sampler::draw`] would.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceDraw {
+    /// Temperature, top-k and top-p.
+    pub parameters: SamplingParameters,
+    /// Tokens that the rows of `without_end` may not draw.
+    pub end_tokens: Vec<u32>,
+    /// Rows that may not end yet.
+    pub without_end: Vec<u32>,
+    /// Arrival times at the rate 1 of each row's blocks of [`DeviceDraw::BLOCK`] tokens, row after row.
+    pub block_times: Vec<f64>,
+    /// Arrival times of the tokens in the block that wins, [`DeviceDraw::BLOCK`] for each row.
+    pub token_times: Vec<f64>,
+}
+
+impl DeviceDraw {
+    /// Tokens that first race as one.
+    pub const BLOCK: usize = BLOCK;
+}
+
 /// Draws tokens by one set of sampling parameters.
 #[derive(Clone, Debug)]
 pub struct Sampler {
@@ -142,16 +162,13 @@ impl Sampler {
     /// # Errors
     /// When the logits are not finite.
     pub fn draw(&self, request: &DrawRequest<'_>) -> Result<Draw> {
-        let SamplingParameters { temperature, top_p, top_k, min_new_tokens, .. } = self.parameters;
+        let SamplingParameters { temperature, top_p, top_k, .. } = self.parameters;
         let logits = request.logits;
         let all = Weights::new(logits, 1.0);
         if !(all.total.is_finite() && all.total > 0.0) {
-            return Err(ModelError::Backend(
-                "the model's logits are not finite; its weights may be damaged or have diverged"
-                    .into(),
-            ));
+            return Err(not_finite());
         }
-        let bans_end = request.position < min_new_tokens && !self.end_tokens.is_empty();
+        let bans_end = self.bans_end(request.position);
         let times = || request.key.times(request.position as u64);
         let token = if temperature == 1.0 && top_p == 1.0 && top_k == 0 && !bans_end {
             all.draw(times())
@@ -175,6 +192,32 @@ impl Sampler {
         Ok(Draw { token: token as u32, log_prob })
     }
 
+    /// The same draws for a device: `places` are the key and the position of each row.
+    #[must_use]
+    pub fn for_device(&self, places: &[(DrawKey, usize)], vocabulary: usize) -> DeviceDraw {
+        let times: Vec<[Vec<f64>; 2]> = (places.par_iter())
+            .map(|(key, position)| {
+                let mut times = key.times(*position as u64);
+                [vocabulary.div_ceil(BLOCK), BLOCK]
+                    .map(|count| (0..count).map(|_| times.next()).collect())
+            })
+            .collect();
+        let without_end = (places.iter().enumerate())
+            .filter(|(_, (_, position))| self.bans_end(*position))
+            .map(|(row, _)| row as u32);
+        DeviceDraw {
+            parameters: self.parameters.clone(),
+            end_tokens: self.end_tokens.clone(),
+            without_end: without_end.collect(),
+            block_times: times.iter().flat_map(|[blocks, _]| blocks).copied().collect(),
+            token_times: times.iter().flat_map(|[_, tokens]| tokens).copied().collect(),
+        }
+    }
+
+    fn bans_end(&self, position: usize) -> bool {
+        position < self.parameters.min_new_tokens && !self.end_tokens.is_empty()
+    }
+
     fn ban_end_tokens(&self, logits: &mut [f32]) -> Result<()> {
         for &token in &self.end_tokens {
             if let Some(logit) = logits.get_mut(token as usize) {
@@ -186,6 +229,14 @@ impl Sampler {
         }
         Ok(())
     }
+}
+
+/// The error of logits that are not finite.
+#[must_use]
+pub fn not_finite() -> ModelError {
+    ModelError::Backend(
+        "the model's logits are not finite; its weights may be damaged or have diverged".into(),
+    )
 }
 
 /// The index of the largest value; the lowest wins ties.

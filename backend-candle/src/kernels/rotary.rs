@@ -1,13 +1,14 @@
 //! Rotary position embedding (arXiv 2104.09864) in the Hugging Face layout.
 
 use rayon::prelude::*;
+use sppo_model::ops::RotaryFrequencies;
 
 use super::vector::{multiply_add, vectorised};
 use super::{Uninitialised, produce, rows_per_task};
 
 /// Cosines and sines of every position up to some length.
 pub(crate) struct RotaryTable {
-    frequencies: Vec<f32>,
+    frequencies: RotaryFrequencies,
     positions: usize,
     cosines: Vec<f32>,
     sines: Vec<f32>,
@@ -15,18 +16,15 @@ pub(crate) struct RotaryTable {
 
 impl RotaryTable {
     /// A table for positions below `positions`.
-    pub(crate) fn new(frequencies: &[f32], positions: usize) -> Self {
-        let angles = (0..positions).flat_map(|position| {
-            // The product is rounded to f32 before the cosine, as transformers does.
-            frequencies.iter().map(move |frequency| f64::from(position as f32 * frequency))
-        });
+    pub(crate) fn new(frequencies: &RotaryFrequencies, positions: usize) -> Self {
+        let angles = (0..positions).flat_map(|position| frequencies.angles(position as u32));
         let (cosines, sines) = angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
-        Self { frequencies: frequencies.to_vec(), positions, cosines, sines }
+        Self { frequencies: frequencies.clone(), positions, cosines, sines }
     }
 
     /// Whether the table has these frequencies.
-    pub(crate) fn is_for(&self, frequencies: &[f32]) -> bool {
-        self.frequencies == frequencies
+    pub(crate) fn is_for(&self, frequencies: &RotaryFrequencies) -> bool {
+        self.frequencies == *frequencies
     }
 
     /// Number of positions in the table.
@@ -68,7 +66,7 @@ pub(crate) fn rotary(
     table: &RotaryTable,
     direction: Direction,
 ) -> Vec<f32> {
-    let half = table.frequencies.len();
+    let half = table.frequencies.frequencies.len();
     assert_eq!(x.len(), columns * positions.len(), "each row has one position");
     assert_eq!(columns % (2 * half), 0, "rows are not whole heads");
     let sign = if direction == Direction::Forward { 1.0 } else { -1.0 };

@@ -86,12 +86,10 @@ impl BurnOps {
         frequencies: &RotaryFrequencies,
     ) -> Result<RotaryTable> {
         self.shared.rotary.find_or_make(positions, frequencies, || {
-            let frequencies = &frequencies.frequencies;
-            let shape = [positions.len(), 1, frequencies.len()];
+            let shape = [positions.len(), 1, frequencies.frequencies.len()];
             let table = |function: fn(f64) -> f64| {
                 let of_position = |&position: &u32| {
-                    let angle = move |&frequency| f64::from(position) * f64::from(frequency);
-                    frequencies.iter().map(move |frequency| function(angle(frequency)) as f32)
+                    frequencies.angles(position).map(move |angle| function(angle) as f32)
                 };
                 let values = positions.iter().flat_map(of_position).collect();
                 upload(values, shape, &self.device)

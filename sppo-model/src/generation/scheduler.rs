@@ -322,9 +322,14 @@ impl<'a, O: Ops> Scheduler<'a, O> {
             &mut source,
             None,
         )?;
-        let logits = self.download(&logits, rows.len())?;
         let vocabulary = self.decoder.config().vocabulary_size;
-        let draws = self.draw(&rows, logits.chunks_exact(vocabulary))?;
+        let draws = if self.ops.draws() {
+            let places: Vec<_> = rows.iter().map(|row| self.place(row)).collect();
+            self.ops.draw(&logits, &self.sampler.for_device(&places, vocabulary))?
+        } else {
+            let logits = self.download(&logits, rows.len())?;
+            self.draw(&rows, logits.chunks_exact(vocabulary))?
+        };
         self.advance(rows, &draws);
         Ok(())
     }
@@ -344,18 +349,23 @@ impl<'a, O: Ops> Scheduler<'a, O> {
 
     fn draw<'l>(&self, rows: &[Row], logits: impl Iterator<Item = &'l [f32]>) -> Result<Vec<Draw>> {
         let requests: Vec<DrawRequest<'_>> = (rows.iter().zip(logits))
-            .map(|(row, logits)| DrawRequest {
-                logits,
-                key: DrawKey {
-                    seed: self.request.seed,
-                    stream: self.request.stream,
-                    prompt: self.request.prompts[row.prompt].id,
-                    sample: row.sample as u64,
-                },
-                position: row.tokens.len(),
+            .map(|(row, logits)| {
+                let (key, position) = self.place(row);
+                DrawRequest { logits, key, position }
             })
             .collect();
         self.sampler.draw_all(&requests)
+    }
+
+    /// The row's next draw.
+    fn place(&self, row: &Row) -> (DrawKey, usize) {
+        let key = DrawKey {
+            seed: self.request.seed,
+            stream: self.request.stream,
+            prompt: self.request.prompts[row.prompt].id,
+            sample: row.sample as u64,
+        };
+        (key, row.tokens.len())
     }
 
     /// Appends what was drawn; rows that are not finished by it stay active.

@@ -446,12 +446,17 @@ fn attention_cases() -> Vec<Case> {
     shapes.push(AttentionShape { window: Some(1), ..shape(2, 1, 8) });
     shapes.push(AttentionShape { window: Some(8), soft_cap: Some(0.7), ..shape(4, 2, 24) });
     shapes.push(AttentionShape { scale: 3.0, soft_cap: Some(2.0), ..shape(4, 1, 16) });
-    let of_shape = |shape: AttentionShape| {
-        [
-            Case::Attention { shape: shape.clone(), segments: segments.clone(), rows },
-            Case::CachedAttention { shape, rows: cached_rows.clone(), slots: 99 },
-        ]
-    };
+    // All of them see a prompt, or none does.
+    let prompted_rows = cached_rows[..3].to_vec();
+    let lone_rows = vec![cached(0..0, 30..33), cached(0..0, 5..28)];
+    let of_shape =
+        |shape: AttentionShape| {
+            let cached = [&cached_rows, &prompted_rows, &lone_rows].map(|rows| {
+                Case::CachedAttention { shape: shape.clone(), rows: rows.clone(), slots: 99 }
+            });
+            let packed = Case::Attention { shape, segments: segments.clone(), rows };
+            std::iter::once(packed).chain(cached)
+        };
     shapes.into_iter().flat_map(of_shape).collect()
 }
 

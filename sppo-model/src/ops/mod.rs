@@ -21,7 +21,8 @@ use std::ops::Range;
 use sppo_core::plugin::Optimizer;
 
 use crate::decoder::Activation;
-use crate::error::Result;
+use crate::error::{ModelError, Result};
+use crate::sampling::{DeviceDraw, Draw};
 use crate::seeds::drop_values;
 
 /// The heads of an attention op and how scores are formed.
@@ -71,6 +72,14 @@ pub struct CachedRow {
 pub struct RotaryFrequencies {
     /// Radians per position, `head_size / 2` of them.
     pub frequencies: Vec<f32>,
+}
+
+impl RotaryFrequencies {
+    /// Radians by which each pair turns at a position. The product is rounded to f32 before anyone takes
+    /// its cosine, as transformers does: models were trained that way.
+    pub fn angles(&self, position: u32) -> impl Iterator<Item = f64> + '_ {
+        self.frequencies.iter().map(move |&frequency| f64::from(position as f32 * frequency))
+    }
 }
 
 /// What attention returns: the output and what its backward needs.
@@ -220,6 +229,17 @@ pub trait Ops: 'static {
         head: &Self::Parameter,
         soft_cap: Option<f32>,
     ) -> Result<Self::Tensor>;
+
+    /// Whether tokens are drawn where the logits are, by [`Self::draw`], because fetching them is slow.
+    fn draws(&self) -> bool {
+        false
+    }
+    /// Draws a token from each row of `logits`, the same as
+    /// [`Sampler::draw`](crate::sampling::Sampler::draw) but for rounding.
+    fn draw(&self, logits: &Self::Tensor, draw: &DeviceDraw) -> Result<Vec<Draw>> {
+        let _ = (logits, draw);
+        Err(ModelError::Backend("this op set does not draw tokens".into()))
+    }
 
     // Backward. Each takes the gradient of the op's output, adds to the gradients of trainable
     // parameters, and returns the gradients of its activations.

@@ -14,10 +14,11 @@ use sppo_core::records::{Prompt, TrainingExample};
 use sppo_core::schedule::{Schedule, ScheduleShape};
 use sppo_core::stages::{self, TrainingProgress, TrainingSettings};
 
-/// The default model's feed-forward product on a micro-batch of two pairs.
-const MATRIX_ROWS: usize = 912;
-const MATRIX_INNER: usize = 576;
-const MATRIX_COLUMNS: usize = 1536;
+/// Rows, inner dimension and columns of the default model's feed-forward product on a micro-batch of two
+/// pairs.
+const CPU_MATRICES: [usize; 3] = [912, 576, 1536];
+/// What keeps a whole GPU busy.
+const GPU_MATRICES: [usize; 3] = [8192; 3];
 
 /// The work to measure.
 pub(crate) struct Workload {
@@ -77,10 +78,10 @@ pub(crate) fn measure(
 ) -> Result<(Measurements, Vec<GeneratedResponse>)> {
     let (generation, responses) = measure_generation(policy, workload)?;
     let training = measure_training(policy, workload)?;
+    let [rows, inner, columns] =
+        if policy.info().device == "cpu" { CPU_MATRICES } else { GPU_MATRICES };
     let measurements = Measurements {
-        matrix_product_gflops: backend
-            .matrix_product_rate(MATRIX_ROWS, MATRIX_INNER, MATRIX_COLUMNS)
-            .ok(),
+        matrix_product_gflops: backend.matrix_product_rate(rows, inner, columns).ok(),
         generation,
         training,
         peak_memory_gibibytes: peak_memory_gibibytes(),

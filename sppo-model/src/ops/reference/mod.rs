@@ -148,8 +148,8 @@ fn rotate(
     let mut result = x.clone();
     for (row, &position) in positions.iter().enumerate() {
         for head in result.row_mut(row).chunks_exact_mut(2 * half) {
-            for (pair, &frequency) in frequencies.frequencies.iter().enumerate() {
-                let angle = direction * f64::from(position) * f64::from(frequency);
+            for (pair, angle) in frequencies.angles(position).enumerate() {
+                let angle = direction * angle;
                 let (first, second) = (head[pair], head[pair + half]);
                 head[pair] = first * angle.cos() - second * angle.sin();
                 head[pair + half] = second * angle.cos() + first * angle.sin();
