@@ -1,12 +1,16 @@
 //! Times a ranker of PairRM's size with random weights; 20 pairs are those of one prompt with five answers.
 //!
-//!     cargo run --release -p sppo-backend-candle --example ranker_bench [tokens per pair] [pairs at once] [pairs] [directory for the weights]
+//!     cargo run --release -p sppo-backend-candle --example ranker_bench \
+//!         [tokens per pair] [pairs at once] [pairs] [directory for the weights] [backend] [its settings]
+//!
+//! Another backend than candle is one that `sppo plugin add` added; settings are JSON.
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use sppo_backend_candle as _;
-use sppo_core::plugin::{ModelSpec, SilentHost, create_backend};
+use sppo_core::config::PluginsTable;
+use sppo_core::plugin::{ModelSpec, PluginRegistry, SilentHost};
 use sppo_model::synthetic::{SYNTHETIC_RANKER_MARKERS, write_synthetic_ranker};
 
 type AnyError = Box<dyn std::error::Error>;
@@ -22,7 +26,10 @@ fn main() -> Result<(), AnyError> {
         std::fs::create_dir_all(&path)?;
         write_synthetic_ranker(&path)?;
     }
-    let backend = create_backend("candle", serde_json::json!({}))?;
+    let name = arguments.next().unwrap_or_else(|| "candle".into());
+    let settings = arguments.next().map_or(Ok(serde_json::json!({})), |text| text.parse())?;
+    let plugins = PluginRegistry::discover(&PluginsTable::default())?;
+    let backend = plugins.create_backend(&name, settings)?;
     let started = Instant::now();
     let mut scorer = backend.load_scorer(&ModelSpec { path }, &SilentHost)?;
     println!("loaded in {:.1} s", started.elapsed().as_secs_f64());

@@ -317,8 +317,9 @@ pub(crate) fn attention(
 ) -> TorchResult<(Tensor, Tensor)> {
     let heads = Heads::of(shape);
     let [queries, keys, values] = [ops.operand(queries)?, ops.operand(keys)?, ops.operand(values)?];
-    if let Some(plan) = ops.packed_plan(segments, shape)? {
-        return plan.forward([&queries, &keys, &values], shape);
+    let plan = ops.packed_plan(segments, shape)?;
+    if let Some(parts) = plan.as_ref().and_then(|plan| plan.parts()) {
+        return parts.forward([&queries, &keys, &values], shape);
     }
     let (rows, _) = dimensions(&queries)?;
     let output = queries.f_zeros_like()?;
@@ -362,9 +363,10 @@ pub(crate) fn attention_backward(
     let heads = Heads::of(shape);
     let [queries, keys, values] = [ops.operand(queries)?, ops.operand(keys)?, ops.operand(values)?];
     let gradient = ops.operand(gradient)?;
-    if let Some(plan) = ops.packed_plan(segments, shape)? {
+    let plan = ops.packed_plan(segments, shape)?;
+    if let Some(parts) = plan.as_ref().and_then(|plan| plan.parts()) {
         let operands = [&queries, &keys, &values];
-        return plan.backward(operands, [output, log_sum_exp], &gradient, shape);
+        return parts.backward(operands, [output, log_sum_exp], &gradient, shape);
     }
     let of_queries = queries.f_zeros_like()?;
     // Several segments add to the keys of a prompt.

@@ -12,7 +12,7 @@ use sppo_model::ops::{AttentionShape, CachedRow};
 use tch::{Device, Kind, Tensor};
 
 use crate::attention::{HIDDEN, Heads, Part, PartOutput, merge};
-use crate::engine::TchOps;
+use crate::engine::{TchOps, kept_or_made};
 use crate::tensors::{TorchResult, index, upload};
 
 /// Keys and values of past tokens, one pair of `[slots, features]` tensors per layer, in the number
@@ -221,10 +221,12 @@ pub(crate) fn cached_attention(
     rows: &[CachedRow],
 ) -> TorchResult<Tensor> {
     let [keys, values] = cache.layer(layer)?;
-    if let Some(plan) = ops.ragged_decoding_plan(rows, shape)? {
-        return plan.attend(&ops.operand(queries)?, [keys, values], shape);
+    let plan = ops.ragged_decoding_plan(rows, shape)?;
+    if let Some(parts) = plan.as_ref().and_then(|plan| plan.parts()) {
+        return parts.attend(&ops.operand(queries)?, [keys, values], shape);
     }
-    let plan = ops.decoding_plan(
+    let plan = kept_or_made(
+        &ops.shared.decoding,
         |plan| plan.is_for(rows, shape.window),
         || DecodingPlan::new(rows, shape.window, keys.size()[0] as usize, ops.device),
     )?;

@@ -1,12 +1,10 @@
 //! The ops of encoders on libtorch.
 
-use std::rc::Rc;
-
 use sppo_model::Result;
 use sppo_model::ops::encoder::{DisentangledShape, EncoderOps, EncoderSegment, Pointwise};
 use tch::{Device, Kind, Tensor};
 
-use crate::engine::TchOps;
+use crate::engine::{TchOps, kept_or_made};
 use crate::parameter::Parameter;
 use crate::tensors::{Activation, TorchResult, index};
 
@@ -92,7 +90,8 @@ fn attention(
 ) -> TorchResult<Tensor> {
     let [queries, keys, values] = operands.map(|operand| ops.operand(operand));
     let (queries, keys, values) = (queries?, keys?, values?);
-    let rows = ops.distance_rows(
+    let rows = kept_or_made(
+        &ops.shared.distance_rows,
         |rows| rows.segments == segments && rows.shape == *shape,
         || DistanceRows::new(ops, shape, segments),
     )?;
@@ -172,22 +171,5 @@ impl DistanceRows {
             shape: *shape,
             rows: segments.iter().map(rows).collect::<TorchResult<_>>()?,
         })
-    }
-}
-
-impl TchOps {
-    /// The rows that `make` makes, or those of the layer before for the same sequences.
-    fn distance_rows(
-        &self,
-        is_for: impl Fn(&DistanceRows) -> bool,
-        make: impl FnOnce() -> TorchResult<DistanceRows>,
-    ) -> TorchResult<Rc<DistanceRows>> {
-        let mut kept = self.shared.distance_rows.borrow_mut();
-        if let Some(rows) = kept.as_ref().filter(|rows| is_for(rows)) {
-            return Ok(Rc::clone(rows));
-        }
-        let rows = Rc::new(make()?);
-        *kept = Some(Rc::clone(&rows));
-        Ok(rows)
     }
 }

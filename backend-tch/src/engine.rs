@@ -14,7 +14,7 @@ use crate::packed_attention::PackedPlan;
 use crate::parameter::Parameter;
 use crate::ragged_attention;
 use crate::ragged_decoding::RaggedDecodingPlan;
-use crate::tensors::{TorchResult, dimensions, upload};
+use crate::tensors::{TorchResult, dimensions, index, upload};
 
 /// How to compute.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,10 +44,17 @@ pub struct TchOps {
 #[derive(Default)]
 pub(crate) struct Shared {
     rotary: RefCell<Vec<RotaryTable>>,
-    decoding: RefCell<Option<Rc<DecodingPlan>>>,
+    pub(crate) decoding: RefCell<Option<Rc<DecodingPlan>>>,
     packed: RefCell<Option<Rc<PackedPlan>>>,
     ragged_decoding: RefCell<Option<Rc<RaggedDecodingPlan>>>,
+    slots: RefCell<Option<Rc<Slots>>>,
     pub(crate) distance_rows: RefCell<Option<Rc<DistanceRows>>>,
+}
+
+/// The slots of the cache that a step writes, on the device.
+struct Slots {
+    numbers: Vec<u32>,
+    index: Tensor,
 }
 
 /// Cosines and sines of a batch's positions, each `[rows, 1, head_size]`; the sines of the first half
@@ -151,51 +158,37 @@ impl TchOps {
         Ok(result)
     }
 
-    /// The plan that `make` makes, or that of the layer before for the same rows.
-    pub(crate) fn decoding_plan(
-        &self,
-        is_for: impl Fn(&DecodingPlan) -> bool,
-        make: impl FnOnce() -> TorchResult<DecodingPlan>,
-    ) -> TorchResult<Rc<DecodingPlan>> {
-        let mut kept = self.shared.decoding.borrow_mut();
-        if let Some(plan) = kept.as_ref().filter(|plan| is_for(plan)) {
-            return Ok(Rc::clone(plan));
-        }
-        let plan = Rc::new(make()?);
-        *kept = Some(Rc::clone(&plan));
-        Ok(plan)
-    }
-
-    /// How a CUDA device attends over these segments in few kernels; `None` where it does not.
+    /// How a CUDA device attends over these segments in few kernels; `None` where it has none for this
+    /// shape.
     pub(crate) fn packed_plan(
         &self,
         segments: &[AttentionSegment],
         shape: &AttentionShape,
     ) -> TorchResult<Option<Rc<PackedPlan>>> {
-        if !self.attends_in_few_kernels(shape) {
-            return Ok(None);
-        }
-        kept_or_made(
-            &self.shared.packed,
-            |plan| plan.is_for(segments, shape.window),
-            || PackedPlan::new(segments, shape.window, self.device),
-        )
+        let is_for = |plan: &PackedPlan| plan.is_for(segments, shape.window);
+        let make = || PackedPlan::new(segments, shape.window, self.device);
+        let plan = || kept_or_made(&self.shared.packed, is_for, make);
+        self.attends_in_few_kernels(shape).then(plan).transpose()
     }
 
-    /// How a CUDA device attends over these rows of the cache in few kernels; `None` where it does not.
+    /// How a CUDA device attends over these rows of the cache in few kernels; `None` where it has none
+    /// for this shape.
     pub(crate) fn ragged_decoding_plan(
         &self,
         rows: &[CachedRow],
         shape: &AttentionShape,
     ) -> TorchResult<Option<Rc<RaggedDecodingPlan>>> {
-        if !self.attends_in_few_kernels(shape) {
-            return Ok(None);
-        }
-        kept_or_made(
-            &self.shared.ragged_decoding,
-            |plan| plan.is_for(rows, shape),
-            || RaggedDecodingPlan::new(rows, shape, self.device),
-        )
+        let is_for = |plan: &RaggedDecodingPlan| plan.is_for(rows, shape.window);
+        let make = || RaggedDecodingPlan::new(rows, shape, self.device);
+        let plan = || kept_or_made(&self.shared.ragged_decoding, is_for, make);
+        self.attends_in_few_kernels(shape).then(plan).transpose()
+    }
+
+    /// Slots of the cache as an index, the same for all layers.
+    pub(crate) fn slots(&self, slots: &[u32]) -> TorchResult<Tensor> {
+        let make = || Ok(Slots { numbers: slots.into(), index: index(slots, self.device)? });
+        let kept = kept_or_made(&self.shared.slots, |kept| kept.numbers == slots, make)?;
+        Ok(kept.index.shallow_clone())
     }
 
     fn attends_in_few_kernels(&self, shape: &AttentionShape) -> bool {
@@ -256,17 +249,17 @@ impl TchOps {
 }
 
 /// What is kept if it fits, or else what `make` makes, which is kept then.
-fn kept_or_made<T>(
+pub(crate) fn kept_or_made<T>(
     kept: &RefCell<Option<Rc<T>>>,
     fits: impl Fn(&T) -> bool,
-    make: impl FnOnce() -> TorchResult<Option<T>>,
-) -> TorchResult<Option<Rc<T>>> {
+    make: impl FnOnce() -> TorchResult<T>,
+) -> TorchResult<Rc<T>> {
     let mut kept = kept.borrow_mut();
     if let Some(found) = kept.as_ref().filter(|kept| fits(kept)) {
-        return Ok(Some(Rc::clone(found)));
+        return Ok(Rc::clone(found));
     }
-    let made = make()?.map(Rc::new);
-    kept.clone_from(&made);
+    let made = Rc::new(make()?);
+    *kept = Some(Rc::clone(&made));
     Ok(made)
 }
 

@@ -309,7 +309,7 @@ impl Ops for TchOps {
         values: &Activation,
         slots: &[u32],
     ) -> Result<()> {
-        Ok(cache.write(layer, [&keys.0, &values.0], &index(slots, self.device)?)?)
+        Ok(cache.write(layer, [&keys.0, &values.0], &self.slots(slots)?)?)
     }
 
     fn cached_attention(

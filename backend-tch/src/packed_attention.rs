@@ -7,10 +7,15 @@ use crate::attention::{PartOutput, joined, merge};
 use crate::ragged_attention::Sequences;
 use crate::tensors::{TorchResult, index};
 
-/// How a batch's segments attend; the same for all layers.
+/// How a batch's segments attend; the same for all layers with the same window.
 pub(crate) struct PackedPlan {
     segments: Vec<AttentionSegment>,
     window: Option<usize>,
+    parts: Option<PackedParts>,
+}
+
+/// What the kernels attend over.
+pub(crate) struct PackedParts {
     /// Every segment over its own rows.
     own: Sequences,
     prompts: Option<PromptPart>,
@@ -32,13 +37,28 @@ struct Operands {
 }
 
 impl PackedPlan {
+    pub(crate) fn new(
+        segments: &[AttentionSegment],
+        window: Option<usize>,
+        device: Device,
+    ) -> TorchResult<Self> {
+        let parts = PackedParts::new(segments, window, device)?;
+        Ok(Self { segments: segments.to_vec(), window, parts })
+    }
+
     pub(crate) fn is_for(&self, segments: &[AttentionSegment], window: Option<usize>) -> bool {
         self.window == window && self.segments == segments
     }
 
     /// `None` where the segments do not fill the batch row after row, or a query may not see all that
     /// is before it.
-    pub(crate) fn new(
+    pub(crate) fn parts(&self) -> Option<&PackedParts> {
+        self.parts.as_ref()
+    }
+}
+
+impl PackedParts {
+    fn new(
         segments: &[AttentionSegment],
         window: Option<usize>,
         device: Device,
@@ -56,8 +76,6 @@ impl PackedPlan {
         let lengths: Vec<_> =
             joined.iter().map(|segment| (segment.own.len(), segment.own.len())).collect();
         Ok(Some(Self {
-            segments: segments.to_vec(),
-            window,
             own: Sequences::packed(&lengths, true, device)?,
             prompts: PromptPart::new(&joined, device)?,
         }))

@@ -90,12 +90,22 @@ impl Sequences {
         [queries, keys, values]: [&Tensor; 3],
         scale: f64,
     ) -> TorchResult<(Tensor, Tensor)> {
-        let batch = |x: &Tensor| x.f_unsqueeze(0);
-        let operands = [&batch(queries)?, &batch(keys)?, &batch(values)?];
-        let (output, padded) = self.run(operands, scale)?;
+        let (output, padded) = self.forward_padded([queries, keys, values], scale)?;
         let heads = padded.size()[1];
         let rows = padded.f_permute([0, 2, 1])?.f_reshape([-1, heads])?;
-        Ok((output.f_squeeze_dim(0)?, rows.f_index_select(0, &self.padded_rows)?))
+        Ok((output, rows.f_index_select(0, &self.padded_rows)?))
+    }
+
+    /// The output, and the log-sum-exps as the kernel lays them out:
+    /// `[sequences, heads, queries of the longest and some more]`.
+    pub(crate) fn forward_padded(
+        &self,
+        operands: [&Tensor; 3],
+        scale: f64,
+    ) -> TorchResult<(Tensor, Tensor)> {
+        let [queries, keys, values] = operands.map(|x| x.f_unsqueeze(0));
+        let (output, padded) = self.run([&queries?, &keys?, &values?], scale)?;
+        Ok((output.f_squeeze_dim(0)?, padded))
     }
 
     fn run(&self, operands: [&Tensor; 3], scale: f64) -> TorchResult<(Tensor, Tensor)> {

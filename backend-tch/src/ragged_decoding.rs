@@ -8,7 +8,6 @@ use std::ops::Range;
 use sppo_model::ops::{AttentionShape, CachedRow};
 use tch::{Device, Tensor};
 
-use crate::attention::{PartOutput, merge};
 use crate::cached_attention::{prompts, visible};
 use crate::ragged_attention::Sequences;
 use crate::tensors::TorchResult;
@@ -17,25 +16,39 @@ use crate::tensors::TorchResult;
 pub(crate) struct RaggedDecodingPlan {
     rows: Vec<CachedRow>,
     window: Option<usize>,
-    groups: usize,
+    parts: Option<DecodingParts>,
+}
+
+/// What the kernels attend over.
+pub(crate) struct DecodingParts {
     own: Sequences,
     prompts: Option<Sequences>,
 }
 
 impl RaggedDecodingPlan {
-    pub(crate) fn is_for(&self, rows: &[CachedRow], shape: &AttentionShape) -> bool {
-        self.window == shape.window && self.groups == groups(shape) && self.rows == rows
-    }
-
-    /// `None` where some rows see a prompt and others do not.
     pub(crate) fn new(
         rows: &[CachedRow],
         shape: &AttentionShape,
         device: Device,
-    ) -> TorchResult<Option<Self>> {
-        let groups = groups(shape);
+    ) -> TorchResult<Self> {
         let seen: Vec<CachedRow> = rows.iter().map(|row| visible(row, shape.window)).collect();
-        let runs = prompts(&seen);
+        let parts = DecodingParts::new(&seen, groups(shape), device)?;
+        Ok(Self { rows: rows.to_vec(), window: shape.window, parts })
+    }
+
+    pub(crate) fn is_for(&self, rows: &[CachedRow], window: Option<usize>) -> bool {
+        self.window == window && self.rows == rows
+    }
+
+    /// `None` where some rows see a prompt and others do not.
+    pub(crate) fn parts(&self) -> Option<&DecodingParts> {
+        self.parts.as_ref()
+    }
+}
+
+impl DecodingParts {
+    fn new(seen: &[CachedRow], groups: usize, device: Device) -> TorchResult<Option<Self>> {
+        let runs = prompts(seen);
         let in_runs: usize = runs.iter().map(|(rows, _)| rows.len()).sum();
         if seen.is_empty() || (in_runs != 0 && in_runs != seen.len()) {
             return Ok(None);
@@ -47,9 +60,6 @@ impl RaggedDecodingPlan {
             Sequences::scattered(&runs, &prefixes, device)
         };
         Ok(Some(Self {
-            rows: rows.to_vec(),
-            window: shape.window,
-            groups,
             own: Sequences::scattered(&vec![groups; seen.len()], &own, device)?,
             prompts: (in_runs > 0).then(of_prompts).transpose()?,
         }))
@@ -62,23 +72,28 @@ impl RaggedDecodingPlan {
         [keys, values]: [&Tensor; 2],
         shape: &AttentionShape,
     ) -> TorchResult<Tensor> {
-        let (groups, shared) = (self.groups as i64, shape.key_value_heads as i64);
+        let (groups, shared) = (groups(shape) as i64, shape.key_value_heads as i64);
         let size = shape.head_size as i64;
         let scale = f64::from(shape.scale);
         let by_heads = |x: &Tensor| x.f_view([-1, shared, size]);
         let by_groups = queries.f_view([-1, shared, groups, size])?.f_permute([0, 2, 1, 3])?;
         let operands =
             [&by_groups.f_reshape([-1, shared, size])?, &by_heads(keys)?, &by_heads(values)?];
-        let (output, log_sum_exp) = self.own.forward(operands, scale)?;
-        let own = PartOutput { output, log_sum_exp };
+        let (own, padded) = self.own.forward_padded(operands, scale)?;
         let whole = match &self.prompts {
             Some(prompts) => {
-                let (output, log_sum_exp) = prompts.forward(operands, scale)?;
-                merge(&own, &PartOutput { output, log_sum_exp })?
+                // Both parts as [rows, groups, shared heads].
+                let of_own = padded.f_narrow(2, 0, groups)?.f_permute([0, 2, 1])?;
+                let (of_prompt, log_sum_exp) = prompts.forward(operands, scale)?;
+                let of_both = of_own.f_sub(&log_sum_exp.f_view([-1, groups, shared])?)?;
+                // The own part's share of the sum of exponentials.
+                let share =
+                    of_both.f_sigmoid()?.f_to_kind(own.f_kind()?)?.f_view([-1, shared, 1])?;
+                of_prompt.f_lerp_tensor(&own, &share)?
             }
             None => own,
         };
-        let by_row = whole.output.f_view([-1, groups, shared, size])?.f_permute([0, 2, 1, 3])?;
+        let by_row = whole.f_view([-1, groups, shared, size])?.f_permute([0, 2, 1, 3])?;
         Ok(by_row.f_reshape(queries.size())?)
     }
 }

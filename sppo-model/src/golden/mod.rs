@@ -243,11 +243,13 @@ fn check_recomputation<O: Ops>(make: &MakeOps<'_, O>, family: Family) -> Failure
         }
         Ok((log_probs, gradients))
     };
+    // A GPU adds up in no fixed order.
+    let tolerance = if make()?.describe().0 == "cpu" { 0.0 } else { 5e-5 };
     let mut failures = Vec::new();
     for adapted in [false, true] {
         let (kept, recomputed) = (run(false, adapted)?, run(true, adapted)?);
-        failures.extend(compare("log-probabilities", &recomputed.0, &kept.0, 0.0));
-        failures.extend(compare("gradients", &recomputed.1, &kept.1, 0.0));
+        failures.extend(compare("log-probabilities", &recomputed.0, &kept.0, tolerance));
+        failures.extend(compare("gradients", &recomputed.1, &kept.1, tolerance));
     }
     Ok(failures)
 }
