@@ -120,6 +120,10 @@ fn generation_limits(config: &TchConfig, device: Device) -> GenerationLimits {
     if config.cache_limit_mebibytes > 0 {
         limits.cache_bytes = config.cache_limit_mebibytes.saturating_mul(1 << 20);
     }
+    if config.data_type == DataType::Bf16 {
+        // The limit is reckoned at four bytes a number, and the cache takes two.
+        limits.cache_bytes = limits.cache_bytes.saturating_mul(2);
+    }
     limits
 }
 

@@ -88,7 +88,7 @@ impl DecodingParts {
                 let of_both = of_own.f_sub(&log_sum_exp.f_view([-1, groups, shared])?)?;
                 // The own part's share of the sum of exponentials.
                 let share =
-                    of_both.f_sigmoid()?.f_to_kind(own.f_kind()?)?.f_view([-1, shared, 1])?;
+                    of_both.f_sigmoid()?.f_to_kind(own.f_kind()?)?.f_reshape([-1, shared, 1])?;
                 of_prompt.f_lerp_tensor(&own, &share)?
             }
             None => own,

@@ -81,7 +81,7 @@ impl OraclePlugin for HttpOracle {
 impl Oracle for HttpOracle {
     fn preferences(
         &mut self,
-        comparisons: &[Comparison],
+        comparisons: &[Comparison<'_>],
         host: &dyn Host,
     ) -> Result<Vec<Verdict>, PluginError> {
         self.start()?;
@@ -175,7 +175,7 @@ struct Batch {
 
 impl Call<'_> {
     /// Puts every question that is neither known nor asked already into the queue.
-    fn ask(&mut self, comparisons: &[Comparison]) -> Result<(), PluginError> {
+    fn ask(&mut self, comparisons: &[Comparison<'_>]) -> Result<(), PluginError> {
         let compares = self.protocol.compares();
         let together = questions_per_request(self.config, self.protocol);
         let mut batch = Batch::default();

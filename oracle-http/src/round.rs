@@ -50,11 +50,11 @@ pub(crate) struct Round {
 impl Round {
     /// The questions that a comparison consists of. Answers that read the same draw without being
     /// judged.
-    pub(crate) fn questions(
-        comparison: &Comparison,
+    pub(crate) fn questions<'a>(
+        comparison: &'a Comparison<'a>,
         compares: bool,
         orders: Orders,
-    ) -> Vec<Question<'_>> {
+    ) -> Vec<Question<'a>> {
         let candidates = comparison.candidates.len();
         let ask = |first, second| Question { comparison, first, second };
         if !compares {
@@ -63,7 +63,7 @@ impl Round {
         let mut questions = Vec::with_capacity(candidates * candidates);
         for low in 0..candidates {
             for high in low + 1..candidates {
-                let [a, b] = [low, high].map(|index| comparison.candidates[index].text.as_str());
+                let [a, b] = [low, high].map(|index| &*comparison.candidates[index].text);
                 if a == b {
                     continue;
                 }
@@ -82,7 +82,7 @@ impl Round {
     /// same order, the numbers of those that must be asked.
     pub(crate) fn add(
         &mut self,
-        comparison: &Comparison,
+        comparison: &Comparison<'_>,
         compares: bool,
         questions: &[(Question<'_>, Key)],
         known: Vec<Option<Judgment>>,
@@ -257,7 +257,7 @@ mod tests {
 
     use super::*;
 
-    fn comparison(texts: &[&str]) -> Comparison {
+    fn comparison<'a>(texts: &[&'a str]) -> Comparison<'a> {
         Comparison {
             prompt: vec![Message::user("?")],
             rendered_prompt: None,

@@ -49,7 +49,7 @@ impl Watcher {
     }
 }
 
-fn comparisons(prompts: usize, candidates: usize) -> Vec<Comparison> {
+fn comparisons(prompts: usize, candidates: usize) -> Vec<Comparison<'static>> {
     let comparison = |prompt: usize| Comparison {
         prompt: vec![Message::user(format!("Question {prompt}: why is the sky \"blue\"?\n"))],
         rendered_prompt: None,
@@ -89,14 +89,14 @@ fn with(mut settings: Value, changes: Value) -> Value {
 
 fn ask(
     settings: Value,
-    comparisons: &[Comparison],
+    comparisons: &[Comparison<'_>],
     host: &Watcher,
 ) -> Result<Vec<Verdict>, PluginError> {
     create_oracle("http", settings).unwrap().preferences(comparisons, host)
 }
 
 /// The verdicts of a service without faults, in a cache of their own.
-fn expected(protocol: &str, comparisons: &[Comparison]) -> Vec<Verdict> {
+fn expected(protocol: &str, comparisons: &[Comparison<'_>]) -> Vec<Verdict> {
     let service = Service::start(Behaviour::default());
     let cache = tempfile::tempdir().unwrap();
     ask(settings(protocol, &[service.url()], cache.path()), comparisons, &Watcher::default())

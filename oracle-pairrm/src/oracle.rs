@@ -49,7 +49,7 @@ impl Oracle for PairrmOracle {
 
     fn preferences(
         &mut self,
-        comparisons: &[Comparison],
+        comparisons: &[Comparison<'_>],
         host: &dyn Host,
     ) -> Result<Vec<Verdict>, PluginError> {
         self.prepare(host)?;
@@ -111,7 +111,7 @@ fn questions(
     comparison: &Comparison,
     config: &PairrmConfig,
 ) -> Result<Questions, PluginError> {
-    let texts = comparison.candidates.iter().map(|candidate| candidate.text.as_str());
+    let texts = comparison.candidates.iter().map(|candidate| &*candidate.text);
     let contents = layout.contents(&prompt(comparison, config.prompt_view), texts)?;
     let pairs = pairs(&contents.candidates, config.orders);
     let question = |pair: Pair| Question {
@@ -125,7 +125,7 @@ fn questions(
 }
 
 /// The prompt as the ranker sees it.
-fn prompt(comparison: &Comparison, view: PromptView) -> Cow<'_, str> {
+fn prompt<'a>(comparison: &'a Comparison<'a>, view: PromptView) -> Cow<'a, str> {
     match (view, comparison.rendered_prompt.as_deref()) {
         (PromptView::Templated, Some(rendered)) => rendered.into(),
         _ => conversation_text(&comparison.prompt),

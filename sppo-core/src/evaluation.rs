@@ -17,7 +17,7 @@ pub fn win_rates(
     settings: &PreferenceSettings,
     host: &dyn Host,
 ) -> Result<Vec<f64>> {
-    let duels: Vec<Vec<Comparison>> =
+    let duels: Vec<Vec<Comparison<'_>>> =
         challenger.iter().zip(baseline).map(|(ours, theirs)| duels(ours, theirs)).collect();
     let judged = stages::judge(oracle, &duels.concat(), settings, host)?;
     let mut judged = judged.iter();
@@ -32,11 +32,11 @@ pub fn win_rates(
 }
 
 /// One two-candidate comparison per sample, the challenger first.
-fn duels(challenger: &Rollout, baseline: &Rollout) -> Vec<Comparison> {
+fn duels<'a>(challenger: &'a Rollout, baseline: &'a Rollout) -> Vec<Comparison<'a>> {
     let ours = stages::comparison(challenger);
     let theirs = stages::comparison(baseline);
     let pairs = ours.candidates.iter().zip(&theirs.candidates);
-    let duel = |(a, b): (&Candidate, &Candidate)| Comparison {
+    let duel = |(a, b): (&Candidate<'a>, &Candidate<'a>)| Comparison {
         prompt: ours.prompt.clone(),
         rendered_prompt: ours.rendered_prompt.clone(),
         candidates: vec![a.clone(), b.clone()],

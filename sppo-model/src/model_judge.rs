@@ -161,9 +161,9 @@ impl ModelJudge {
     /// When `ask` or the backend fails, or the host asks to stop.
     pub fn tables(
         &mut self,
-        comparisons: &[Comparison],
+        comparisons: &[Comparison<'_>],
         host: &dyn Host,
-        ask: &mut dyn FnMut(&Comparison) -> PluginResult<Questions>,
+        ask: &mut dyn FnMut(&Comparison<'_>) -> PluginResult<Questions>,
     ) -> PluginResult<Vec<Vec<f32>>> {
         let mut round = Round {
             judge: self,

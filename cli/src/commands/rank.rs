@@ -55,7 +55,7 @@ fn judge(session: &Session, oracle: &mut dyn Oracle, sets: &[CandidateSet]) -> R
     let settings = session.config.preference.settings();
     let mut judged = Vec::with_capacity(sets.len());
     for part in sets.chunks(session.config.sampling.prompts_per_shard) {
-        let comparisons: Vec<Comparison> = part.iter().map(comparison).collect();
+        let comparisons: Vec<_> = part.iter().map(comparison).collect();
         let verdicts =
             stages::judge(oracle, &comparisons, &settings, &meter.host()).map_err(|error| {
                 error.from_plugin(format!("oracle `{}`", session.config.oracle.name))
@@ -67,7 +67,7 @@ fn judge(session: &Session, oracle: &mut dyn Oracle, sets: &[CandidateSet]) -> R
     Ok(judged)
 }
 
-fn comparison(set: &CandidateSet) -> Comparison {
+fn comparison(set: &CandidateSet) -> Comparison<'_> {
     Comparison {
         prompt: set.messages.clone(),
         rendered_prompt: None,
@@ -85,7 +85,7 @@ struct RememberingOracle {
 impl Oracle for RememberingOracle {
     fn preferences(
         &mut self,
-        comparisons: &[Comparison],
+        comparisons: &[Comparison<'_>],
         host: &dyn Host,
     ) -> std::result::Result<Vec<Verdict>, PluginError> {
         let verdicts = self.inner.preferences(comparisons, host)?;

@@ -17,7 +17,7 @@ use crate::judgment::Judgment;
 /// What is asked: how good one answer is, or which of two is better.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Question<'a> {
-    pub(crate) comparison: &'a Comparison,
+    pub(crate) comparison: &'a Comparison<'a>,
     /// The answer, or the one that is shown first.
     pub(crate) first: usize,
     /// The answer shown second, when there are two.
@@ -35,7 +35,7 @@ impl<'a> Question<'a> {
 
     fn text(&self, index: Option<usize>) -> &'a str {
         let candidate = index.and_then(|index| self.comparison.candidates.get(index));
-        candidate.map_or("", |candidate| candidate.text.as_str())
+        candidate.map_or("", |candidate| &*candidate.text)
     }
 }
 

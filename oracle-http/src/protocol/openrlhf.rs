@@ -48,7 +48,7 @@ impl Protocol for OpenRlhf {
         let comparison = question.comparison;
         let prompt = match &comparison.rendered_prompt {
             Some(rendered) => rendered.clone(),
-            None => conversation(&comparison.prompt),
+            None => conversation(&comparison.prompt).into(),
         };
         let query = render_response(&self.template, question)?;
         Ok(Part::of(json!({"query": query, "prompt": prompt})))

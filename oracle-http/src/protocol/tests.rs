@@ -5,7 +5,7 @@ use sppo_core::plugin::{Candidate, Comparison, Message};
 use super::*;
 use crate::config::{JudgeConfig, ScoringConfig};
 
-fn comparison() -> Comparison {
+fn comparison() -> Comparison<'static> {
     Comparison {
         prompt: vec![Message::user("What is 2 + 2?")],
         rendered_prompt: Some("<user>What is 2 + 2?<assistant>".into()),

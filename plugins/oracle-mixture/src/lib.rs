@@ -111,7 +111,7 @@ impl Oracle for MixtureOracle {
 
     fn preferences(
         &mut self,
-        comparisons: &[Comparison],
+        comparisons: &[Comparison<'_>],
         host: &dyn Host,
     ) -> Result<Vec<Verdict>, PluginError> {
         self.prepare(host)?;

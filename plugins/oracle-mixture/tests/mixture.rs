@@ -14,7 +14,7 @@ struct Fixed(Verdict);
 impl Oracle for Fixed {
     fn preferences(
         &mut self,
-        comparisons: &[Comparison],
+        comparisons: &[Comparison<'_>],
         _host: &dyn Host,
     ) -> Result<Vec<Verdict>, PluginError> {
         Ok(vec![self.0.clone(); comparisons.len()])

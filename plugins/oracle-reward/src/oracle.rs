@@ -48,7 +48,7 @@ impl Oracle for RewardOracle {
 
     fn preferences(
         &mut self,
-        comparisons: &[Comparison],
+        comparisons: &[Comparison<'_>],
         host: &dyn Host,
     ) -> Result<Vec<Verdict>, PluginError> {
         self.prepare(host)?;

@@ -23,7 +23,7 @@ impl OraclePlugin for RulesOracle {
 impl Oracle for RulesOracle {
     fn preferences(
         &mut self,
-        comparisons: &[Comparison],
+        comparisons: &[Comparison<'_>],
         host: &dyn Host,
     ) -> Result<Vec<Verdict>, PluginError> {
         let total = comparisons.len() as u64;

@@ -35,7 +35,7 @@ pub(crate) struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    pub(crate) fn new(comparison: &'a Comparison) -> Self {
+    pub(crate) fn new(comparison: &'a Comparison<'_>) -> Self {
         let question = comparison.prompt.iter().rev().find(|message| message.role == "user");
         Self {
             question_words: question.map(|turn| words(&turn.content)).unwrap_or_default(),

@@ -20,15 +20,15 @@ fn refused(config: Value) -> String {
     create_oracle("rules", config).err().unwrap().to_string()
 }
 
-fn comparison(candidates: Vec<Candidate>) -> Comparison {
+fn comparison(candidates: Vec<Candidate<'_>>) -> Comparison<'_> {
     Comparison { prompt: vec![Message::user(QUESTION)], rendered_prompt: None, candidates }
 }
 
-fn ended(text: &str, finished: bool) -> Candidate {
+fn ended(text: &str, finished: bool) -> Candidate<'_> {
     Candidate { finished: Some(finished), ..Candidate::from_text(text) }
 }
 
-fn matrices(oracle: &mut dyn Oracle, comparisons: &[Comparison]) -> Vec<Vec<f64>> {
+fn matrices(oracle: &mut dyn Oracle, comparisons: &[Comparison<'_>]) -> Vec<Vec<f64>> {
     let verdicts = oracle.preferences(comparisons, &SilentHost).unwrap();
     let probabilities = |verdict| match verdict {
         Verdict::Probabilities(values) => values,
@@ -190,7 +190,7 @@ fn reports_progress_and_stops_on_request() {
     assert_eq!(*host.reports.borrow(), [(1, 4), (2, 4)]);
 }
 
-fn candidate() -> impl Strategy<Value = Candidate> {
+fn candidate() -> impl Strategy<Value = Candidate<'static>> {
     let word = prop::sample::select(vec![
         "volcano",
         "Islands",
@@ -206,7 +206,7 @@ fn candidate() -> impl Strategy<Value = Candidate> {
     let phrase = prop::collection::vec(word, 0..30).prop_map(|words| words.join(" "));
     let text = prop_oneof![4 => phrase, 1 => any::<String>()];
     (text, any::<Option<bool>>()).prop_map(|(text, finished)| Candidate {
-        text,
+        text: text.into(),
         finished,
         token_count: None,
     })
@@ -224,7 +224,7 @@ fn committee() -> impl Strategy<Value = Value> {
     )
 }
 
-fn shuffled_candidates() -> impl Strategy<Value = (Vec<Candidate>, Vec<usize>)> {
+fn shuffled_candidates() -> impl Strategy<Value = (Vec<Candidate<'static>>, Vec<usize>)> {
     prop::collection::vec(candidate(), 0..7).prop_flat_map(|candidates| {
         let order: Vec<usize> = (0..candidates.len()).collect();
         (Just(candidates), Just(order).prop_shuffle())

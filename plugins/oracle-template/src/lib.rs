@@ -34,7 +34,7 @@ impl OraclePlugin for TemplateOracle {
 impl Oracle for TemplateOracle {
     fn preferences(
         &mut self,
-        comparisons: &[Comparison],
+        comparisons: &[Comparison<'_>],
         host: &dyn Host,
     ) -> Result<Vec<Verdict>, PluginError> {
         let mut verdicts = Vec::with_capacity(comparisons.len());

@@ -103,7 +103,7 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    fn judge(&mut self, comparisons: &[Comparison]) -> Result<Vec<Vec<f64>>, String> {
+    fn judge(&mut self, comparisons: &[Comparison<'_>]) -> Result<Vec<Vec<f64>>, String> {
         let settings = PreferenceSettings {
             estimator: WinRateEstimator::default(),
             bradley_terry_temperature: 1.0,
@@ -202,7 +202,7 @@ const ANSWERS: [&str; 5] = [
     "Sunlight scatters in the air, and blue light scatters most.",
 ];
 
-fn comparison(question: usize, answers: &[&str]) -> Comparison {
+fn comparison<'a>(question: usize, answers: &[&'a str]) -> Comparison<'a> {
     Comparison {
         prompt: vec![Message::user(QUESTIONS[question])],
         rendered_prompt: None,

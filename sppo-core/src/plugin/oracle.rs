@@ -1,5 +1,7 @@
 //! The author's side of a preference oracle.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Host, PluginError};
@@ -27,31 +29,31 @@ impl Message {
 
 /// One answer to a prompt, as an oracle sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate {
+pub struct Candidate<'a> {
     /// The answer's text, without the end token.
-    pub text: String,
+    pub text: Cow<'a, str>,
     /// Whether the model ended the answer itself; `None` when the answer came from a file.
     pub finished: Option<bool>,
     /// The answer's length in the policy's tokens; `None` when it came from a file.
     pub token_count: Option<usize>,
 }
 
-impl Candidate {
+impl<'a> Candidate<'a> {
     /// A candidate of which only the text is known.
-    pub fn from_text(text: impl Into<String>) -> Self {
+    pub fn from_text(text: impl Into<Cow<'a, str>>) -> Self {
         Self { text: text.into(), finished: None, token_count: None }
     }
 }
 
-/// A prompt and the K candidates to compare.
+/// A prompt and the K candidates to compare. Long texts are lent, also to plugins in libraries.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Comparison {
+pub struct Comparison<'a> {
     /// The conversation so far, ending with the user's turn.
     pub prompt: Vec<Message>,
     /// The prompt as the policy's chat template renders it; `None` when no policy is loaded.
-    pub rendered_prompt: Option<String>,
+    pub rendered_prompt: Option<Cow<'a, str>>,
     /// The K answers.
-    pub candidates: Vec<Candidate>,
+    pub candidates: Vec<Candidate<'a>>,
 }
 
 /// What an oracle says about the K candidates of one comparison. Matrices are row-major `K x K`.
@@ -85,7 +87,7 @@ pub trait Oracle {
     /// When a comparison cannot be judged. A verdict is never guessed.
     fn preferences(
         &mut self,
-        comparisons: &[Comparison],
+        comparisons: &[Comparison<'_>],
         host: &dyn Host,
     ) -> Result<Vec<Verdict>, PluginError>;
 

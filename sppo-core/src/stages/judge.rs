@@ -16,19 +16,19 @@ pub struct PreferenceSettings {
 
 /// A rollout as the oracle sees it.
 #[must_use]
-pub fn comparison(rollout: &Rollout) -> Comparison {
+pub fn comparison(rollout: &Rollout) -> Comparison<'_> {
     let candidates = rollout
         .responses
         .iter()
         .map(|response| Candidate {
-            text: response.text.clone(),
+            text: response.text.as_str().into(),
             finished: Some(response.finish_reason == FinishReason::EndToken),
             token_count: Some(response.tokens.len()),
         })
         .collect();
     Comparison {
         prompt: rollout.prompt.messages.clone(),
-        rendered_prompt: Some(rollout.rendered_prompt.clone()),
+        rendered_prompt: Some(rollout.rendered_prompt.as_str().into()),
         candidates,
     }
 }
@@ -39,7 +39,7 @@ pub fn comparison(rollout: &Rollout) -> Comparison {
 /// When the oracle fails, or returns the wrong number of verdicts or an impossible one.
 pub fn judge(
     oracle: &mut dyn Oracle,
-    comparisons: &[Comparison],
+    comparisons: &[Comparison<'_>],
     settings: &PreferenceSettings,
     host: &dyn Host,
 ) -> Result<Vec<Judged>> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use sppo_core::plugin::abi::{oracle_across, policy_across};
 use sppo_core::plugin::{
-    Candidate, Comparison, GeneratedResponse, GenerationRequest, Host, Message, Optimizer, Oracle,
+    Comparison, GeneratedResponse, GenerationRequest, Host, Message, Optimizer, Oracle,
     PluginError, Policy, PolicyInfo, SequenceBatch, SilentHost, StepReport, StepSettings, Verdict,
 };
 use sppo_core::records::TrainingExample;
@@ -24,10 +24,11 @@ pub(super) struct Boundary {
     pub(super) seconds_per_comparison: f64,
 }
 
-/// Measures with sequences as long as these.
+/// Measures with these sequences and texts.
 pub(super) fn measure(
     info: &PolicyInfo,
     examples: &[TrainingExample],
+    comparisons: &[Comparison<'_>],
 ) -> Result<Boundary, PluginError> {
     let mut batch = SequenceBatch::new();
     for example in examples {
@@ -47,23 +48,14 @@ pub(super) fn measure(
         Ok(())
     })?;
 
-    let answer = |sentences| {
-        "Sunlight scatters in the air, and blue light scatters most. ".repeat(sentences)
-    };
-    let comparison = Comparison {
-        prompt: vec![Message::user(answer(20))],
-        rendered_prompt: Some(answer(20)),
-        candidates: (16..=20).map(|sentences| Candidate::from_text(answer(sentences))).collect(),
-    };
-    let comparisons = vec![comparison; 64];
     let mut undecided = oracle_across(Box::new(Undecided))?;
     let seconds_per_call = mean_seconds(|| {
-        undecided.preferences(&comparisons, &SilentHost)?;
+        undecided.preferences(comparisons, &SilentHost)?;
         Ok(())
     })?;
     Ok(Boundary {
         seconds_per_step,
-        seconds_per_comparison: seconds_per_call / comparisons.len() as f64,
+        seconds_per_comparison: seconds_per_call / comparisons.len().max(1) as f64,
     })
 }
 
@@ -86,10 +78,10 @@ struct Undecided;
 impl Oracle for Undecided {
     fn preferences(
         &mut self,
-        comparisons: &[Comparison],
+        comparisons: &[Comparison<'_>],
         _host: &dyn Host,
     ) -> Result<Vec<Verdict>, PluginError> {
-        let verdict = |comparison: &Comparison| {
+        let verdict = |comparison: &Comparison<'_>| {
             Verdict::Probabilities(vec![0.5; comparison.candidates.len().pow(2)])
         };
         Ok(comparisons.iter().map(verdict).collect())

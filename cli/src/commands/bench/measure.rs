@@ -120,28 +120,27 @@ fn measure_generation(
     Ok((rate("tokens", tokens as f64, Some(work), &seconds), responses))
 }
 
+/// Each prompt with the answers to it, as text.
+pub(crate) fn comparisons<'a>(workload: &Workload, texts: &'a [String]) -> Vec<Comparison<'a>> {
+    let answers = texts.chunks(workload.samples_per_prompt.max(1));
+    let comparison = |(prompt, texts): (&Prompt, &'a [String])| Comparison {
+        prompt: prompt.messages.clone(),
+        rendered_prompt: None,
+        candidates: texts.iter().map(Candidate::from_text).collect(),
+    };
+    workload.prompts.iter().zip(answers).map(comparison).collect()
+}
+
 /// Lets an oracle compare the answers to each prompt.
 ///
 /// # Errors
 /// When the oracle fails.
 pub(crate) fn measure_judging(
-    policy: &dyn Policy,
     workload: &Workload,
-    responses: &[GeneratedResponse],
-    judge: &mut dyn FnMut(&[Comparison]) -> Result<()>,
+    comparisons: &[Comparison<'_>],
+    judge: &mut dyn FnMut(&[Comparison<'_>]) -> Result<()>,
 ) -> Result<Rate> {
-    let mut comparisons = Vec::with_capacity(workload.prompts.len());
-    let answers = responses.chunks(workload.samples_per_prompt.max(1));
-    for (prompt, responses) in workload.prompts.iter().zip(answers) {
-        let texts = responses.iter().map(|response| Ok(policy.decode(&response.tokens)?));
-        let texts = texts.collect::<Result<Vec<_>>>()?;
-        comparisons.push(Comparison {
-            prompt: prompt.messages.clone(),
-            rendered_prompt: None,
-            candidates: texts.iter().map(Candidate::from_text).collect(),
-        });
-    }
-    let seconds = repeat(workload.repetitions, |_| judge(&comparisons))?;
+    let seconds = repeat(workload.repetitions, |_| judge(comparisons))?;
     Ok(rate("prompts", comparisons.len() as f64, None, &seconds))
 }
 

@@ -19,7 +19,7 @@ use sppo_model::synthetic::{Shape, write_synthetic_model};
 use tempfile::TempDir;
 
 use self::boundary::Boundary;
-use self::measure::{Measurements, Rate, Workload, measure, measure_judging};
+use self::measure::{Measurements, Rate, Workload, comparisons, measure, measure_judging};
 use super::session::Session;
 use crate::args::{BenchArguments, ShapeChoice};
 use crate::failure::{Failure, Result};
@@ -72,12 +72,17 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
         .map_err(|error| session.blame_backend(error))?;
     let host = session.unwatched_host();
     let preference = session.config.preference.settings();
-    let judging = measure_judging(policy.as_ref(), &workload, &responses, &mut |comparisons| {
+    let texts = responses.iter().map(|response| Ok(policy.decode(&response.tokens)?));
+    let texts: sppo_core::Result<Vec<String>> = texts.collect();
+    let texts = texts.map_err(|error| session.blame_backend(error))?;
+    let comparisons = comparisons(&workload, &texts);
+    let judging = measure_judging(&workload, &comparisons, &mut |comparisons| {
         stages::judge(oracle.as_mut(), comparisons, &preference, &host).map(|_| ())
     })
     .map_err(|error| error.from_plugin(format!("oracle `{}`", session.config.oracle.name)))?;
     let info = policy.info();
-    let boundary = boundary::measure(info, &workload.examples).map_err(sppo_core::Error::from)?;
+    let boundary = boundary::measure(info, &workload.examples, &comparisons)
+        .map_err(sppo_core::Error::from)?;
     let report = BenchReport {
         model: arguments.shape.map_or(session.config.model.as_str(), |shape| shape.description()),
         backend: &session.config.backend.name,

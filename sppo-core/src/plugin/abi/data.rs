@@ -1,5 +1,7 @@
 //! Mirrors of the data. What goes from the program to a plugin borrows, what comes back is owned.
 
+use std::borrow::Cow;
+
 use abi_stable::StableAbi;
 use abi_stable::std_types::{ROption, RResult, RSlice, RStr, RString, RVec};
 
@@ -139,7 +141,7 @@ pub struct AbiMetric<'a> {
 }
 
 #[repr(C)]
-#[derive(Clone, StableAbi)]
+#[derive(Clone, Copy, StableAbi)]
 pub struct AbiMessage<'a> {
     pub role: RStr<'a>,
     pub content: RStr<'a>,
@@ -158,57 +160,84 @@ impl From<&AbiMessage<'_>> for Message {
 }
 
 #[repr(C)]
-#[derive(Clone, StableAbi)]
+#[derive(Clone, Copy, StableAbi)]
 pub struct AbiCandidate<'a> {
     pub text: RStr<'a>,
     pub finished: ROption<bool>,
     pub token_count: ROption<usize>,
 }
 
-impl<'a> From<&'a Candidate> for AbiCandidate<'a> {
-    fn from(candidate: &'a Candidate) -> Self {
+impl<'a> From<&'a Candidate<'_>> for AbiCandidate<'a> {
+    fn from(candidate: &'a Candidate<'_>) -> Self {
         Self {
-            text: candidate.text.as_str().into(),
+            text: RStr::from(&*candidate.text),
             finished: candidate.finished.into(),
             token_count: candidate.token_count.into(),
         }
     }
 }
 
-impl From<&AbiCandidate<'_>> for Candidate {
-    fn from(candidate: &AbiCandidate<'_>) -> Self {
+impl<'a> From<&AbiCandidate<'a>> for Candidate<'a> {
+    fn from(candidate: &AbiCandidate<'a>) -> Self {
         Self {
-            text: candidate.text.into(),
+            text: Cow::Borrowed(candidate.text.as_str()),
             finished: candidate.finished.into(),
             token_count: candidate.token_count.into(),
         }
     }
 }
 
+/// A comparison, whose prompt and candidates are parts of the lists of a call.
 #[repr(C)]
-#[derive(Clone, StableAbi)]
+#[derive(Clone, Copy, StableAbi)]
 pub struct AbiComparison<'a> {
-    pub prompt: RVec<AbiMessage<'a>>,
+    pub prompt: RSlice<'a, AbiMessage<'a>>,
     pub rendered_prompt: ROption<RStr<'a>>,
-    pub candidates: RVec<AbiCandidate<'a>>,
+    pub candidates: RSlice<'a, AbiCandidate<'a>>,
 }
 
-impl<'a> From<&'a Comparison> for AbiComparison<'a> {
-    fn from(comparison: &'a Comparison) -> Self {
+/// The prompts' messages and the candidates of all comparisons of a call, one after the other: two
+/// lists, where one of each per comparison would cost more than all the rest of the crossing.
+pub struct LentTexts<'a> {
+    comparisons: &'a [Comparison<'a>],
+    messages: Vec<AbiMessage<'a>>,
+    candidates: Vec<AbiCandidate<'a>>,
+}
+
+impl<'a> LentTexts<'a> {
+    pub fn new(comparisons: &'a [Comparison<'a>]) -> Self {
+        let messages = comparisons.iter().flat_map(|comparison| &comparison.prompt);
+        let candidates = comparisons.iter().flat_map(|comparison| &comparison.candidates);
         Self {
-            prompt: comparison.prompt.iter().map(AbiMessage::from).collect(),
-            rendered_prompt: comparison.rendered_prompt.as_deref().map(RStr::from).into(),
-            candidates: comparison.candidates.iter().map(AbiCandidate::from).collect(),
+            comparisons,
+            messages: messages.map(AbiMessage::from).collect(),
+            candidates: candidates.map(AbiCandidate::from).collect(),
         }
+    }
+
+    pub fn comparisons(&self) -> Vec<AbiComparison<'_>> {
+        let (mut messages, mut candidates) = (&*self.messages, &*self.candidates);
+        let lend = |comparison: &'a Comparison<'a>| {
+            let (prompt, rest) = messages.split_at(comparison.prompt.len());
+            let (own, others) = candidates.split_at(comparison.candidates.len());
+            (messages, candidates) = (rest, others);
+            AbiComparison {
+                prompt: prompt.into(),
+                rendered_prompt: comparison.rendered_prompt.as_deref().map(RStr::from).into(),
+                candidates: own.into(),
+            }
+        };
+        self.comparisons.iter().map(lend).collect()
     }
 }
 
-impl From<&AbiComparison<'_>> for Comparison {
-    fn from(comparison: &AbiComparison<'_>) -> Self {
+impl<'a> From<&AbiComparison<'a>> for Comparison<'a> {
+    fn from(comparison: &AbiComparison<'a>) -> Self {
+        let rendered_prompt = comparison.rendered_prompt.into_option();
         Self {
             prompt: comparison.prompt.iter().map(Message::from).collect(),
-            rendered_prompt: comparison.rendered_prompt.map(String::from).into(),
-            candidates: comparison.candidates.iter().map(Candidate::from).collect(),
+            rendered_prompt: rendered_prompt.map(|text| Cow::Borrowed(text.as_str())),
+            candidates: comparison.candidates.as_slice().iter().map(Candidate::from).collect(),
         }
     }
 }

@@ -78,7 +78,8 @@ impl AbiOracle for Exported<dyn Oracle> {
         host: HostRef<'_>,
     ) -> AbiResult<RVec<AbiVerdict>> {
         guarded(|| {
-            let comparisons: Vec<Comparison> = comparisons.iter().map(Comparison::from).collect();
+            let comparisons: Vec<Comparison<'_>> =
+                comparisons.iter().map(Comparison::from).collect();
             let verdicts = self.0.preferences(&comparisons, &HostBehindAbi(host))?;
             Ok(verdicts.into_iter().map(AbiVerdict::from).collect::<RVec<_>>())
         })

@@ -5,7 +5,7 @@ use std::path::Path;
 use abi_stable::erased_types::TD_Opaque;
 use abi_stable::std_types::{ROption, RResult, RSlice, RString, RVec};
 
-use super::data::{AbiComparison, AbiError, AbiMessage, AbiMetric, AbiResult};
+use super::data::{AbiError, AbiMessage, AbiMetric, AbiResult, LentTexts};
 use super::export::ExportedHost;
 use super::traits::{AbiHost_TO, BackendBox, HostRef, OracleBox, PolicyBox, ScorerBox};
 use crate::plugin::calls::PluginCall;
@@ -75,12 +75,13 @@ impl Oracle for LoadedOracle {
 
     fn preferences(
         &mut self,
-        comparisons: &[Comparison],
+        comparisons: &[Comparison<'_>],
         host: &dyn Host,
     ) -> Result<Vec<Verdict>, PluginError> {
         let call = PluginCall::enter(self.plugin, host);
         let host = ExportedHost(&call);
-        let comparisons: Vec<_> = comparisons.iter().map(AbiComparison::from).collect();
+        let texts = LentTexts::new(comparisons);
+        let comparisons = texts.comparisons();
         let host = AbiHost_TO::from_ptr(&host, TD_Opaque);
         received_list(self.oracle.preferences(RSlice::from(comparisons.as_slice()), host))
     }

@@ -62,7 +62,7 @@ impl Drop for MisbehavingOracle {
 impl Oracle for MisbehavingOracle {
     fn preferences(
         &mut self,
-        comparisons: &[Comparison],
+        comparisons: &[Comparison<'_>],
         host: &dyn Host,
     ) -> Result<Vec<Verdict>, PluginError> {
         let all = |value: f64| {
