@@ -48,14 +48,14 @@ pub(super) fn measure(
         Ok(())
     })?;
 
-    let mut undecided = oracle_across(Box::new(Undecided))?;
-    let seconds_per_call = mean_seconds(|| {
-        undecided.preferences(comparisons, &SilentHost)?;
-        Ok(())
-    })?;
+    let mut across = oracle_across(Box::new(Undecided))?;
+    let seconds_of = |oracle: &mut dyn Oracle| {
+        mean_seconds(|| oracle.preferences(comparisons, &SilentHost).map(|_| ()))
+    };
+    let seconds_per_call = seconds_of(across.as_mut())? - seconds_of(&mut Undecided)?;
     Ok(Boundary {
         seconds_per_step,
-        seconds_per_comparison: seconds_per_call / comparisons.len().max(1) as f64,
+        seconds_per_comparison: seconds_per_call.max(0.0) / comparisons.len().max(1) as f64,
     })
 }
 

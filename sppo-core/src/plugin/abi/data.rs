@@ -206,13 +206,14 @@ pub struct LentTexts<'a> {
 
 impl<'a> LentTexts<'a> {
     pub fn new(comparisons: &'a [Comparison<'a>]) -> Self {
-        let messages = comparisons.iter().flat_map(|comparison| &comparison.prompt);
-        let candidates = comparisons.iter().flat_map(|comparison| &comparison.candidates);
-        Self {
-            comparisons,
-            messages: messages.map(AbiMessage::from).collect(),
-            candidates: candidates.map(AbiCandidate::from).collect(),
+        let count = |length: fn(&Comparison<'_>) -> usize| comparisons.iter().map(length).sum();
+        let mut messages = Vec::with_capacity(count(|comparison| comparison.prompt.len()));
+        let mut candidates = Vec::with_capacity(count(|comparison| comparison.candidates.len()));
+        for comparison in comparisons {
+            messages.extend(comparison.prompt.iter().map(AbiMessage::from));
+            candidates.extend(comparison.candidates.iter().map(AbiCandidate::from));
         }
+        Self { comparisons, messages, candidates }
     }
 
     pub fn comparisons(&self) -> Vec<AbiComparison<'_>> {
