@@ -1,11 +1,13 @@
-//! How busy the oracle keeps a fast service: 64 requests at the same time, 2 ms per reply. Compares the
-//! wall time with that of 64 threads which only write prepared bytes to sockets and read the replies, and
-//! with the time that the service sleeps.
+//! How busy the oracle keeps a fast service: 64 requests at the same time, 2 ms per reply, of which the
+//! service works on so many at once (all of them, if not told otherwise). Compares the wall time with that
+//! of 64 threads which only write prepared bytes to sockets and read the replies, and with the time that
+//! the service sleeps.
 //!
-//! `cargo run --release -p sppo-oracle-http --example overhead [ROUNDS]`
+//! `cargo run --release -p sppo-oracle-http --example overhead [ROUNDS] [AT ONCE]`
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -18,18 +20,23 @@ const REPLY: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConten
                      {\"probabilities\": [0.75]}";
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let rounds: usize = std::env::args().nth(1).map_or(Ok(400), |text| text.parse())?;
+    let argument = |place| std::env::args().nth(place);
+    let rounds: usize = argument(1).map_or(Ok(400), |text| text.parse())?;
+    let at_once: usize = argument(2).map_or(Ok(CONNECTIONS), |text| text.parse())?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
+    let workers = Arc::new(Workers { free: Mutex::new(at_once), changed: Condvar::new() });
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || serve(stream));
+            let workers = Arc::clone(&workers);
+            std::thread::spawn(move || serve(stream, &workers));
         }
     });
-    let slept = REPLY_TIME.as_secs_f64() * rounds as f64;
+    let requests = rounds * CONNECTIONS;
+    let slept = REPLY_TIME.as_secs_f64() * requests as f64 / at_once as f64;
     println!(
-        "{} requests, {CONNECTIONS} at a time; the service sleeps {slept:.2} s",
-        rounds * CONNECTIONS
+        "{requests} requests, {CONNECTIONS} at a time; the service works on {at_once} at once and sleeps \
+         {slept:.2} s"
     );
     for attempt in 1..=3 {
         let raw = raw_sockets(address, rounds)?;
@@ -105,7 +112,24 @@ fn oracle(address: SocketAddr, rounds: usize) -> Result<f64, Box<dyn std::error:
     Ok(started.elapsed().as_secs_f64())
 }
 
-fn serve(mut stream: TcpStream) -> Option<()> {
+/// What makes the service work on few requests at once.
+struct Workers {
+    free: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Workers {
+    fn work(&self) {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_while(free, |free| *free == 0);
+        *waited.unwrap_or_else(PoisonError::into_inner) -= 1;
+        std::thread::sleep(REPLY_TIME);
+        *self.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.changed.notify_one();
+    }
+}
+
+fn serve(mut stream: TcpStream, workers: &Workers) -> Option<()> {
     stream.set_nodelay(true).ok()?;
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let (mut line, mut body) = (String::new(), Vec::new());
@@ -123,7 +147,7 @@ fn serve(mut stream: TcpStream) -> Option<()> {
         }
         body.resize(length, 0);
         reader.read_exact(&mut body).ok()?;
-        std::thread::sleep(REPLY_TIME);
+        workers.work();
         stream.write_all(REPLY.as_bytes()).ok()?;
     }
 }
