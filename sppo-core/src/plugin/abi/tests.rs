@@ -54,13 +54,33 @@ fn manifests_are_read_as_written() {
     }
 }
 
-/// All types of this crate that the two modules lead to.
+/// The layouts that the two modules lead to, and the declarations of the traits and of the data, which
+/// no layout shows: objects hide their methods, and lists what they hold.
 fn interface() -> String {
     let mut seen = BTreeSet::new();
     let mut described = BTreeMap::new();
     visit(<OracleModuleRef as StableAbi>::LAYOUT, &mut seen, &mut described);
     visit(<BackendModuleRef as StableAbi>::LAYOUT, &mut seen, &mut described);
-    described.into_values().collect()
+    let layouts: String = described.into_values().collect();
+    let traits = declarations(include_str!("traits.rs"), &["pub trait", "pub type"]);
+    let kinds = ["pub type", "pub struct Abi", "pub enum Abi", "mirror!(", "mirror_choice!("];
+    layouts + &traits + &declarations(include_str!("data.rs"), &kinds)
+}
+
+/// The items of a source file that begin in one of these ways, without comments.
+fn declarations(source: &str, beginnings: &[&str]) -> String {
+    let mut declarations = String::new();
+    let mut is_inside = false;
+    for line in source.lines().filter(|line| !line.trim_start().starts_with("//")) {
+        let begins = beginnings.iter().any(|beginning| line.starts_with(beginning));
+        if begins || is_inside {
+            declarations += line;
+            declarations.push('\n');
+        }
+        let ends = if begins { line.ends_with([';', '}']) } else { line.starts_with(['}', ')']) };
+        is_inside = (begins || is_inside) && !ends;
+    }
+    declarations
 }
 
 fn visit(
