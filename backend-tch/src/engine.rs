@@ -71,6 +71,9 @@ struct RotaryTable {
 const LOGITS_CHUNK_BYTES: usize = 96 << 20;
 const CUDA_LOGITS_CHUNK_BYTES: usize = 1 << 30;
 
+/// Rows that are few, see [`TchOps::product`].
+const FEW_ROWS: i64 = 64;
+
 /// Batches whose rotary tables are kept: a model may have two sets of frequencies.
 const ROTARY_TABLES: usize = 2;
 
@@ -207,6 +210,28 @@ impl TchOps {
         rows.div_ceil(rows.div_ceil(most).max(1)).max(1)
     }
 
+    /// `x weight^T (+ bias)` in the number format of matrix products.
+    pub(crate) fn product(
+        &self,
+        x: &Tensor,
+        weight: &Parameter,
+        bias: Option<&Parameter>,
+    ) -> TorchResult<Tensor> {
+        let (x, weight) = (self.operand(x)?, weight.operand(self.matrix_kind)?);
+        let bias = bias.map(|bias| bias.operand(self.matrix_kind)).transpose()?;
+        let (rows, _) = dimensions(&x)?;
+        if self.device != Device::Cpu || self.matrix_kind != Kind::Float || rows > FEW_ROWS {
+            return Ok(x.f_linear(&weight, bias.as_ref())?);
+        }
+        // MKL lays out the right operand before it multiplies, which for few rows takes as long as the
+        // product if that operand is the weight.
+        let mut product = weight.f_mm(&x.f_transpose(0, 1)?)?.f_transpose(0, 1)?.f_contiguous()?;
+        if let Some(bias) = bias {
+            let _ = product.f_add_(&bias)?;
+        }
+        Ok(product)
+    }
+
     /// `cap(hidden head^T)` in f32.
     pub(crate) fn capped_logits(
         &self,
@@ -214,9 +239,7 @@ impl TchOps {
         head: &Parameter,
         soft_cap: Option<f32>,
     ) -> TorchResult<Tensor> {
-        let head = head.operand(self.matrix_kind)?;
-        let logits = self.operand(hidden)?.f_linear::<&Tensor>(&head, None)?;
-        let mut logits = logits.f_to_kind(Kind::Float)?;
+        let mut logits = self.product(hidden, head, None)?.f_to_kind(Kind::Float)?;
         if let Some(cap) = soft_cap {
             let _ = logits.f_mul_scalar_(1.0 / f64::from(cap))?;
             let _ = logits.f_tanh_()?;

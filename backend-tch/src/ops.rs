@@ -88,11 +88,8 @@ impl Ops for TchOps {
         weight: &Parameter,
         bias: Option<&Parameter>,
     ) -> Result<Activation> {
-        let bias = bias.map(|bias| bias.operand(self.matrix_kind)).transpose()?;
-        let product = |x: &Tensor| -> TorchResult<Tensor> {
-            Ok(self.operand(x)?.f_linear(&weight.operand(self.matrix_kind)?, bias.as_ref())?)
-        };
-        Ok(Activation(product(&x.0)?))
+        let product = self.product(&x.0, weight, bias)?;
+        Ok(Activation(product))
     }
 
     fn rms_norm(

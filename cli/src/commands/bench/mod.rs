@@ -298,9 +298,11 @@ fn describe(report: &BenchReport, terminal: &Terminal) -> String {
             stages.map(|(name, stage)| format!("{name} {}", gibibytes(stage.total()))).collect();
         format!(", predicted {} ({})", gibibytes(estimate.peak()), stages.join(", "))
     });
+    // What a GPU holds is its own.
+    let peak = if report.device == "cpu" { "peak memory" } else { "peak memory of the host" };
     let boundary = describe_boundary(report);
     format!(
-        "{} ({} parameters), backend {} on {} in {}\n\n{}\npeak memory {memory}{predicted}\n{boundary}\n\
+        "{} ({} parameters), backend {} on {} in {}\n\n{}\n{peak} {memory}{predicted}\n{boundary}\n\
          GFLOP/s count the products with weights; training includes the reference log-probabilities\n",
         report.model,
         report.parameters,
