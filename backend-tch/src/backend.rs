@@ -199,6 +199,22 @@ mod tests {
     }
 
     #[test]
+    fn a_gpu_samples_more_at_once_and_settings_come_first() {
+        let limits = |config: &TchConfig, device| {
+            let GenerationLimits { max_rows, cache_bytes, .. } = generation_limits(config, device);
+            (max_rows, cache_bytes >> 20)
+        };
+        let plain = TchConfig::default();
+        assert_eq!(limits(&plain, Device::Cpu), (64, 1024));
+        assert_eq!(limits(&plain, Device::Cuda(0)), (512, 8192));
+        let given = TchConfig { max_rows: 3, cache_limit_mebibytes: 100, ..plain };
+        assert_eq!(limits(&given, Device::Cuda(0)), (3, 100));
+        // Bytes are reckoned at four a number, and bf16 takes two.
+        let narrow = TchConfig { data_type: DataType::Bf16, ..given };
+        assert_eq!(limits(&narrow, Device::Cpu), (3, 200));
+    }
+
+    #[test]
     fn settings_that_make_no_sense_are_refused_by_name() {
         let refusal = |config| {
             let error = create_backend("tch", config).err().unwrap();

@@ -34,5 +34,7 @@ extern "C" char *sppo_ragged_attention(at::Tensor **results, const at::Tensor *q
     return nullptr;
   } catch (const std::exception &error) {
     return strdup(error.what());
+  } catch (...) {
+    return strdup("an exception of an unknown kind");
   }
 }
