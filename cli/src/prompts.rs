@@ -86,7 +86,7 @@ fn line_of(path: &Path, row: u64) -> Option<u64> {
 
 fn warn_of_overlap(training: &[Prompt], held_out: &[Prompt]) {
     let text = |prompt: &Prompt| -> Vec<String> {
-        prompt.messages.iter().map(|message| message.content.clone()).collect()
+        prompt.messages.iter().map(|message| message.content.to_string()).collect()
     };
     let seen: HashSet<Vec<String>> = training.iter().map(text).collect();
     let shared = held_out.iter().filter(|prompt| seen.contains(&text(prompt))).count();
@@ -109,7 +109,7 @@ mod tests {
             .training
             .iter()
             .chain(&prompts.held_out)
-            .map(|prompt| prompt.messages[0].content.as_str())
+            .map(|prompt| &*prompt.messages[0].content)
             .collect();
         assert_eq!(texts.len(), 160);
     }

@@ -99,7 +99,7 @@ fn oracle(address: SocketAddr, rounds: usize) -> Result<f64, Box<dyn std::error:
         }),
     )?;
     let comparison = |index: usize| Comparison {
-        prompt: vec![Message::user(format!("Question {index}?"))],
+        prompt: [Message::user(format!("Question {index}?"))].into(),
         rendered_prompt: None,
         candidates: ["Answer 0", "Answer 1"].map(Candidate::from_text).into(),
     };

@@ -259,7 +259,7 @@ mod tests {
 
     fn comparison<'a>(texts: &[&'a str]) -> Comparison<'a> {
         Comparison {
-            prompt: vec![Message::user("?")],
+            prompt: [Message::user("?")].into(),
             rendered_prompt: None,
             candidates: texts.iter().map(|text| Candidate::from_text(*text)).collect(),
         }

@@ -56,14 +56,14 @@ pub(crate) fn prompt_values(comparison: &Comparison) -> Value {
     let turns: Vec<Value> = prompt
         .iter()
         .map(|Message { role, content }| {
-            Value::from_pairs([("role", role.as_str()), ("content", content.as_str())])
+            Value::from_pairs([("role", &**role), ("content", &**content)])
         })
         .collect();
     let last = prompt.iter().rev().find(|message| message.role == "user");
     context! {
         conversation => conversation(prompt),
         messages => turns,
-        prompt => last.map(|message| message.content.as_str()),
+        prompt => last.map(|message| &*message.content),
         rendered_prompt => comparison.rendered_prompt.as_deref(),
     }
 }
@@ -71,7 +71,7 @@ pub(crate) fn prompt_values(comparison: &Comparison) -> Value {
 /// The conversation as text: one user's turn as it stands, several turns under their roles.
 pub(crate) fn conversation(messages: &[Message]) -> String {
     match messages {
-        [only] if only.role == "user" => only.content.clone(),
+        [only] if only.role == "user" => only.content.to_string(),
         _ => {
             let turns = messages.iter().map(|Message { role, content }| {
                 let mut letters = role.chars();

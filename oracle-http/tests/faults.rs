@@ -51,7 +51,7 @@ impl Watcher {
 
 fn comparisons(prompts: usize, candidates: usize) -> Vec<Comparison<'static>> {
     let comparison = |prompt: usize| Comparison {
-        prompt: vec![Message::user(format!("Question {prompt}: why is the sky \"blue\"?\n"))],
+        prompt: [Message::user(format!("Question {prompt}: why is the sky \"blue\"?\n"))].into(),
         rendered_prompt: None,
         candidates: (0..candidates)
             .map(|index| Candidate::from_text(format!("Answer {index} to {prompt}: é 你好")))
@@ -273,7 +273,9 @@ fn one_order_costs_half_and_equal_questions_are_asked_once() {
         with(settings("openai-judge", &[service.url()], cache.path()), json!({"orders": "one"}));
     let mut twice = comparisons(4, 4);
     // Answers that read the same are not judged at all.
-    twice[0].candidates[3] = twice[0].candidates[1].clone();
+    let mut candidates = twice[0].candidates.to_vec();
+    candidates[3] = candidates[1].clone();
+    twice[0].candidates = candidates.into();
     twice.extend(twice.clone());
     let mut oracle = create_oracle("http", settings).unwrap();
     assert_eq!(oracle.expected_requests(4, 4), Some(24));

@@ -141,15 +141,16 @@ mod tests {
     #[test]
     fn prompts_are_shown_as_rendered_or_as_written() {
         let mut comparison = Comparison {
-            prompt: vec![Message::user("Hi?")],
+            prompt: [Message::user("Hi?")].into(),
             rendered_prompt: Some("<s>[INST] Hi? [/INST]".into()),
-            candidates: Vec::new(),
+            candidates: Vec::new().into(),
         };
         assert_eq!(prompt(&comparison, PromptView::Templated), "<s>[INST] Hi? [/INST]");
         assert_eq!(prompt(&comparison, PromptView::Raw), "Hi?");
         comparison.rendered_prompt = None;
         assert_eq!(prompt(&comparison, PromptView::Templated), "Hi?");
-        comparison.prompt.extend([Message::assistant("Hi."), Message::user("So?")]);
+        comparison.prompt =
+            [Message::user("Hi?"), Message::assistant("Hi."), Message::user("So?")].into();
         assert_eq!(prompt(&comparison, PromptView::Raw), "USER: Hi?\nASSISTANT: Hi.\nUSER: So?");
     }
 }

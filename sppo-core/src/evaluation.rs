@@ -39,7 +39,7 @@ fn duels<'a>(challenger: &'a Rollout, baseline: &'a Rollout) -> Vec<Comparison<'
     let duel = |(a, b): (&Candidate<'a>, &Candidate<'a>)| Comparison {
         prompt: ours.prompt.clone(),
         rendered_prompt: ours.rendered_prompt.clone(),
-        candidates: vec![a.clone(), b.clone()],
+        candidates: [a.clone(), b.clone()].into(),
     };
     pairs.map(duel).collect()
 }

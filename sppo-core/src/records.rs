@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::plugin::{FinishReason, Message};
+use crate::plugin::{Conversation, FinishReason};
 
 /// A prompt of the run's prompt set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -10,7 +10,7 @@ pub struct Prompt {
     /// Its place in the prompt set; keys the random draws.
     pub id: u64,
     /// The conversation, ending with the user's turn.
-    pub messages: Vec<Message>,
+    pub messages: Conversation,
 }
 
 /// One sampled answer.
@@ -73,7 +73,7 @@ pub struct TrainingExample {
     /// The prompt's id.
     pub prompt_id: u64,
     /// The conversation.
-    pub messages: Vec<Message>,
+    pub messages: Conversation,
     /// The prompt's tokens.
     pub prompt_tokens: Vec<u32>,
     /// The answers: best first when there are two.

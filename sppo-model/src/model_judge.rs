@@ -280,9 +280,9 @@ impl Round<'_> {
 /// A prompt as plain text: what the user wrote, or lines `USER: ...` and `ASSISTANT: ...` where there
 /// was more than one turn.
 #[must_use]
-pub fn conversation_text(messages: &[Message]) -> Cow<'_, str> {
+pub fn conversation_text<'a>(messages: &'a [Message<'_>]) -> Cow<'a, str> {
     if let [Message { content, .. }] = messages {
-        return content.into();
+        return Cow::Borrowed(content);
     }
     let line = |message: &Message| format!("{}: {}", message.role.to_uppercase(), message.content);
     messages.iter().map(line).collect::<Vec<_>>().join("\n").into()

@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use sppo_core::plugin::Message;
+use sppo_core::plugin::{Conversation, Message};
 use sppo_model::checkpoint::{GgufMetadata, GgufValue};
 use sppo_model::text::TextCodec;
 use support::{fixture, read_json};
@@ -25,7 +25,7 @@ fn check_encodings(codec: &TextCodec, golden: &Value, what: &str) {
 
 fn check_chats(codec: &TextCodec, golden: &Value, what: &str) {
     for case in golden["chats"].as_array().unwrap() {
-        let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).unwrap();
+        let messages: Conversation = serde_json::from_value(case["messages"].clone()).unwrap();
         let rendered = codec.render(&messages, case["add_generation_prompt"].as_bool().unwrap());
         let text = rendered.unwrap();
         assert_eq!(text, case["text"].as_str().unwrap(), "{what}");

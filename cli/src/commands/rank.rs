@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sppo_core::datasets::{CandidateSet, RankedCandidates, read_candidates, write_ranked};
 use sppo_core::observer::Stage;
-use sppo_core::plugin::{Candidate, Comparison, Host, Message, Oracle, PluginError, Verdict};
+use sppo_core::plugin::{Candidate, Comparison, Conversation, Host, Oracle, PluginError, Verdict};
 use sppo_core::selection::{Selection, SelectionRule, SelectionStrategy, SkipCounts, select};
 use sppo_core::stages;
 use sppo_core::tables;
@@ -69,7 +69,7 @@ fn judge(session: &Session, oracle: &mut dyn Oracle, sets: &[CandidateSet]) -> R
 
 fn comparison(set: &CandidateSet) -> Comparison<'_> {
     Comparison {
-        prompt: set.messages.clone(),
+        prompt: set.messages.as_slice().into(),
         rendered_prompt: None,
         candidates: set.candidates.iter().map(Candidate::from_text).collect(),
     }
@@ -98,7 +98,7 @@ impl Oracle for RememberingOracle {
 /// A pair with the official column names, its answers as text.
 #[derive(Serialize, Deserialize)]
 struct TextPair {
-    messages: Vec<Message>,
+    messages: Conversation,
     chosen: String,
     rejected: String,
     chosen_probs: f64,

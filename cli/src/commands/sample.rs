@@ -5,7 +5,9 @@ use std::io::{BufRead, IsTerminal};
 
 use serde::Serialize;
 use sppo_core::observer::{PluginServices, SilentObserver, StageHost};
-use sppo_core::plugin::{FinishReason, Message, Oracle, Policy, SamplingParameters, SilentHost};
+use sppo_core::plugin::{
+    Conversation, FinishReason, Message, Oracle, Policy, SamplingParameters, SilentHost,
+};
 use sppo_core::records::{Prompt, Response, Rollout};
 use sppo_core::stages::{self, PreferenceSettings, SamplingPass};
 
@@ -30,7 +32,7 @@ impl SettingFlags for SampleArguments {
 struct Speaker {
     name: String,
     policy: Box<dyn Policy>,
-    conversation: Vec<Message>,
+    conversation: Conversation,
 }
 
 /// One answer, as JSON.
@@ -167,10 +169,10 @@ impl Manner<'_> {
         for speaker in speakers {
             if let (true, Some(system)) = (speaker.conversation.is_empty(), &self.arguments.system)
             {
-                let message = Message { role: "system".into(), content: system.clone() };
+                let message = Message { role: "system".into(), content: system.clone().into() };
                 speaker.conversation.push(message);
             }
-            speaker.conversation.push(Message::user(prompt));
+            speaker.conversation.push(Message::user(prompt.to_owned()));
             let answers = self.answers(speaker)?;
             if several && !self.arguments.report.json {
                 output::line(&self.style.bold(&format!("--- {}", speaker.name)))?;

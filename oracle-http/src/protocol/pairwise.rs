@@ -31,7 +31,7 @@ impl Protocol for Pairwise {
 
     fn part(&self, question: Question<'_>) -> Result<Part, PluginError> {
         Ok(Part::of(json!({
-            "messages": question.comparison.prompt,
+            "messages": &*question.comparison.prompt,
             "first": question.first_text(),
             "second": question.second_text(),
         })))

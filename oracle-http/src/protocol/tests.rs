@@ -7,7 +7,7 @@ use crate::config::{JudgeConfig, ScoringConfig};
 
 fn comparison() -> Comparison<'static> {
     Comparison {
-        prompt: vec![Message::user("What is 2 + 2?")],
+        prompt: [Message::user("What is 2 + 2?")].into(),
         rendered_prompt: Some("<user>What is 2 + 2?<assistant>".into()),
         candidates: ["4", "It may well be 5."].map(Candidate::from_text).into(),
     }

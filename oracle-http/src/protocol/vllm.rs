@@ -87,7 +87,7 @@ impl Protocol for Classify {
         Ok(Part::of(match &self.template {
             Some(template) => json!(render_response(template, question)?),
             None => {
-                let mut messages = question.comparison.prompt.clone();
+                let mut messages = question.comparison.prompt.to_vec();
                 messages.push(Message::assistant(question.first_text()));
                 json!(messages)
             }

@@ -48,7 +48,7 @@ impl Host for Club {
 
 fn ask(weights: serde_json::Value) -> Result<Vec<f64>, String> {
     let comparison = Comparison {
-        prompt: vec![Message::user("Which?")],
+        prompt: [Message::user("Which?")].into(),
         rendered_prompt: None,
         candidates: ["this", "that"].map(Candidate::from_text).into(),
     };

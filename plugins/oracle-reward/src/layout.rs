@@ -1,5 +1,6 @@
 //! From texts to the reward model's tokens.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use sppo_core::plugin::{Message, PluginError};
@@ -72,12 +73,12 @@ impl Layout {
 
     /// As the model's chat template renders it. The template writes special tokens itself.
     fn rendered(&mut self, prompt: &[Message], answer: &str) -> Result<Vec<u32>, PluginError> {
-        let turn = |Message { role, content }: &Message| Message {
-            role: role.clone(),
-            content: self.text.without_special_tokens(content).into(),
-        };
-        let mut conversation: Vec<Message> = prompt.iter().map(turn).collect();
-        conversation.push(turn(&Message::assistant(answer)));
+        let answer = [Message::assistant(answer)];
+        let turns = prompt.iter().chain(&answer).map(|Message { role, content }| Message {
+            role: Cow::Borrowed(role),
+            content: self.text.without_special_tokens(content),
+        });
+        let conversation: Vec<Message> = turns.collect();
         let text = self.text.render(&conversation, false)?;
         let mut tokens = self.text.encode(&text, false)?;
         if tokens.len() > self.longest {

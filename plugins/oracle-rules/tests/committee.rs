@@ -21,7 +21,11 @@ fn refused(config: Value) -> String {
 }
 
 fn comparison(candidates: Vec<Candidate<'_>>) -> Comparison<'_> {
-    Comparison { prompt: vec![Message::user(QUESTION)], rendered_prompt: None, candidates }
+    Comparison {
+        prompt: [Message::user(QUESTION)].into(),
+        rendered_prompt: None,
+        candidates: candidates.into(),
+    }
 }
 
 fn ended(text: &str, finished: bool) -> Candidate<'_> {

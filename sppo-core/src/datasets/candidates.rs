@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::text::{TextOrMessages, answerable, conversation, not_empty};
 use crate::error::Result;
-use crate::plugin::Message;
+use crate::plugin::Conversation;
 use crate::records::Rollout;
 use crate::tables::{self, Place};
 
@@ -17,7 +17,7 @@ use crate::tables::{self, Place};
 #[derive(Clone, Debug, PartialEq)]
 pub struct CandidateSet {
     /// The conversation, ending with the user's turn.
-    pub messages: Vec<Message>,
+    pub messages: Conversation,
     /// The answers, at least two.
     pub candidates: Vec<String>,
     /// The row as it stands in the file, unknown columns included.
@@ -38,14 +38,14 @@ pub struct RankedCandidates {
 #[derive(Deserialize)]
 struct Row {
     prompt: Option<TextOrMessages>,
-    messages: Option<Vec<Message>>,
+    messages: Option<Conversation>,
     candidates: Vec<String>,
 }
 
 impl CandidateSet {
     /// A set that does not come from a file.
     #[must_use]
-    pub fn new(messages: Vec<Message>, candidates: Vec<String>) -> Self {
+    pub fn new(messages: Conversation, candidates: Vec<String>) -> Self {
         let mut row = Map::new();
         match messages.as_slice() {
             [only] if only.role == "user" => row.insert("prompt".into(), json!(only.content)),

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::candidates::nested;
 use crate::error::Result;
-use crate::plugin::Message;
+use crate::plugin::{Conversation, Message};
 use crate::records::{Judgment, Rollout};
 use crate::tables;
 
@@ -35,13 +35,13 @@ fn row(rollout: &Rollout, judgment: &Judgment) -> Map<String, Value> {
 }
 
 /// The text of the turn that is answered.
-pub(super) fn last_turn(messages: &[Message]) -> &str {
-    messages.last().map(|message| message.content.as_str()).unwrap_or_default()
+pub(super) fn last_turn<'a>(messages: &'a [Message<'_>]) -> &'a str {
+    messages.last().map(|message| &*message.content).unwrap_or_default()
 }
 
 /// The conversation with an answer to it.
-pub(super) fn answered(messages: &[Message], answer: &str) -> Vec<Message> {
+pub(super) fn answered(messages: &[Message<'static>], answer: &str) -> Conversation {
     let mut conversation = messages.to_vec();
-    conversation.push(Message::assistant(answer));
+    conversation.push(Message::assistant(answer.to_owned()));
     conversation
 }

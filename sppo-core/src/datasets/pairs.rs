@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::stored::PairRow;
 use super::text::{TextOrMessages, answerable, conversation, not_empty};
 use crate::error::{Error, Result};
-use crate::plugin::Message;
+use crate::plugin::Conversation;
 use crate::records::TrainingExample;
 use crate::tables::{self, Place};
 
@@ -36,7 +36,7 @@ pub enum PairContent {
     /// As text.
     Text {
         /// The conversation, ending with the user's turn.
-        messages: Vec<Message>,
+        messages: Conversation,
         /// The better answer.
         chosen: String,
         /// The worse answer.
@@ -86,7 +86,7 @@ const COLUMNS: [&str; 14] = [
 #[derive(Deserialize)]
 struct Row {
     prompt: Option<TextOrMessages>,
-    messages: Option<Vec<Message>>,
+    messages: Option<Conversation>,
     chosen: Option<TextOrMessages>,
     rejected: Option<TextOrMessages>,
     prompt_tokens: Option<Vec<u32>>,
@@ -198,7 +198,7 @@ impl Row {
 
 fn text_content(
     prompt: Option<TextOrMessages>,
-    messages: Option<Vec<Message>>,
+    messages: Option<Conversation>,
     chosen: Option<TextOrMessages>,
     rejected: Option<TextOrMessages>,
     place: &Place,
@@ -219,12 +219,12 @@ fn answer(
     column: Option<TextOrMessages>,
     name: &str,
     place: &Place,
-) -> Result<(Vec<Message>, String)> {
+) -> Result<(Conversation, String)> {
     match column {
         None => Err(place.error(format!("missing column `{name}`"))),
         Some(TextOrMessages::Text(text)) => Ok((Vec::new(), text)),
         Some(TextOrMessages::Messages(mut messages)) => match messages.pop() {
-            Some(last) if last.role == "assistant" => Ok((messages, last.content)),
+            Some(last) if last.role == "assistant" => Ok((messages, last.content.into())),
             _ => Err(place.error(format!("`{name}` does not end with the assistant's message"))),
         },
     }

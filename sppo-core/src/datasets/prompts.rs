@@ -6,18 +6,18 @@ use serde::{Deserialize, Serialize};
 
 use super::text::{TextOrMessages, answerable, conversation, not_empty};
 use crate::error::Result;
-use crate::plugin::Message;
+use crate::plugin::Conversation;
 use crate::records::Prompt;
 use crate::tables::{self, Place};
 
 #[derive(Deserialize)]
 struct Row {
     prompt: Option<TextOrMessages>,
-    messages: Option<Vec<Message>>,
+    messages: Option<Conversation>,
 }
 
 impl Row {
-    fn conversation(self, place: &Place) -> Result<Vec<Message>> {
+    fn conversation(self, place: &Place) -> Result<Conversation> {
         answerable(conversation(self.prompt, self.messages, place)?, place)
     }
 }
@@ -42,7 +42,7 @@ pub fn parse_prompts(name: &str, text: &str) -> Result<Vec<Prompt>> {
     Ok(numbered(not_empty(rows, Path::new(name))?))
 }
 
-fn numbered(conversations: Vec<Vec<Message>>) -> Vec<Prompt> {
+fn numbered(conversations: Vec<Conversation>) -> Vec<Prompt> {
     (0..).zip(conversations).map(|(id, messages)| Prompt { id, messages }).collect()
 }
 
@@ -53,7 +53,7 @@ fn numbered(conversations: Vec<Vec<Message>>) -> Vec<Prompt> {
 pub fn write_prompts(path: &Path, prompts: &[Prompt]) -> Result<()> {
     #[derive(Serialize, Deserialize)]
     struct Written {
-        messages: Vec<Message>,
+        messages: Conversation,
     }
     let rows: Vec<Written> =
         prompts.iter().map(|prompt| Written { messages: prompt.messages.clone() }).collect();

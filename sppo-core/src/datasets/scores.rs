@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::text::{TextOrMessages, answerable, conversation, not_empty};
 use crate::error::Result;
-use crate::plugin::Message;
+use crate::plugin::Conversation;
 use crate::tables::{self, Place};
 
 /// A response whose log-probability is asked for.
@@ -24,7 +24,7 @@ pub enum ScoreContent {
     /// An answer to a conversation.
     Text {
         /// The conversation, ending with the user's turn.
-        messages: Vec<Message>,
+        messages: Conversation,
         /// The answer.
         response: String,
     },
@@ -51,7 +51,7 @@ pub struct ScoredResponse {
 #[derive(Deserialize)]
 struct Row {
     prompt: Option<TextOrMessages>,
-    messages: Option<Vec<Message>>,
+    messages: Option<Conversation>,
     response: Option<String>,
     prompt_tokens: Option<Vec<u32>>,
     response_tokens: Option<Vec<u32>>,

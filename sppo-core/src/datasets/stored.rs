@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::candidates::nested;
 use super::generated::{answered, last_turn};
 use crate::error::Result;
-use crate::plugin::Message;
+use crate::plugin::Conversation;
 use crate::records::{Judgment, Rollout, TrainingExample, TrainingResponse};
 use crate::tables;
 
@@ -108,8 +108,8 @@ enum ExampleRow {
 pub(super) struct PairRow {
     prompt_id: u64,
     prompt: String,
-    chosen: Vec<Message>,
-    rejected: Vec<Message>,
+    chosen: Conversation,
+    rejected: Conversation,
     chosen_probs: f64,
     chosen_probs_win: f64,
     chosen_probs_lose: f64,
@@ -148,14 +148,14 @@ impl PairRow {
         let chosen_text = self.chosen.pop()?.content;
         let rejected_text = self.rejected.pop()?.content;
         let chosen = TrainingResponse {
-            text: chosen_text,
+            text: chosen_text.into(),
             tokens: self.chosen_tokens,
             own_prompt_tokens: self.chosen_prompt_tokens,
             win_rate: self.chosen_probs_win,
             reference_log_prob: self.reference_chosen_log_prob,
         };
         let rejected = TrainingResponse {
-            text: rejected_text,
+            text: rejected_text.into(),
             tokens: self.rejected_tokens,
             own_prompt_tokens: self.rejected_prompt_tokens,
             win_rate: self.chosen_probs_lose,

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::plugin::{FinishReason, Message};
+use crate::plugin::{Conversation, FinishReason, Message};
 use crate::records::{Judgment, Prompt, Response, Rollout, TrainingExample, TrainingResponse};
 use crate::tables;
 
@@ -31,8 +31,8 @@ fn refusal<T: std::fmt::Debug>(
     error.split_once("rows.jsonl").unwrap().1.to_owned()
 }
 
-fn user(text: &str) -> Vec<Message> {
-    vec![Message::user(text)]
+fn user(text: &str) -> Conversation {
+    vec![Message::user(text.to_owned())]
 }
 
 #[test]

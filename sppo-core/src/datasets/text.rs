@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
-use crate::plugin::Message;
+use crate::plugin::{Conversation, Message};
 use crate::tables::Place;
 
 /// A string, or messages with roles.
@@ -13,11 +13,11 @@ use crate::tables::Place;
 #[serde(untagged, expecting = "expected text or a list of messages with `role` and `content`")]
 pub(super) enum TextOrMessages {
     Text(String),
-    Messages(Vec<Message>),
+    Messages(Conversation),
 }
 
 impl TextOrMessages {
-    fn into_conversation(self) -> Vec<Message> {
+    fn into_conversation(self) -> Conversation {
         match self {
             Self::Text(text) => vec![Message::user(text)],
             Self::Messages(messages) => messages,
@@ -28,9 +28,9 @@ impl TextOrMessages {
 /// The conversation of a row: `prompt` where there is one, else `messages`.
 pub(super) fn conversation(
     prompt: Option<TextOrMessages>,
-    messages: Option<Vec<Message>>,
+    messages: Option<Conversation>,
     place: &Place,
-) -> Result<Vec<Message>> {
+) -> Result<Conversation> {
     match prompt.or(messages.map(TextOrMessages::Messages)) {
         Some(found) => Ok(found.into_conversation()),
         None => Err(place
@@ -40,7 +40,7 @@ pub(super) fn conversation(
 }
 
 /// A conversation that can be answered.
-pub(super) fn answerable(messages: Vec<Message>, place: &Place) -> Result<Vec<Message>> {
+pub(super) fn answerable(messages: Conversation, place: &Place) -> Result<Conversation> {
     let Some(last) = messages.last() else {
         return Err(place.error("the list of messages is empty"));
     };

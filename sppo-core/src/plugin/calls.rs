@@ -1,16 +1,20 @@
 //! Which plugin is being called, so that a program that waits for one can say for which.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{Host, ModelSpec, Oracle, PluginError, Scorer};
 
 /// The calls under way, the innermost last.
-static UNDER_WAY: Mutex<Vec<Arc<Call>>> = Mutex::new(Vec::new());
+static UNDER_WAY: Mutex<UnderWay> = Mutex::new(UnderWay { calls: Vec::new(), entered: 0 });
 
-struct Call {
-    plugin: &'static str,
-    has_noticed: AtomicBool,
+struct UnderWay {
+    calls: Vec<(u64, PluginAtWork)>,
+    /// How many calls there have been, which tells them apart.
+    entered: u64,
+}
+
+fn under_way() -> MutexGuard<'static, UnderWay> {
+    UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The plugin that is at work in a long call, and whether it has been told that the user asked to stop.
@@ -25,31 +29,28 @@ pub struct PluginAtWork {
 /// The plugin from a library that is being called now, if there is one.
 #[must_use]
 pub fn plugin_at_work() -> Option<PluginAtWork> {
-    let calls = UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner);
-    calls.last().map(|call| PluginAtWork {
-        plugin: call.plugin,
-        has_noticed: call.has_noticed.load(Ordering::Relaxed),
-    })
+    under_way().calls.last().map(|(_, plugin)| plugin.clone())
 }
 
 /// A long call into a library, and the host that it sees.
 pub(super) struct PluginCall<'a> {
-    call: Arc<Call>,
+    number: u64,
     host: &'a dyn Host,
 }
 
 impl<'a> PluginCall<'a> {
     pub(super) fn enter(plugin: &'static str, host: &'a dyn Host) -> Self {
-        let call = Arc::new(Call { plugin, has_noticed: AtomicBool::new(false) });
-        UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner).push(call.clone());
-        Self { call, host }
+        let mut under_way = under_way();
+        under_way.entered += 1;
+        let number = under_way.entered;
+        under_way.calls.push((number, PluginAtWork { plugin, has_noticed: false }));
+        Self { number, host }
     }
 }
 
 impl Drop for PluginCall<'_> {
     fn drop(&mut self) {
-        let mut calls = UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner);
-        calls.retain(|call| !Arc::ptr_eq(call, &self.call));
+        under_way().calls.retain(|(number, _)| *number != self.number);
     }
 }
 
@@ -57,7 +58,11 @@ impl Host for PluginCall<'_> {
     fn is_cancelled(&self) -> bool {
         let cancelled = self.host.is_cancelled();
         if cancelled {
-            self.call.has_noticed.store(true, Ordering::Relaxed);
+            let mut under_way = under_way();
+            let own = under_way.calls.iter_mut().find(|(number, _)| *number == self.number);
+            if let Some((_, plugin)) = own {
+                plugin.has_noticed = true;
+            }
         }
         cancelled
     }

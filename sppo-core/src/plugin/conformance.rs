@@ -204,7 +204,7 @@ const ANSWERS: [&str; 5] = [
 
 fn comparison<'a>(question: usize, answers: &[&'a str]) -> Comparison<'a> {
     Comparison {
-        prompt: vec![Message::user(QUESTIONS[question])],
+        prompt: [Message::user(QUESTIONS[question])].into(),
         rendered_prompt: None,
         candidates: answers.iter().copied().map(Candidate::from_text).collect(),
     }

@@ -10,6 +10,7 @@ mod backend;
 mod calls;
 pub mod conformance;
 mod library;
+mod list;
 mod lora;
 mod macros;
 mod memory;
@@ -24,9 +25,10 @@ pub use backend::{
 };
 pub use calls::{PluginAtWork, plugin_at_work};
 pub use library::{AddedPlugin, AddedPlugins, SearchStep, Trouble};
+pub use list::List;
 pub use lora::LoraSettings;
 pub use memory::{MemoryEstimate, MemoryUse, PlannedSampling, PlannedTraining, PlannedWork};
-pub use oracle::{Candidate, Comparison, Message, Oracle, Verdict};
+pub use oracle::{Candidate, Comparison, Conversation, Message, Oracle, Verdict};
 pub use registry::{
     BackendPlugin, Manifest, OraclePlugin, PluginEntry, PluginKind, PluginRegistry, UsedPlugin,
     create_backend, create_oracle,

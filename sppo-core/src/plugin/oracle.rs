@@ -4,28 +4,31 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Host, PluginError};
+use super::{Host, List, PluginError};
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
+pub struct Message<'a> {
     /// `system`, `user`, `assistant`, or whatever the model's chat template knows.
-    pub role: String,
+    pub role: Cow<'a, str>,
     /// The text of the turn.
-    pub content: String,
+    pub content: Cow<'a, str>,
 }
 
-impl Message {
+impl<'a> Message<'a> {
     /// A turn of the user.
-    pub fn user(content: impl Into<String>) -> Self {
+    pub fn user(content: impl Into<Cow<'a, str>>) -> Self {
         Self { role: "user".into(), content: content.into() }
     }
 
     /// A turn of the assistant.
-    pub fn assistant(content: impl Into<String>) -> Self {
+    pub fn assistant(content: impl Into<Cow<'a, str>>) -> Self {
         Self { role: "assistant".into(), content: content.into() }
     }
 }
+
+/// The turns of a conversation, with their texts.
+pub type Conversation = Vec<Message<'static>>;
 
 /// One answer to a prompt, as an oracle sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,15 +48,15 @@ impl<'a> Candidate<'a> {
     }
 }
 
-/// A prompt and the K candidates to compare. Long texts are lent, also to plugins in libraries.
+/// A prompt and the K candidates to compare. Texts and lists are lent, also to plugins in libraries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Comparison<'a> {
     /// The conversation so far, ending with the user's turn.
-    pub prompt: Vec<Message>,
+    pub prompt: List<'a, Message<'a>>,
     /// The prompt as the policy's chat template renders it; `None` when no policy is loaded.
     pub rendered_prompt: Option<Cow<'a, str>>,
     /// The K answers.
-    pub candidates: Vec<Candidate<'a>>,
+    pub candidates: List<'a, Candidate<'a>>,
 }
 
 /// What an oracle says about the K candidates of one comparison. Matrices are row-major `K x K`.

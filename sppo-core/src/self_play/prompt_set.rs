@@ -23,7 +23,7 @@ impl PromptSet {
             for message in part.iter().flat_map(|prompt| &prompt.messages) {
                 for text in [&message.role, &message.content] {
                     hash.update((text.len() as u64).to_le_bytes());
-                    hash.update(text);
+                    hash.update(text.as_bytes());
                 }
             }
         }

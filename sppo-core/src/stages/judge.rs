@@ -27,7 +27,7 @@ pub fn comparison(rollout: &Rollout) -> Comparison<'_> {
         })
         .collect();
     Comparison {
-        prompt: rollout.prompt.messages.clone(),
+        prompt: rollout.prompt.messages.as_slice().into(),
         rendered_prompt: Some(rollout.rendered_prompt.as_str().into()),
         candidates,
     }

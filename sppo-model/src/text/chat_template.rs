@@ -52,12 +52,7 @@ impl ChatTemplate {
             self.environment.as_ref().map_err(|cause| ModelError::Template(cause.clone()))?;
         let turns: Vec<Value> = messages
             .iter()
-            .map(|turn| {
-                Value::from_pairs([
-                    ("role", turn.role.as_str()),
-                    ("content", turn.content.as_str()),
-                ])
-            })
+            .map(|turn| Value::from_pairs([("role", &*turn.role), ("content", &*turn.content)]))
             .collect();
         let mut context: Vec<(String, Value)> = vec![
             ("messages".into(), turns.into()),
@@ -136,7 +131,7 @@ fn without_generation_tags(source: &str) -> String {
 mod tests {
     use super::*;
 
-    fn conversation() -> Vec<Message> {
+    fn conversation() -> Vec<Message<'static>> {
         vec![Message { role: "user".into(), content: "Hi <b> \"é\"".into() }]
     }
 

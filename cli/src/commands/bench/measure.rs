@@ -121,10 +121,10 @@ fn measure_generation(
 }
 
 /// Each prompt with the answers to it, as text.
-pub(crate) fn comparisons<'a>(workload: &Workload, texts: &'a [String]) -> Vec<Comparison<'a>> {
+pub(crate) fn comparisons<'a>(workload: &'a Workload, texts: &'a [String]) -> Vec<Comparison<'a>> {
     let answers = texts.chunks(workload.samples_per_prompt.max(1));
-    let comparison = |(prompt, texts): (&Prompt, &'a [String])| Comparison {
-        prompt: prompt.messages.clone(),
+    let comparison = |(prompt, texts): (&'a Prompt, &'a [String])| Comparison {
+        prompt: prompt.messages.as_slice().into(),
         rendered_prompt: None,
         candidates: texts.iter().map(Candidate::from_text).collect(),
     };

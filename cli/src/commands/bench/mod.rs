@@ -319,7 +319,7 @@ fn describe_boundary(report: &BenchReport) -> String {
     let share = |part: f64, whole: f64| format!("{:.4} %", 100.0 * part / whole);
     let training_seconds = report.pairs as f64 / report.measurements.training.per_second;
     format!(
-        "plugins in libraries would add {:.0} us to training on these pairs ({}), and {:.1} us to \
+        "plugins in libraries would add {:.0} us to training on these pairs ({}), and {:.2} us to \
          judging the answers to a prompt ({} of what the oracle {} takes)",
         1e6 * seconds_per_step,
         share(seconds_per_step, training_seconds),

@@ -86,7 +86,7 @@ pub(crate) mod testing {
         candidates: [Candidate; 2],
     ) -> Vote {
         let comparison = Comparison {
-            prompt: vec![Message::user(question)],
+            prompt: [Message::user(question)].into(),
             rendered_prompt: None,
             candidates: candidates.into(),
         };

@@ -1,15 +1,13 @@
 //! Mirrors of the data. What goes from the program to a plugin borrows, what comes back is owned.
 
-use std::borrow::Cow;
-
 use abi_stable::StableAbi;
 use abi_stable::std_types::{ROption, RResult, RSlice, RStr, RString, RVec};
 
 use crate::plugin::{
-    Candidate, Comparison, FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest,
-    LoraSettings, MemoryEstimate, MemoryUse, Message, Optimizer, PlannedSampling, PlannedTraining,
-    PlannedWork, PluginError, PluginErrorKind, PolicyInfo, SamplingParameters, Segment,
-    SequenceBatch, StepReport, StepSettings, Verdict,
+    FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, LoraSettings,
+    MemoryEstimate, MemoryUse, Optimizer, PlannedSampling, PlannedTraining, PlannedWork,
+    PluginError, PluginErrorKind, PolicyInfo, SamplingParameters, Segment, SequenceBatch,
+    StepReport, StepSettings,
 };
 
 pub type AbiResult<T> = RResult<T, AbiError>;
@@ -138,137 +136,6 @@ impl From<AbiError> for PluginError {
 pub struct AbiMetric<'a> {
     pub name: RStr<'a>,
     pub value: f64,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, StableAbi)]
-pub struct AbiMessage<'a> {
-    pub role: RStr<'a>,
-    pub content: RStr<'a>,
-}
-
-impl<'a> From<&'a Message> for AbiMessage<'a> {
-    fn from(message: &'a Message) -> Self {
-        Self { role: message.role.as_str().into(), content: message.content.as_str().into() }
-    }
-}
-
-impl From<&AbiMessage<'_>> for Message {
-    fn from(message: &AbiMessage<'_>) -> Self {
-        Self { role: message.role.into(), content: message.content.into() }
-    }
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, StableAbi)]
-pub struct AbiCandidate<'a> {
-    pub text: RStr<'a>,
-    pub finished: ROption<bool>,
-    pub token_count: ROption<usize>,
-}
-
-impl<'a> From<&'a Candidate<'_>> for AbiCandidate<'a> {
-    fn from(candidate: &'a Candidate<'_>) -> Self {
-        Self {
-            text: RStr::from(&*candidate.text),
-            finished: candidate.finished.into(),
-            token_count: candidate.token_count.into(),
-        }
-    }
-}
-
-impl<'a> From<&AbiCandidate<'a>> for Candidate<'a> {
-    fn from(candidate: &AbiCandidate<'a>) -> Self {
-        Self {
-            text: Cow::Borrowed(candidate.text.as_str()),
-            finished: candidate.finished.into(),
-            token_count: candidate.token_count.into(),
-        }
-    }
-}
-
-/// A comparison, whose prompt and candidates are parts of the lists of a call.
-#[repr(C)]
-#[derive(Clone, Copy, StableAbi)]
-pub struct AbiComparison<'a> {
-    pub prompt: RSlice<'a, AbiMessage<'a>>,
-    pub rendered_prompt: ROption<RStr<'a>>,
-    pub candidates: RSlice<'a, AbiCandidate<'a>>,
-}
-
-/// The prompts' messages and the candidates of all comparisons of a call, one after the other: two
-/// lists, where one of each per comparison would cost more than all the rest of the crossing.
-pub struct LentTexts<'a> {
-    comparisons: &'a [Comparison<'a>],
-    messages: Vec<AbiMessage<'a>>,
-    candidates: Vec<AbiCandidate<'a>>,
-}
-
-impl<'a> LentTexts<'a> {
-    pub fn new(comparisons: &'a [Comparison<'a>]) -> Self {
-        let count = |length: fn(&Comparison<'_>) -> usize| comparisons.iter().map(length).sum();
-        let mut messages = Vec::with_capacity(count(|comparison| comparison.prompt.len()));
-        let mut candidates = Vec::with_capacity(count(|comparison| comparison.candidates.len()));
-        for comparison in comparisons {
-            messages.extend(comparison.prompt.iter().map(AbiMessage::from));
-            candidates.extend(comparison.candidates.iter().map(AbiCandidate::from));
-        }
-        Self { comparisons, messages, candidates }
-    }
-
-    pub fn comparisons(&self) -> Vec<AbiComparison<'_>> {
-        let (mut messages, mut candidates) = (&*self.messages, &*self.candidates);
-        let lend = |comparison: &'a Comparison<'a>| {
-            let (prompt, rest) = messages.split_at(comparison.prompt.len());
-            let (own, others) = candidates.split_at(comparison.candidates.len());
-            (messages, candidates) = (rest, others);
-            AbiComparison {
-                prompt: prompt.into(),
-                rendered_prompt: comparison.rendered_prompt.as_deref().map(RStr::from).into(),
-                candidates: own.into(),
-            }
-        };
-        self.comparisons.iter().map(lend).collect()
-    }
-}
-
-impl<'a> From<&AbiComparison<'a>> for Comparison<'a> {
-    fn from(comparison: &AbiComparison<'a>) -> Self {
-        let rendered_prompt = comparison.rendered_prompt.into_option();
-        Self {
-            prompt: comparison.prompt.iter().map(Message::from).collect(),
-            rendered_prompt: rendered_prompt.map(|text| Cow::Borrowed(text.as_str())),
-            candidates: comparison.candidates.as_slice().iter().map(Candidate::from).collect(),
-        }
-    }
-}
-
-#[repr(u8)]
-#[derive(Clone, StableAbi)]
-pub enum AbiVerdict {
-    Probabilities(RVec<f64>),
-    Logits(RVec<f32>),
-    Scores(RVec<f64>),
-}
-
-impl From<Verdict> for AbiVerdict {
-    fn from(verdict: Verdict) -> Self {
-        match verdict {
-            Verdict::Probabilities(values) => Self::Probabilities(values.into()),
-            Verdict::Logits(values) => Self::Logits(values.into()),
-            Verdict::Scores(values) => Self::Scores(values.into()),
-        }
-    }
-}
-
-impl From<AbiVerdict> for Verdict {
-    fn from(verdict: AbiVerdict) -> Self {
-        match verdict {
-            AbiVerdict::Probabilities(values) => Self::Probabilities(values.into()),
-            AbiVerdict::Logits(values) => Self::Logits(values.into()),
-            AbiVerdict::Scores(values) => Self::Scores(values.into()),
-        }
-    }
 }
 
 #[repr(C)]

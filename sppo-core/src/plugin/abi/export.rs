@@ -9,10 +9,11 @@ use abi_stable::prefix_type::{PrefixRefTrait, PrefixTypeTrait};
 use abi_stable::std_types::{ROption, RResult, RSlice, RStr, RString, RVec};
 
 use super::INTERFACE_VERSION;
+use super::comparison::{AbiComparison, AbiMessage, AbiVerdict, ReceivedTexts};
 use super::data::{
-    AbiBatch, AbiComparison, AbiGeneratedResponse, AbiGenerationRequest, AbiLoraSettings,
-    AbiManifest, AbiMemoryEstimate, AbiMessage, AbiMetric, AbiOptimizer, AbiPlannedWork,
-    AbiPolicyInfo, AbiResult, AbiStepReport, AbiStepSettings, AbiVerdict,
+    AbiBatch, AbiGeneratedResponse, AbiGenerationRequest, AbiLoraSettings, AbiManifest,
+    AbiMemoryEstimate, AbiMetric, AbiOptimizer, AbiPlannedWork, AbiPolicyInfo, AbiResult,
+    AbiStepReport, AbiStepSettings,
 };
 use super::guard::{drop_guarded, guarded};
 use super::import::HostBehindAbi;
@@ -23,8 +24,8 @@ use super::traits::{
     AbiScorer, AbiScorer_TO, BackendBox, HostRef, OracleBox, PolicyBox, ScorerBox,
 };
 use crate::plugin::{
-    Backend, BackendPlugin, Comparison, Host, Message, ModelSpec, Oracle, OraclePlugin,
-    PluginError, Policy, Scorer, deserialize_config, schema_of,
+    Backend, BackendPlugin, Host, Message, ModelSpec, Oracle, OraclePlugin, PluginError, Policy,
+    Scorer, deserialize_config, schema_of,
 };
 
 /// An author's object, whose destructor may panic too.
@@ -78,8 +79,8 @@ impl AbiOracle for Exported<dyn Oracle> {
         host: HostRef<'_>,
     ) -> AbiResult<RVec<AbiVerdict>> {
         guarded(|| {
-            let comparisons: Vec<Comparison<'_>> =
-                comparisons.iter().map(Comparison::from).collect();
+            let texts = ReceivedTexts::new(comparisons.as_slice());
+            let comparisons = texts.comparisons(comparisons.as_slice());
             let verdicts = self.0.preferences(&comparisons, &HostBehindAbi(host))?;
             Ok(verdicts.into_iter().map(AbiVerdict::from).collect::<RVec<_>>())
         })

@@ -5,7 +5,8 @@ use std::path::Path;
 use abi_stable::erased_types::TD_Opaque;
 use abi_stable::std_types::{ROption, RResult, RSlice, RString, RVec};
 
-use super::data::{AbiError, AbiMessage, AbiMetric, AbiResult, LentTexts};
+use super::comparison::{AbiMessage, LentTexts};
+use super::data::{AbiError, AbiMetric, AbiResult};
 use super::export::ExportedHost;
 use super::traits::{AbiHost_TO, BackendBox, HostRef, OracleBox, PolicyBox, ScorerBox};
 use crate::plugin::calls::PluginCall;
@@ -33,7 +34,7 @@ fn received_error(error: AbiError) -> PluginError {
 
 fn received_list<T, U: From<T>>(result: AbiResult<RVec<T>>) -> Result<Vec<U>, PluginError> {
     match result {
-        RResult::ROk(values) => Ok(values.into_iter().map(U::from).collect()),
+        RResult::ROk(values) => Ok(values.into_vec().into_iter().map(U::from).collect()),
         RResult::RErr(error) => Err(received_error(error)),
     }
 }
@@ -81,7 +82,7 @@ impl Oracle for LoadedOracle {
         let call = PluginCall::enter(self.plugin, host);
         let host = ExportedHost(&call);
         let texts = LentTexts::new(comparisons);
-        let comparisons = texts.comparisons();
+        let comparisons = texts.comparisons(comparisons);
         let host = AbiHost_TO::from_ptr(&host, TD_Opaque);
         received_list(self.oracle.preferences(RSlice::from(comparisons.as_slice()), host))
     }

@@ -7,6 +7,7 @@
 //! ABI trait and turns its panics into errors, `import` puts an ABI object behind the author-side
 //! trait. A host or scorer that is handed to a plugin crosses by the same two steps.
 
+pub mod comparison;
 mod crossing;
 pub mod data;
 mod export;

@@ -64,7 +64,9 @@ fn interface() -> String {
     let layouts: String = described.into_values().collect();
     let traits = declarations(include_str!("traits.rs"), &["pub trait", "pub type"]);
     let kinds = ["pub type", "pub struct Abi", "pub enum Abi", "mirror!(", "mirror_choice!("];
-    layouts + &traits + &declarations(include_str!("data.rs"), &kinds)
+    let data = [include_str!("comparison.rs"), include_str!("data.rs")];
+    let data = data.map(|source| declarations(source, &kinds)).concat();
+    layouts + &traits + &data
 }
 
 /// The items of a source file that begin in one of these ways, without comments.

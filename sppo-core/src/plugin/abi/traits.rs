@@ -6,10 +6,11 @@ use abi_stable::sabi_trait;
 use abi_stable::sabi_types::RRef;
 use abi_stable::std_types::{RBox, ROption, RSlice, RStr, RString, RVec};
 
+use super::comparison::{AbiComparison, AbiMessage, AbiVerdict};
 use super::data::{
-    AbiBatch, AbiComparison, AbiGeneratedResponse, AbiGenerationRequest, AbiLoraSettings,
-    AbiMemoryEstimate, AbiMessage, AbiMetric, AbiOptimizer, AbiPlannedWork, AbiPolicyInfo,
-    AbiResult, AbiStepReport, AbiStepSettings, AbiVerdict,
+    AbiBatch, AbiGeneratedResponse, AbiGenerationRequest, AbiLoraSettings, AbiMemoryEstimate,
+    AbiMetric, AbiOptimizer, AbiPlannedWork, AbiPolicyInfo, AbiResult, AbiStepReport,
+    AbiStepSettings,
 };
 
 pub type OracleBox = AbiOracle_TO<'static, RBox<()>>;

@@ -79,7 +79,7 @@ fn logits(
     answers: &[&str],
 ) -> Result<Vec<f32>, String> {
     let comparison = Comparison {
-        prompt: vec![Message::user(prompt)],
+        prompt: [Message::user(prompt)].into(),
         rendered_prompt: None,
         candidates: answers.iter().copied().map(Candidate::from_text).collect(),
     };

@@ -1,0 +1,172 @@
+//! Mirrors of what an oracle is asked and of what it answers.
+
+use std::borrow::Cow;
+
+use abi_stable::StableAbi;
+use abi_stable::std_types::{ROption, RSlice, RStr, RVec};
+
+use crate::plugin::{Candidate, Comparison, Message, Verdict};
+
+#[repr(C)]
+#[derive(Clone, Copy, StableAbi)]
+pub struct AbiMessage<'a> {
+    pub role: RStr<'a>,
+    pub content: RStr<'a>,
+}
+
+impl<'a> From<&'a Message<'_>> for AbiMessage<'a> {
+    fn from(message: &'a Message<'_>) -> Self {
+        Self { role: RStr::from(&*message.role), content: RStr::from(&*message.content) }
+    }
+}
+
+impl<'a> From<&AbiMessage<'a>> for Message<'a> {
+    fn from(message: &AbiMessage<'a>) -> Self {
+        Self {
+            role: Cow::Borrowed(message.role.as_str()),
+            content: Cow::Borrowed(message.content.as_str()),
+        }
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, StableAbi)]
+pub struct AbiCandidate<'a> {
+    pub text: RStr<'a>,
+    pub finished: ROption<bool>,
+    pub token_count: ROption<usize>,
+}
+
+impl<'a> From<&'a Candidate<'_>> for AbiCandidate<'a> {
+    fn from(candidate: &'a Candidate<'_>) -> Self {
+        Self {
+            text: RStr::from(&*candidate.text),
+            finished: candidate.finished.into(),
+            token_count: candidate.token_count.into(),
+        }
+    }
+}
+
+impl<'a> From<&AbiCandidate<'a>> for Candidate<'a> {
+    fn from(candidate: &AbiCandidate<'a>) -> Self {
+        Self {
+            text: Cow::Borrowed(candidate.text.as_str()),
+            finished: candidate.finished.into(),
+            token_count: candidate.token_count.into(),
+        }
+    }
+}
+
+/// A comparison, whose prompt and candidates are parts of [`LentTexts`].
+#[repr(C)]
+#[derive(Clone, Copy, StableAbi)]
+pub struct AbiComparison<'a> {
+    pub prompt: RSlice<'a, AbiMessage<'a>>,
+    pub rendered_prompt: ROption<RStr<'a>>,
+    pub candidates: RSlice<'a, AbiCandidate<'a>>,
+}
+
+/// What is lent to a library in a call: the prompts' messages and the candidates of all comparisons,
+/// one after the other. A list for each comparison would cost more than all the rest of the crossing.
+pub struct LentTexts<'a> {
+    messages: Vec<AbiMessage<'a>>,
+    candidates: Vec<AbiCandidate<'a>>,
+}
+
+impl<'a> LentTexts<'a> {
+    pub fn new(comparisons: &'a [Comparison<'_>]) -> Self {
+        Self {
+            messages: gathered(comparisons.iter().map(|comparison| &*comparison.prompt)),
+            candidates: gathered(comparisons.iter().map(|comparison| &*comparison.candidates)),
+        }
+    }
+
+    pub fn comparisons<'b>(&'b self, of: &'b [Comparison<'_>]) -> Vec<AbiComparison<'b>> {
+        let mut messages = Rest(&self.messages);
+        let mut candidates = Rest(&self.candidates);
+        let lend = |comparison: &'b Comparison<'_>| AbiComparison {
+            prompt: messages.take(comparison.prompt.len()).into(),
+            rendered_prompt: comparison.rendered_prompt.as_deref().map(RStr::from).into(),
+            candidates: candidates.take(comparison.candidates.len()).into(),
+        };
+        of.iter().map(lend).collect()
+    }
+}
+
+/// What a library makes of [`LentTexts`]: the same two lists in the author's types.
+pub struct ReceivedTexts<'a> {
+    messages: Vec<Message<'a>>,
+    candidates: Vec<Candidate<'a>>,
+}
+
+impl<'a> ReceivedTexts<'a> {
+    pub fn new(comparisons: &'a [AbiComparison<'_>]) -> Self {
+        let candidates = comparisons.iter().map(|comparison| comparison.candidates.as_slice());
+        Self {
+            messages: gathered(comparisons.iter().map(|comparison| comparison.prompt.as_slice())),
+            candidates: gathered(candidates),
+        }
+    }
+
+    pub fn comparisons<'b>(&'b self, of: &'b [AbiComparison<'_>]) -> Vec<Comparison<'b>> {
+        let mut messages = Rest(&self.messages);
+        let mut candidates = Rest(&self.candidates);
+        let receive = |comparison: &'b AbiComparison<'_>| {
+            let rendered_prompt = comparison.rendered_prompt.into_option();
+            Comparison {
+                prompt: messages.take(comparison.prompt.len()).into(),
+                rendered_prompt: rendered_prompt.map(|text| Cow::Borrowed(text.as_str())),
+                candidates: candidates.take(comparison.candidates.len()).into(),
+            }
+        };
+        of.iter().map(receive).collect()
+    }
+}
+
+/// What several lists hold, in one.
+fn gathered<'a, T: 'a, U: From<&'a T>>(lists: impl Iterator<Item = &'a [T]> + Clone) -> Vec<U> {
+    let mut gathered = Vec::with_capacity(lists.clone().map(<[T]>::len).sum());
+    for list in lists {
+        gathered.extend(list.iter().map(U::from));
+    }
+    gathered
+}
+
+/// What is left of a list.
+struct Rest<'a, T>(&'a [T]);
+
+impl<'a, T> Rest<'a, T> {
+    fn take(&mut self, count: usize) -> &'a [T] {
+        let (taken, rest) = self.0.split_at(count);
+        self.0 = rest;
+        taken
+    }
+}
+
+#[repr(u8)]
+#[derive(Clone, StableAbi)]
+pub enum AbiVerdict {
+    Probabilities(RVec<f64>),
+    Logits(RVec<f32>),
+    Scores(RVec<f64>),
+}
+
+impl From<Verdict> for AbiVerdict {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Probabilities(values) => Self::Probabilities(values.into()),
+            Verdict::Logits(values) => Self::Logits(values.into()),
+            Verdict::Scores(values) => Self::Scores(values.into()),
+        }
+    }
+}
+
+impl From<AbiVerdict> for Verdict {
+    fn from(verdict: AbiVerdict) -> Self {
+        match verdict {
+            AbiVerdict::Probabilities(values) => Self::Probabilities(values.into()),
+            AbiVerdict::Logits(values) => Self::Logits(values.into()),
+            AbiVerdict::Scores(values) => Self::Scores(values.into()),
+        }
+    }
+}
