@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Output, Stdio};
 
@@ -356,6 +356,33 @@ fn models_are_compared_side_by_side_in_a_conversation() {
     assert_eq!(answers[0], answers[4]);
 }
 
+/// What is left of a program after Ctrl-C.
+#[cfg(unix)]
+fn interrupted(child: std::process::Child) -> std::process::Output {
+    let interrupt = std::process::Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(interrupt.success());
+    child.wait_with_output().unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_a_benchmark_that_would_take_hours() {
+    let mut child = sppo()
+        .args(["bench", "--samples", "1", "--repetitions", "65535", "--model"])
+        .arg(fixture("fixtures/lm/llama"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let measuring = lines.by_ref().map_while(Result::ok).find(|line| line.contains("measuring"));
+    assert!(measuring.is_some());
+    assert_eq!(interrupted(child).status.code(), Some(130));
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_says_how_to_go_on_and_going_on_works() {
@@ -381,12 +408,7 @@ fn ctrl_c_says_how_to_go_on_and_going_on_works() {
     while !started.exists() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    let interrupt = std::process::Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(interrupt.success());
-    let output = child.wait_with_output().unwrap();
+    let output = interrupted(child);
     let said = stderr_of(&output);
     assert_eq!(output.status.code(), Some(130), "{said}");
     assert!(said.contains("run --resume --name stopped"), "{said}");

@@ -9,9 +9,22 @@ use sppo_core::metrics::{MetricsEntry, MetricsLog};
 use sppo_core::observer::{Event, IterationReport, Observer, Stage, TrainingStep};
 use sppo_core::{Error, Result};
 
+use crate::interrupt;
+
 const TRAINING_STEP: &str = "training_step";
 const ITERATION: &str = "iteration";
 const STAGE: &str = "stage";
+
+/// Shows nothing, and stops when the user asks to.
+pub(crate) struct QuietWatcher;
+
+impl Observer for QuietWatcher {
+    fn event(&self, _event: Event<'_>) {}
+
+    fn is_cancelled(&self) -> bool {
+        interrupt::requested()
+    }
+}
 
 /// Tells each of its observers everything; any of them may cancel.
 pub(crate) struct Watchers<'a>(pub(crate) &'a [&'a dyn Observer]);

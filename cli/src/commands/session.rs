@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use sppo_core::config::{Config, SamplingTable};
-use sppo_core::observer::{Event, Observer, PluginServices, SilentObserver, Stage, StageHost};
+use sppo_core::observer::{Event, Observer, PluginServices, Stage, StageHost};
 use sppo_core::plugin::{Backend, Oracle, PluginRegistry, Policy, SamplingParameters};
 use sppo_core::{Error, Result as CoreResult};
 
@@ -14,6 +14,7 @@ use crate::failure::Result;
 use crate::interrupt;
 use crate::models;
 use crate::terminal::{ProgressDisplay, Terminal};
+use crate::watchers::QuietWatcher;
 
 /// A backend, and who watches it.
 pub(crate) struct Session {
@@ -46,8 +47,8 @@ impl Session {
     }
 
     /// What a plugin sees of this program in a call that belongs to no stage.
-    pub(crate) fn unwatched_host(&self) -> StageHost<'_> {
-        StageHost::new(&SilentObserver, self.services(), 0, 1)
+    pub(crate) fn quiet_host(&self) -> StageHost<'_> {
+        StageHost::new(&QuietWatcher, self.services(), 0, 1)
     }
 
     /// The oracle of the settings, ready to judge.

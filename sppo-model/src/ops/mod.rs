@@ -230,17 +230,6 @@ pub trait Ops: 'static {
         soft_cap: Option<f32>,
     ) -> Result<Self::Tensor>;
 
-    /// Whether tokens are drawn where the logits are, by [`Self::draw`], because fetching them is slow.
-    fn draws(&self) -> bool {
-        false
-    }
-    /// Draws a token from each row of `logits`, the same as
-    /// [`Sampler::draw`](crate::sampling::Sampler::draw) but for rounding.
-    fn draw(&self, logits: &Self::Tensor, draw: &DeviceDraw) -> Result<Vec<Draw>> {
-        let _ = (logits, draw);
-        Err(ModelError::Backend("this op set does not draw tokens".into()))
-    }
-
     // Backward. Each takes the gradient of the op's output, adds to the gradients of trainable
     // parameters, and returns the gradients of its activations.
 
@@ -336,6 +325,16 @@ pub trait Ops: 'static {
         shape: &AttentionShape,
         rows: &[CachedRow],
     ) -> Result<Self::Tensor>;
+    /// Whether tokens are drawn where the logits are, by [`Self::draw`], because fetching them is slow.
+    fn draws(&self) -> bool {
+        false
+    }
+    /// Draws a token from each row of `logits`, the same as
+    /// [`Sampler::draw`](crate::sampling::Sampler::draw) but for rounding.
+    fn draw(&self, logits: &Self::Tensor, draw: &DeviceDraw) -> Result<Vec<Draw>> {
+        let _ = (logits, draw);
+        Err(ModelError::Backend("this op set does not draw tokens".into()))
+    }
     /// Called before many forward passes with unchanged parameters (sampling); a backend may lay the
     /// weight out for small batches. Any update undoes it.
     fn prepare_for_decoding(&self, parameter: &mut Self::Parameter) -> Result<()> {

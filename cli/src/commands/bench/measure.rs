@@ -3,16 +3,18 @@
 use std::time::Instant;
 
 use serde::Serialize;
-use sppo_core::Result;
 use sppo_core::objective::{Objective, ObjectiveSettings};
-use sppo_core::observer::SilentObserver;
+use sppo_core::observer::Observer;
 use sppo_core::plugin::{
-    Backend, Candidate, Comparison, GeneratedResponse, GenerationPrompt, GenerationRequest,
-    Optimizer, Policy, PolicyInfo, SamplingParameters, SilentHost,
+    Backend, Candidate, Comparison, GeneratedResponse, GenerationPrompt, GenerationRequest, Host,
+    Optimizer, Policy, PolicyInfo, SamplingParameters,
 };
 use sppo_core::records::{Prompt, TrainingExample};
 use sppo_core::schedule::{Schedule, ScheduleShape};
 use sppo_core::stages::{self, TrainingProgress, TrainingSettings};
+use sppo_core::{Error, Result};
+
+use crate::watchers::QuietWatcher;
 
 /// Rows, inner dimension and columns of the default model's feed-forward product on a micro-batch of two
 /// pairs.
@@ -70,13 +72,14 @@ pub(crate) struct Rate {
 /// Runs the workload; returns the last answers too.
 ///
 /// # Errors
-/// When the policy fails.
+/// When the policy fails, or the user asks to stop.
 pub(crate) fn measure(
     backend: &dyn Backend,
     policy: &mut dyn Policy,
     workload: &Workload,
+    host: &dyn Host,
 ) -> Result<(Measurements, Vec<GeneratedResponse>)> {
-    let (generation, responses) = measure_generation(policy, workload)?;
+    let (generation, responses) = measure_generation(policy, workload, host)?;
     let training = measure_training(policy, workload)?;
     let [rows, inner, columns] =
         if policy.info().device == "cpu" { CPU_MATRICES } else { GPU_MATRICES };
@@ -92,6 +95,7 @@ pub(crate) fn measure(
 fn measure_generation(
     policy: &mut dyn Policy,
     workload: &Workload,
+    host: &dyn Host,
 ) -> Result<(Rate, Vec<GeneratedResponse>)> {
     let prompts = workload.prompts.iter().zip(&workload.prompt_tokens);
     let prompts: Vec<GenerationPrompt> = prompts
@@ -113,7 +117,7 @@ fn measure_generation(
     let tokens = workload.prompts.len() * workload.samples_per_prompt * workload.new_tokens;
     let seconds = repeat(workload.repetitions, |repetition| {
         request.seed = repetition as u64;
-        responses = policy.generate(&request, &SilentHost)?;
+        responses = policy.generate(&request, host)?;
         Ok(())
     })?;
     let work = forward_flops(policy.info(), prompt_tokens + tokens, tokens);
@@ -163,22 +167,11 @@ fn measure_training(policy: &mut dyn Policy, workload: &Workload) -> Result<Rate
     policy.begin_training(&Optimizer::default())?;
     let mut examples = workload.examples.clone();
     let seconds = repeat(workload.repetitions, |_| {
-        stages::reference_log_probs(
-            policy,
-            &mut examples,
-            workload.micro_batch_tokens,
-            |_| Ok(()),
-        )?;
+        stages::reference_log_probs(policy, &mut examples, workload.micro_batch_tokens, |_| {
+            if QuietWatcher.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+        })?;
         let mut progress = TrainingProgress::default();
-        stages::train(
-            policy,
-            &examples,
-            &settings,
-            0,
-            &mut progress,
-            &SilentObserver,
-            |_, _| Ok(()),
-        )
+        stages::train(policy, &examples, &settings, 0, &mut progress, &QuietWatcher, |_, _| Ok(()))
     })?;
     let (tokens, predicted) = examples.iter().fold((0, 0), |(tokens, predicted), example| {
         let answers: usize = example.responses.iter().map(|answer| answer.tokens.len()).sum();

@@ -68,9 +68,10 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
     let predicted_memory = predict_memory(&session, &ModelSpec { path }, &workload);
     drop(made);
     terminal.note("measuring; keep the machine otherwise idle");
-    let (measurements, responses) = measure(session.backend.as_ref(), policy.as_mut(), &workload)
+    let host = session.quiet_host();
+    let backend = session.backend.as_ref();
+    let (measurements, responses) = measure(backend, policy.as_mut(), &workload, &host)
         .map_err(|error| session.blame_backend(error))?;
-    let host = session.unwatched_host();
     let preference = session.config.preference.settings();
     let texts = responses.iter().map(|response| Ok(policy.decode(&response.tokens)?));
     let texts: sppo_core::Result<Vec<String>> = texts.collect();
