@@ -58,9 +58,9 @@ pub trait Backend {
         Err(PluginError::unsupported("this backend does not estimate its memory"))
     }
 
-    /// The fastest that this machine multiplies matrices in the backend's number format, in GFLOP/s,
-    /// measured now on a shape of the caller's model: `[rows, inner] x [inner, columns]`. The yardstick
-    /// of `sppo bench`.
+    /// How fast this machine multiplies matrices in the backend's number format, in GFLOP/s (the median
+    /// of repeated products), measured now on a shape of the caller's model:
+    /// `[rows, inner] x [inner, columns]`. The yardstick of `sppo bench`.
     ///
     /// # Errors
     /// When the backend cannot measure it.
