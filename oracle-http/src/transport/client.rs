@@ -10,9 +10,11 @@ use ureq::config::AutoHeaderValue;
 use ureq::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use ureq::http::{HeaderName, HeaderValue, StatusCode};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::unversioned::transport::DefaultConnector;
 
 use super::backoff::retry_after;
 use super::proxy;
+use super::resolver::RememberingResolver;
 use crate::address::Address;
 use crate::config::{HttpConfig, TimeoutConfig};
 use crate::credentials::{ApiKey, plain_headers};
@@ -67,7 +69,7 @@ impl Client {
         let read = seconds("timeouts.read_seconds", read_seconds)?;
         let total = seconds("timeouts.total_seconds", total_seconds)?;
         let agent = |address: &Address| {
-            let agent = Agent::config_builder()
+            let settings = Agent::config_builder()
                 .tls_config(tls.clone())
                 .proxy(proxy::for_address(&address.uri)?)
                 .http_status_as_error(false)
@@ -84,9 +86,9 @@ impl Client {
                 .timeout_connect(Some(connect))
                 .timeout_per_read(Some(read))
                 .timeout_global(Some(total))
-                .build()
-                .new_agent();
-            Ok(agent)
+                .build();
+            let resolver: RememberingResolver = RememberingResolver::default();
+            Ok(Agent::with_parts(settings, DefaultConnector::default(), resolver))
         };
         let agents = addresses.iter().map(agent).collect::<Result<_, PluginError>>()?;
         Ok(Self { agents, key: ApiKey::load(config)?, headers: plain_headers(config)? })

@@ -9,6 +9,7 @@ mod client;
 mod dispatcher;
 mod fleet;
 mod proxy;
+mod resolver;
 
 pub(crate) use client::Client;
 pub(crate) use dispatcher::{Counters, Dispatcher, Job, Snapshot};
