@@ -5,17 +5,22 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sppo_core::plugin::{
-    Backend, BackendPlugin, Host, LoraSettings, ModelSpec, PluginError, Policy, Scorer,
+    Backend, BackendPlugin, Host, LoraSettings, MemoryEstimate, ModelSpec, PlannedWork,
+    PluginError, Policy, Scorer,
 };
 use sppo_model::GenerationLimits;
 use sppo_model::measure::measure_matrix_products;
-use sppo_model::policy::DecoderPolicy;
+use sppo_model::memory_estimate::MemoryTraits;
+use sppo_model::policy::{DecoderPolicy, estimate_policy_memory};
 use sppo_model::scorer::load_scorer;
 use tch::{Device, Kind};
 
 use crate::device::{choose_device, has_bf16_units};
-use crate::engine::{TchOps, TchOptions};
+use crate::engine::{LOGITS_CHUNK_BYTES, TchOps, TchOptions};
 use crate::libraries::{MISSING_LIBTORCH_HINT, check_version};
+
+/// What libtorch takes without a model.
+const PROGRAM_BYTES: u64 = 256 << 20;
 
 /// The table `[backend.tch]`.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -156,6 +161,26 @@ impl Backend for TchBackend {
         Ok(Box::new(policy))
     }
 
+    fn estimate_memory(
+        &self,
+        model: &ModelSpec,
+        work: &PlannedWork,
+    ) -> Result<MemoryEstimate, PluginError> {
+        if self.ops.device != Device::Cpu || self.ops.matrix_kind != Kind::Float {
+            // A GPU's memory is not the machine's, and in bf16 weights exist in two formats.
+            return Err(PluginError::unsupported("memory is worked out for f32 on the CPU alone"));
+        }
+        let traits = MemoryTraits {
+            number_bytes: size_of::<f32>() as u64,
+            keeps_frozen_bf16: false,
+            copies_matrices_for_decoding: false,
+            keep_logits_limit: self.ops.keep_logits_limit as u64,
+            logits_chunk: LOGITS_CHUNK_BYTES as u64,
+            program: PROGRAM_BYTES,
+        };
+        Ok(estimate_policy_memory(&model.path, traits, self.limits, work)?)
+    }
+
     fn matrix_product_rate(
         &self,
         rows: usize,
@@ -196,6 +221,19 @@ mod tests {
         });
         let [wide, narrow] = log_probs;
         assert!(wide < 0.0 && (narrow / wide - 1.0).abs() < 0.01, "{log_probs:?}");
+    }
+
+    #[test]
+    fn memory_is_worked_out_where_the_machine_s_is_used_in_one_format() {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/lm/llama");
+        let estimate = |data_type: &str| {
+            let backend = create_backend("tch", json!({"device": "cpu", "data_type": data_type}));
+            let model = ModelSpec { path: path.clone() };
+            let work = PlannedWork { adapters: None, sampling: Vec::new(), training: None };
+            backend.unwrap().estimate_memory(&model, &work)
+        };
+        assert!(estimate("f32").unwrap().loading.weights > 0);
+        assert!(estimate("bf16").is_err());
     }
 
     #[test]

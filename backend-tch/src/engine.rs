@@ -68,7 +68,7 @@ struct RotaryTable {
 
 /// Bytes of logits that exist at a time where they are not kept: on the CPU few, on CUDA devices enough to
 /// keep them busy.
-const LOGITS_CHUNK_BYTES: usize = 96 << 20;
+pub(crate) const LOGITS_CHUNK_BYTES: usize = 96 << 20;
 const CUDA_LOGITS_CHUNK_BYTES: usize = 1 << 30;
 
 /// Rows that are few, see [`TchOps::product`].

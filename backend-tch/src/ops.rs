@@ -361,20 +361,22 @@ impl TchOps {
         let (vocabulary, _) = dimensions(head.value())?;
         let (rows, vocabulary) = (targets.len(), vocabulary as usize);
         let keep = keep && rows * vocabulary * size_of::<f32>() <= self.keep_logits_limit;
-        let chunk = if keep { rows.max(1) } else { self.logits_rows(rows, vocabulary) };
+        let kept = keep.then(|| self.capped_logits(hidden, head, soft_cap)).transpose()?;
+        let chunk = self.logits_rows(rows, vocabulary);
         let mut log_probs = Vec::with_capacity(rows);
         for (number, targets) in targets.chunks(chunk).enumerate() {
-            let hidden = hidden.f_narrow(0, (number * chunk) as i64, targets.len() as i64)?;
-            let logits = self.capped_logits(&hidden, head, soft_cap)?;
+            let part = |x: &Tensor| x.f_narrow(0, (number * chunk) as i64, targets.len() as i64);
+            let logits = match &kept {
+                Some(kept) => part(kept)?,
+                None => self.capped_logits(&part(hidden)?, head, soft_cap)?,
+            };
             let targets = index(targets, self.device)?.f_unsqueeze(1)?;
             let of_targets = logits.f_gather(1, &targets, false)?.f_squeeze_dim(1)?;
+            // Takes as much memory as the logits, which is why they go through it in parts.
             let chosen = of_targets.f_sub(&logits.f_logsumexp([1], false)?)?;
             log_probs.extend(download(&chosen)?);
-            if keep {
-                return Ok((log_probs, Some(Activation(logits))));
-            }
         }
-        Ok((log_probs, None))
+        Ok((log_probs, kept.map(Activation)))
     }
 
     fn log_probs_backward(
