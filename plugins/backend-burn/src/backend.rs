@@ -60,7 +60,11 @@ impl BackendPlugin for BurnBackend {
     }
 }
 
-fn choose_device(setting: &str) -> Result<Device, PluginError> {
+/// The device of a setting.
+///
+/// # Errors
+/// When there is no such device, or this build cannot use it.
+pub fn choose_device(setting: &str) -> Result<Device, PluginError> {
     match setting {
         "cpu" => Ok(Device::flex()),
         "wgpu" => gpu(),

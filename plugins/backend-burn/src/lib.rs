@@ -20,7 +20,7 @@ mod parameter;
 mod recent;
 mod tensors;
 
-pub use backend::{BurnBackend, BurnConfig};
+pub use backend::{BurnBackend, BurnConfig, choose_device};
 pub use burn_tensor::Device;
 pub use cached_attention::KeyValueCache;
 pub use encoder::RelativeTables;
