@@ -186,7 +186,9 @@ fn running_out_of_memory_is_an_error_and_the_run_can_go_on() {
     fs::write(model.join("config.json"), config.replace(short, long)).unwrap();
 
     let mut run = small_run(directory.path(), "run");
-    with_tch(&mut run, &library).args(["--set", "sampling.max_new_tokens=99999999"]);
+    // Otherwise it would be refused before anything is loaded.
+    with_tch(&mut run, &library).arg("--ignore-memory");
+    run.args(["--set", "sampling.max_new_tokens=99999999"]);
     let mut limited = Command::new("sh");
     limited.args(["-c", "ulimit -v 8000000; exec \"$@\"", "sh"]).arg(run.get_program());
     limited
