@@ -95,8 +95,18 @@ impl BurnOps {
     }
 }
 
+/// Columns that are reduced at once. On wgpu (burn 0.22 on Mesa's software driver) sums leave out what
+/// comes after the first 65 536, and vocabularies are larger.
+const REDUCED_COLUMNS: usize = 1 << 15;
+
 fn log_softmax(logits: Tensor<2>) -> Tensor<2> {
-    let shifted = logits.clone() - logits.max_dim(1);
-    let log_sum_exp = shifted.clone().exp().sum_dim(1).log();
+    let shifted = logits.clone() - by_parts(logits, |part| part.max_dim(1));
+    let log_sum_exp = by_parts(shifted.clone().exp(), |part| part.sum_dim(1)).log();
     shifted - log_sum_exp
+}
+
+/// Reduces columns to one, in parts first.
+fn by_parts(x: Tensor<2>, reduce: impl Fn(Tensor<2>) -> Tensor<2>) -> Tensor<2> {
+    let parts = x.split(REDUCED_COLUMNS, 1).into_iter().map(&reduce).collect();
+    reduce(Tensor::cat(parts, 1))
 }
