@@ -5,7 +5,7 @@
 mod service;
 mod support;
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -295,13 +295,59 @@ fn proxy_to(port: u16) -> (u16, mpsc::Receiver<String>) {
             sender.send(head).unwrap();
             let mut client = client;
             client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").unwrap();
-            let mut service = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
-            let mut back = service.try_clone().unwrap();
-            std::thread::spawn(move || io::copy(&mut reader, &mut service));
-            std::thread::spawn(move || io::copy(&mut back, &mut client));
+            lead(reader, client, port);
         }
     });
     (own_port, asked)
+}
+
+/// The same for SOCKS 5; it insists on a name and a password, and says which they were.
+fn socks_proxy_to(port: u16) -> (u16, mpsc::Receiver<[String; 3]>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let own_port = listener.local_addr().unwrap().port();
+    let (sender, asked) = mpsc::channel();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let mut reader = BufReader::new(client.try_clone().unwrap());
+            let [version, methods] = bytes(&mut reader);
+            let offered = text(&mut reader, methods);
+            assert!(version == 5 && offered.contains('\u{2}'), "{offered:?}");
+            client.write_all(&[5, 2]).unwrap();
+            let [_, length] = bytes(&mut reader);
+            let user = text(&mut reader, length);
+            let [length] = bytes(&mut reader);
+            let password = text(&mut reader, length);
+            client.write_all(&[1, 0]).unwrap();
+            // To connect, to a name.
+            let [5, 1, 0, 3, length] = bytes(&mut reader) else { panic!("another request") };
+            let host = text(&mut reader, length);
+            let [_, _] = bytes(&mut reader);
+            sender.send([user, password, host]).unwrap();
+            client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).unwrap();
+            lead(reader, client, port);
+        }
+    });
+    (own_port, asked)
+}
+
+fn bytes<const N: usize>(reader: &mut impl Read) -> [u8; N] {
+    let mut bytes = [0; N];
+    reader.read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+fn text(reader: &mut impl Read, length: u8) -> String {
+    let mut bytes = vec![0; usize::from(length)];
+    reader.read_exact(&mut bytes).unwrap();
+    String::from_utf8(bytes).unwrap()
+}
+
+/// Carries everything between a client and the service at a port.
+fn lead(mut from_client: BufReader<TcpStream>, mut client: TcpStream, port: u16) {
+    let mut service = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    let mut back = service.try_clone().unwrap();
+    std::thread::spawn(move || io::copy(&mut from_client, &mut service));
+    std::thread::spawn(move || io::copy(&mut back, &mut client));
 }
 
 #[test]
@@ -309,6 +355,8 @@ fn proxies_are_those_of_the_environment_and_exceptions_are_heeded() {
     let service = Service::start(Behaviour::default());
     let (proxy, asked) = proxy_to(service.port);
     let proxy = format!("http://user:pAssW0rd@127.0.0.1:{proxy}");
+    let (socks, asked_socks) = socks_proxy_to(service.port);
+    let socks = format!("socks5h://user:pAssW0rd@127.0.0.1:{socks}");
     let directory = tempfile::tempdir().unwrap();
     let file = candidates(directory.path(), 2);
     let rank = |url: &str, cache: &str, variables: &[(&str, &str)]| {
@@ -333,6 +381,11 @@ fn proxies_are_those_of_the_environment_and_exceptions_are_heeded() {
     assert!(!rank(judge, "c", &[("HTTP_PROXY", &proxy), ("NO_PROXY", "judge.invalid")]));
     assert!(!rank(judge, "d", &[("HTTPS_PROXY", &proxy)]));
     assert_eq!(asked.try_iter().count(), 0);
+    assert!(rank(judge, "e", &[("ALL_PROXY", &socks)]));
+    let expected = ["user", "pAssW0rd", "judge.invalid"];
+    assert!(asked_socks.try_iter().all(|said| said == expected));
+    // A proxy that cannot be used is no reason to do without.
+    assert!(!rank(judge, "f", &[("HTTP_PROXY", "ftp://user:pAssW0rd@h"), ("ALL_PROXY", &socks)]));
 }
 
 /// Ends a process with the test.

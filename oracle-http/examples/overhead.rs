@@ -1,6 +1,6 @@
 //! How busy the oracle keeps a fast service: 64 requests at the same time, 2 ms per reply, of which the
 //! service works on so many at once (all of them, if not told otherwise). Compares the wall time with that
-//! of 64 threads which only write prepared bytes to sockets and read the replies, and with the time that
+//! of 64 threads which only write the same bytes, prepared, to sockets and read the replies, and with the time that
 //! the service sleeps.
 //!
 //! `cargo run --release -p sppo-oracle-http --example overhead [ROUNDS] [AT ONCE]`
@@ -55,7 +55,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// Seconds that prepared bytes on plain sockets take.
 fn raw_sockets(address: SocketAddr, rounds: usize) -> std::io::Result<f64> {
     let body = r#"{"model":"judge","items":[{"messages":[{"role":"user","content":"Question 100000?"}],"first":"Answer 0","second":"Answer 1"}]}"#;
-    let request = format!("POST /compare HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let request = format!(
+        "POST /compare HTTP/1.1\r\nContent-Type: application/json\r\nAccept: application/json\r\nUser-Agent: \
+         overhead\r\nHost: {address}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
     let mut streams = Vec::new();
     for _ in 0..CONNECTIONS {
         let stream = TcpStream::connect(address)?;

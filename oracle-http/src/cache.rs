@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fs_err as fs;
@@ -23,9 +24,6 @@ use crate::protocol::Part;
 
 /// Changes when equal questions no longer mean equal judgments.
 const FORMAT: u32 = 1;
-
-/// What was written is made to survive a loss of power this often.
-const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Identifies a question to a judge.
 pub(crate) type Key = [u8; 32];
@@ -69,10 +67,16 @@ pub(crate) struct Cache {
 }
 
 struct CacheFile {
-    path: PathBuf,
-    file: File,
+    path: Arc<Path>,
+    file: Arc<File>,
     synced: Instant,
     dirty: bool,
+}
+
+/// A file with judgments that may not survive a loss of power.
+pub(crate) struct Unsynced {
+    path: Arc<Path>,
+    file: Arc<File>,
 }
 
 impl Cache {
@@ -108,7 +112,12 @@ impl Cache {
             Some(_) => beginning.push(b'\n'),
         }
         file.write_all(&beginning).map_err(failed)?;
-        let file = CacheFile { path, file, synced: Instant::now(), dirty: false };
+        let file = CacheFile {
+            path: path.into(),
+            file: Arc::new(file),
+            synced: Instant::now(),
+            dirty: false,
+        };
         Ok(Self { known, file: Some(file) })
     }
 
@@ -126,31 +135,30 @@ impl Cache {
                     .map_err(|error| PluginError::failed(error.to_string()))?;
                 lines.push(b'\n');
             }
-            let path = &target.path;
-            target.file.write_all(&lines).map_err(|error| unusable(path, &error))?;
+            let mut file = &*target.file;
+            file.write_all(&lines).map_err(|error| unusable(&target.path, &error))?;
             target.dirty = true;
-            if target.synced.elapsed() >= SYNC_INTERVAL {
-                target.sync()?;
-            }
         }
         self.known.extend(judgments.iter().copied());
         Ok(())
     }
 
-    /// Makes everything so far survive a loss of power.
-    pub(crate) fn sync(&mut self) -> Result<(), PluginError> {
-        self.file.as_mut().map_or(Ok(()), CacheFile::sync)
+    /// What must be synced now, if the last time is at least `interval` ago. It takes long, so it is not
+    /// done here: others may go on to append.
+    pub(crate) fn take_unsynced(&mut self, interval: Duration) -> Option<Unsynced> {
+        let target = self.file.as_mut()?;
+        if !target.dirty || target.synced.elapsed() < interval {
+            return None;
+        }
+        target.dirty = false;
+        target.synced = Instant::now();
+        Some(Unsynced { path: Arc::clone(&target.path), file: Arc::clone(&target.file) })
     }
 }
 
-impl CacheFile {
-    fn sync(&mut self) -> Result<(), PluginError> {
-        if self.dirty {
-            self.file.sync_data().map_err(|error| unusable(&self.path, &error))?;
-            self.dirty = false;
-        }
-        self.synced = Instant::now();
-        Ok(())
+impl Unsynced {
+    pub(crate) fn sync(self) -> Result<(), PluginError> {
+        self.file.sync_data().map_err(|error| unusable(&self.path, &error))
     }
 }
 

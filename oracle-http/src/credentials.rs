@@ -3,8 +3,8 @@
 use std::fmt;
 
 use fs_err as fs;
+use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use sppo_core::plugin::PluginError;
-use ureq::http::{HeaderName, HeaderValue};
 
 use crate::config::HttpConfig;
 
@@ -58,7 +58,7 @@ impl ApiKey {
         let header = HeaderName::try_from(&config.api_key_header.0).map_err(|_| {
             PluginError::configuration("api_key_header: this is not the name of a header")
         })?;
-        let text = match header == ureq::http::header::AUTHORIZATION {
+        let text = match header == AUTHORIZATION {
             true => format!("Bearer {key}"),
             false => key.clone(),
         };

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use sppo_core::plugin::{Comparison, Host, Oracle, OraclePlugin, PluginError, Verdict};
 
 use crate::address::Address;
-use crate::cache::{Cache, Key, KeyMaker};
+use crate::cache::{Cache, Key, KeyMaker, Unsynced};
 use crate::config::{HttpConfig, Orders, ProtocolName};
 use crate::protocol::{self, Invalid, Part, Protocol, Question};
 use crate::round::{New, Round};
@@ -17,7 +17,9 @@ use crate::transport::{Client, Counters, Dispatcher, Job, Snapshot};
 const TICK: Duration = Duration::from_millis(50);
 /// When a run stops, what was asked already gets this long to come back and be remembered.
 const GRACE: Duration = Duration::from_secs(5);
-/// Threads are cheap, but not free.
+/// What was judged is made to survive a loss of power this often.
+const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+/// Connections are cheap, but not free.
 const MAX_CONCURRENCY: usize = 1024;
 
 /// Judges answers by asking services over HTTP.
@@ -103,7 +105,7 @@ impl Oracle for HttpOracle {
         if outcome.is_err() {
             service.dispatcher.abandon(GRACE);
         }
-        let synced = call.cache().sync();
+        let synced = call.sync(Duration::ZERO);
         outcome.and(synced)?;
         let verdicts = call.round.verdicts(call.config.judge.undecided);
         call.count_undecided();
@@ -144,7 +146,7 @@ impl HttpOracle {
                 Arc::clone(&self.protocol),
                 client,
                 Arc::clone(&cache),
-            );
+            )?;
             self.service = Some(Service { cache, dispatcher });
         }
         Ok(())
@@ -215,11 +217,12 @@ impl Call<'_> {
         if let Some(model) = &self.config.model {
             body.insert("model".into(), json!(model));
         }
-        body.extend(self.protocol.body(&batch.parts));
+        body.extend(self.protocol.body(batch.parts));
         body.extend(self.config.extra.clone());
         let body =
             serde_json::to_vec(&body).map_err(|error| PluginError::failed(error.to_string()))?;
-        self.service.dispatcher.push(Job { body, questions: batch.questions })
+        self.service.dispatcher.push(Job { body: body.into(), questions: batch.questions });
+        Ok(())
     }
 
     /// Waits for all answers.
@@ -234,6 +237,7 @@ impl Call<'_> {
                 self.round.settle(settled.question, settled.judgment.clone());
             }
             self.report(&snapshot);
+            self.sync(SYNC_INTERVAL)?;
             if let Some(error) = snapshot.stopped {
                 return Err(error);
             }
@@ -290,6 +294,12 @@ impl Call<'_> {
             self.host.metrics(&[("undecided_pairs", self.totals.undecided_pairs as f64)]);
             tracing::warn!("{ties} pairs count as ties: the judge gave no valid verdict on them");
         }
+    }
+
+    /// Makes what was judged survive a loss of power, if the last time is so long ago.
+    fn sync(&self, interval: Duration) -> Result<(), PluginError> {
+        let unsynced = self.cache().take_unsynced(interval);
+        unsynced.map_or(Ok(()), Unsynced::sync)
     }
 
     fn cache(&self) -> MutexGuard<'_, Cache> {

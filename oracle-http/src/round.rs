@@ -67,12 +67,15 @@ impl Round {
                 if a == b {
                     continue;
                 }
-                if orders == Orders::Both || comes_first(a, b) {
-                    questions.push(ask(low, Some(high)));
-                }
-                if orders == Orders::Both || !comes_first(a, b) {
-                    questions.push(ask(high, Some(low)));
-                }
+                let (there, back) = match orders {
+                    Orders::Both => (true, true),
+                    Orders::One => {
+                        let low_first = comes_first(a, b);
+                        (low_first, !low_first)
+                    }
+                };
+                questions.extend(there.then(|| ask(low, Some(high))));
+                questions.extend(back.then(|| ask(high, Some(low))));
             }
         }
         questions

@@ -97,7 +97,7 @@ pub(crate) trait Protocol: Send + Sync {
     fn part(&self, question: Question<'_>) -> Result<Part, PluginError>;
 
     /// The body of a request, the fields `model` and `extra` aside.
-    fn body(&self, parts: &[Part]) -> Map<String, Value>;
+    fn body(&self, parts: Vec<Part>) -> Map<String, Value>;
 
     /// Reads the reply to a request with `count` parts.
     fn read(&self, body: &[u8], count: usize) -> Result<Reply, Malformed>;
@@ -114,6 +114,16 @@ pub(crate) fn create(config: &HttpConfig) -> Result<Box<dyn Protocol>, PluginErr
         ProtocolName::TeiPredict => Box::new(tei::Predict::new(&config.scoring)?),
         ProtocolName::TeiRerank => Box::new(tei::Rerank::new(&config.scoring)?),
     })
+}
+
+/// What stands for each question.
+fn own(parts: Vec<Part>) -> Value {
+    parts.into_iter().map(|part| part.own).collect()
+}
+
+/// What the questions of a request share.
+fn shared(parts: &[Part]) -> Value {
+    parts.first().map_or(Value::Null, |part| part.shared.clone())
 }
 
 /// The fields that a reply must have.

@@ -110,9 +110,9 @@ impl Protocol for OpenaiJudge {
         }))
     }
 
-    fn body(&self, parts: &[Part]) -> Map<String, Value> {
+    fn body(&self, parts: Vec<Part>) -> Map<String, Value> {
         let JudgeConfig { temperature, max_tokens, max_tokens_field, .. } = &self.config;
-        let messages = parts.first().map_or(Value::Null, |part| part.own.clone());
+        let messages = parts.into_iter().next().map_or(Value::Null, |part| part.own);
         let mut body = Map::from_iter([
             ("messages".into(), messages),
             ("temperature".into(), json!(temperature)),

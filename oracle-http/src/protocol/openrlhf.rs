@@ -54,7 +54,7 @@ impl Protocol for OpenRlhf {
         Ok(Part::of(json!({"query": query, "prompt": prompt})))
     }
 
-    fn body(&self, parts: &[Part]) -> Map<String, Value> {
+    fn body(&self, parts: Vec<Part>) -> Map<String, Value> {
         let all = |field: &str| Value::from_iter(parts.iter().map(|part| part.own[field].clone()));
         let labels = vec![""; parts.len()];
         Map::from_iter([

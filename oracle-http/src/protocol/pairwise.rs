@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sppo_core::plugin::PluginError;
 
-use super::{Malformed, Part, Protocol, Question, Reply, all_valid, parse};
+use super::{Malformed, Part, Protocol, Question, Reply, all_valid, own, parse};
 use crate::judgment::Judgment;
 
 pub(super) struct Pairwise;
@@ -37,9 +37,8 @@ impl Protocol for Pairwise {
         })))
     }
 
-    fn body(&self, parts: &[Part]) -> Map<String, Value> {
-        let items: Vec<&Value> = parts.iter().map(|part| &part.own).collect();
-        Map::from_iter([("items".into(), json!(items))])
+    fn body(&self, parts: Vec<Part>) -> Map<String, Value> {
+        Map::from_iter([("items".into(), own(parts))])
     }
 
     fn read(&self, body: &[u8], count: usize) -> Result<Reply, Malformed> {

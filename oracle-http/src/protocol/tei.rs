@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use sppo_core::plugin::PluginError;
 
 use super::openrlhf::{render_response, response_template};
-use super::{Malformed, Part, Protocol, Question, Reply, all_valid, in_order, parse};
+use super::{Malformed, Part, Protocol, Question, Reply, all_valid, in_order, own, parse, shared};
 use crate::config::ScoringConfig;
 use crate::judgment::Judgment;
 use crate::templates::{Template, conversation, prompt_values};
@@ -101,8 +101,8 @@ impl Protocol for Predict {
         }))
     }
 
-    fn body(&self, parts: &[Part]) -> Map<String, Value> {
-        let inputs = Value::from_iter(parts.iter().map(|part| part.own.clone()));
+    fn body(&self, parts: Vec<Part>) -> Map<String, Value> {
+        let inputs = own(parts);
         Map::from_iter([("inputs".into(), inputs), ("raw_scores".into(), json!(true))])
     }
 
@@ -154,10 +154,10 @@ impl Protocol for Rerank {
         Ok(Part { shared: json!(self.query.of(question)?), own: json!(question.first_text()) })
     }
 
-    fn body(&self, parts: &[Part]) -> Map<String, Value> {
+    fn body(&self, parts: Vec<Part>) -> Map<String, Value> {
         Map::from_iter([
-            ("query".into(), parts.first().map_or(Value::Null, |part| part.shared.clone())),
-            ("texts".into(), Value::from_iter(parts.iter().map(|part| part.own.clone()))),
+            ("query".into(), shared(&parts)),
+            ("texts".into(), own(parts)),
             ("raw_scores".into(), json!(true)),
         ])
     }

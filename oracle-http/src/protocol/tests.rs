@@ -32,7 +32,7 @@ fn body(protocol: &dyn Protocol) -> Value {
     };
     let parts: Vec<Part> =
         questions.into_iter().map(|question| protocol.part(question).unwrap()).collect();
-    Value::Object(protocol.body(&parts))
+    Value::Object(protocol.body(parts))
 }
 
 fn scores(protocol: &dyn Protocol, reply: &Value, count: usize) -> Result<Vec<f64>, String> {

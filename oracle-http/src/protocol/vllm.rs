@@ -7,7 +7,7 @@ use sppo_core::plugin::{Message, PluginError};
 
 use super::openrlhf::{render_response, response_template};
 use super::tei::Query;
-use super::{Malformed, Part, Protocol, Question, Reply, all_valid, in_order, parse};
+use super::{Malformed, Part, Protocol, Question, Reply, all_valid, in_order, own, parse, shared};
 use crate::config::ScoringConfig;
 use crate::judgment::Judgment;
 use crate::templates::Template;
@@ -94,10 +94,10 @@ impl Protocol for Classify {
         }))
     }
 
-    fn body(&self, parts: &[Part]) -> Map<String, Value> {
-        let (field, content) = match (&self.template, parts) {
-            (None, [only]) => ("messages", only.own.clone()),
-            _ => ("input", Value::from_iter(parts.iter().map(|part| part.own.clone()))),
+    fn body(&self, parts: Vec<Part>) -> Map<String, Value> {
+        let (field, content) = match self.template {
+            None if parts.len() == 1 => ("messages", own(parts)[0].take()),
+            _ => ("input", own(parts)),
         };
         Map::from_iter([(field.into(), content), ("use_activation".into(), json!(false))])
     }
@@ -159,10 +159,10 @@ impl Protocol for Score {
         Ok(Part { shared: json!(self.query.of(question)?), own: json!(question.first_text()) })
     }
 
-    fn body(&self, parts: &[Part]) -> Map<String, Value> {
+    fn body(&self, parts: Vec<Part>) -> Map<String, Value> {
         Map::from_iter([
-            ("text_1".into(), parts.first().map_or(Value::Null, |part| part.shared.clone())),
-            ("text_2".into(), Value::from_iter(parts.iter().map(|part| part.own.clone()))),
+            ("text_1".into(), shared(&parts)),
+            ("text_2".into(), own(parts)),
             ("use_activation".into(), json!(false)),
         ])
     }

@@ -1,27 +1,29 @@
 //! One attempt of a request.
 
+use std::error::Error;
 use std::io;
 use std::time::Duration;
 
-use fs_err as fs;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use sppo_core::plugin::PluginError;
-use ureq::Agent;
-use ureq::config::AutoHeaderValue;
-use ureq::http::header::{CONTENT_TYPE, RETRY_AFTER};
-use ureq::http::{HeaderName, HeaderValue, StatusCode};
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::unversioned::transport::DefaultConnector;
+use tokio::time::timeout;
 
 use super::backoff::retry_after;
-use super::proxy;
-use super::resolver::RememberingResolver;
+use super::route::Route;
+use super::tls;
 use crate::address::Address;
-use crate::config::{HttpConfig, TimeoutConfig};
+use crate::config::HttpConfig;
 use crate::credentials::{ApiKey, plain_headers};
 
 /// No reply of any protocol comes near this size.
-const MAX_REPLY_BYTES: u64 = 4 << 20;
-const MAX_ERROR_BYTES: u64 = 64 << 10;
+const MAX_REPLY_BYTES: usize = 4 << 20;
+const MAX_ERROR_BYTES: usize = 64 << 10;
 /// Characters of an error's body that are shown.
 const EXCERPT: usize = 300;
 /// Common servers close idle connections after 5 seconds; closing them first saves failed attempts.
@@ -50,77 +52,116 @@ pub(super) enum FailureKind {
 
 /// Makes requests.
 pub(crate) struct Client {
-    /// One for each endpoint, for each may have its own proxy.
-    agents: Vec<Agent>,
+    endpoints: Vec<Endpoint>,
+    headers: HeaderMap,
     key: Option<ApiKey>,
-    headers: Vec<(HeaderName, HeaderValue)>,
+    limits: Limits,
+}
+
+/// A service and the connections to it. Each has its own, for each may have its own proxy.
+struct Endpoint {
+    uri: Uri,
+    connections: legacy::Client<HttpsConnector<Route>, Full<Bytes>>,
+}
+
+#[derive(Clone, Copy)]
+struct Limits {
+    connect: Duration,
+    read: Duration,
+    total: Duration,
+}
+
+/// Why there is no reply.
+enum Unanswered {
+    TimedOut(&'static str),
+    CannotConnect(String),
+    BrokenOff(String),
+}
+
+/// What was read of a body.
+enum Body {
+    Whole(Vec<u8>),
+    /// It is larger than the limit.
+    Beginning(Vec<u8>),
 }
 
 impl Client {
     pub(crate) fn new(config: &HttpConfig, addresses: &[Address]) -> Result<Self, PluginError> {
-        let connections = config.concurrency.max;
-        let TimeoutConfig { connect_seconds, read_seconds, total_seconds } = config.timeouts;
-        let mut tls = TlsConfig::builder();
-        if let Some(path) = &config.certificates {
-            tls = tls.root_certs(certificates(path)?);
-        }
-        let tls = tls.build();
-        let connect = seconds("timeouts.connect_seconds", connect_seconds)?;
-        let read = seconds("timeouts.read_seconds", read_seconds)?;
-        let total = seconds("timeouts.total_seconds", total_seconds)?;
-        let agent = |address: &Address| {
-            let settings = Agent::config_builder()
-                .tls_config(tls.clone())
-                .proxy(proxy::for_address(&address.uri)?)
-                .http_status_as_error(false)
-                // A redirect would carry headers to a place that the user did not name.
-                .max_redirects(0)
-                .max_redirects_will_error(false)
-                .user_agent(concat!("sppo/", env!("CARGO_PKG_VERSION")))
-                .accept("application/json")
-                // Small replies gain nothing, and a compressed one may be larger than it looks.
-                .accept_encoding(AutoHeaderValue::None)
-                .max_idle_connections(connections)
-                .max_idle_connections_per_host(connections)
-                .max_idle_age(IDLE_LIMIT)
-                .timeout_connect(Some(connect))
-                .timeout_per_read(Some(read))
-                .timeout_global(Some(total))
-                .build();
-            let resolver: RememberingResolver = RememberingResolver::default();
-            Ok(Agent::with_parts(settings, DefaultConnector::default(), resolver))
+        let key = ApiKey::load(config)?;
+        let headers = headers(config, key.as_ref())?;
+        let limits = Limits::new(config)?;
+        let tls = tls::trusting(config.certificates.as_deref())?;
+        let endpoint = |address: &Address| {
+            let route = Route::to(&address.uri, limits.connect)?;
+            let builder = HttpsConnectorBuilder::new().with_tls_config(tls.clone());
+            let connector = builder.https_or_http().enable_http1().wrap_connector(route);
+            let connections = legacy::Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(IDLE_LIMIT)
+                .pool_max_idle_per_host(config.concurrency.max)
+                .build(connector);
+            Ok(Endpoint { uri: address.uri.clone(), connections })
         };
-        let agents = addresses.iter().map(agent).collect::<Result<_, PluginError>>()?;
-        Ok(Self { agents, key: ApiKey::load(config)?, headers: plain_headers(config)? })
+        let endpoints = addresses.iter().map(endpoint).collect::<Result<_, PluginError>>()?;
+        Ok(Self { endpoints, headers, key, limits })
     }
 
     /// Sends a body to the endpoint of this number and returns the reply's.
-    pub(super) fn post(
-        &self,
-        endpoint: usize,
-        address: &Address,
-        body: &[u8],
-    ) -> Result<Vec<u8>, Failure> {
-        let mut request =
-            self.agents[endpoint].post(&address.uri).header(CONTENT_TYPE, "application/json");
-        for (name, value) in self.headers.iter().map(|(name, value)| (name, value)) {
-            request = request.header(name, value);
-        }
-        if let Some(key) = &self.key {
-            let (name, value) = key.header();
-            request = request.header(name, value);
-        }
-        let mut response = request.send(body).map_err(|error| self.not_answered(&error))?;
+    pub(super) async fn post(&self, endpoint: usize, body: Bytes) -> Result<Vec<u8>, Failure> {
+        let attempt = timeout(self.limits.total, self.attempt(endpoint, body));
+        attempt.await.unwrap_or_else(|_| Err(self.not_answered(&Unanswered::TimedOut("in all"))))
+    }
+
+    async fn attempt(&self, endpoint: usize, body: Bytes) -> Result<Vec<u8>, Failure> {
+        let sent = self.send(endpoint, body).await;
+        let response = sent.map_err(|error| self.not_answered(&error))?;
         let status = response.status();
         if status.is_success() {
-            let body = response.body_mut().with_config().limit(MAX_REPLY_BYTES).read_to_vec();
-            return body.map_err(|error| self.not_answered(&error));
+            let body = self.read(response, MAX_REPLY_BYTES).await;
+            return match body.map_err(|error| self.not_answered(&error))? {
+                Body::Whole(body) => Ok(body),
+                Body::Beginning(_) => Err(too_large()),
+            };
         }
         let wait = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let retry_after = wait.and_then(retry_after);
         // What it says only explains the status; without it the status must do.
-        let said = response.body_mut().with_config().limit(MAX_ERROR_BYTES).read_to_vec();
-        Err(self.refused(status, &said.unwrap_or_default(), retry_after))
+        let said = match self.read(response, MAX_ERROR_BYTES).await {
+            Ok(Body::Whole(said) | Body::Beginning(said)) => said,
+            Err(_) => Vec::new(),
+        };
+        Err(self.refused(status, &said, retry_after))
+    }
+
+    async fn send(&self, endpoint: usize, body: Bytes) -> Result<Response<Incoming>, Unanswered> {
+        let Endpoint { uri, connections } = &self.endpoints[endpoint];
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        match timeout(self.limits.read, connections.request(request)).await {
+            Err(_) => Err(Unanswered::TimedOut("waiting for a reply")),
+            Ok(sent) => sent.map_err(|error| Unanswered::new(&error, error.is_connect())),
+        }
+    }
+
+    async fn read(&self, reply: Response<Incoming>, limit: usize) -> Result<Body, Unanswered> {
+        let mut incoming = reply.into_body();
+        let mut body = Vec::new();
+        while let Some(frame) = timeout(self.limits.read, incoming.frame())
+            .await
+            .map_err(|_| Unanswered::TimedOut("in the middle of a reply"))?
+        {
+            let frame = frame.map_err(|error| Unanswered::new(&error, false))?;
+            let data = frame.data_ref().map_or(&[][..], |data| data);
+            let room = limit - body.len();
+            if data.len() > room {
+                body.extend_from_slice(&data[..room]);
+                return Ok(Body::Beginning(body));
+            }
+            body.extend_from_slice(data);
+        }
+        Ok(Body::Whole(body))
     }
 
     fn refused(&self, status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> Failure {
@@ -137,20 +178,13 @@ impl Client {
         Failure { kind, message, retry_after }
     }
 
-    fn not_answered(&self, error: &ureq::Error) -> Failure {
-        let kind = match error {
-            ureq::Error::Timeout(_) => FailureKind::Overloaded,
-            ureq::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => {
-                FailureKind::Overloaded
+    fn not_answered(&self, reason: &Unanswered) -> Failure {
+        let (kind, message) = match reason {
+            Unanswered::TimedOut(when) => (FailureKind::Overloaded, format!("timed out {when}")),
+            Unanswered::CannotConnect(reason) => {
+                (FailureKind::Transient, format!("cannot connect: {reason}"))
             }
-            _ => FailureKind::Transient,
-        };
-        let message = match error {
-            ureq::Error::BodyExceedsLimit(_) => {
-                format!("the reply is larger than {} MiB", MAX_REPLY_BYTES >> 20)
-            }
-            ureq::Error::Timeout(what) => format!("timed out ({what})"),
-            other => other.to_string(),
+            Unanswered::BrokenOff(reason) => (FailureKind::Transient, reason.clone()),
         };
         Failure { kind, message: self.clean(&message), retry_after: None }
     }
@@ -183,6 +217,36 @@ impl Client {
     }
 }
 
+impl Unanswered {
+    /// What is at the bottom of an error. What lies above says where it was noticed.
+    fn new(error: &(dyn Error + 'static), connecting: bool) -> Self {
+        let mut deepest = error;
+        while let Some(source) = deepest.source() {
+            deepest = source;
+        }
+        let timed_out = deepest
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::TimedOut);
+        match (timed_out, connecting) {
+            (true, true) => Self::TimedOut("connecting"),
+            (true, false) => Self::TimedOut("on the network"),
+            (false, true) => Self::CannotConnect(deepest.to_string()),
+            (false, false) => Self::BrokenOff(deepest.to_string()),
+        }
+    }
+}
+
+impl Limits {
+    fn new(config: &HttpConfig) -> Result<Self, PluginError> {
+        let timeouts = &config.timeouts;
+        Ok(Self {
+            connect: seconds("timeouts.connect_seconds", timeouts.connect_seconds)?,
+            read: seconds("timeouts.read_seconds", timeouts.read_seconds)?,
+            total: seconds("timeouts.total_seconds", timeouts.total_seconds)?,
+        })
+    }
+}
+
 fn seconds(setting: &str, value: f64) -> Result<Duration, PluginError> {
     Duration::try_from_secs_f64(value).ok().filter(|duration| !duration.is_zero()).ok_or_else(
         || {
@@ -193,22 +257,20 @@ fn seconds(setting: &str, value: f64) -> Result<Duration, PluginError> {
     )
 }
 
-fn certificates(path: &std::path::Path) -> Result<RootCerts, PluginError> {
-    let unusable = |reason: String| {
-        PluginError::configuration(format!("certificates: {reason}"))
-            .with_hint("give a file with certificates in PEM form")
-    };
-    let bytes = fs::read(path).map_err(|error| unusable(error.to_string()))?;
-    let mut trusted = Vec::new();
-    for item in parse_pem(&bytes) {
-        match item {
-            Ok(PemItem::Certificate(certificate)) => trusted.push(certificate),
-            Ok(_) => {}
-            Err(error) => return Err(unusable(format!("{}: {error}", path.display()))),
-        }
+/// The headers of every request.
+fn headers(config: &HttpConfig, key: Option<&ApiKey>) -> Result<HeaderMap, PluginError> {
+    let json = HeaderValue::from_static("application/json");
+    let agent = HeaderValue::from_static(concat!("sppo/", env!("CARGO_PKG_VERSION")));
+    let own = [(CONTENT_TYPE, json.clone()), (ACCEPT, json), (USER_AGENT, agent)];
+    let mut headers = HeaderMap::from_iter(own);
+    headers.extend(plain_headers(config)?);
+    if let Some((name, value)) = key.map(ApiKey::header) {
+        headers.insert(name, value.clone());
     }
-    if trusted.is_empty() {
-        return Err(unusable(format!("{}: there is no certificate in it", path.display())));
-    }
-    Ok(RootCerts::from(trusted))
+    Ok(headers)
+}
+
+fn too_large() -> Failure {
+    let message = format!("the reply is larger than {} MiB", MAX_REPLY_BYTES >> 20);
+    Failure { kind: FailureKind::Transient, message, retry_after: None }
 }

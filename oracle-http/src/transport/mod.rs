@@ -1,15 +1,18 @@
 //! Requests to services that may be slow, overloaded, broken or gone.
 //!
-//! [`client`] makes one attempt and says what became of it. [`fleet`] knows how each endpoint is doing:
-//! how much it can take, and whether it should be left alone for a while. [`dispatcher`] brings the two
-//! together: workers take requests from a queue, and put back those that failed.
+//! [`client`] makes one attempt and says what became of it, by the way that [`route`] finds and with the
+//! certificates that [`tls`] trusts. [`fleet`] knows how each endpoint is doing: how much it can take, and
+//! whether it should be left alone for a while. [`queue`] decides what is sent next and what follows from
+//! each attempt, and the workers of [`dispatcher`] do it.
 
 mod backoff;
 mod client;
 mod dispatcher;
 mod fleet;
-mod proxy;
-mod resolver;
+mod queue;
+mod route;
+mod tls;
 
 pub(crate) use client::Client;
-pub(crate) use dispatcher::{Counters, Dispatcher, Job, Snapshot};
+pub(crate) use dispatcher::Dispatcher;
+pub(crate) use queue::{Counters, Job, Snapshot};

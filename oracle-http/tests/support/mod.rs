@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -96,11 +96,17 @@ impl Service {
         let serving = Arc::clone(&state);
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
+                stream.set_nodelay(true).unwrap();
                 let state = Arc::clone(&serving);
                 thread::spawn(move || state.serve(stream));
             }
         });
         Self { port, state }
+    }
+
+    /// Serves a connection that somebody else accepted, until it ends.
+    pub(crate) fn serve(&self, stream: impl Read + Write) {
+        self.state.serve(stream);
     }
 
     pub(crate) fn url(&self) -> String {
@@ -128,10 +134,8 @@ impl Service {
 }
 
 impl State {
-    fn serve(&self, stream: TcpStream) {
-        stream.set_nodelay(true).unwrap();
-        let mut reader = BufReader::new(stream.try_clone().unwrap());
-        let mut stream = stream;
+    fn serve(&self, stream: impl Read + Write) {
+        let mut reader = BufReader::new(stream);
         while let Some((path, key)) = read_head(&mut reader) {
             if self.down.load(Ordering::SeqCst) {
                 return;
@@ -144,7 +148,7 @@ impl State {
             }
             let body = key.body(&mut reader);
             thread::sleep(self.behaviour.delay);
-            if !self.reply(&mut stream, &path, &key, &body, fault) {
+            if !self.reply(reader.get_mut(), &path, &key, &body, fault) {
                 return;
             }
         }
@@ -163,7 +167,7 @@ impl State {
     /// Returns whether the connection may be used again.
     fn reply(
         &self,
-        stream: &mut TcpStream,
+        stream: &mut impl Write,
         path: &str,
         head: &Head,
         body: &[u8],

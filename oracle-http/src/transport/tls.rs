@@ -1,0 +1,38 @@
+//! Whose certificates are trusted.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::crypto::ring;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use sppo_core::plugin::PluginError;
+
+/// Trusts the authorities of a file (PEM), or Mozilla's.
+pub(super) fn trusting(certificates: Option<&Path>) -> Result<ClientConfig, PluginError> {
+    let roots = match certificates {
+        Some(path) => authorities(path)?,
+        None => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
+    };
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| PluginError::failed(format!("TLS cannot be used: {error}")))?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn authorities(path: &Path) -> Result<RootCertStore, PluginError> {
+    let unusable = |reason: &dyn std::fmt::Display| {
+        PluginError::configuration(format!("certificates: {}: {reason}", path.display()))
+            .with_hint("give a file with certificates in PEM form")
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unusable(&error))? {
+        let certificate = certificate.map_err(|error| unusable(&error))?;
+        roots.add(certificate).map_err(|error| unusable(&error))?;
+    }
+    match roots.is_empty() {
+        true => Err(unusable(&"there is no certificate in it")),
+        false => Ok(roots),
+    }
+}
