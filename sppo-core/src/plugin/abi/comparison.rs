@@ -69,49 +69,53 @@ pub struct AbiComparison<'a> {
 /// What is lent to a library in a call: the prompts' messages and the candidates of all comparisons,
 /// one after the other. A list for each comparison would cost more than all the rest of the crossing.
 pub struct LentTexts<'a> {
+    comparisons: &'a [Comparison<'a>],
     messages: Vec<AbiMessage<'a>>,
     candidates: Vec<AbiCandidate<'a>>,
 }
 
 impl<'a> LentTexts<'a> {
-    pub fn new(comparisons: &'a [Comparison<'_>]) -> Self {
+    pub fn new(comparisons: &'a [Comparison<'a>]) -> Self {
         Self {
+            comparisons,
             messages: gathered(comparisons.iter().map(|comparison| &*comparison.prompt)),
             candidates: gathered(comparisons.iter().map(|comparison| &*comparison.candidates)),
         }
     }
 
-    pub fn comparisons<'b>(&'b self, of: &'b [Comparison<'_>]) -> Vec<AbiComparison<'b>> {
+    pub fn comparisons(&self) -> Vec<AbiComparison<'_>> {
         let mut messages = Rest(&self.messages);
         let mut candidates = Rest(&self.candidates);
-        let lend = |comparison: &'b Comparison<'_>| AbiComparison {
+        let lend = |comparison: &'a Comparison<'a>| AbiComparison {
             prompt: messages.take(comparison.prompt.len()).into(),
             rendered_prompt: comparison.rendered_prompt.as_deref().map(RStr::from).into(),
             candidates: candidates.take(comparison.candidates.len()).into(),
         };
-        of.iter().map(lend).collect()
+        self.comparisons.iter().map(lend).collect()
     }
 }
 
 /// What a library makes of [`LentTexts`]: the same two lists in the author's types.
 pub struct ReceivedTexts<'a> {
+    comparisons: &'a [AbiComparison<'a>],
     messages: Vec<Message<'a>>,
     candidates: Vec<Candidate<'a>>,
 }
 
 impl<'a> ReceivedTexts<'a> {
-    pub fn new(comparisons: &'a [AbiComparison<'_>]) -> Self {
+    pub fn new(comparisons: &'a [AbiComparison<'a>]) -> Self {
         let candidates = comparisons.iter().map(|comparison| comparison.candidates.as_slice());
         Self {
+            comparisons,
             messages: gathered(comparisons.iter().map(|comparison| comparison.prompt.as_slice())),
             candidates: gathered(candidates),
         }
     }
 
-    pub fn comparisons<'b>(&'b self, of: &'b [AbiComparison<'_>]) -> Vec<Comparison<'b>> {
+    pub fn comparisons(&self) -> Vec<Comparison<'_>> {
         let mut messages = Rest(&self.messages);
         let mut candidates = Rest(&self.candidates);
-        let receive = |comparison: &'b AbiComparison<'_>| {
+        let receive = |comparison: &'a AbiComparison<'a>| {
             let rendered_prompt = comparison.rendered_prompt.into_option();
             Comparison {
                 prompt: messages.take(comparison.prompt.len()).into(),
@@ -119,7 +123,7 @@ impl<'a> ReceivedTexts<'a> {
                 candidates: candidates.take(comparison.candidates.len()).into(),
             }
         };
-        of.iter().map(receive).collect()
+        self.comparisons.iter().map(receive).collect()
     }
 }
 

@@ -80,7 +80,7 @@ impl AbiOracle for Exported<dyn Oracle> {
     ) -> AbiResult<RVec<AbiVerdict>> {
         guarded(|| {
             let texts = ReceivedTexts::new(comparisons.as_slice());
-            let comparisons = texts.comparisons(comparisons.as_slice());
+            let comparisons = texts.comparisons();
             let verdicts = self.0.preferences(&comparisons, &HostBehindAbi(host))?;
             Ok(verdicts.into_iter().map(AbiVerdict::from).collect::<RVec<_>>())
         })

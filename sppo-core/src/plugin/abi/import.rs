@@ -82,7 +82,7 @@ impl Oracle for LoadedOracle {
         let call = PluginCall::enter(self.plugin, host);
         let host = ExportedHost(&call);
         let texts = LentTexts::new(comparisons);
-        let comparisons = texts.comparisons(comparisons);
+        let comparisons = texts.comparisons();
         let host = AbiHost_TO::from_ptr(&host, TD_Opaque);
         received_list(self.oracle.preferences(RSlice::from(comparisons.as_slice()), host))
     }
