@@ -154,10 +154,26 @@ impl Cache {
         target.synced = Instant::now();
         Some(Unsynced { path: Arc::clone(&target.path), file: Arc::clone(&target.file) })
     }
+
+    /// Takes note that what was taken could not be synced.
+    pub(crate) fn still_unsynced(&mut self) {
+        if let Some(target) = &mut self.file {
+            target.dirty = true;
+        }
+    }
+}
+
+impl Drop for CacheFile {
+    fn drop(&mut self) {
+        if self.dirty {
+            // Nobody is left to be told.
+            let _ = self.file.sync_data();
+        }
+    }
 }
 
 impl Unsynced {
-    pub(crate) fn sync(self) -> Result<(), PluginError> {
+    pub(crate) fn sync(&self) -> Result<(), PluginError> {
         self.file.sync_data().map_err(|error| unusable(&self.path, &error))
     }
 }

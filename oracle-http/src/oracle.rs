@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use sppo_core::plugin::{Comparison, Host, Oracle, OraclePlugin, PluginError, Verdict};
 
 use crate::address::Address;
-use crate::cache::{Cache, Key, KeyMaker, Unsynced};
+use crate::cache::{Cache, Key, KeyMaker};
 use crate::config::{HttpConfig, Orders, ProtocolName};
 use crate::protocol::{self, Invalid, Part, Protocol, Question};
 use crate::round::{New, Round};
@@ -185,6 +185,7 @@ impl Call<'_> {
             if self.host.is_cancelled() {
                 return Err(PluginError::cancelled());
             }
+            self.sync(SYNC_INTERVAL)?;
             let mut parts = Vec::new();
             let mut questions: Vec<(Question<'_>, Key)> = Vec::new();
             for question in Round::questions(comparison, compares, self.config.orders) {
@@ -298,8 +299,9 @@ impl Call<'_> {
 
     /// Makes what was judged survive a loss of power, if the last time is so long ago.
     fn sync(&self, interval: Duration) -> Result<(), PluginError> {
-        let unsynced = self.cache().take_unsynced(interval);
-        unsynced.map_or(Ok(()), Unsynced::sync)
+        // The cache is free for others in the meantime.
+        let Some(unsynced) = self.cache().take_unsynced(interval) else { return Ok(()) };
+        unsynced.sync().inspect_err(|_| self.cache().still_unsynced())
     }
 
     fn cache(&self) -> MutexGuard<'_, Cache> {

@@ -22,6 +22,7 @@ struct Watcher {
     metrics: RefCell<BTreeMap<String, f64>>,
     progress: Cell<(u64, u64)>,
     cancelled: Cell<bool>,
+    stops_at_first_report: bool,
 }
 
 impl Host for Watcher {
@@ -31,6 +32,7 @@ impl Host for Watcher {
 
     fn progress(&self, completed: u64, total: u64) {
         self.progress.set((completed, total));
+        self.cancelled.set(self.cancelled.get() || self.stops_at_first_report);
     }
 
     fn metrics(&self, values: &[(&str, f64)]) {
@@ -170,6 +172,33 @@ fn endpoints_share_the_work() {
     ask(settings, &comparisons(30, 3), &Watcher::default()).unwrap();
     let [first, second] = services.each_ref().map(Service::requests);
     assert!(first + second == 180 && first.abs_diff(second) < 60, "{first} and {second}");
+}
+
+#[test]
+fn a_service_that_sends_heads_and_bodies_apart_is_not_given_twice_the_connections() {
+    let service = Service::start(Behaviour { split: true, ..Behaviour::default() });
+    let cache = tempfile::tempdir().unwrap();
+    let settings = with(
+        settings("openai-judge", &[service.url()], cache.path()),
+        json!({"concurrency": {"max": 8, "start": 8}}),
+    );
+    ask(settings, &comparisons(60, 3), &Watcher::default()).unwrap();
+    // One or the other may be opened in vain while all begin at once.
+    let connections = service.connections();
+    assert!(service.requests() == 360 && connections <= 10, "{connections}");
+}
+
+#[test]
+fn what_fails_after_a_stop_is_not_tried_again() {
+    let behaviour =
+        Behaviour { always: Some(500), delay: Duration::from_millis(200), ..Behaviour::default() };
+    let service = Service::start(behaviour);
+    let cache = tempfile::tempdir().unwrap();
+    let host = Watcher { stops_at_first_report: true, ..Watcher::default() };
+    let settings = settings("pairwise", &[service.url()], cache.path());
+    let error = ask(settings, &comparisons(1, 2), &host).unwrap_err();
+    assert_eq!(error.kind, PluginErrorKind::Cancelled);
+    assert_eq!(service.requests(), 1);
 }
 
 #[test]

@@ -48,12 +48,15 @@ fn behind_tls(service: Service) -> u16 {
     port
 }
 
-fn ask(url: String, certificates: Option<&Path>) -> Result<Vec<Verdict>, PluginError> {
-    let comparison = Comparison {
+fn comparison() -> Comparison<'static> {
+    Comparison {
         prompt: [Message::user("Why?")].into(),
         rendered_prompt: None,
         candidates: (0..4).map(|index| Candidate::from_text(format!("Answer {index}"))).collect(),
-    };
+    }
+}
+
+fn ask(url: String, certificates: Option<&Path>) -> Result<Vec<Verdict>, PluginError> {
     let mut settings: Value = json!({
         "endpoints": [url],
         "retries": {"max_attempts": 1},
@@ -62,7 +65,7 @@ fn ask(url: String, certificates: Option<&Path>) -> Result<Vec<Verdict>, PluginE
     if let Some(path) = certificates {
         settings["certificates"] = json!(path);
     }
-    create_oracle("http", settings).unwrap().preferences(&[comparison], &SilentHost)
+    create_oracle("http", settings).unwrap().preferences(&[comparison()], &SilentHost)
 }
 
 #[test]
@@ -77,6 +80,20 @@ fn a_certificate_is_trusted_by_its_authority_alone() {
     let untrusted = ask(format!("https://localhost:{port}"), None).unwrap_err().to_string();
     assert!(untrusted.contains("certificate"), "{untrusted}");
     assert!(untrusted.contains("UnknownIssuer"), "{untrusted}");
+}
+
+#[test]
+fn a_handshake_that_does_not_end_counts_as_connecting() {
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let settings = json!({
+        "endpoints": [format!("https://{}", silent.local_addr().unwrap())],
+        "timeouts": {"connect_seconds": 0.2},
+        "retries": {"max_attempts": 1},
+        "cache": {"enabled": false},
+    });
+    let mut oracle = create_oracle("http", settings).unwrap();
+    let error = oracle.preferences(&[comparison()], &SilentHost).unwrap_err().to_string();
+    assert!(error.contains("timed out connecting"), "{error}");
 }
 
 #[test]

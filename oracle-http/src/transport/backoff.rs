@@ -12,14 +12,21 @@ pub(super) fn delay(config: &RetryConfig, failures: u32) -> Duration {
     Duration::from_secs_f64(fastrand::f64() * bound.min(config.longest_delay_seconds))
 }
 
+/// Longer than anybody waits, and short enough to be added to the time.
+const LONGEST_WAIT: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// The time that a `Retry-After` header asks for: seconds, or a date.
 pub(super) fn retry_after(header: &str) -> Option<Duration> {
     let header = header.trim();
-    if let Ok(seconds) = header.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).ok();
-    }
-    let date = httpdate::parse_http_date(header).ok()?;
-    Some(date.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO))
+    let wait = match header.parse::<f64>() {
+        Ok(seconds) if seconds >= LONGEST_WAIT.as_secs_f64() => LONGEST_WAIT,
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok()?,
+        Err(_) => {
+            let date = httpdate::parse_http_date(header).ok()?;
+            date.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO)
+        }
+    };
+    Some(wait.min(LONGEST_WAIT))
 }
 
 #[cfg(test)]
@@ -52,8 +59,12 @@ mod tests {
         let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(100));
         let wait = retry_after(&later).unwrap().as_secs();
         assert!((97..=100).contains(&wait), "{wait}");
-        for nonsense in ["", "soon", "-1", "NaN", "1e300"] {
+        for nonsense in ["", "soon", "-1", "NaN"] {
             assert_eq!(retry_after(nonsense), None, "{nonsense}");
+        }
+        for overflowing in ["9223372036854775807", "1e300", "inf", "Fri, 31 Dec 9999 00:00:00 GMT"]
+        {
+            assert_eq!(retry_after(overflowing), Some(LONGEST_WAIT), "{overflowing}");
         }
     }
 }

@@ -8,14 +8,14 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Request, Response, StatusCode, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use sppo_core::plugin::PluginError;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::backoff::retry_after;
-use super::route::Route;
+use super::route::Connector;
 use super::tls;
 use crate::address::Address;
 use crate::config::HttpConfig;
@@ -61,7 +61,7 @@ pub(crate) struct Client {
 /// A service and the connections to it. Each has its own, for each may have its own proxy.
 struct Endpoint {
     uri: Uri,
-    connections: legacy::Client<HttpsConnector<Route>, Full<Bytes>>,
+    connections: legacy::Client<Connector, Full<Bytes>>,
 }
 
 #[derive(Clone, Copy)]
@@ -92,9 +92,7 @@ impl Client {
         let limits = Limits::new(config)?;
         let tls = tls::trusting(config.certificates.as_deref())?;
         let endpoint = |address: &Address| {
-            let route = Route::to(&address.uri, limits.connect)?;
-            let builder = HttpsConnectorBuilder::new().with_tls_config(tls.clone());
-            let connector = builder.https_or_http().enable_http1().wrap_connector(route);
+            let connector = Connector::new(&address.uri, limits.connect, tls.clone())?;
             let connections = legacy::Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
                 .pool_idle_timeout(IDLE_LIMIT)
@@ -161,6 +159,8 @@ impl Client {
             }
             body.extend_from_slice(data);
         }
+        // Now its connection is put back, lest the next request open another.
+        yield_now().await;
         Ok(Body::Whole(body))
     }
 
@@ -263,7 +263,9 @@ fn headers(config: &HttpConfig, key: Option<&ApiKey>) -> Result<HeaderMap, Plugi
     let agent = HeaderValue::from_static(concat!("sppo/", env!("CARGO_PKG_VERSION")));
     let own = [(CONTENT_TYPE, json.clone()), (ACCEPT, json), (USER_AGENT, agent)];
     let mut headers = HeaderMap::from_iter(own);
-    headers.extend(plain_headers(config)?);
+    for (name, value) in plain_headers(config)? {
+        headers.insert(name, value);
+    }
     if let Some((name, value)) = key.map(ApiKey::header) {
         headers.insert(name, value.clone());
     }

@@ -2,7 +2,7 @@
 //!
 //! The workers are tasks that share one thread. They live as long as the dispatcher, and so do the
 //! connections and what is known of the endpoints. Whoever stops early leaves requests that are under way
-//! to end by themselves, and what they still bring is remembered.
+//! to end by themselves, and what they still bring until the dispatcher is dropped is remembered.
 
 use std::future::poll_fn;
 use std::io;
@@ -74,7 +74,7 @@ impl Dispatcher {
         Ok(Self { shared, runtime, workers, max_workers, thread: Some(thread) })
     }
 
-    /// Begins a round: what an earlier one left behind is dropped.
+    /// Begins a round.
     pub(crate) fn begin(&self) {
         self.shared.lock().begin();
     }
@@ -83,7 +83,7 @@ impl Dispatcher {
     pub(crate) fn push(&self, job: Job) {
         let mut queue = self.shared.lock();
         queue.push(job);
-        let wanted = self.max_workers.min(queue.unfinished());
+        let wanted = self.max_workers.min(queue.useful_workers());
         drop(queue);
         if self.workers.load(Ordering::Relaxed) < wanted {
             self.workers.fetch_add(1, Ordering::Relaxed);
@@ -104,7 +104,7 @@ impl Dispatcher {
     /// Sends nothing more, and gives what is under way some time to come back.
     pub(crate) fn abandon(&self, grace: Duration) {
         let mut queue = self.shared.lock();
-        queue.clear();
+        queue.abandon();
         // Whether it came back or not, there is nothing else to do about it.
         let _ = self.shared.news.wait_timeout_while(queue, grace, |queue| !queue.is_quiet());
     }

@@ -138,17 +138,17 @@ impl Queue {
         }
     }
 
-    /// Begins a round: what an earlier one left behind is dropped.
+    /// Begins a round.
     pub(super) fn begin(&mut self) {
-        self.round += 1;
-        self.clear();
+        self.abandon();
         self.settled.clear();
         self.stopped = None;
         self.fleet.forget_outage();
     }
 
-    /// Drops everything that is not under way.
-    pub(super) fn clear(&mut self) {
+    /// Ends the round: what is under way is settled and not tried again, the rest is dropped.
+    pub(super) fn abandon(&mut self) {
+        self.round += 1;
         self.ready.clear();
         self.delayed.clear();
         self.unfinished = 0;
@@ -160,9 +160,9 @@ impl Queue {
         self.ready.push_back(Task { job, round, failures: 0, invalid: 0, avoid: None });
     }
 
-    /// Jobs of this round that are not settled.
-    pub(super) fn unfinished(&self) -> usize {
-        self.unfinished
+    /// How many could be busy at the same time, with what is left of earlier rounds.
+    pub(super) fn useful_workers(&self) -> usize {
+        self.unfinished + self.in_flight
     }
 
     /// Whether the round will bring nothing more.
@@ -214,7 +214,9 @@ impl Queue {
             Choice::Endpoint { index, is_probe } => {
                 self.in_flight += 1;
                 self.counters.requests += 1;
-                let has_room = !self.ready.is_empty() && self.in_flight < self.fleet.limit();
+                // Somebody must know when the next delayed request is due.
+                let is_last = self.ready.is_empty() && self.delayed.is_empty();
+                let has_room = !is_last && self.in_flight < self.fleet.limit();
                 let attempt = Attempt { task, endpoint: index, is_probe, sent: now };
                 Next::Send { attempt, has_room }
             }

@@ -5,23 +5,41 @@
 //! a proxy.
 
 use std::error::Error;
+use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::Uri;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
 use sppo_core::plugin::PluginError;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tower_service::Service;
 
-/// Opens connections.
+/// Opens connections to an address, in a limited time: that for the proxy and for TLS included.
+#[derive(Clone)]
+pub(super) struct Connector {
+    inner: HttpsConnector<Route>,
+    limit: Duration,
+}
+
+impl Connector {
+    pub(super) fn new(uri: &Uri, limit: Duration, tls: ClientConfig) -> Result<Self, PluginError> {
+        let builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+        let inner = builder.enable_http1().wrap_connector(Route::to(uri, limit)?);
+        Ok(Self { inner, limit })
+    }
+}
+
 #[derive(Clone, Debug)]
-pub(super) enum Route {
+enum Route {
     Direct(HttpConnector),
     /// By a proxy that is asked to `CONNECT`.
     Tunnel(Tunnel<HttpConnector>),
@@ -29,12 +47,13 @@ pub(super) enum Route {
 }
 
 impl Route {
-    pub(super) fn to(uri: &Uri, connect_timeout: Duration) -> Result<Self, PluginError> {
+    fn to(uri: &Uri, limit: Duration) -> Result<Self, PluginError> {
         let mut connector = HttpConnector::new();
         // It opens connections for others too, who look at the scheme themselves.
         connector.enforce_http(false);
         connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(connect_timeout));
+        // Shared among the addresses of a host, so that one that does not answer leaves time for others.
+        connector.set_connect_timeout(Some(limit));
         let Some((variable, value)) = proxy_variable(uri) else {
             return Ok(Self::Direct(connector));
         };
@@ -64,7 +83,7 @@ impl Route {
 
     fn socks(proxy: &Intercept, connector: HttpConnector) -> Self {
         // The proxy looks names up, for `socks5` too: here it would keep all others waiting.
-        let socks = SocksV5::new(proxy.uri().clone(), connector);
+        let socks = SocksV5::new(with_port(proxy.uri().clone(), 1080), connector);
         Self::Socks(match proxy.raw_auth() {
             Some((user, password)) => socks.with_auth(user.to_owned(), password.to_owned()),
             None => socks,
@@ -76,7 +95,7 @@ impl Route {
 fn proxy_variable(uri: &Uri) -> Option<(&'static str, String)> {
     let value = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let excepted = value("no_proxy").or_else(|| value("NO_PROXY")).unwrap_or_default();
-    let anything = Matcher::builder().all("http://proxy").no(excepted).build();
+    let anything = Matcher::builder().all("http://proxy").no(excepted.replace(' ', ",")).build();
     if is_this_machine(uri) || anything.intercept(uri).is_none() {
         return None;
     }
@@ -93,11 +112,27 @@ fn is_this_machine(uri: &Uri) -> bool {
 }
 
 type AnyError = Box<dyn Error + Send + Sync>;
+type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, AnyError>> + Send>>;
+
+impl Service<Uri> for Connector {
+    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Error = AnyError;
+    type Future = Connecting<Self::Response>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), AnyError>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connecting = timeout(self.limit, self.inner.call(uri));
+        Box::pin(async { connecting.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))? })
+    }
+}
 
 impl Service<Uri> for Route {
     type Response = TokioIo<TcpStream>;
     type Error = AnyError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, AnyError>> + Send>>;
+    type Future = Connecting<Self::Response>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), AnyError>> {
         match self {
@@ -110,17 +145,30 @@ impl Service<Uri> for Route {
     fn call(&mut self, uri: Uri) -> Self::Future {
         match self {
             Self::Direct(connector) => boxed(connector.call(uri)),
-            Self::Tunnel(connector) => boxed(connector.call(with_port(uri))),
-            Self::Socks(connector) => boxed(connector.call(with_port(uri))),
+            Self::Tunnel(connector) => boxed(connector.call(with_own_port(uri))),
+            Self::Socks(connector) => {
+                let connecting = connector.call(with_own_port(uri));
+                // It does not say that it is about the proxy.
+                Box::pin(async {
+                    connecting.await.map_err(|error| format!("proxy: {error}").into())
+                })
+            }
         }
     }
 }
 
 /// Says which port `http` means. Proxies are asked for that of `https` where none is given.
-fn with_port(uri: Uri) -> Uri {
-    match (uri.scheme_str(), uri.host(), uri.port()) {
-        (Some("http"), Some(host), None) => {
-            let parts = Uri::builder().scheme("http").authority(format!("{host}:80"));
+fn with_own_port(uri: Uri) -> Uri {
+    match uri.scheme_str() {
+        Some("http") => with_port(uri, 80),
+        _ => uri,
+    }
+}
+
+fn with_port(uri: Uri, port: u16) -> Uri {
+    match (uri.scheme(), uri.host(), uri.port()) {
+        (Some(scheme), Some(host), None) => {
+            let parts = Uri::builder().scheme(scheme.clone()).authority(format!("{host}:{port}"));
             parts.path_and_query("/").build().unwrap_or(uri)
         }
         _ => uri,
@@ -129,6 +177,6 @@ fn with_port(uri: Uri) -> Uri {
 
 fn boxed<E: Into<AnyError>>(
     connecting: impl Future<Output = Result<TokioIo<TcpStream>, E>> + Send + 'static,
-) -> <Route as Service<Uri>>::Future {
+) -> Connecting<TokioIo<TcpStream>> {
     Box::pin(async { connecting.await.map_err(Into::into) })
 }

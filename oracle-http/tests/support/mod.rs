@@ -64,6 +64,8 @@ pub(crate) struct Behaviour {
     pub(crate) chatter_share: f64,
     /// Every request gets this status.
     pub(crate) always: Option<u16>,
+    /// Head and body are sent apart, as many servers do.
+    pub(crate) split: bool,
 }
 
 struct State {
@@ -73,6 +75,7 @@ struct State {
     answered: Mutex<HashMap<String, u32>>,
     faults: Mutex<HashMap<Fault, u32>>,
     requests: AtomicU64,
+    connections: AtomicU64,
     down: AtomicBool,
 }
 
@@ -91,6 +94,7 @@ impl Service {
             answered: Mutex::default(),
             faults: Mutex::default(),
             requests: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
             down: AtomicBool::new(false),
         });
         let serving = Arc::clone(&state);
@@ -127,6 +131,11 @@ impl Service {
         self.state.requests.load(Ordering::SeqCst)
     }
 
+    /// Connections that were ever made.
+    pub(crate) fn connections(&self) -> u64 {
+        self.state.connections.load(Ordering::SeqCst)
+    }
+
     /// The faults that happened.
     pub(crate) fn faults(&self) -> HashMap<Fault, u32> {
         self.state.faults.lock().unwrap().clone()
@@ -135,6 +144,7 @@ impl Service {
 
 impl State {
     fn serve(&self, stream: impl Read + Write) {
+        self.connections.fetch_add(1, Ordering::SeqCst);
         let mut reader = BufReader::new(stream);
         while let Some((path, key)) = read_head(&mut reader) {
             if self.down.load(Ordering::SeqCst) {
@@ -176,6 +186,11 @@ impl State {
         let mut say = |status: &str, extra: &str, body: &[u8]| {
             let head =
                 format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n{extra}\r\n", body.len());
+            if self.behaviour.split {
+                let sent = stream.write_all(head.as_bytes());
+                thread::sleep(Duration::from_millis(1));
+                return sent.and_then(|()| stream.write_all(body)).is_ok();
+            }
             stream.write_all(&[head.as_bytes(), body].concat()).is_ok()
         };
         if let Some(status) = self.behaviour.always {
