@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -78,8 +79,22 @@ fn a_certificate_is_trusted_by_its_authority_alone() {
         assert_eq!(verdicts.unwrap(), expected);
     }
     let untrusted = ask(format!("https://localhost:{port}"), None).unwrap_err().to_string();
-    assert!(untrusted.contains("certificate"), "{untrusted}");
     assert!(untrusted.contains("UnknownIssuer"), "{untrusted}");
+    assert!(untrusted.contains("`certificates`"), "{untrusted}");
+}
+
+#[test]
+fn a_service_without_tls_is_told_from_one_that_is_down() {
+    let plain = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = plain.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for mut stream in plain.incoming().flatten() {
+            stream.read_exact(&mut [0; 5]).unwrap();
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+        }
+    });
+    let error = ask(format!("https://127.0.0.1:{port}"), None).unwrap_err().to_string();
+    assert!(error.contains("begin with http://"), "{error}");
 }
 
 #[test]

@@ -224,13 +224,13 @@ impl Unanswered {
         while let Some(source) = deepest.source() {
             deepest = source;
         }
-        let timed_out = deepest
-            .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() == io::ErrorKind::TimedOut);
+        let io = deepest.downcast_ref::<io::Error>();
+        let timed_out = io.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut);
+        let tls = io.and_then(io::Error::get_ref).and_then(tls::explain);
         match (timed_out, connecting) {
             (true, true) => Self::TimedOut("connecting"),
             (true, false) => Self::TimedOut("on the network"),
-            (false, true) => Self::CannotConnect(deepest.to_string()),
+            (false, true) => Self::CannotConnect(tls.unwrap_or_else(|| deepest.to_string())),
             (false, false) => Self::BrokenOff(deepest.to_string()),
         }
     }

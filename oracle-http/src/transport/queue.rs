@@ -318,10 +318,12 @@ impl Queue {
                 "{place} asks to wait {} seconds, longer than retries.give_up_after_seconds: {said}",
                 wait.as_secs()
             ),
-            _ if task.failures >= self.retries.max_attempts => format!(
-                "a request failed {} times, the last time at {place}: {said}",
-                task.failures
-            ),
+            _ if task.failures >= self.retries.max_attempts => match task.failures {
+                1 => format!("a request failed at {place}: {said}"),
+                times => {
+                    format!("a request failed {times} times, the last time at {place}: {said}")
+                }
+            },
             _ => return None,
         };
         Some(PluginError::failed(message).with_hint(GO_ON))

@@ -1,5 +1,7 @@
 //! Whose certificates are trusted.
 
+use std::error::Error;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,6 +21,22 @@ pub(super) fn trusting(certificates: Option<&Path>) -> Result<ClientConfig, Plug
         .with_safe_default_protocol_versions()
         .map_err(|error| PluginError::failed(format!("TLS cannot be used: {error}")))?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// What the user can do about an error, if it is one of TLS that says so.
+pub(super) fn explain(error: &(dyn Error + Send + Sync + 'static)) -> Option<String> {
+    if let Some(wrapped) = error.downcast_ref::<io::Error>() {
+        return wrapped.get_ref().and_then(explain);
+    }
+    match error.downcast_ref::<rustls::Error>()? {
+        rustls::Error::InvalidMessage(_) => {
+            Some("no TLS is spoken there; its address may begin with http://".into())
+        }
+        error @ rustls::Error::InvalidCertificate(_) => {
+            Some(format!("{error}; if you trust it, give its authority in `certificates`"))
+        }
+        _ => None,
+    }
 }
 
 fn authorities(path: &Path) -> Result<RootCertStore, PluginError> {
