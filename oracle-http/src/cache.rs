@@ -1,7 +1,7 @@
 //! Judgments remembered on disk: a file per judge, to which every judgment is appended before it is
 //! used.
 //!
-//! A line is one JSON object with a key and a judgment, written by one call. A process that is killed
+//! A line is one JSON object with a key and a judgment, and is written whole. A process that is killed
 //! leaves at most its last line cut short; the next one to open the file ends that line and skips it.
 //! Several processes may append to the same file.
 
@@ -63,6 +63,8 @@ struct Line {
 /// The judgments of one judge.
 pub(crate) struct Cache {
     known: HashMap<Key, Judgment>,
+    /// What is not written yet.
+    staged: Vec<(Key, Judgment)>,
     file: Option<CacheFile>,
 }
 
@@ -82,7 +84,7 @@ pub(crate) struct Unsynced {
 impl Cache {
     /// Remembers for as long as the process lives.
     pub(crate) fn in_memory() -> Self {
-        Self { known: HashMap::new(), file: None }
+        Self { known: HashMap::new(), staged: Vec::new(), file: None }
     }
 
     /// Opens the judge's file, or makes it. `about` describes the judge to whoever looks into it.
@@ -118,18 +120,26 @@ impl Cache {
             synced: Instant::now(),
             dirty: false,
         };
-        Ok(Self { known, file: Some(file) })
+        Ok(Self { known, staged: Vec::new(), file: Some(file) })
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<Judgment> {
         self.known.get(key).copied()
     }
 
-    /// Remembers judgments; they are in the file when this returns.
-    pub(crate) fn append(&mut self, judgments: &[(Key, Judgment)]) -> Result<(), PluginError> {
+    /// Takes judgments that the next [`Self::write_staged`] will write.
+    pub(crate) fn stage(&mut self, judgments: impl IntoIterator<Item = (Key, Judgment)>) {
+        self.staged.extend(judgments);
+    }
+
+    /// Remembers what was staged; it is in the file when this returns, and still staged if it fails.
+    pub(crate) fn write_staged(&mut self) -> Result<(), PluginError> {
+        if self.staged.is_empty() {
+            return Ok(());
+        }
         if let Some(target) = &mut self.file {
-            let mut lines = Vec::with_capacity(judgments.len() * 112);
-            for (key, judgment) in judgments {
+            let mut lines = Vec::with_capacity(self.staged.len() * 112);
+            for (key, judgment) in &self.staged {
                 let line = Line { key: hexadecimal(key), judgment: *judgment };
                 serde_json::to_writer(&mut lines, &line)
                     .map_err(|error| PluginError::failed(error.to_string()))?;
@@ -139,7 +149,7 @@ impl Cache {
             file.write_all(&lines).map_err(|error| unusable(&target.path, &error))?;
             target.dirty = true;
         }
-        self.known.extend(judgments.iter().copied());
+        self.known.extend(self.staged.drain(..));
         Ok(())
     }
 
@@ -163,11 +173,12 @@ impl Cache {
     }
 }
 
-impl Drop for CacheFile {
+impl Drop for Cache {
     fn drop(&mut self) {
-        if self.dirty {
-            // Nobody is left to be told.
-            let _ = self.file.sync_data();
+        // Nobody is left to be told.
+        let _ = self.write_staged();
+        if let Some(unsynced) = self.take_unsynced(Duration::ZERO) {
+            let _ = unsynced.sync();
         }
     }
 }

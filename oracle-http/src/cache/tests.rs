@@ -35,7 +35,8 @@ fn judgments_come_back_bit_for_bit_whatever_the_crash_cut_off() {
         .map(|(index, judgment)| (keys.key(&part(&index.to_string())), *judgment))
         .collect();
     let mut cache = open(directory.path(), &keys);
-    cache.append(&all).unwrap();
+    cache.stage(all.iter().copied());
+    cache.write_staged().unwrap();
     let file = directory.path().join(keys.file_name());
     let whole = std::fs::read(&file).unwrap();
     let ends: Vec<usize> =
@@ -50,7 +51,8 @@ fn judgments_come_back_bit_for_bit_whatever_the_crash_cut_off() {
         }
         // What is written after a cut line is not lost with it.
         let key = keys.key(&part("later"));
-        cache.append(&[(key, Judgment::Score(1.0))]).unwrap();
+        cache.stage([(key, Judgment::Score(1.0))]);
+        cache.write_staged().unwrap();
         drop(cache);
         assert_eq!(open(directory.path(), &keys).get(&key), Some(Judgment::Score(1.0)));
     }

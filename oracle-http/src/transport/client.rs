@@ -11,7 +11,6 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use sppo_core::plugin::PluginError;
-use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::backoff::retry_after;
@@ -159,8 +158,6 @@ impl Client {
             }
             body.extend_from_slice(data);
         }
-        // Now its connection is put back, lest the next request open another.
-        yield_now().await;
         Ok(Body::Whole(body))
     }
 

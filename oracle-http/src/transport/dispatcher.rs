@@ -17,15 +17,15 @@ use std::time::{Duration, Instant};
 use sppo_core::plugin::PluginError;
 use tokio::runtime::{self, Handle, Runtime};
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::timeout_at;
 
 use super::client::Client;
 use super::queue::{Job, Next, Outcome, Queue, Snapshot};
 use crate::address::Address;
-use crate::cache::{Cache, Key};
+use crate::cache::Cache;
 use crate::config::HttpConfig;
-use crate::judgment::Judgment;
-use crate::protocol::{Invalid, Protocol, Reply};
+use crate::protocol::{Invalid, Protocol};
 
 /// Sends requests until all are answered.
 pub(crate) struct Dispatcher {
@@ -147,7 +147,12 @@ impl Shared {
                     if has_room {
                         self.work.notify_one();
                     }
-                    let outcome = without_panic(self.send(attempt.job(), attempt.endpoint)).await;
+                    let sending = self.send(attempt.job(), attempt.endpoint);
+                    let outcome = without_panic(sending).await;
+                    // The connection is put back, lest the next request open another, and what has
+                    // arrived elsewhere joins what will be written.
+                    yield_now().await;
+                    let outcome = self.written(outcome);
                     let mut queue = self.lock();
                     queue.settle(attempt, outcome);
                     if queue.is_over() || queue.is_quiet() {
@@ -168,7 +173,7 @@ impl Shared {
         }
     }
 
-    /// Asks once. What it brings is in the cache when this returns.
+    /// Asks once. What it brings waits to be written to the cache.
     async fn send(&self, job: &Job, endpoint: usize) -> Outcome {
         let body = match self.client.post(endpoint, job.body.clone()).await {
             Ok(body) => body,
@@ -183,18 +188,27 @@ impl Shared {
         for Invalid(said) in reply.judgments.iter_mut().filter_map(|judged| judged.as_mut().err()) {
             *said = self.client.clean(said);
         }
-        match self.remember(job, &reply) {
-            Ok(()) => Outcome::Reply(reply),
-            Err(error) => Outcome::Broken(error),
+        let pairs = job.questions.iter().zip(&reply.judgments);
+        self.cache().stage(pairs.filter_map(|((_, key), judgment)| {
+            let judgment = judgment.as_ref().ok()?;
+            Some((*key, *judgment))
+        }));
+        Outcome::Reply(reply)
+    }
+
+    /// The outcome, once what it brought is in the cache.
+    fn written(&self, outcome: Outcome) -> Outcome {
+        match outcome {
+            Outcome::Reply(reply) => match self.cache().write_staged() {
+                Ok(()) => Outcome::Reply(reply),
+                Err(error) => Outcome::Broken(error),
+            },
+            other => other,
         }
     }
 
-    fn remember(&self, job: &Job, reply: &Reply) -> Result<(), PluginError> {
-        let pairs = job.questions.iter().zip(&reply.judgments);
-        let judgments: Vec<(Key, Judgment)> = pairs
-            .filter_map(|((_, key), judgment)| Some((*key, *judgment.as_ref().ok()?)))
-            .collect();
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner).append(&judgments)
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
