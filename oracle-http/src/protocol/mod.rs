@@ -121,6 +121,11 @@ fn own(parts: Vec<Part>) -> Value {
     parts.into_iter().map(|part| part.own).collect()
 }
 
+/// What stands for the only question.
+fn only(parts: Vec<Part>) -> Value {
+    parts.into_iter().next().map_or(Value::Null, |part| part.own)
+}
+
 /// What the questions of a request share.
 fn shared(parts: &[Part]) -> Value {
     parts.first().map_or(Value::Null, |part| part.shared.clone())

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use sppo_core::plugin::PluginError;
 
 use super::verdict::{Position, VerdictReader};
-use super::{Malformed, Part, Protocol, Question, Reply, parse};
+use super::{Malformed, Part, Protocol, Question, Reply, only, parse};
 use crate::config::JudgeConfig;
 use crate::judgment::Judgment;
 use crate::templates::{Template, prompt_values};
@@ -112,7 +112,7 @@ impl Protocol for OpenaiJudge {
 
     fn body(&self, parts: Vec<Part>) -> Map<String, Value> {
         let JudgeConfig { temperature, max_tokens, max_tokens_field, .. } = &self.config;
-        let messages = parts.into_iter().next().map_or(Value::Null, |part| part.own);
+        let messages = only(parts);
         let mut body = Map::from_iter([
             ("messages".into(), messages),
             ("temperature".into(), json!(temperature)),

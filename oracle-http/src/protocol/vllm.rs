@@ -7,7 +7,9 @@ use sppo_core::plugin::{Message, PluginError};
 
 use super::openrlhf::{render_response, response_template};
 use super::tei::Query;
-use super::{Malformed, Part, Protocol, Question, Reply, all_valid, in_order, own, parse, shared};
+use super::{
+    Malformed, Part, Protocol, Question, Reply, all_valid, in_order, only, own, parse, shared,
+};
 use crate::config::ScoringConfig;
 use crate::judgment::Judgment;
 use crate::templates::Template;
@@ -96,7 +98,7 @@ impl Protocol for Classify {
 
     fn body(&self, parts: Vec<Part>) -> Map<String, Value> {
         let (field, content) = match self.template {
-            None if parts.len() == 1 => ("messages", own(parts)[0].take()),
+            None if parts.len() == 1 => ("messages", only(parts)),
             _ => ("input", own(parts)),
         };
         Map::from_iter([(field.into(), content), ("use_activation".into(), json!(false))])

@@ -160,7 +160,7 @@ impl Queue {
         self.ready.push_back(Task { job, round, failures: 0, invalid: 0, avoid: None });
     }
 
-    /// How many could be busy at the same time, with what is left of earlier rounds.
+    /// How many could be busy at the same time at most, with what is left of earlier rounds.
     pub(super) fn useful_workers(&self) -> usize {
         self.unfinished + self.in_flight
     }
@@ -210,7 +210,7 @@ impl Queue {
         }
         let next_delayed = self.delayed.peek().map(|delayed| delayed.until);
         let Some(task) = self.ready.pop_front() else { return Next::Wait(next_delayed) };
-        match self.fleet.choose(task.avoid, now) {
+        let somebody_from = match self.fleet.choose(task.avoid, now) {
             Choice::Endpoint { index, is_probe } => {
                 self.in_flight += 1;
                 self.counters.requests += 1;
@@ -218,18 +218,13 @@ impl Queue {
                 let is_last = self.ready.is_empty() && self.delayed.is_empty();
                 let has_room = !is_last && self.in_flight < self.fleet.limit();
                 let attempt = Attempt { task, endpoint: index, is_probe, sent: now };
-                Next::Send { attempt, has_room }
+                return Next::Send { attempt, has_room };
             }
-            other => {
-                self.ready.push_front(task);
-                match other {
-                    Choice::NobodyUntil(moment) => {
-                        Next::Wait(Some(next_delayed.map_or(moment, |other| other.min(moment))))
-                    }
-                    _ => Next::Wait(next_delayed),
-                }
-            }
-        }
+            Choice::NobodyUntil(moment) => Some(moment),
+            Choice::Nobody => None,
+        };
+        self.ready.push_front(task);
+        Next::Wait(somebody_from.into_iter().chain(next_delayed).min())
     }
 
     /// Draws the consequences of an attempt.

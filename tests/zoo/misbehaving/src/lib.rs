@@ -17,7 +17,6 @@ pub struct MisbehavingConfig {
 /// What a plugin may do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-#[allow(missing_docs, reason = "the names say it all")]
 pub enum Behaviour {
     #[default]
     Good,
