@@ -89,8 +89,10 @@ fn a_service_without_tls_is_told_from_one_that_is_down() {
     let port = plain.local_addr().unwrap().port();
     thread::spawn(move || {
         for mut stream in plain.incoming().flatten() {
-            stream.read_exact(&mut [0; 5]).unwrap();
-            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+            // A connection that turned out not to be needed ends without a word.
+            if stream.read_exact(&mut [0; 5]).is_ok() {
+                let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+            }
         }
     });
     let error = ask(format!("https://127.0.0.1:{port}"), None).unwrap_err().to_string();
