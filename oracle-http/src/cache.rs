@@ -1,8 +1,9 @@
 //! Judgments remembered on disk: a file per judge, to which every judgment is appended before it is
 //! used.
 //!
-//! A line is one JSON object with a key and a judgment, and is written whole. A process that is killed
-//! leaves at most its last line cut short; the next one to open the file ends that line and skips it.
+//! A line is one JSON object with a key and a judgment, and is written whole. A process that is killed, or
+//! a full disk, leaves at most the last line cut short; whoever writes next ends that line, and readers
+//! skip it.
 //! Several processes may append to the same file.
 
 use std::collections::HashMap;
@@ -73,6 +74,8 @@ struct CacheFile {
     file: Arc<File>,
     synced: Instant,
     dirty: bool,
+    /// A write failed, perhaps within a line.
+    torn: bool,
 }
 
 /// A file with judgments that may not survive a loss of power.
@@ -119,6 +122,7 @@ impl Cache {
             file: Arc::new(file),
             synced: Instant::now(),
             dirty: false,
+            torn: false,
         };
         Ok(Self { known, staged: Vec::new(), file: Some(file) })
     }
@@ -139,6 +143,9 @@ impl Cache {
         }
         if let Some(target) = &mut self.file {
             let mut lines = Vec::with_capacity(self.staged.len() * 112);
+            if target.torn {
+                lines.push(b'\n');
+            }
             for (key, judgment) in &self.staged {
                 let line = Line { key: hexadecimal(key), judgment: *judgment };
                 serde_json::to_writer(&mut lines, &line)
@@ -146,7 +153,9 @@ impl Cache {
                 lines.push(b'\n');
             }
             let mut file = &*target.file;
+            target.torn = true;
             file.write_all(&lines).map_err(|error| unusable(&target.path, &error))?;
+            target.torn = false;
             target.dirty = true;
         }
         self.known.extend(self.staged.drain(..));
@@ -214,7 +223,7 @@ fn read(file: &mut File, path: &Path) -> std::io::Result<HashMap<Key, Judgment>>
             Some((key, judgment)) => {
                 known.insert(key, judgment);
             }
-            None if first => {}
+            None if first || line == b"\n" => {}
             None => damaged += 1,
         }
         line.clear();

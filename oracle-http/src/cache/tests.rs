@@ -59,6 +59,24 @@ fn judgments_come_back_bit_for_bit_whatever_the_crash_cut_off() {
 }
 
 #[test]
+fn a_write_that_failed_within_a_line_takes_no_later_judgment_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = keys("one");
+    let mut cache = open(directory.path(), &keys);
+    let file = cache.file.as_mut().unwrap();
+    // Nothing can be written, and yet there is the beginning of a line: as on a disk that becomes full.
+    let writable = std::mem::replace(&mut file.file, Arc::new(File::open(&file.path).unwrap()));
+    (&*writable).write_all(b"{\"key\":\"0123").unwrap();
+    let key = keys.key(&part("paid for"));
+    cache.stage([(key, Judgment::Score(1.0))]);
+    cache.write_staged().unwrap_err();
+    cache.file.as_mut().unwrap().file = writable;
+    cache.write_staged().unwrap();
+    drop(cache);
+    assert_eq!(open(directory.path(), &keys).get(&key), Some(Judgment::Score(1.0)));
+}
+
+#[test]
 fn damaged_lines_are_skipped_and_senseless_judgments_ignored() {
     let directory = tempfile::tempdir().unwrap();
     let keys = keys("one");
