@@ -141,6 +141,31 @@ fn a_prompt_longer_than_the_context_is_named_with_its_line() {
 }
 
 #[test]
+fn a_prompt_that_leaves_no_room_for_an_answer_to_train_on_is_named_with_its_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let long = "many words ".repeat(30);
+    let file = written(
+        &directory,
+        "long.jsonl",
+        format!("{{\"prompt\": \"a\"}}\n\n{}\n", json!({ "prompt": long })),
+    );
+    let mut run = run(directory.path());
+    run.arg("--prompts").arg(&file).args(["--iterations", "1", "--max-length", "50", "--model"]);
+    let words = ["long.jsonl:3: this prompt has", "`training.max_length` (50)"];
+    refused_with_hint(run.arg(model()), INPUT, &words);
+}
+
+#[test]
+fn fewer_prompts_than_iterations_are_refused_before_the_work() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = run(directory.path());
+    run.arg("--prompts").arg(one_prompt(&directory)).arg("--model").arg(model());
+    let words = ["1 prompts cannot be divided among 3 iterations"];
+    refused_with_hint(&mut run, CONFIGURATION, &words);
+    assert!(!directory.path().join("runs").exists());
+}
+
+#[test]
 fn candidates_pairs_and_responses_are_named_with_their_line() {
     let directory = tempfile::tempdir().unwrap();
     let one = written(&directory, "one.jsonl", "{\"prompt\": \"a\", \"candidates\": [\"x\"]}");

@@ -169,3 +169,21 @@ fn a_changed_setting_is_refused_on_resume_unless_allowed() {
         .unwrap();
     require_success(&allowed);
 }
+
+#[test]
+fn answers_are_never_given_the_judgments_of_other_prompts() {
+    let directory = tempfile::tempdir().unwrap();
+    require_success(&small_run(directory.path(), "run").output().unwrap());
+    // As if it had been stopped while it trained.
+    std::fs::remove_file(directory.path().join("run/manifests/iteration-1/checkpoint.json"))
+        .unwrap();
+    let other_shards = ["sampling.prompts_per_shard=1", "sampling.prompts_per_shard=4"];
+    for setting in other_shards {
+        let mut command = small_run(directory.path(), "run");
+        command.args(["--resume", "--set", setting, "--allow", "sampling.prompts_per_shard"]);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(5), "{said}");
+        assert!(said.contains("is about other prompts"), "{said}");
+    }
+}

@@ -27,7 +27,8 @@ impl MachineMemory {
         let allowed = match system.cgroup_limits() {
             Some(limits) => Self {
                 total: machine.total.min(limits.total_memory),
-                available: machine.available.min(limits.free_memory),
+                // Its `free_memory` takes cached files for used, which are given up when memory is short.
+                available: machine.available.min(limits.total_memory.saturating_sub(limits.rss)),
             },
             None => machine,
         };

@@ -73,14 +73,16 @@ pub(crate) fn describe_oracle(
     }
 }
 
-/// Finds a model, and fetches it where that is needed and allowed.
+/// Finds a model, and fetches it where that is needed and allowed. The revision in the settings is that of
+/// the model in the settings.
 pub(crate) fn find(
     model: &str,
-    revision: Option<&str>,
+    config: &Config,
     offline: bool,
     terminal: &Terminal,
 ) -> Result<ResolvedModel> {
     let options = ModelSourceOptions { offline, ..ModelSourceOptions::default() };
+    let revision = config.revision.as_deref().filter(|_| model == config.model);
     let download = terminal.download();
     let found = model_source::resolve(model, revision, &options, &|progress| {
         download.show(&progress);
@@ -133,7 +135,8 @@ pub(crate) fn blame_backend(config: &Config) -> impl Fn(Error) -> Error {
 }
 
 /// Refuses prompts that the model cannot answer, before any work is done: those that its chat template
-/// refuses, and those that fill its context. Returns the tokens of the longest.
+/// refuses, and those that fill its context or `training.max_length`, where that is given. Returns the tokens
+/// of the longest.
 ///
 /// # Errors
 /// The first such prompt, with its line.
@@ -141,6 +144,7 @@ pub(crate) fn check_prompts(
     checkpoint: &Checkpoint,
     prompts: &[Prompt],
     file: Option<&Path>,
+    max_length: Option<usize>,
 ) -> Result<usize> {
     let context = checkpoint.config().context_length;
     let mut longest = 0;
@@ -159,6 +163,15 @@ pub(crate) fn check_prompts(
             return Err(refused(
                 format!("this prompt has {tokens} tokens, and the model's context holds {context}"),
                 "shorten it, or choose a model with a longer context",
+            ));
+        }
+        if let Some(max_length) = max_length.filter(|max_length| tokens >= *max_length) {
+            return Err(refused(
+                format!(
+                    "this prompt has {tokens} tokens, and no answer fits into `training.max_length` \
+                     ({max_length}) beside it"
+                ),
+                "shorten it, leave it out, or raise --max-length",
             ));
         }
         longest = longest.max(tokens);

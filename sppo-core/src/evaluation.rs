@@ -2,11 +2,15 @@
 
 use crate::error::Result;
 use crate::plugin::{Candidate, Comparison, Host, Oracle};
+use crate::preference::PreferenceMatrix;
 use crate::records::Rollout;
 use crate::stages::{self, PreferenceSettings};
 
 /// For each prompt, the mean probability that the challenger's answer beats the baseline's, sample
 /// against sample. Both lists answer the same prompts with the same number of samples.
+///
+/// An oracle may prefer what it reads first, so what it says of the two orders is averaged: of two equal
+/// models each wins half of the time.
 ///
 /// # Errors
 /// When the oracle fails.
@@ -24,11 +28,16 @@ pub fn win_rates(
     Ok(duels
         .iter()
         .map(|of_one_prompt| {
-            let wins: f64 =
-                judged.by_ref().take(of_one_prompt.len()).map(|duel| duel.matrix.get(0, 1)).sum();
+            let duels = judged.by_ref().take(of_one_prompt.len());
+            let wins: f64 = duels.map(|duel| in_both_orders(&duel.matrix)).sum();
             wins / of_one_prompt.len().max(1) as f64
         })
         .collect())
+}
+
+/// How probably the first of two wins.
+fn in_both_orders(matrix: &PreferenceMatrix) -> f64 {
+    0.5 * (matrix.get(0, 1) + (1.0 - matrix.get(1, 0)))
 }
 
 /// One two-candidate comparison per sample, the challenger first.
@@ -42,4 +51,59 @@ fn duels<'a>(challenger: &'a Rollout, baseline: &'a Rollout) -> Vec<Comparison<'
         candidates: [a.clone(), b.clone()].into(),
     };
     pairs.map(duel).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::{FinishReason, PluginError, SilentHost, Verdict};
+    use crate::records::{Prompt, Response};
+    use crate::win_rate::WinRateEstimator;
+
+    /// Prefers the answer that it reads first, and the longer one.
+    struct Hasty;
+
+    impl Oracle for Hasty {
+        fn preferences(
+            &mut self,
+            comparisons: &[Comparison<'_>],
+            _host: &dyn Host,
+        ) -> std::result::Result<Vec<Verdict>, PluginError> {
+            let logits = |comparison: &Comparison<'_>| {
+                let [a, b] = [0, 1].map(|place| comparison.candidates[place].text.len() as f32);
+                Verdict::Logits(vec![0.0, 2.0 + a - b, 2.0 + b - a, 0.0])
+            };
+            Ok(comparisons.iter().map(logits).collect())
+        }
+    }
+
+    fn rollout(answers: [&str; 2]) -> Rollout {
+        let response = |text: &str| Response {
+            text: text.into(),
+            tokens: vec![1],
+            log_probs: vec![0.0],
+            finish_reason: FinishReason::EndToken,
+        };
+        Rollout {
+            prompt: Prompt { id: 0, messages: Vec::new() },
+            rendered_prompt: String::new(),
+            prompt_tokens: Vec::new(),
+            responses: answers.map(response).into(),
+        }
+    }
+
+    #[test]
+    fn whoever_is_read_first_has_no_advantage() {
+        let settings = PreferenceSettings {
+            estimator: WinRateEstimator::Pairwise,
+            bradley_terry_temperature: 1.0,
+        };
+        let win_rate = |a, b| {
+            win_rates(&mut Hasty, &[rollout(a)], &[rollout(b)], &settings, &SilentHost).unwrap()[0]
+        };
+        assert!((win_rate(["same", "too"], ["same", "too"]) - 0.5).abs() < 1e-12);
+        let better = win_rate(["longer", "too"], ["short", "too"]);
+        let worse = win_rate(["short", "too"], ["longer", "too"]);
+        assert!(better > 0.5 && (better + worse - 1.0).abs() < 1e-12, "{better} and {worse}");
+    }
 }

@@ -76,7 +76,7 @@ pub struct TrainingExample {
     pub messages: Conversation,
     /// The prompt's tokens.
     pub prompt_tokens: Vec<u32>,
-    /// The answers: best first when there are two.
+    /// The answers, the best first and the worst last.
     pub responses: Vec<TrainingResponse>,
     /// `P[chosen][rejected]` when there are two answers (official: `chosen_probs`).
     pub chosen_probability: Option<f64>,

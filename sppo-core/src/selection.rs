@@ -11,7 +11,7 @@ pub enum SelectionStrategy {
     /// released code).
     #[default]
     BestAndWorst,
-    /// All K answers, each toward its own win rate (Algorithm 1 as written).
+    /// All K answers, best first, each toward its own win rate (Algorithm 1 as written).
     All,
 }
 
@@ -38,7 +38,7 @@ pub enum SkipReason {
 /// What came of a selection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
-    /// The chosen answers: best and worst, or all.
+    /// The chosen answers, the best first and the worst last.
     Chosen {
         /// Their places among the K answers.
         indices: Vec<usize>,
@@ -83,7 +83,11 @@ pub fn select(scores: &[f64], texts: &[&str], rule: &SelectionRule) -> Selection
     }
     let indices = match rule.strategy {
         SelectionStrategy::BestAndWorst => vec![best, worst],
-        SelectionStrategy::All => (0..scores.len()).collect(),
+        SelectionStrategy::All => {
+            let mut indices: Vec<usize> = (0..scores.len()).collect();
+            indices.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+            indices
+        }
     };
     Selection::Chosen { indices }
 }
@@ -119,9 +123,9 @@ mod tests {
     }
 
     #[test]
-    fn all_answers_are_chosen_in_their_order() {
+    fn all_answers_are_chosen_the_best_first() {
         let rule = SelectionRule { strategy: SelectionStrategy::All, keep_degenerate: false };
-        let chosen = Selection::Chosen { indices: vec![0, 1, 2, 3, 4] };
-        assert_eq!(select(&[3.0, 1.0, 2.0, 5.0, 4.0], &TEXTS, &rule), chosen);
+        let chosen = Selection::Chosen { indices: vec![3, 0, 4, 2, 1] };
+        assert_eq!(select(&[3.0, 1.0, 2.0, 5.0, 3.0], &TEXTS, &rule), chosen);
     }
 }

@@ -65,6 +65,7 @@ pub fn self_play(game: Game<'_>, run: &mut RunDirectory) -> Result<Vec<Iteration
             Some(report) => report,
             None => play.iteration(iteration)?,
         };
+        play.run.remove(&Names::training_state(iteration))?;
         reports.push(report);
     }
     Ok(reports)
@@ -93,10 +94,10 @@ impl SelfPlay<'_, '_> {
         let rollouts = self.sample(iteration)?;
         let judgments = self.judge(iteration, &rollouts)?;
         let (examples, skipped) = self.select(iteration, &rollouts, &judgments)?;
+        drop((rollouts, judgments));
         let checkpoint = self.regress(iteration, &examples)?;
 
         let report = self.evaluate(iteration, checkpoint, &examples, skipped, started)?;
-        self.run.remove(&Names::training_state(iteration))?;
         self.game.observer.event(Event::IterationFinished(&report));
         Ok(report)
     }
@@ -127,10 +128,13 @@ impl SelfPlay<'_, '_> {
         };
         let mut rollouts: Vec<Rollout> = Vec::with_capacity(prompts.len());
         for (shard, prompts) in prompts.chunks(config.sampling.prompts_per_shard).enumerate() {
-            rollouts.extend(self.table(&Names::rollouts(iteration, shard), |play| {
+            let name = Names::rollouts(iteration, shard);
+            let answered = self.table(&name, |play| {
                 let host = meter.host(play.game.services());
                 stages::sample(play.policy_after(iteration - 1)?, prompts, &pass, &host)
-            })?);
+            })?;
+            self.require_prompts(&name, &answered, prompts)?;
+            rollouts.extend(answered);
             meter.advance(prompts.len() as u64 * tokens_per_prompt);
         }
         let (tokens, ended) = stages::length_statistics(&rollouts);
@@ -150,7 +154,8 @@ impl SelfPlay<'_, '_> {
             StageMeter::start(self.game.observer, Stage::Judge, rollouts.len() as u64, "prompts");
         let mut judgments: Vec<Judgment> = Vec::with_capacity(rollouts.len());
         for (shard, rollouts) in rollouts.chunks(config.sampling.prompts_per_shard).enumerate() {
-            judgments.extend(self.table(&Names::judgments(iteration, shard), |play| {
+            let name = Names::judgments(iteration, shard);
+            let judged = self.table(&name, |play| {
                 let host = meter.host(play.game.services());
                 let comparisons: Vec<_> = rollouts.iter().map(stages::comparison).collect();
                 let judged = stages::judge(play.game.oracle, &comparisons, &settings, &host)
@@ -162,7 +167,9 @@ impl SelfPlay<'_, '_> {
                     .zip(&judged)
                     .map(|(rollout, judged)| stages::judgment(rollout, judged))
                     .collect())
-            })?);
+            })?;
+            self.require_prompts(&name, &judged, rollouts)?;
+            judgments.extend(judged);
             meter.advance(rollouts.len() as u64);
         }
         meter.finish(format!("{} comparisons", judgments.len()));

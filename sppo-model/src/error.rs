@@ -32,6 +32,9 @@ pub enum ModelError {
     /// The tensor library failed.
     #[error("{0}")]
     Backend(String),
+    /// A weight has become infinite or not a number.
+    #[error("the weight `{0}` is no longer finite: training has diverged")]
+    Diverged(String),
     /// Memory ran out.
     #[error("out of memory: {0}")]
     OutOfMemory(String),
@@ -63,12 +66,20 @@ impl From<ModelError> for PluginError {
                 PluginErrorKind::Input
             }
             ModelError::Unsupported(_) => PluginErrorKind::Unsupported,
-            ModelError::Backend(_) => PluginErrorKind::Failed,
+            ModelError::Backend(_) | ModelError::Diverged(_) => PluginErrorKind::Failed,
             ModelError::OutOfMemory(_) => PluginErrorKind::OutOfMemory,
             ModelError::Cancelled => PluginErrorKind::Cancelled,
         };
         let message = error.to_string();
-        let hint = if let ModelError::File { hint, .. } = error { hint } else { None };
+        let hint = match error {
+            ModelError::File { hint, .. } => hint,
+            ModelError::Diverged(_) => Some(
+                "resume from the last commit with a smaller `training.learning_rate`, which needs \
+                 --allow training.learning_rate"
+                    .into(),
+            ),
+            _ => None,
+        };
         Self { kind, message, hint }
     }
 }

@@ -191,7 +191,7 @@ impl<O: Ops> Policy for DecoderPolicy<O> {
 
     fn save(&self, directory: &Path) -> Result<(), PluginError> {
         let (config, original) = (self.model.config(), self.original_config.as_ref());
-        let tensors = self.model.tensors();
+        let tensors = self.model.tensors().map(finite);
         if let Some(adapters) = self.model.lora() {
             write_adapters(directory, &self.origin, adapters, tensors)?;
             return Ok(self.text.save(directory)?);
@@ -206,5 +206,16 @@ impl<O: Ops> Policy for DecoderPolicy<O> {
 
     fn load_optimizer_state(&mut self, file: &Path) -> Result<(), PluginError> {
         Ok(self.model.load_optimizer_state(file)?)
+    }
+}
+
+/// Refuses a weight that diverged: a run that committed it could not go on.
+fn finite(
+    tensor: Result<(String, Vec<usize>, Vec<f32>), ModelError>,
+) -> Result<(String, Vec<usize>, Vec<f32>), ModelError> {
+    let (name, shape, values) = tensor?;
+    match values.iter().all(|value| value.is_finite()) {
+        true => Ok((name, shape, values)),
+        false => Err(ModelError::Diverged(name)),
     }
 }

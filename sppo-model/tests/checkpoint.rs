@@ -141,6 +141,26 @@ fn what_is_written_must_be_the_whole_model() {
 }
 
 #[test]
+fn weights_have_their_name_only_once_they_are_whole() {
+    let checkpoint = Checkpoint::open(&fixture("llama")).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let weights = directory.path().join("model.safetensors");
+    let cut = tensors(&checkpoint).into_iter().enumerate().map(|(index, (name, data))| {
+        assert!(!weights.exists(), "others could read zeros from it");
+        match index {
+            0..3 => Ok((name, data.shape, data.values)),
+            _ => Err(ModelError::Cancelled),
+        }
+    });
+    let (config, text) = (checkpoint.config(), checkpoint.text());
+    write_checkpoint(directory.path(), config, text, None, cut, WeightFiles::default())
+        .unwrap_err();
+    let left = fs_err::read_dir(directory.path()).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_str().unwrap().contains("safetensors")), "{left:?}");
+}
+
+#[test]
 fn a_full_disk_is_told_apart() {
     // the kernel's device that is always full
     let directory = copy_of("llama");

@@ -1,20 +1,30 @@
 //! The whole model on the reference op set: golden numbers, and what models refuse.
 
 use std::cell::Cell;
+use std::path::Path;
 
 use sppo_core::plugin::{
-    FinishReason, GenerationPrompt, GenerationRequest, Host, LoraSettings, ModelSpec, Optimizer,
-    PluginError, SamplingParameters, Scorer, SequenceBatch, SilentHost, StepSettings,
+    FinishReason, GenerationPrompt, GenerationRequest, Host, LoraSettings, Message, ModelSpec,
+    Optimizer, PluginError, Policy, SamplingParameters, Scorer, SequenceBatch, SilentHost,
+    StepSettings,
 };
+use sppo_core::stages::{self, TokenizationRule, TokenizationSettings};
 use sppo_model::decoder::Family;
 use sppo_model::golden::{check_model, check_ranker, load_tiny, load_tiny_adapted};
 use sppo_model::lora::AdapterValues;
 use sppo_model::ops::Ops;
 use sppo_model::ops::reference::ReferenceOps;
+use sppo_model::policy::DecoderPolicy;
 use sppo_model::{DecoderModel, GenerationLimits, ModelError};
 
 fn model() -> DecoderModel<ReferenceOps> {
     load_tiny(ReferenceOps, Family::Llama).unwrap()
+}
+
+fn policy(family: Family) -> DecoderPolicy<ReferenceOps> {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/lm");
+    let path = fixtures.join(family.model_type());
+    DecoderPolicy::load(ReferenceOps, &path, GenerationLimits::default()).unwrap()
 }
 
 fn request(lengths: &[usize], sampling: SamplingParameters) -> GenerationRequest {
@@ -262,5 +272,42 @@ fn adapters_are_trained_by_every_optimizer_and_nothing_else_is() {
         model.step(&settings).unwrap();
         assert!(model.forward(&pair()).unwrap()[0] > before, "{optimizer:?}");
         assert_eq!(model.token_log_probs_without_adapters(&pair()).unwrap(), base);
+    }
+}
+
+#[test]
+fn weights_that_diverged_are_not_saved() {
+    let mut policy = policy(Family::Llama);
+    policy.begin_training(&Optimizer::RmsProp { alpha: 0.99, epsilon: 1e-8 }).unwrap();
+    policy.forward(&pair()).unwrap();
+    policy.backward(&[1.0]).unwrap();
+    let step = StepSettings { learning_rate: 1e38, max_gradient_norm: None };
+    policy.step(&step).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let error = policy.save(&directory.path().join("model")).unwrap_err();
+    assert!(error.message.contains("training has diverged"), "{}", error.message);
+    assert!(error.hint.unwrap().contains("training.learning_rate"));
+}
+
+#[test]
+fn an_answer_s_tokens_are_those_that_it_has_in_the_conversation() {
+    let settings = TokenizationSettings {
+        rule: TokenizationRule::Clean,
+        max_length: 256,
+        max_prompt_length: 256,
+    };
+    for family in Family::ALL {
+        let policy = policy(family);
+        let messages = [Message::user("What is the sky?")];
+        let answer = "The sky is blue.";
+        let tokenized =
+            stages::tokenize_answers(&policy, &messages, &[answer], settings).unwrap().remove(0);
+        let conversation = [messages[0].clone(), Message::assistant(answer)];
+        let whole = policy.render(&conversation, false).unwrap();
+        let whole = policy.encode(&whole, false).unwrap();
+        let ours = [tokenized.prompt, tokenized.answer].concat();
+        // Templates add line breaks after the end token.
+        let beginning = usize::from(ours[0] != whole[0]);
+        assert!(whole.starts_with(&ours[beginning..]), "{family:?}: {ours:?}, {whole:?}");
     }
 }

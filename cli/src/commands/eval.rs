@@ -105,8 +105,8 @@ fn answers(
     let parameters = sampling_parameters(&session.config.sampling, &arguments.sampling)?;
     let samples =
         samples_per_prompt(&arguments.sampling, session.config.evaluation.samples_per_prompt)?;
-    let path = models::find(model, None, arguments.offline, terminal)?.path;
-    models::check_prompts(&models::open(&path)?, prompts, file)?;
+    let path = models::find(model, &session.config, arguments.offline, terminal)?.path;
+    models::check_prompts(&models::open(&path)?, prompts, file, None)?;
     let mut policy = session.load(path)?;
     let pass = SamplingPass {
         samples_per_prompt: samples,

@@ -39,7 +39,7 @@ pub(super) fn generate(arguments: &GenerateArguments, terminal: &Terminal) -> Re
         arguments.rollouts.as_deref().map(|path| RowsTo::new(Some(path))).transpose()?;
 
     let model = session.find_model(arguments.model.offline)?;
-    models::check_prompts(&models::open(&model)?, &prompts, file)?;
+    models::check_prompts(&models::open(&model)?, &prompts, file, None)?;
     let mut policy = session.load(model)?;
     let rollouts = answer(&session, policy.as_mut(), &prompts)?;
 

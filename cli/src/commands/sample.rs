@@ -124,7 +124,7 @@ pub(super) fn sample(arguments: &SampleArguments, terminal: &Terminal) -> Result
     let names = if arguments.model.is_empty() { &default[..] } else { &arguments.model[..] };
     let mut speakers = Vec::with_capacity(names.len());
     for name in names {
-        let path = models::find(name, None, arguments.offline, terminal)?.path;
+        let path = models::find(name, &config, arguments.offline, terminal)?.path;
         models::open(&path)?;
         let policy = models::load_policy(backend.as_ref(), services, path, None, &SilentObserver)?;
         speakers.push(Speaker { name: name.clone(), policy, conversation: Vec::new() });

@@ -63,8 +63,7 @@ impl Session {
 
     /// Finds the model of the settings, fetching it where that is needed and allowed.
     pub(crate) fn find_model(&self, offline: bool) -> Result<PathBuf> {
-        let revision = self.config.revision.as_deref();
-        Ok(models::find(&self.config.model, revision, offline, &self.terminal)?.path)
+        Ok(models::find(&self.config.model, &self.config, offline, &self.terminal)?.path)
     }
 
     /// Finds the model of the settings and makes sure that it is whole.

@@ -146,6 +146,12 @@ fn senseless_values_are_refused() {
         ("name=../elsewhere", "name"),
         ("iterations=0", "iterations"),
         ("training.optimizer={type=\"sgd\", momentum=1.0}", "training.optimizer"),
+        // What f32 rounds to 0 is divided by as well.
+        ("training.optimizer={type=\"rmsprop\", epsilon=0}", "training.optimizer"),
+        ("training.optimizer={type=\"adamw\", epsilon=1e-60}", "training.optimizer"),
+        // These had no effect, or failed once everything had been sampled and judged.
+        ("training.max_prompt_length=100", "training.max_prompt_length"),
+        ("selection.strategy=all", "selection.strategy"),
     ] {
         let (message, hint) = refusal(&flags(&[assignment]));
         assert!(message.contains(&format!("{key}: ")), "{assignment}: {message}");

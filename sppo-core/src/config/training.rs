@@ -53,7 +53,8 @@ pub struct TrainingTable {
     #[serde(with = "zero_is_none")]
     #[schemars(with = "usize")]
     pub max_length: Option<usize>,
-    /// Longest prompt where prompt and answer do not fit together, in tokens; 0 for no limit.
+    /// Longest prompt where prompt and answer do not fit together, in tokens; 0 for no limit. The
+    /// `official` tokenisation alone cuts prompts.
     #[serde(with = "zero_is_none")]
     #[schemars(with = "usize")]
     pub max_prompt_length: Option<usize>,

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{Config, ReferenceLogProbs};
+use crate::objective::Objective;
 use crate::plugin::{Optimizer, PluginKind, PluginRegistry};
+use crate::selection::SelectionStrategy;
 use crate::stages::TokenizationRule;
 
 /// A setting that makes no sense.
@@ -42,6 +44,16 @@ fn not_negative(key: &'static str, value: f64) -> Check {
         key,
         format!("{value} is not a number from 0"),
         "give 0 or a number above it",
+    )
+}
+
+/// Optimisers divide by it where a gradient is 0, and compute in f32.
+fn positive_in_f32(key: &'static str, value: f64) -> Check {
+    require(
+        value.is_finite() && value as f32 > 0.0,
+        key,
+        format!("epsilon {value} is no number above 0 in f32"),
+        "leave it out for the usual value",
     )
 }
 
@@ -166,7 +178,20 @@ impl Config {
             "give the share of steps, for instance 0.1",
         )?;
         not_negative("training.max_gradient_norm", training.max_gradient_norm.unwrap_or(0.0))?;
+        self.validate_selection()?;
         self.validate_lengths()
+    }
+
+    fn validate_selection(&self) -> Check {
+        let takes_all = self.training.objective == Objective::SppoAll;
+        require(
+            takes_all
+                || self.selection.strategy == SelectionStrategy::BestAndWorst
+                || self.sampling.samples_per_prompt == 2,
+            "selection.strategy",
+            "`all` trains on every answer, and the objective compares two",
+            "set `training.objective = \"sppo_all\"`, or `selection.strategy = \"best-and-worst\"`",
+        )
     }
 
     fn validate_lengths(&self) -> Check {
@@ -181,7 +206,15 @@ impl Config {
                 "lower the one or raise the other",
             )?;
         }
-        if training.tokenization == TokenizationRule::Official {
+        let official = training.tokenization == TokenizationRule::Official;
+        require(
+            official || training.max_prompt_length.is_none(),
+            "training.max_prompt_length",
+            "only `official` tokenisation cuts prompts",
+            "set it to 0 and leave long prompts out of the data, or set \
+             `training.tokenization = \"official\"`",
+        )?;
+        if official {
             require(
                 training.max_length.is_some() && training.max_prompt_length.is_some(),
                 "training.tokenization",
@@ -237,12 +270,12 @@ impl Config {
         match self.training.optimizer {
             Optimizer::RmsProp { alpha, epsilon } => {
                 share("alpha", alpha)?;
-                not_negative(KEY, epsilon)
+                positive_in_f32(KEY, epsilon)
             }
             Optimizer::AdamW { beta1, beta2, epsilon, weight_decay } => {
                 share("beta1", beta1)?;
                 share("beta2", beta2)?;
-                not_negative(KEY, epsilon)?;
+                positive_in_f32(KEY, epsilon)?;
                 not_negative(KEY, weight_decay)
             }
             Optimizer::Sgd { momentum } => share("momentum", momentum),

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::files::{create_directory, run_directory_error};
 use crate::observer::{Event, Observer, PluginServices, Stage, StageHost};
 use crate::plugin::{PluginError, Policy};
+use crate::records::{Judgment, Prompt, Rollout};
 use crate::run_directory::{ArtifactName, RunDirectory};
 use crate::stages::TrainingProgress;
 
@@ -74,6 +75,46 @@ impl SelfPlay<'_, '_> {
         let rows = make(self)?;
         self.run.commit(name, |file| T::write(file, &rows))?;
         Ok(rows)
+    }
+
+    /// Refuses the rows of a table that an earlier process made for other prompts.
+    pub(super) fn require_prompts(
+        &self,
+        name: &ArtifactName,
+        rows: &[impl OfPrompt],
+        wanted: &[impl OfPrompt],
+    ) -> Result<()> {
+        if rows.iter().map(OfPrompt::prompt_id).eq(wanted.iter().map(OfPrompt::prompt_id)) {
+            return Ok(());
+        }
+        let message = "is about other prompts than the settings ask for";
+        Err(Error::run_directory(self.run.path(name)?, message).with_hint(
+            "put `sampling.prompts_per_shard`, `iterations` and the prompts back as they were, or begin \
+             another run",
+        ))
+    }
+}
+
+/// Belongs to a prompt.
+pub(super) trait OfPrompt {
+    fn prompt_id(&self) -> u64;
+}
+
+impl OfPrompt for Prompt {
+    fn prompt_id(&self) -> u64 {
+        self.id
+    }
+}
+
+impl OfPrompt for Rollout {
+    fn prompt_id(&self) -> u64 {
+        self.prompt.id
+    }
+}
+
+impl OfPrompt for Judgment {
+    fn prompt_id(&self) -> u64 {
+        self.prompt_id
     }
 }
 

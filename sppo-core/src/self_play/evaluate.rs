@@ -83,10 +83,12 @@ impl SelfPlay<'_, '_> {
             return Ok(Vec::new());
         }
         let name = Names::held_out(iteration);
-        if self.run.has(&name) {
-            return Rollout::read(&self.run.path(&name)?);
-        }
         let prompts = self.game.prompts.held_out.clone();
+        if self.run.has(&name) {
+            let rollouts = Rollout::read(&self.run.path(&name)?)?;
+            self.require_prompts(&name, &rollouts, &prompts)?;
+            return Ok(rollouts);
+        }
         let parameters = config.sampling.parameters();
         let pass = SamplingPass {
             samples_per_prompt: config.evaluation.samples_per_prompt,

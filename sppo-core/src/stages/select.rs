@@ -12,13 +12,18 @@ use crate::selection::{Selection, SelectionRule, SkipCounts, select};
 /// Answers are cut where prompt and answer together exceed `max_length` tokens.
 ///
 /// # Errors
-/// When a judgment is not a preference matrix over the rollout's answers.
+/// When the judgments are not about these rollouts, one by one, or one is not a preference matrix over the
+/// rollout's answers.
 pub fn assemble(
     rollouts: &[Rollout],
     judgments: &[Judgment],
     rule: &SelectionRule,
     max_length: Option<usize>,
 ) -> Result<(Vec<TrainingExample>, SkipCounts)> {
+    let judged = judgments.iter().map(|judgment| judgment.prompt_id);
+    if !judged.eq(rollouts.iter().map(|rollout| rollout.prompt.id)) {
+        return Err(PluginError::failed("the judgments are about other prompts").into());
+    }
     let mut examples = Vec::with_capacity(rollouts.len());
     let mut skipped = SkipCounts::default();
     for (rollout, judgment) in rollouts.iter().zip(judgments) {

@@ -141,10 +141,7 @@ fn clean_answer(
     answer: &str,
     max_length: usize,
 ) -> Result<TokenizedAnswer> {
-    let mut tokens = match rest_after_prompt(policy, messages, answer)? {
-        Some(rest) => policy.encode(&rest, false)?,
-        None => policy.encode(answer, false)?,
-    };
+    let mut tokens = tokens_after_prompt(policy, messages, prompt, answer)?;
     end_once(policy, &mut tokens);
     if prompt.len() + 1 > max_length {
         return Err(PluginError::input(format!(
@@ -157,17 +154,28 @@ fn clean_answer(
     Ok(TokenizedAnswer { prompt: prompt.to_vec(), answer: tokens })
 }
 
-/// What the template writes after the generation prompt when the answer is a finished turn.
-fn rest_after_prompt(
+/// The tokens of what the template writes after the generation prompt when the answer is a finished turn.
+///
+/// They are read off the whole conversation: tokenizers like Llama 2's and Mistral's put a space before a
+/// text of its own, which no model writes there. Where an answer's beginning merges with the prompt's end,
+/// or the template writes another prompt, the answer is a text of its own.
+fn tokens_after_prompt(
     policy: &dyn Policy,
     messages: &[Message],
+    prompt: &[u32],
     answer: &str,
-) -> Result<Option<String>> {
-    let prompt = policy.render(messages, true)?;
+) -> Result<Vec<u32>> {
+    let prompt_text = policy.render(messages, true)?;
     let mut conversation = messages.to_vec();
     conversation.push(Message::assistant(answer));
     let whole = policy.render(&conversation, false)?;
-    Ok(whole.strip_prefix(&prompt).map(str::to_owned))
+    let Some(rest) = whole.strip_prefix(&prompt_text) else {
+        return Ok(policy.encode(answer, false)?);
+    };
+    match encode_with_one_beginning(policy, &whole)?.strip_prefix(prompt) {
+        Some(tokens) => Ok(tokens.to_vec()),
+        None => Ok(policy.encode(rest, false)?),
+    }
 }
 
 /// Cuts after the first end token (templates add line breaks after it), or adds one.

@@ -111,11 +111,17 @@ struct Place {
     offset: u64,
 }
 
+struct Shard {
+    file_name: String,
+    file: fs_err::File,
+}
+
 /// Files whose headers are written first, because the configuration fixes every name and shape.
 struct ShardWriter {
     directory: PathBuf,
     format: WeightFormat,
-    shards: Vec<(String, fs_err::File)>,
+    /// They get their names when they are whole: until then their headers promise more than there is.
+    shards: Vec<Shard>,
     places: HashMap<String, Place>,
     index: Option<Value>,
 }
@@ -174,13 +180,13 @@ impl ShardWriter {
         header.resize(header.len().next_multiple_of(8), b' ');
         let data_start = (size_of::<u64>() + header.len()) as u64;
 
-        let path = self.directory.join(&file_name);
+        let path = self.partial(&file_name);
         let mut file = fs_err::File::create(&path).map_err(|error| unwritable(&path, &error))?;
         file.write_all(&(header.len() as u64).to_le_bytes())
             .and_then(|()| file.write_all(&header))
             .and_then(|()| file.set_len(data_start + end))
             .map_err(|error| unwritable(&path, &error))?;
-        self.shards.push((file_name, file));
+        self.shards.push(Shard { file_name, file });
 
         let mut offset = data_start;
         for layout in group {
@@ -202,24 +208,40 @@ impl ShardWriter {
                 place.layout.shape
             )));
         }
-        let Some((file_name, file)) = self.shards.get_mut(place.shard) else {
+        let Some(Shard { file, .. }) = self.shards.get_mut(place.shard) else {
             return Err(ModelError::Input(format!("the weight `{name}` has no file")));
         };
         file.seek(SeekFrom::Start(place.offset))
             .and_then(|_| write_values(file, values, self.format))
-            .map_err(|error| unwritable(&self.directory.join(file_name), &error))
+            .map_err(|error| unwritable(file.path(), &error))
     }
 
-    fn finish(self) -> Result<()> {
+    fn partial(&self, file_name: &str) -> PathBuf {
+        self.directory.join(format!(".partial-{file_name}"))
+    }
+
+    fn finish(mut self) -> Result<()> {
         if let Some(name) = self.places.keys().min() {
             return Err(ModelError::Input(format!("the weight `{name}` was not given")));
         }
-        for (file_name, file) in &self.shards {
-            file.sync_all().map_err(|error| unwritable(&self.directory.join(file_name), &error))?;
+        for Shard { file_name, file } in &self.shards {
+            let path = self.directory.join(file_name);
+            file.sync_all()
+                .and_then(|()| fs_err::rename(file.path(), &path))
+                .map_err(|error| unwritable(&path, &error))?;
         }
-        match self.index {
+        match self.index.take() {
             Some(index) => write_json(&self.directory.join(INDEX_FILE), &index),
             None => Ok(()),
+        }
+    }
+}
+
+impl Drop for ShardWriter {
+    fn drop(&mut self) {
+        for shard in &self.shards {
+            // There is one only where something failed, which has been reported.
+            let _ = fs_err::remove_file(self.partial(&shard.file_name));
         }
     }
 }

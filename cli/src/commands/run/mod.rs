@@ -46,8 +46,8 @@ pub(super) fn run(arguments: &RunArguments, terminal: &Terminal) -> Result<()> {
         plugins: &plan.plugins,
         config: &plan.config,
     })?;
-    let revision = plan.config.revision.as_deref();
-    let model = models::find(&plan.config.model, revision, arguments.model.offline, terminal)?;
+    let (config, offline) = (&plan.config, arguments.model.offline);
+    let model = models::find(&config.model, config, offline, terminal)?;
     let checkpoint = models::open(&model.path)?;
     let prompts = plan.check_prompts(&checkpoint)?;
     let memory = plan.fit_memory(backend.as_ref(), &model.path, prompts, terminal);

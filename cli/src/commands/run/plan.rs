@@ -5,11 +5,12 @@ use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
-use sppo_core::config::{Config, Resolved, Source};
+use sppo_core::config::{Config, PromptsPerIteration, Resolved, Source};
 use sppo_core::observer::Stage;
 use sppo_core::plugin::{Backend, Manifest, ModelSpec, Oracle, PluginKind, PluginRegistry};
 use sppo_core::run_directory::RunDirectory;
 use sppo_core::self_play::PromptSet;
+use sppo_core::stages::TokenizationRule;
 use sppo_core::{Error, Result};
 use sppo_model::checkpoint::Checkpoint;
 
@@ -41,6 +42,7 @@ impl RunPlan {
         };
         let plugins = models::plugins(&config)?;
         let prompts = prompts::load(&config.prompts)?;
+        require_enough(prompts.training.len(), &config)?;
         let allow = arguments.allow.clone();
         Ok(Self { config, plugins, sources, resume, allow, prompts })
     }
@@ -134,12 +136,17 @@ impl RunPlan {
         &self,
         checkpoint: &Checkpoint,
     ) -> crate::failure::Result<PromptSizes> {
-        let table = &self.config.prompts;
+        let Config { prompts: table, training, .. } = &self.config;
+        // The official rule cuts them.
+        let clean = training.tokenization == TokenizationRule::Clean;
+        let max_length = training.max_length.filter(|_| clean);
         let mut longest = 0;
-        for (prompts, file) in
-            [(&self.prompts.training, &table.train), (&self.prompts.held_out, &table.held_out)]
-        {
-            longest = longest.max(models::check_prompts(checkpoint, prompts, file.as_deref())?);
+        for (prompts, file, max_length) in [
+            (&self.prompts.training, &table.train, max_length),
+            (&self.prompts.held_out, &table.held_out, None),
+        ] {
+            let file = file.as_deref();
+            longest = longest.max(models::check_prompts(checkpoint, prompts, file, max_length)?);
         }
         let context_length = checkpoint.config().context_length;
         Ok(PromptSizes {
@@ -156,8 +163,7 @@ impl RunPlan {
         backend: &dyn Backend,
         terminal: &Terminal,
     ) -> crate::failure::Result<Option<MemoryPlan>> {
-        let revision = self.config.revision.as_deref();
-        let Ok(model) = models::find(&self.config.model, revision, true, terminal) else {
+        let Ok(model) = models::find(&self.config.model, &self.config, true, terminal) else {
             return Ok(None);
         };
         let checkpoint = models::open(&model.path)?;
@@ -384,6 +390,20 @@ fn new_run(arguments: &RunArguments) -> Result<Resolved> {
         resolved.config.name = free_name(&resolved.config);
     }
     Ok(resolved)
+}
+
+/// Refuses prompts that leave an iteration without any.
+fn require_enough(prompts: usize, config: &Config) -> Result<()> {
+    let divided = config.prompts.per_iteration == PromptsPerIteration::Portions;
+    if !divided || prompts >= config.iterations as usize {
+        return Ok(());
+    }
+    let message =
+        format!("{prompts} prompts cannot be divided among {} iterations", config.iterations);
+    Err(Error::configuration("prompts.per_iteration", message).with_hint(
+        "give more prompts, ask for fewer --iterations, or take all of them in each: --set \
+         prompts.per_iteration=all",
+    ))
 }
 
 /// The settings that the run has, but for what was typed. What differs is refused when the run is

@@ -40,7 +40,7 @@ pub(super) fn check(
             findings
         }
         PluginKind::Backend => {
-            let model = models::find(&config.model, config.revision.as_deref(), false, terminal)?;
+            let model = models::find(&config.model, config, false, terminal)?;
             backend::check(plugins, config, &manifest.name, &model.path)?
         }
     };
