@@ -326,7 +326,6 @@ fn models_that_are_not_there_are_refused() {
         command
             .env("HF_HOME", directory.path())
             .env("SPPO_CACHE", directory.path())
-            .env_remove("HF_HUB_CACHE")
             // Nothing listens there: the network is down.
             .env("HF_ENDPOINT", "http://127.0.0.1:9");
         command

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::path::Path;
 use std::process::{Output, Stdio};
 
@@ -96,8 +96,12 @@ fn a_plan_says_how_much_memory_it_takes_and_makes_micro_batches_fit() {
         ["training.global_batch_size=1000000000", "training.micro_batch_tokens=1000000000000"];
     let reduced = plan(&huge);
     assert!(reduced["config"]["training"]["micro_batch_tokens"].as_u64().unwrap() < 1_000_000_000);
-    let free = reduced["memory"]["machine"]["available"].as_u64().unwrap();
-    assert!(total(&reduced, "training") <= free && total(&reduced, "training") > free / 4);
+    let machine = &reduced["memory"]["machine"];
+    let [whole, free] = ["total", "available"].map(|part| machine[part].as_u64().unwrap());
+    let taken = total(&reduced, "training");
+    // What is free, or what the machine has where nothing fits into that: sizes are halved until they fit.
+    let fills = |memory: u64| taken <= memory && taken > memory / 8;
+    assert!(fills(free) || fills(whole), "{taken} of {free} that are free, {whole} in all");
 
     let mut command = sppo();
     command.args(["run", "--dry-run", "--model"]).arg(fixture("fixtures/lm/llama"));
@@ -356,61 +360,51 @@ fn models_are_compared_side_by_side_in_a_conversation() {
     assert_eq!(answers[0], answers[4]);
 }
 
-/// What is left of a program after Ctrl-C.
-#[cfg(unix)]
-fn interrupted(child: std::process::Child) -> std::process::Output {
-    let interrupt = std::process::Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(interrupt.success());
-    child.wait_with_output().unwrap()
-}
-
 #[cfg(unix)]
 #[test]
 fn ctrl_c_ends_a_benchmark_that_would_take_hours() {
-    let mut child = sppo()
-        .args(["bench", "--samples", "1", "--repetitions", "65535", "--model"])
-        .arg(fixture("fixtures/lm/llama"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let measuring = lines.by_ref().map_while(Result::ok).find(|line| line.contains("measuring"));
-    assert!(measuring.is_some());
-    assert_eq!(interrupted(child).status.code(), Some(130));
+    use support::{Running, Said};
+
+    let mut running = Running::start(
+        sppo()
+            .args(["bench", "--samples", "1", "--repetitions", "65535", "--model"])
+            .arg(fixture("fixtures/lm/llama")),
+    );
+    let mut said = Said::by(&mut running);
+    said.wait_for("measuring");
+    running.interrupt();
+    let code = running.end().code();
+    assert_eq!(code, Some(130), "{}", said.everything());
 }
 
 #[cfg(unix)]
 #[test]
 fn ctrl_c_says_how_to_go_on_and_going_on_works() {
+    use support::{Running, Said};
+
     let directory = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| {
         let mut command = sppo();
         command.arg("run").args(arguments).arg("--run-directory").arg(directory.path());
         command
     };
-    let child = run(&["--name", "stopped", "--iterations", "1", "--max-new-tokens", "200"])
-        .arg("--prompts")
-        .arg(fixture("fixtures/prompts-small.jsonl"))
-        .arg("--held-out")
-        .arg(fixture("fixtures/prompts-held-out-small.jsonl"))
-        .arg("--model")
-        .arg(fixture("fixtures/lm/llama"))
-        .args(["--set", "sampling.prompts_per_shard=1", "--samples", "40"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut running = Running::start(
+        run(&["--name", "stopped", "--iterations", "1", "--max-new-tokens", "200"])
+            .arg("--prompts")
+            .arg(fixture("fixtures/prompts-small.jsonl"))
+            .arg("--held-out")
+            .arg(fixture("fixtures/prompts-held-out-small.jsonl"))
+            .arg("--model")
+            .arg(fixture("fixtures/lm/llama"))
+            .args(["--set", "sampling.prompts_per_shard=1", "--samples", "40"]),
+    );
+    let said = Said::by(&mut running);
     let started = directory.path().join("stopped/manifests/iteration-0");
-    while !started.exists() {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    let output = interrupted(child);
-    let said = stderr_of(&output);
-    assert_eq!(output.status.code(), Some(130), "{said}");
+    running.wait_until(|| started.exists());
+    running.interrupt();
+    let code = running.end().code();
+    let said = said.everything();
+    assert_eq!(code, Some(130), "{said}");
     assert!(said.contains("run --resume --name stopped"), "{said}");
 
     // Neither the name nor the settings need to be repeated.

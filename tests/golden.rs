@@ -79,13 +79,14 @@ fn scores_are_the_log_probabilities_of_the_reference() {
     let scored = json_lines(&stdout_of(
         sppo().arg("score").arg(&file).arg("--model").arg(fixture("fixtures/lm/llama")),
     ));
-    assert_eq!(scored.len(), sequences.len());
-    for ((line, sequence), expected) in
-        scored.iter().zip(sequences).zip(golden["logps"].as_array().unwrap())
-    {
+    let all_expected = golden["logps"].as_array().unwrap();
+    assert_eq!([scored.len(), all_expected.len()], [sequences.len(); 2]);
+    for ((line, sequence), expected) in scored.iter().zip(sequences).zip(all_expected) {
         assert_eq!(line["tokens"].as_array().unwrap()[..], sequence.as_array().unwrap()[1..]);
         let log_probs = line["log_probs"].as_array().unwrap();
-        for (found, expected) in log_probs.iter().zip(expected.as_array().unwrap()) {
+        let expected = expected.as_array().unwrap();
+        assert_eq!(log_probs.len(), expected.len());
+        for (found, expected) in log_probs.iter().zip(expected) {
             let difference = (number(found) - number(expected)).abs();
             assert!(difference <= 2e-5, "{found} is not {expected}");
         }

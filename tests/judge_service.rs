@@ -8,13 +8,13 @@ mod support;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use service::{Behaviour, Service};
-use support::{require_success, small_run, sppo, stdout_of};
+use support::{Running, require_success, small_run, sppo, stdout_of};
 
 /// Nothing like it stands in any file by chance.
 const KEY: &str = "sk-test-Zq81vLw0PnXe77";
@@ -402,17 +402,6 @@ fn proxies_are_those_of_the_environment_and_exceptions_are_heeded() {
     let said: Vec<[String; 3]> = asked_socks.try_iter().collect();
     assert!(!said.is_empty());
     assert!(said.iter().all(|said| said == &["user", "pAssW0rd", "judge.invalid"]), "{said:?}");
-}
-
-/// Ends a process with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 fn free_port() -> u16 {

@@ -74,8 +74,12 @@ fn scores_ranks_and_official_probabilities_are_those_of_llm_blender() {
             .collect();
         assert_eq!(ranks, numbers(&case["ranks"]), "ranks of line {number}");
         // `compute_prob.py`.
-        for (i, row) in line["probability"].as_array().unwrap().iter().enumerate() {
-            for (j, found) in numbers(row).into_iter().enumerate() {
+        let rows = line["probability"].as_array().unwrap();
+        assert_eq!(rows.len(), expected.len());
+        for (i, row) in rows.iter().enumerate() {
+            let row = numbers(row);
+            assert_eq!(row.len(), expected.len());
+            for (j, found) in row.into_iter().enumerate() {
                 let difference = expected[i] - expected[j];
                 close(found, sigmoid(difference), &format!("P[{i}][{j}] of line {number}"));
             }
@@ -97,10 +101,16 @@ fn the_paper_s_probabilities_read_the_logits_of_each_pair() {
         "oracle.pairrm.backend=candle",
     ];
     let ranked = json_lines(&stdout_of(&mut rank(&file, &settings)));
-    for (line, case) in ranked.iter().zip(golden["cases"].as_array().unwrap()) {
-        let rows = line["probability"].as_array().unwrap();
-        for (i, (row, logits)) in rows.iter().zip(case["logits"].as_array().unwrap()).enumerate() {
-            for (j, (found, logit)) in numbers(row).into_iter().zip(numbers(logits)).enumerate() {
+    let cases = golden["cases"].as_array().unwrap();
+    assert_eq!(ranked.len(), cases.len());
+    for (line, case) in ranked.iter().zip(cases) {
+        let [rows, expected] =
+            [&line["probability"], &case["logits"]].map(|matrix| matrix.as_array().unwrap());
+        assert_eq!(rows.len(), expected.len());
+        for (i, (row, logits)) in rows.iter().zip(expected).enumerate() {
+            let (row, logits) = (numbers(row), numbers(logits));
+            assert_eq!(row.len(), logits.len());
+            for (j, (found, logit)) in row.into_iter().zip(logits).enumerate() {
                 close(found, sigmoid(logit), &format!("P[{i}][{j}]"));
             }
         }
@@ -125,6 +135,7 @@ fn a_library_in_the_other_checkpoint_layout_says_the_same() {
     let setting = format!("oracle.pairrm.model='{}'", model.display());
     let mut other = rank(&file, &[&setting]);
     let ranked = json_lines(&stdout_of(other.arg("--plugin").arg(library("sppo-oracle-pairrm"))));
+    assert_eq!(ranked.len(), expected.len());
     for (found, expected) in ranked.iter().zip(&expected) {
         assert_eq!(found["rm_scores"], expected["rm_scores"]);
         assert_eq!(found["probability"], expected["probability"]);

@@ -4,9 +4,9 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use support::{require_success, small_run};
+use support::{Running, kill_after, require_success, small_run};
 
 const KILLS: u32 = 20;
 
@@ -22,25 +22,6 @@ fn final_weights(directory: &Path, name: &str) -> Vec<u8> {
 
 fn resume(directory: &Path, name: &str) -> std::process::Output {
     small_run(directory, name).arg("--resume").output().expect("the binary starts")
-}
-
-/// Starts the run and kills it after a while; `Err` is how long it took when it ended before that.
-fn run_and_kill(directory: &Path, name: &str, after: Duration) -> Result<(), Duration> {
-    let started = Instant::now();
-    let mut child = small_run(directory, name)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the binary starts");
-    while started.elapsed() < after {
-        if child.try_wait().unwrap().is_some() {
-            return Err(started.elapsed());
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    Ok(())
 }
 
 #[test]
@@ -60,7 +41,7 @@ fn killed_at_twenty_moments_it_ends_with_the_same_bytes() {
         // Spread over the run by the golden ratio, so that every stage is hit.
         let moment = whole.mul_f64((f64::from(kills + 1) * 0.618_034).fract());
         let name = format!("killed-{attempt}");
-        if let Err(duration) = run_and_kill(directory.path(), &name, moment) {
+        if let Err(duration) = kill_after(&mut small_run(directory.path(), &name), moment) {
             // The machine has become faster since the run was timed.
             whole = duration;
             continue;
@@ -133,20 +114,14 @@ fn altered_and_truncated_artefacts_are_named_set_aside_and_redone() {
 #[test]
 fn a_second_process_on_the_same_run_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let mut first = small_run(directory.path(), "run")
-        .args(["--set", "sampling.max_new_tokens=200"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let lock = directory.path().join("run").join("run.lock");
-    let started = Instant::now();
-    while !lock.exists() && started.elapsed() < Duration::from_secs(20) {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    // It would take days.
+    let mut endless = small_run(directory.path(), "run");
+    endless.args(["--set", "training.epochs=1000000"]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut first = Running(endless.spawn().unwrap());
+    // Written once the run is locked.
+    let record = directory.path().join("run/run.json");
+    first.wait_until(|| record.exists());
     let second = resume(directory.path(), "run");
-    first.kill().unwrap();
-    first.wait().unwrap();
     let said = String::from_utf8_lossy(&second.stderr);
     assert_eq!(second.status.code(), Some(5), "{said}");
     assert!(said.contains("is working on this run"), "{said}");

@@ -110,6 +110,7 @@ fn a_run_begun_on_candle_goes_on_with_tch_and_back() {
     for iteration in [2, 6, 7] {
         let checkpoint = run.join(format!("iteration-{iteration}/checkpoint"));
         let (candle, tch) = (scores(&checkpoint, None), scores(&checkpoint, Some(&library)));
+        assert_eq!((candle.len(), tch.len()), (3, 3));
         let is_near = |(a, b): (&f64, &f64)| (a - b).abs() < 1e-4;
         assert!(candle.iter().zip(&tch).all(is_near), "{candle:?} and {tch:?}");
     }

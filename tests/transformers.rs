@@ -6,7 +6,7 @@ use std::process::Command;
 
 use support::{fixture, require_success, small_run, sppo, stdout_of};
 
-/// What the script exits with where transformers is not installed.
+/// What the script exits with where transformers cannot be used.
 const SKIPPED: i32 = 77;
 
 /// `SPPO_PYTHON` names an interpreter that has torch and transformers.
@@ -53,7 +53,8 @@ fn transformers_agrees_about_twenty_sampled_responses() {
         python().arg(fixture("python/check_checkpoint.py")).arg(&checkpoint).arg(&scores).output();
     match result {
         Ok(output) if output.status.code() == Some(SKIPPED) => {
-            eprintln!("skipped: this Python has no transformers; name one with SPPO_PYTHON");
+            let why = String::from_utf8_lossy(&output.stdout);
+            eprintln!("{}; name another Python with SPPO_PYTHON", why.trim());
         }
         Ok(output) => {
             eprint!("{}", String::from_utf8_lossy(&output.stdout));

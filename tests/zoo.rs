@@ -250,30 +250,23 @@ fn log_lines_come_at_their_level_under_the_plugin_s_name() {
 #[cfg(unix)]
 #[test]
 fn a_call_that_never_returns_can_be_stopped() {
-    use std::process::Stdio;
-    use std::time::{Duration, Instant};
+    use support::{Running, Said};
 
-    let interrupt = |behaviour: &str, wait: Duration, times: usize| {
-        let zoo = Zoo::new();
-        let mut command = zoo.behaving(behaviour);
-        let child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(1000));
-        let started = Instant::now();
-        for _ in 0..times {
-            let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-            assert!(status.unwrap().success());
-            std::thread::sleep(wait);
-        }
-        let output = child.wait_with_output().unwrap();
-        (output.status.code(), stderr_of(&output), started.elapsed())
+    let zoo = Zoo::new();
+    let interrupted = |behaviour: &str| {
+        let mut running = Running::start(&mut zoo.behaving(behaviour));
+        let mut said = Said::by(&mut running);
+        said.wait_for("I have begun");
+        running.interrupt();
+        (running, said)
     };
-    let (code, text, elapsed) = interrupt("endless", Duration::ZERO, 1);
-    assert_eq!(code, Some(130), "{text}");
-    assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
-    let (code, text, _) = interrupt("endless-and-deaf", Duration::from_millis(2500), 2);
-    assert_eq!(code, Some(130), "{text}");
-    assert!(
-        text.contains("still waiting: oracle `misbehaving` does not ask whether it should stop"),
-        "{text}"
-    );
+    let (mut running, said) = interrupted("endless");
+    let code = running.end().code();
+    assert_eq!(code, Some(130), "{}", said.everything());
+
+    let (mut running, mut said) = interrupted("endless-and-deaf");
+    said.wait_for("still waiting: oracle `misbehaving` does not ask whether it should stop");
+    running.interrupt();
+    let code = running.end().code();
+    assert_eq!(code, Some(130), "{}", said.everything());
 }

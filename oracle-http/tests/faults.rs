@@ -6,6 +6,7 @@ mod support;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -16,23 +17,21 @@ use sppo_core::plugin::{
 use sppo_oracle_http as _;
 use support::{ALL_FAULTS, Behaviour, Service};
 
-/// Remembers what it is told, and asks to stop when it is told so.
+/// Remembers what it is told, and wants to stop once a service has got a request.
 #[derive(Default)]
-struct Watcher {
+struct Watcher<'a> {
     metrics: RefCell<BTreeMap<String, f64>>,
     progress: Cell<(u64, u64)>,
-    cancelled: Cell<bool>,
-    stops_at_first_report: bool,
+    stops_once_asked: Option<&'a Service>,
 }
 
-impl Host for Watcher {
+impl Host for Watcher<'_> {
     fn is_cancelled(&self) -> bool {
-        self.cancelled.get()
+        self.stops_once_asked.is_some_and(|service| service.requests() > 0)
     }
 
     fn progress(&self, completed: u64, total: u64) {
         self.progress.set((completed, total));
-        self.cancelled.set(self.cancelled.get() || self.stops_at_first_report);
     }
 
     fn metrics(&self, values: &[(&str, f64)]) {
@@ -45,7 +44,7 @@ impl Host for Watcher {
     }
 }
 
-impl Watcher {
+impl Watcher<'_> {
     fn metric(&self, name: &str) -> f64 {
         self.metrics.borrow()[name]
     }
@@ -69,7 +68,8 @@ fn settings(protocol: &str, endpoints: &[String], cache: &Path) -> Value {
         "model": "judge",
         "questions_per_request": 3,
         "concurrency": {"max": 16, "start": 4},
-        "timeouts": {"connect_seconds": 5.0, "read_seconds": 2.0, "total_seconds": 3.0},
+        // Nothing takes so long, however busy the machine is.
+        "timeouts": {"connect_seconds": 30.0, "read_seconds": 30.0, "total_seconds": 60.0},
         "retries": {"max_attempts": 14, "first_delay_seconds": 0.005, "longest_delay_seconds": 0.05},
         "cache": {"directory": cache},
     })
@@ -92,7 +92,7 @@ fn with(mut settings: Value, changes: Value) -> Value {
 fn ask(
     settings: Value,
     comparisons: &[Comparison<'_>],
-    host: &Watcher,
+    host: &Watcher<'_>,
 ) -> Result<Vec<Verdict>, PluginError> {
     create_oracle("http", settings).unwrap().preferences(comparisons, host)
 }
@@ -119,12 +119,16 @@ const PROTOCOLS: [&str; 7] = [
 fn thirty_percent_faults_change_nothing_but_the_time() {
     let mut seen = std::collections::HashSet::new();
     let threads = PROTOCOLS.map(|protocol| {
-        std::thread::spawn(move || {
+        thread::spawn(move || {
             let comparisons = comparisons(24, 4);
             let service = Service::start(Behaviour { fault_share: 0.3, ..Behaviour::default() });
             let cache = tempfile::tempdir().unwrap();
             let host = Watcher::default();
-            let settings = settings(protocol, &[service.url()], cache.path());
+            // Some replies take longer, on purpose.
+            let settings = with(
+                settings(protocol, &[service.url()], cache.path()),
+                json!({"timeouts": {"read_seconds": 4.0, "total_seconds": 5.0}}),
+            );
             let verdicts = ask(settings.clone(), &comparisons, &host).unwrap();
             assert!(verdicts == expected(protocol, &comparisons), "{protocol}");
             assert_eq!(host.progress.get(), (24, 24), "{protocol}");
@@ -151,27 +155,31 @@ fn thirty_percent_faults_change_nothing_but_the_time() {
 
 #[test]
 fn of_two_endpoints_a_dead_one_is_dropped_and_the_other_does_the_work() {
-    let comparisons = comparisons(20, 3);
-    let alive = Service::start(Behaviour::default());
+    let comparisons = comparisons(100, 3);
+    // It leaves time to ask the dead one for each of the 200 requests.
+    let alive =
+        Service::start(Behaviour { delay: Duration::from_millis(10), ..Behaviour::default() });
     let dead = Service::start(Behaviour::default());
     dead.set_down(true);
     let cache = tempfile::tempdir().unwrap();
     let settings = settings("pairwise", &[dead.url(), alive.url()], cache.path());
     let verdicts = ask(settings, &comparisons, &Watcher::default()).unwrap();
     assert!(verdicts == expected("pairwise", &comparisons));
-    assert!(dead.answered().is_empty());
+    // Eight failures drop it; others may be under way by then, and one request tries it now and then.
+    let tried = dead.connections();
+    assert!((1..=30).contains(&tried), "{tried} connections to the dead one");
 }
 
 #[test]
 fn endpoints_share_the_work() {
-    let slow = || Behaviour { delay: Duration::from_millis(5), ..Behaviour::default() };
+    let slow = || Behaviour { delay: Duration::from_millis(20), ..Behaviour::default() };
     let services = [Service::start(slow()), Service::start(slow())];
     let cache = tempfile::tempdir().unwrap();
     let endpoints = services.each_ref().map(Service::url);
     let settings = settings("openai-judge", &endpoints, cache.path());
     ask(settings, &comparisons(30, 3), &Watcher::default()).unwrap();
     let [first, second] = services.each_ref().map(Service::requests);
-    assert!(first + second == 180 && first.abs_diff(second) < 60, "{first} and {second}");
+    assert!(first + second == 180 && first.min(second) >= 20, "{first} and {second}");
 }
 
 #[test]
@@ -190,35 +198,33 @@ fn a_service_that_sends_heads_and_bodies_apart_is_not_given_twice_the_connection
 
 #[test]
 fn what_fails_after_a_stop_is_not_tried_again() {
-    let behaviour =
-        Behaviour { always: Some(500), delay: Duration::from_millis(200), ..Behaviour::default() };
-    let service = Service::start(behaviour);
+    let delay = Duration::from_millis(1500);
+    let service = Service::start(Behaviour { always: Some(500), delay, ..Behaviour::default() });
     let cache = tempfile::tempdir().unwrap();
-    let host = Watcher { stops_at_first_report: true, ..Watcher::default() };
+    let host = Watcher { stops_once_asked: Some(&service), ..Watcher::default() };
     let settings = settings("pairwise", &[service.url()], cache.path());
-    let error = ask(settings, &comparisons(1, 2), &host).unwrap_err();
+    let mut oracle = create_oracle("http", settings).unwrap();
+    let error = oracle.preferences(&comparisons(1, 2), &host).unwrap_err();
     assert_eq!(error.kind, PluginErrorKind::Cancelled);
+    // A second attempt would follow at once, and the oracle is still there to make it.
+    thread::sleep(Duration::from_millis(300));
     assert_eq!(service.requests(), 1);
 }
 
 #[test]
 fn an_outage_stops_the_call_and_what_was_judged_is_not_asked_again() {
     let comparisons = comparisons(40, 4);
-    let service =
-        Service::start(Behaviour { delay: Duration::from_millis(4), ..Behaviour::default() });
+    let service = Service::start(Behaviour {
+        delay: Duration::from_millis(4),
+        down_after: Some(30),
+        ..Behaviour::default()
+    });
     let cache = tempfile::tempdir().unwrap();
     let settings = with(
         settings("pairwise", &[service.url()], cache.path()),
         json!({"retries": {"give_up_after_seconds": 0.6}}),
     );
-    let error = std::thread::scope(|scope| {
-        let asked = scope.spawn(|| ask(settings.clone(), &comparisons, &Watcher::default()));
-        while service.requests() < 30 {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        service.set_down(true);
-        asked.join().unwrap().unwrap_err()
-    });
+    let error = ask(settings.clone(), &comparisons, &Watcher::default()).unwrap_err();
     assert_eq!(error.kind, PluginErrorKind::Failed);
     let message = error.to_string();
     assert!(message.contains("nothing has succeeded for"), "{message}");
@@ -326,11 +332,13 @@ fn a_request_to_stop_is_heeded_while_requests_are_under_way() {
     let service =
         Service::start(Behaviour { delay: Duration::from_millis(300), ..Behaviour::default() });
     let cache = tempfile::tempdir().unwrap();
-    let host = Watcher::default();
-    host.cancelled.set(true);
+    let host = Watcher { stops_once_asked: Some(&service), ..Watcher::default() };
     let settings = settings("pairwise", &[service.url()], cache.path());
     let started = Instant::now();
     let error = ask(settings, &comparisons(400, 4), &host).unwrap_err();
     assert_eq!(error.kind, PluginErrorKind::Cancelled);
-    assert!(started.elapsed() < Duration::from_secs(5));
+    // All 1600, at most 16 at a time, would take half a minute.
+    let asked = service.requests();
+    assert!((1..800).contains(&asked), "{asked} requests");
+    assert!(started.elapsed() < Duration::from_secs(15));
 }

@@ -1,6 +1,7 @@
 //! A service behind TLS is asked if its certificate is trusted, and not otherwise.
 //!
-//! The certificates were made with openssl, for a hundred years; the authority's key was thrown away.
+//! The certificates were made with openssl, for the years 2020 to 2126: a clock may be slow. The
+//! authority's key was thrown away.
 
 mod support;
 

@@ -5,20 +5,33 @@ usage: check_adapters.py ADAPTERS SCORES OUTPUT
   SCORES    JSON lines with prompt_tokens, tokens and log_probs, as `sppo` computes them
   OUTPUT    where PEFT saves the adapters, for `sppo` to read back
 
-Prints the largest difference per token and fails above 1e-5. Exits
-with 77 where peft, transformers or torch is not installed.
+Prints the largest difference per token and fails above 1e-5. Exits with 77 where peft, transformers
+or torch cannot be used.
 """
 
 import json
 import sys
 
+
+def skip(reason):
+    print(f"skipped: {reason}")
+    sys.exit(77)
+
+
+if sys.version_info < (3, 10):
+    skip("Python is older than 3.10")
 try:
     import torch
+    import transformers
     from peft import PeftConfig, PeftModel
     from transformers import AutoModelForCausalLM
-except ImportError as error:
-    print(f"skipped: {error}")
-    sys.exit(77)
+
+    transformers_version = tuple(map(int, transformers.__version__.split(".")[:2]))
+except Exception as error:  # A broken installation fails in any way.
+    skip(error)
+# `from_pretrained` takes `dtype` from then on.
+if transformers_version < (4, 56):
+    skip("transformers is older than 4.56")
 
 TOLERANCE = 1e-5
 

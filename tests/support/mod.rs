@@ -3,17 +3,135 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+
+/// Everything that tests wait for comes sooner, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The binary under test, without a user's environment.
 pub(crate) fn sppo() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sppo"));
+    for name in ["HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN"] {
+        command.env_remove(name);
+    }
     command.env_remove("SPPO_LOG").env_remove("SPPO_PLUGIN_PATH").env("NO_COLOR", "1");
     command.env("SPPO_DATA_DIRECTORY", fixture("no-user-data"));
     command
+}
+
+/// A program that ends with the test.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Running {
+    /// Starts a program whose standard output does not matter, and whose standard error [`Said`] reads.
+    pub(crate) fn start(command: &mut Command) -> Self {
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        Self(command.spawn().expect("the binary starts"))
+    }
+
+    /// Waits for what the program is to bring about.
+    pub(crate) fn wait_until(&mut self, is_so: impl Fn() -> bool) {
+        let started = Instant::now();
+        while !is_so() {
+            let ended = self.0.try_wait().unwrap();
+            assert!(ended.is_none(), "it ended too early: {ended:?}");
+            assert!(started.elapsed() < PATIENCE, "waited in vain");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Presses Ctrl-C.
+    #[cfg(unix)]
+    pub(crate) fn interrupt(&self) {
+        // Every shell has a `kill` of its own, but not every system a program of that name.
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "kill -INT \"$0\"", &self.0.id().to_string()]);
+        assert!(shell.status().expect("there is a shell").success());
+    }
+
+    /// Waits until the program has ended.
+    pub(crate) fn end(&mut self) -> ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status;
+            }
+            assert!(started.elapsed() < PATIENCE, "it does not end");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// What a program says on standard error.
+pub(crate) struct Said {
+    lines: mpsc::Receiver<String>,
+    text: String,
+}
+
+impl Said {
+    /// Listens to a program from now on, on a thread of its own: reading has no deadline, and the program
+    /// must not wait for a reader.
+    pub(crate) fn by(running: &mut Running) -> Self {
+        let stderr = running.0.stderr.take().expect("standard error is piped");
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                // The test may have ended.
+                let _ = sender.send(line + "\n");
+            }
+        });
+        Self { lines, text: String::new() }
+    }
+
+    /// Waits until the program has said this.
+    pub(crate) fn wait_for(&mut self, part: &str) {
+        let started = Instant::now();
+        while !self.text.contains(part) {
+            let left = PATIENCE.saturating_sub(started.elapsed());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => self.text.push_str(&line),
+                Err(error) => panic!("`{part}` was not said ({error}):\n{}", self.text),
+            }
+        }
+    }
+
+    /// All that a program has said which has ended.
+    pub(crate) fn everything(mut self) -> String {
+        self.text.extend(self.lines.iter());
+        self.text
+    }
+}
+
+/// Starts a program and kills it after a while; `Err` is how long it took when it ended before that.
+pub(crate) fn kill_after(command: &mut Command, after: Duration) -> Result<(), Duration> {
+    let started = Instant::now();
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut running = Running(command.spawn().expect("the binary starts"));
+    while started.elapsed() < after {
+        if running.0.try_wait().unwrap().is_some() {
+            return Err(started.elapsed());
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    running.0.kill().unwrap();
+    // It may have ended meanwhile.
+    let status = running.0.wait().unwrap();
+    if status.success() { Err(started.elapsed()) } else { Ok(()) }
 }
 
 /// A file or directory below `tests/`.

@@ -66,7 +66,12 @@ pub(crate) struct Behaviour {
     pub(crate) always: Option<u16>,
     /// Head and body are sent apart, as many servers do.
     pub(crate) split: bool,
+    /// After this many requests, the last of which is still served, it goes down once.
+    pub(crate) down_after: Option<u64>,
 }
+
+/// A reply that comes slowly takes so many tenths of a second, a byte in each.
+const DRIPS: usize = 65;
 
 struct State {
     behaviour: Behaviour,
@@ -150,7 +155,10 @@ impl State {
             if self.down.load(Ordering::SeqCst) {
                 return;
             }
-            self.requests.fetch_add(1, Ordering::SeqCst);
+            let requests = 1 + self.requests.fetch_add(1, Ordering::SeqCst);
+            if self.behaviour.down_after == Some(requests) {
+                self.down.store(true, Ordering::SeqCst);
+            }
             let fault = self.fault();
             if fault == Some(Fault::Reset) {
                 // With the body unread, closing resets the connection.
@@ -227,7 +235,7 @@ impl State {
             }
             Some(Fault::Reset) => false,
             Some(Fault::Stall) => {
-                thread::sleep(Duration::from_millis(2500));
+                thread::sleep(Duration::from_secs(5));
                 false
             }
             Some(Fault::TooManyRequests) => say("429 Too Many Requests", "", b"slow down"),
@@ -254,10 +262,10 @@ impl State {
                 say("200 OK", "", wrong_length(path, &values, true).as_bytes())
             }
             Some(Fault::SlowDrip) => {
-                let head =
-                    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", answer.len() + 40);
+                let length = answer.len() + DRIPS;
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
                 let _ = stream.write_all(head.as_bytes());
-                for _ in 0..40 {
+                for _ in 0..DRIPS {
                     thread::sleep(Duration::from_millis(100));
                     if stream.write_all(b" ").is_err() {
                         break;

@@ -72,6 +72,10 @@ impl Oracle for MisbehavingOracle {
             };
             sizes.map(matrix).collect::<Vec<_>>()
         };
+        if matches!(self.0, Behaviour::Endless | Behaviour::EndlessAndDeaf) {
+            // Who wants to interrupt it waits for this.
+            eprintln!("I have begun and shall not end");
+        }
         match self.0 {
             Behaviour::PanicInCall => panic!("I have no opinion"),
             Behaviour::PanicOnThread => {
