@@ -112,6 +112,32 @@ fn a_plan_says_how_much_memory_it_takes_and_makes_micro_batches_fit() {
 }
 
 #[test]
+fn an_iteration_that_teaches_nothing_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = support::small_run(directory.path(), "run");
+    let output = command.args(["--set", "sampling.top_k=1"]).output().unwrap();
+    support::require_success(&output);
+    let said = stderr_of(&output);
+    let words =
+        "iteration 2 leaves the model as it is: prompts were skipped, 4 whose best and worst";
+    assert!(said.contains(words), "{said}");
+}
+
+#[test]
+fn answers_may_be_generated_alone_and_as_the_most_probable() {
+    let generate = |seed: &str| {
+        let mut command = sppo();
+        command.args(["generate", "--samples", "1", "--temperature", "0", "--seed", seed]);
+        command.args(["--max-new-tokens", "8"]).arg(fixture("fixtures/prompts-small.jsonl"));
+        stdout_of(command.arg("--model").arg(fixture("fixtures/lm/llama")))
+    };
+    let first = generate("1");
+    let rows = first.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    assert_eq!(rows.map(|row| row["candidates"].as_array().unwrap().len()).sum::<usize>(), 8);
+    assert_eq!(first, generate("2"));
+}
+
+#[test]
 fn completions_and_manual_pages_name_every_command() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = stdout_of(sppo().args(["completions", shell]));

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use service::{Behaviour, Service};
-use support::{Running, require_success, small_run, sppo, stdout_of};
+use support::{Running, refused, require_success, small_run, sppo, stdout_of};
 
 /// Nothing like it stands in any file by chance.
 const KEY: &str = "sk-test-Zq81vLw0PnXe77";
@@ -236,6 +236,17 @@ fn an_outage_ends_a_run_that_can_be_resumed() {
     assert!(said.contains("oracle `http`") && said.contains("--resume"), "{said}");
     service.set_down(false);
     require_success(&command(&["--resume"]));
+}
+
+#[test]
+fn a_judge_that_cannot_be_reached_is_found_out_before_anything_is_sampled() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = small_run(directory.path(), "run");
+    let endpoints = "http://127.0.0.1:1\", \"http://127.0.0.1:2";
+    ask(&mut command, "pairwise", endpoints, directory.path());
+    let told = ["127.0.0.1:1/", "127.0.0.1:2/", "cannot connect", "`oracle.http.endpoints`"];
+    refused(&mut command, 6, &told);
+    assert!(!directory.path().join("run").exists());
 }
 
 #[test]

@@ -81,6 +81,10 @@ impl OraclePlugin for HttpOracle {
 }
 
 impl Oracle for HttpOracle {
+    fn prepare(&mut self, _host: &dyn Host) -> Result<(), PluginError> {
+        self.client.as_ref().map_or(Ok(()), Client::require_service)
+    }
+
     fn preferences(
         &mut self,
         comparisons: &[Comparison<'_>],

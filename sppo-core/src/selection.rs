@@ -1,5 +1,7 @@
 //! Which of the K answers are trained on.
 
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +65,17 @@ impl SkipCounts {
             SkipReason::IdenticalTexts => self.identical_texts += 1,
             SkipReason::EqualScores => self.equal_scores += 1,
         }
+    }
+}
+
+impl fmt::Display for SkipCounts {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "prompts were skipped, {} whose best and worst answers read the same and {} whose answers are \
+             judged equal",
+            self.identical_texts, self.equal_scores
+        )
     }
 }
 

@@ -95,6 +95,10 @@ impl SelfPlay<'_, '_> {
         let judgments = self.judge(iteration, &rollouts)?;
         let (examples, skipped) = self.select(iteration, &rollouts, &judgments)?;
         drop((rollouts, judgments));
+        if examples.is_empty() {
+            let notice = format!("iteration {iteration} leaves the model as it is: {skipped}");
+            self.game.observer.event(Event::Notice(notice));
+        }
         let checkpoint = self.regress(iteration, &examples)?;
 
         let report = self.evaluate(iteration, checkpoint, &examples, skipped, started)?;

@@ -6,8 +6,8 @@ use sppo_core::plugin::Policy;
 use sppo_core::records::{Prompt, Rollout};
 use sppo_core::stages::{self, SamplingPass};
 
-use super::session::Session;
-use crate::args::GenerateArguments;
+use super::session::{Session, samples_per_prompt, sampling_parameters};
+use crate::args::{GenerateArguments, SamplingArguments};
 use crate::failure::Result;
 use crate::models;
 use crate::output::RowsTo;
@@ -23,13 +23,7 @@ impl SettingFlags for GenerateArguments {
 }
 
 pub(super) fn generate(arguments: &GenerateArguments, terminal: &Terminal) -> Result<()> {
-    let flags = Flags::of(&[
-        &arguments.settings,
-        &arguments.model,
-        &arguments.backend,
-        &arguments.sampling,
-        arguments,
-    ])?;
+    let flags = Flags::of(&[&arguments.settings, &arguments.model, &arguments.backend, arguments])?;
     let session = Session::open(arguments.settings.resolve(flags)?.config, terminal)?;
     let file = session.config.prompts.train.as_deref();
     let mut prompts = prompts::training(file)?;
@@ -41,7 +35,7 @@ pub(super) fn generate(arguments: &GenerateArguments, terminal: &Terminal) -> Re
     let model = session.find_model(arguments.model.offline)?;
     models::check_prompts(&models::open(&model)?, &prompts, file, None)?;
     let mut policy = session.load(model)?;
-    let rollouts = answer(&session, policy.as_mut(), &prompts)?;
+    let rollouts = answer(&session, &arguments.sampling, policy.as_mut(), &prompts)?;
 
     let sets: Vec<CandidateSet> = rollouts.iter().map(CandidateSet::from_rollout).collect();
     write_candidates(candidates_to.path(), &sets)?;
@@ -51,17 +45,23 @@ pub(super) fn generate(arguments: &GenerateArguments, terminal: &Terminal) -> Re
     candidates_to.finish(sets.len(), arguments.report)
 }
 
-fn answer(session: &Session, policy: &mut dyn Policy, prompts: &[Prompt]) -> Result<Vec<Rollout>> {
+fn answer(
+    session: &Session,
+    typed: &SamplingArguments,
+    policy: &mut dyn Policy,
+    prompts: &[Prompt],
+) -> Result<Vec<Rollout>> {
     let sampling = &session.config.sampling;
-    let parameters = sampling.parameters();
+    let parameters = sampling_parameters(sampling, typed)?;
+    let samples = samples_per_prompt(typed, sampling.samples_per_prompt)?;
     let pass = SamplingPass {
-        samples_per_prompt: sampling.samples_per_prompt,
+        samples_per_prompt: samples,
         parameters: &parameters,
         rule: session.config.training.tokenization,
         seed: session.config.seed,
         stream: 1,
     };
-    let tokens_per_prompt = sampling.samples_per_prompt * sampling.max_new_tokens;
+    let tokens_per_prompt = samples * parameters.max_new_tokens;
     let meter = session.stage(Stage::Sample, prompts.len() * tokens_per_prompt, "tokens");
     let mut rollouts = Vec::with_capacity(prompts.len());
     for part in prompts.chunks(sampling.prompts_per_shard) {

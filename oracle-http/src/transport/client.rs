@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::backoff::retry_after;
 use super::route::Connector;
+use super::runtime;
 use super::tls;
 use crate::address::Address;
 use crate::config::HttpConfig;
@@ -60,6 +61,7 @@ pub(crate) struct Client {
 /// A service and the connections to it. Each has its own, for each may have its own proxy.
 struct Endpoint {
     uri: Uri,
+    connector: Connector,
     connections: legacy::Client<Connector, Full<Bytes>>,
 }
 
@@ -96,11 +98,37 @@ impl Client {
                 .pool_timer(TokioTimer::new())
                 .pool_idle_timeout(IDLE_LIMIT)
                 .pool_max_idle_per_host(config.concurrency.max)
-                .build(connector);
-            Ok(Endpoint { uri: address.uri.clone(), connections })
+                .build(connector.clone());
+            Ok(Endpoint { uri: address.uri.clone(), connector, connections })
         };
         let endpoints = addresses.iter().map(endpoint).collect::<Result<_, PluginError>>()?;
         Ok(Self { endpoints, headers, key, limits })
+    }
+
+    /// Finds out whether any endpoint can be reached, by a connection that asks nothing.
+    pub(crate) fn require_service(&self) -> Result<(), PluginError> {
+        let runtime = runtime().map_err(|error| PluginError::failed(error.to_string()))?;
+        let reached = runtime.block_on(self.reach());
+        // Looking up a name cannot be broken off.
+        runtime.shutdown_background();
+        reached.map_err(|message| {
+            PluginError::failed(message)
+                .with_hint("start the service, or correct `oracle.http.endpoints`")
+        })
+    }
+
+    async fn reach(&self) -> Result<(), String> {
+        let mut messages = Vec::new();
+        for Endpoint { uri, connector, .. } in &self.endpoints {
+            match connector.clone().connect(uri.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    let reason = Unanswered::new(error.as_ref(), true);
+                    messages.push(format!("{uri}: {}", self.not_answered(&reason).message));
+                }
+            }
+        }
+        Err(messages.join("; "))
     }
 
     /// Sends a body to the endpoint of this number and returns the reply's.
@@ -131,7 +159,7 @@ impl Client {
     }
 
     async fn send(&self, endpoint: usize, body: Bytes) -> Result<Response<Incoming>, Unanswered> {
-        let Endpoint { uri, connections } = &self.endpoints[endpoint];
+        let Endpoint { uri, connections, .. } = &self.endpoints[endpoint];
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri.clone();

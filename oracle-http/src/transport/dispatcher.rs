@@ -15,13 +15,14 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use sppo_core::plugin::PluginError;
-use tokio::runtime::{self, Handle, Runtime};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::timeout_at;
 
 use super::client::Client;
 use super::queue::{Job, Next, Outcome, Queue, Snapshot};
+use super::runtime;
 use crate::address::Address;
 use crate::cache::Cache;
 use crate::config::HttpConfig;
@@ -122,7 +123,7 @@ impl Drop for Dispatcher {
 
 /// Starts the thread of the workers.
 fn start(shared: Arc<Shared>) -> io::Result<(Handle, JoinHandle<()>)> {
-    let runtime: Runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = runtime()?;
     let handle = runtime.handle().clone();
     let thread = thread::Builder::new().name("sppo-oracle-http".to_owned()).spawn(move || {
         runtime.block_on(shared.closing.notified());

@@ -13,6 +13,15 @@ mod queue;
 mod route;
 mod tls;
 
+use std::io;
+
+use tokio::runtime::{Builder, Runtime};
+
 pub(crate) use client::Client;
 pub(crate) use dispatcher::Dispatcher;
 pub(crate) use queue::{Counters, Job, Snapshot};
+
+/// What tasks run on: the thread that waits for them.
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}

@@ -5,6 +5,7 @@
 //! a proxy.
 
 use std::error::Error;
+use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -35,6 +36,13 @@ impl Connector {
         let builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
         let inner = builder.enable_http1().wrap_connector(Route::to(uri, limit)?);
         Ok(Self { inner, limit })
+    }
+
+    /// Opens a connection and closes it again.
+    pub(super) async fn connect(mut self, uri: Uri) -> Result<(), AnyError> {
+        poll_fn(|context| self.poll_ready(context)).await?;
+        self.call(uri).await?;
+        Ok(())
     }
 }
 

@@ -70,6 +70,18 @@ fn unusable_prompts_are_refused_with_their_line() {
 }
 
 #[test]
+fn parquet_with_other_columns_is_not_taken_for_empty() {
+    in_both_formats(&[json!({"instruction": "Hi", "output": "Ho"})], |path| {
+        let error = read_prompts(path).unwrap_err().to_string();
+        let said = match path.extension().and_then(std::ffi::OsStr::to_str) {
+            Some("parquet") => "it has `instruction`, `output`",
+            _ => "missing column `prompt` or `messages`",
+        };
+        assert!(error.contains(said), "{error}");
+    });
+}
+
+#[test]
 fn ranked_candidates_keep_the_columns_that_they_came_with() {
     let row =
         json!({"id": 7, "prompt": "Hi", "candidates": ["a", "b"], "tags": ["x"], "note": null});

@@ -41,6 +41,14 @@ fn parquet_fault(path: &Path, doing: &str, error: &ParquetError) -> Error {
         .with_hint("check that the file is complete and that it is Parquet")
 }
 
+/// Without any column there would be no rows either.
+fn no_such_columns(path: &Path, schema: &Schema) -> Error {
+    let names: Vec<String> =
+        schema.fields().iter().map(|field| format!("`{}`", field.name())).collect();
+    Error::input(path, format!("no column is one that is looked for; it has {}", names.join(", ")))
+        .with_hint("rename the columns: README.md says under \"Files\" which each command reads")
+}
+
 pub(super) fn read<T: DeserializeOwned, U>(
     path: &Path,
     wanted: impl Fn(&Field) -> bool,
@@ -53,6 +61,9 @@ pub(super) fn read<T: DeserializeOwned, U>(
     let fields = builder.schema().fields().iter().enumerate();
     let columns: Vec<usize> =
         fields.filter(|(_, field)| wanted(field)).map(|(index, _)| index).collect();
+    if columns.is_empty() {
+        return Err(no_such_columns(path, builder.schema()));
+    }
     let mask = ProjectionMask::roots(builder.parquet_schema(), columns);
     let batches = builder
         .with_projection(mask)

@@ -104,6 +104,12 @@ pub fn resolve(
     )))
 }
 
+/// Whether a model that is not on this machine may be had from elsewhere.
+#[must_use]
+pub fn may_be_fetched(model: &str) -> bool {
+    model == DEFAULT_MODEL || is_hub_id(model)
+}
+
 fn local(model: &str, path: &Path, revision: Option<&str>) -> Result<ResolvedModel> {
     if revision.is_some() {
         return Err(ModelError::file(path, "is on this machine, where there are no revisions")

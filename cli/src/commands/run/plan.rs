@@ -13,6 +13,7 @@ use sppo_core::self_play::PromptSet;
 use sppo_core::stages::TokenizationRule;
 use sppo_core::{Error, Result};
 use sppo_model::checkpoint::Checkpoint;
+use sppo_model::model_source;
 
 use crate::args::RunArguments;
 use crate::memory::{self, MemoryPlan, PromptSizes};
@@ -163,8 +164,10 @@ impl RunPlan {
         backend: &dyn Backend,
         terminal: &Terminal,
     ) -> crate::failure::Result<Option<MemoryPlan>> {
-        let Ok(model) = models::find(&self.config.model, &self.config, true, terminal) else {
-            return Ok(None);
+        let model = match models::find(&self.config.model, &self.config, true, terminal) {
+            Ok(model) => model,
+            Err(_) if model_source::may_be_fetched(&self.config.model) => return Ok(None),
+            Err(failure) => return Err(failure),
         };
         let checkpoint = models::open(&model.path)?;
         let prompts = self.check_prompts(&checkpoint)?;
