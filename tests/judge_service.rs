@@ -250,6 +250,19 @@ fn a_judge_that_cannot_be_reached_is_found_out_before_anything_is_sampled() {
 }
 
 #[test]
+fn what_is_remembered_needs_no_service() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = candidates(directory.path(), 3);
+    let rank = |url: &str| {
+        let mut command = sppo();
+        ask(command.arg("rank").arg(&file), "pairwise", url, directory.path());
+        stdout_of(&mut command)
+    };
+    let service = Service::start(Behaviour::default());
+    assert_eq!(rank(&service.url()), rank("http://127.0.0.1:1"));
+}
+
+#[test]
 fn the_best_of_several_samples_is_the_one_that_the_judge_prefers() {
     let model = support::fixture("fixtures/lm/llama");
     let say = |extra: &[&str]| {

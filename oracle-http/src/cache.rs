@@ -99,10 +99,7 @@ impl Cache {
         if !config.enabled {
             return Ok(Self::in_memory());
         }
-        let directory = match &config.directory {
-            Some(directory) => directory.clone(),
-            None => default_directory()?,
-        };
+        let directory = directory(config)?;
         let path = directory.join(keys.file_name());
         let failed = |error: std::io::Error| unusable(&path, &error);
         fs::create_dir_all(&directory).map_err(failed)?;
@@ -125,6 +122,13 @@ impl Cache {
             torn: false,
         };
         Ok(Self { known, staged: Vec::new(), file: Some(file) })
+    }
+
+    /// Whether the judge has answered before, as far as is remembered.
+    pub(crate) fn has_answered(config: &CacheConfig, keys: &KeyMaker) -> bool {
+        let path = directory(config).map(|directory| directory.join(keys.file_name()));
+        let file = path.ok().filter(|_| config.enabled).and_then(|path| File::open(path).ok());
+        file.is_some_and(|file| BufReader::new(file).split(b'\n').nth(1).is_some())
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<Judgment> {
@@ -196,6 +200,10 @@ impl Unsynced {
     pub(crate) fn sync(&self) -> Result<(), PluginError> {
         self.file.sync_data().map_err(|error| unusable(&self.path, &error))
     }
+}
+
+fn directory(config: &CacheConfig) -> Result<PathBuf, PluginError> {
+    config.directory.clone().map_or_else(default_directory, Ok)
 }
 
 /// `$SPPO_CACHE`, else `$XDG_CACHE_HOME/sppo`, else `~/.cache/sppo`; in it `oracle-http`.

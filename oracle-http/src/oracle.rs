@@ -82,7 +82,13 @@ impl OraclePlugin for HttpOracle {
 
 impl Oracle for HttpOracle {
     fn prepare(&mut self, _host: &dyn Host) -> Result<(), PluginError> {
-        self.client.as_ref().map_or(Ok(()), Client::require_service)
+        match &self.client {
+            // What is asked may be remembered.
+            Some(client) if !Cache::has_answered(&self.config.cache, &self.keys) => {
+                client.require_service()
+            }
+            _ => Ok(()),
+        }
     }
 
     fn preferences(

@@ -55,30 +55,28 @@ fn name_of(directory: &Path) -> Result<String> {
         .with_hint("use lower-case letters, digits and single `-`, for instance `my-oracle`"))
 }
 
-/// Where the crate gets `sppo-core` from: the named source, that of this program, or the registry.
+/// Where the crate gets `sppo-core` from: the named source, or that of this program. It is in no registry.
 fn dependency(core: Option<&Path>) -> Result<String> {
     let built_from = || {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?.join("sppo-core");
         path.join("Cargo.toml").is_file().then_some(path)
     };
-    let path: Option<PathBuf> = match core {
+    const HINT: &str = "name the directory `sppo-core` of a checkout with --sppo-core";
+    let path: PathBuf = match core {
         Some(path) => {
             let path = path.canonicalize().unwrap_or_else(|_| path.into());
             if !path.join("Cargo.toml").is_file() {
-                return Err(Error::input(path, "is not the source of sppo-core")
-                    .with_hint("name the directory `sppo-core` of a checkout"));
+                return Err(Error::input(path, "is not the source of sppo-core").with_hint(HINT));
             }
-            Some(path)
+            path
         }
-        None => built_from(),
+        None => built_from().ok_or_else(|| {
+            let message = "the source that this program was built from is no longer there";
+            Error::configuration("--sppo-core", message).with_hint(HINT)
+        })?,
     };
-    Ok(match path {
-        Some(path) => {
-            let path = toml::Value::from(path.to_string_lossy().into_owned());
-            format!("sppo-core = {{ path = {path} }}")
-        }
-        None => format!("sppo-core = \"{}\"", env!("CARGO_PKG_VERSION")),
-    })
+    let path = toml::Value::from(path.to_string_lossy().into_owned());
+    Ok(format!("sppo-core = {{ path = {path} }}"))
 }
 
 fn filled_in(text: &str, name: &str, core: &str) -> String {
