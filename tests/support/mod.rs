@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 /// Everything that tests wait for comes sooner, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The binary under test, without a user's environment.
 pub(crate) fn sppo() -> Command {
