@@ -160,7 +160,7 @@ fn fewer_prompts_than_iterations_are_refused_before_the_work() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = run(directory.path());
     run.arg("--prompts").arg(one_prompt(&directory)).arg("--model").arg(model());
-    let words = ["1 prompts cannot be divided among 3 iterations"];
+    let words = ["1 prompt cannot be divided among 3 iterations"];
     refused_with_hint(&mut run, CONFIGURATION, &words);
     assert!(!directory.path().join("runs").exists());
 }

@@ -88,7 +88,7 @@ pub(crate) struct TrainArguments {
     /// `chosen_probs_win`, `chosen_probs_lose`; or `prompt_tokens`, `chosen_tokens`, `rejected_tokens`
     #[arg(value_name = "PAIRS")]
     pub(crate) pairs: PathBuf,
-    /// The directory for the checkpoint, new or empty
+    /// The directory for the checkpoint, in which there is no model yet
     #[arg(long, short, value_name = "DIRECTORY")]
     pub(crate) output: PathBuf,
     /// Orders the pairs

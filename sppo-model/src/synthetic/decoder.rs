@@ -5,7 +5,9 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::{WeightFiles, WeightFormat, tensor_layout, write_checkpoint, write_file};
+use crate::checkpoint::{
+    TensorLayout, WeightFiles, WeightFormat, tensor_layout, write_checkpoint, write_file,
+};
 use crate::decoder::DecoderConfig;
 use crate::error::Result;
 use crate::seeds::mix;
@@ -23,6 +25,18 @@ pub enum Shape {
 }
 
 impl Shape {
+    /// How large the weights are that [`write_synthetic_model`] writes, in bytes.
+    ///
+    /// # Errors
+    /// When the shape is not one that a model can have, which would be a fault of this program.
+    pub fn file_bytes(self) -> Result<u64> {
+        let config =
+            DecoderConfig::from_hugging_face(&self.config_json(), Path::new("config.json"))?;
+        let values =
+            |tensor: TensorLayout| tensor.shape.iter().map(|&size| size as u64).product::<u64>();
+        Ok(2 * tensor_layout(&config).into_iter().map(values).sum::<u64>())
+    }
+
     fn config_json(self) -> Value {
         let [hidden, inner, layers, heads, key_value_heads, vocabulary] = match self {
             Self::SmolLm135M => [576, 1536, 30, 9, 3, 49_152],

@@ -132,7 +132,8 @@ fn synthetic_model(shape: ShapeChoice, terminal: &Terminal) -> Result<TempDir> {
         Failure::from(Error::input(place, format!("holds no temporary directory: {error}")))
     })?;
     let place = directory.path().display();
-    terminal.note(&format!("writing {} to {place}", shape.description()));
+    let size = gibibytes(shape.shape().file_bytes()?);
+    terminal.note(&format!("writing {}, {size}, to {place}", shape.description()));
     write_synthetic_model(directory.path(), shape.shape(), 0)?;
     Ok(directory)
 }

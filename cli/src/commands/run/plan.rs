@@ -62,10 +62,11 @@ impl RunPlan {
     pub(super) fn headline(&self) -> String {
         let Config { iterations, model, oracle, backend, .. } = &self.config;
         format!(
-            "{}: {iterations} iterations of {model} against the oracle {} on {} prompts, backend {}",
+            "{}: {} of {model} against the oracle {} on {}, backend {}",
             self.config.run_path().display(),
+            counted(*iterations as usize, "iteration"),
             oracle.name,
-            self.prompts.training.len(),
+            counted(self.prompts.training.len(), "prompt"),
             backend.name
         )
     }
@@ -401,8 +402,11 @@ fn require_enough(prompts: usize, config: &Config) -> Result<()> {
     if !divided || prompts >= config.iterations as usize {
         return Ok(());
     }
-    let message =
-        format!("{prompts} prompts cannot be divided among {} iterations", config.iterations);
+    let message = format!(
+        "{} cannot be divided among {} iterations",
+        counted(prompts, "prompt"),
+        config.iterations
+    );
     Err(Error::configuration("prompts.per_iteration", message).with_hint(
         "give more prompts, ask for fewer --iterations, or take all of them in each: --set \
          prompts.per_iteration=all",
