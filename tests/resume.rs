@@ -162,3 +162,18 @@ fn answers_are_never_given_the_judgments_of_other_prompts() {
         assert!(said.contains("is about other prompts"), "{said}");
     }
 }
+
+#[test]
+fn a_run_that_diverged_goes_on_with_a_smaller_learning_rate() {
+    let directory = tempfile::tempdir().unwrap();
+    for rate in ["1e10", "1e20", "1e37"] {
+        let mut diverging = small_run(directory.path(), rate);
+        let output = diverging.args(["--learning-rate", rate]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("diverged"), "{said}");
+        assert!(!directory.path().join(rate).join("iteration-1/checkpoint").exists());
+        let mut again = small_run(directory.path(), rate);
+        again.args(["--resume", "--learning-rate", "1e-6", "--allow", "training.learning_rate"]);
+        require_success(&again.output().unwrap());
+    }
+}

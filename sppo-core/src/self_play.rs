@@ -260,16 +260,17 @@ impl SelfPlay<'_, '_> {
                 meter.reach(progress.step)?;
                 let finished = progress.step == settings.steps(examples.len());
                 if progress.step % commit_every == 0 && !finished {
-                    artifacts::commit_training_state(run, iteration, policy, progress)?;
+                    artifacts::commit_training_state(run, iteration, policy, examples, progress)?;
                 }
                 Ok(())
             },
         )
         .or_else(|error| {
-            artifacts::keep_progress(run, iteration, policy.as_mut(), progress, error)
+            artifacts::keep_progress(run, iteration, policy.as_mut(), examples, progress, error)
         })?;
         meter.finish(String::new());
 
+        stages::require_finite(policy.as_mut(), examples)?;
         let saving = StageMeter::start(self.game.observer, Stage::Save, 1, "checkpoint");
         let path = self.run.commit(&name, |directory| {
             policy.save(directory).map_err(|error| artifacts::not_saved(directory, error))

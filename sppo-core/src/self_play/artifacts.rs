@@ -13,9 +13,9 @@ use crate::error::{Error, Result};
 use crate::files::{create_directory, run_directory_error};
 use crate::observer::{Event, Observer, PluginServices, Stage, StageHost};
 use crate::plugin::{PluginError, Policy};
-use crate::records::{Judgment, Prompt, Rollout};
+use crate::records::{Judgment, Prompt, Rollout, TrainingExample};
 use crate::run_directory::{ArtifactName, RunDirectory};
-use crate::stages::TrainingProgress;
+use crate::stages::{self, TrainingProgress};
 
 const WEIGHTS: &str = "model";
 const OPTIMIZER_STATE: &str = "optimizer.safetensors";
@@ -122,9 +122,11 @@ impl OfPrompt for Judgment {
 pub(super) fn commit_training_state(
     run: &mut RunDirectory,
     iteration: u32,
-    policy: &dyn Policy,
+    policy: &mut dyn Policy,
+    examples: &[TrainingExample],
     progress: TrainingProgress,
 ) -> Result<()> {
+    stages::require_finite(policy, examples)?;
     run.commit(&Names::training_state(iteration), |directory| {
         create_directory(directory)?;
         policy
@@ -160,12 +162,13 @@ pub(super) fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T> {
 pub(super) fn keep_progress(
     run: &mut RunDirectory,
     iteration: u32,
-    policy: &dyn Policy,
+    policy: &mut dyn Policy,
+    examples: &[TrainingExample],
     progress: TrainingProgress,
     error: Error,
 ) -> Result<()> {
     if matches!(error, Error::Cancelled) && progress.step > 0 {
-        commit_training_state(run, iteration, policy, progress)?;
+        commit_training_state(run, iteration, policy, examples, progress)?;
     }
     Err(error)
 }

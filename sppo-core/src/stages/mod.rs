@@ -14,5 +14,6 @@ pub use tokenize::{
     tokenize_answers, tokenize_prompt,
 };
 pub use train::{
-    TrainingProgress, TrainingSettings, mean_log_prob_changes, reference_log_probs, train,
+    TrainingProgress, TrainingSettings, mean_log_prob_changes, reference_log_probs, require_finite,
+    train,
 };

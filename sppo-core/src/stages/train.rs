@@ -147,6 +147,18 @@ pub fn train(
     Ok(())
 }
 
+/// Refuses a policy that has diverged, before it is kept: what is kept is what a run goes on with.
+///
+/// # Errors
+/// When a log-probability of the first examples is not finite, or the policy fails.
+pub fn require_finite(policy: &mut dyn Policy, examples: &[TrainingExample]) -> Result<()> {
+    const ENOUGH: usize = 16;
+    for example in examples.iter().take(ENOUGH) {
+        sequence_log_probs(policy, std::slice::from_ref(example))?;
+    }
+    Ok(())
+}
+
 /// Mean change of the chosen and of the rejected log-probabilities since the reference.
 ///
 /// # Errors
@@ -311,7 +323,8 @@ fn checked_log_probs(log_probs: Vec<f64>, packed: &SequenceBatch) -> Result<Vec<
         Some(value) => {
             Err(PluginError::failed(format!("it returned a log-probability of {value}"))
                 .with_hint(
-                    "training may have diverged: resume with a smaller `training.learning_rate`",
+                    "training may have diverged: go on from the last commit with a smaller \
+                     `training.learning_rate` (--allow training.learning_rate)",
                 )
                 .into())
         }
