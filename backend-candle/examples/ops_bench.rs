@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use candle_core::Tensor;
 use sppo_backend_candle::{CandleOps, Parameter};
-use sppo_core::plugin::Optimizer;
 use sppo_model::decoder::Activation;
 use sppo_model::ops::{
     AttentionSegment, AttentionShape, CachedRow, Ops, RotaryFrequencies, UpdateRule,
 };
+use sppo_plugin::Optimizer;
 
 type AnyError = Box<dyn std::error::Error>;
 

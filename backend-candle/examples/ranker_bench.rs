@@ -10,8 +10,9 @@ use std::time::Instant;
 
 use sppo_backend_candle as _;
 use sppo_core::config::PluginsTable;
-use sppo_core::plugin::{ModelSpec, PluginRegistry, SilentHost};
+use sppo_core::plugins::PluginRegistry;
 use sppo_model::synthetic::{SYNTHETIC_RANKER_MARKERS, write_synthetic_ranker};
+use sppo_plugin::{ModelSpec, SilentHost};
 
 type AnyError = Box<dyn std::error::Error>;
 

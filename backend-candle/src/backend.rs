@@ -2,15 +2,15 @@
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use sppo_core::plugin::{
-    Backend, BackendPlugin, Host, LoraSettings, MemoryEstimate, ModelSpec, PlannedWork,
-    PluginError, Policy, Scorer,
-};
 use sppo_model::GenerationLimits;
 use sppo_model::measure::measure_matrix_products;
 use sppo_model::memory_estimate::MemoryTraits;
 use sppo_model::policy::{DecoderPolicy, estimate_policy_memory};
 use sppo_model::scorer::load_scorer;
+use sppo_plugin::{
+    Backend, BackendPlugin, Host, LoraSettings, MemoryEstimate, ModelSpec, PlannedWork,
+    PluginError, Policy, Scorer,
+};
 
 use crate::engine::{CandleOps, LOGITS_CHUNK_BYTES};
 
@@ -136,14 +136,14 @@ impl Backend for CandleBackend {
     }
 }
 
-sppo_core::export_backend!(CandleBackend);
+sppo_plugin::export_backend!(CandleBackend);
 
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
 
     use serde_json::json;
-    use sppo_core::plugin::{SequenceBatch, SilentHost, create_backend};
+    use sppo_plugin::{SequenceBatch, SilentHost, create_backend};
 
     use super::*;
 

@@ -1,9 +1,9 @@
 //! A weight with its gradient and the optimiser's state.
 
 use candle_core::Tensor;
-use sppo_core::plugin::Optimizer;
 use sppo_model::ops::UpdateRule;
 use sppo_model::{ModelError, Result};
+use sppo_plugin::Optimizer;
 
 use crate::half_matrix::HalfMatrix;
 use crate::kernels::matrix::{Destination, Matrix, linear, multiply};

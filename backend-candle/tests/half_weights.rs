@@ -4,13 +4,13 @@
 use std::path::Path;
 
 use sppo_backend_candle::CandleOps;
-use sppo_core::plugin::{
-    GenerationPrompt, GenerationRequest, LoraSettings, SamplingParameters, SequenceBatch,
-    SilentHost,
-};
 use sppo_model::DecoderModel;
 use sppo_model::checkpoint::Checkpoint;
 use sppo_model::ops::Ops;
+use sppo_plugin::{
+    GenerationPrompt, GenerationRequest, LoraSettings, SamplingParameters, SequenceBatch,
+    SilentHost,
+};
 
 fn ops() -> CandleOps {
     CandleOps::new(2, 512 << 20).unwrap()

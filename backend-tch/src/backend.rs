@@ -4,15 +4,15 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use sppo_core::plugin::{
-    Backend, BackendPlugin, Host, LoraSettings, MemoryEstimate, ModelSpec, PlannedWork,
-    PluginError, Policy, Scorer,
-};
 use sppo_model::GenerationLimits;
 use sppo_model::measure::measure_matrix_products;
 use sppo_model::memory_estimate::MemoryTraits;
 use sppo_model::policy::{DecoderPolicy, estimate_policy_memory};
 use sppo_model::scorer::load_scorer;
+use sppo_plugin::{
+    Backend, BackendPlugin, Host, LoraSettings, MemoryEstimate, ModelSpec, PlannedWork,
+    PluginError, Policy, Scorer,
+};
 use tch::{Device, Kind};
 
 use crate::device::{choose_device, has_bf16_units};
@@ -193,14 +193,14 @@ impl Backend for TchBackend {
     }
 }
 
-sppo_core::export_backend!(TchBackend);
+sppo_plugin::export_backend!(TchBackend);
 
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
 
     use serde_json::json;
-    use sppo_core::plugin::{SequenceBatch, SilentHost, create_backend};
+    use sppo_plugin::{SequenceBatch, SilentHost, create_backend};
 
     use super::*;
 

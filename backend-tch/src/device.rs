@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sppo_core::plugin::PluginError;
+use sppo_plugin::PluginError;
 use tch::{Cuda, Device, Kind, Tensor};
 
 use crate::libraries;

@@ -1,7 +1,7 @@
 //! Draws tokens on the device: the races of [`sppo_model::sampling`] as tensor operations.
 
-use sppo_core::plugin::SamplingParameters;
 use sppo_model::sampling::{DeviceDraw, Draw, not_finite};
+use sppo_plugin::SamplingParameters;
 use tch::{Kind, Tensor};
 
 use crate::tensors::{TorchResult, dimensions, index};

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use libloading::Library;
-use sppo_core::plugin::PluginError;
+use sppo_plugin::PluginError;
 
 /// The version that this crate is built for, as its build script checked.
 const VERSION: &str = env!("SPPO_LIBTORCH_VERSION");

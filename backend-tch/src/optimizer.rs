@@ -4,9 +4,9 @@
 //! after the other, short enough that each kernel finds in the cache what the one before it left
 //! there; so a weight goes through memory once per step. A CUDA device takes a weight as a whole.
 
-use sppo_core::plugin::Optimizer;
 use sppo_model::ModelError;
 use sppo_model::ops::UpdateRule;
+use sppo_plugin::Optimizer;
 use tch::{Device, Tensor};
 
 use crate::tensors::TorchResult;

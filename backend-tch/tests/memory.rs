@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 use sppo_backend_tch as _;
-use sppo_core::plugin::{
+use sppo_plugin::{
     GenerationPrompt, GenerationRequest, ModelSpec, Optimizer, SamplingParameters, SequenceBatch,
     SilentHost, StepSettings, create_backend,
 };

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use serde_json::json;
 use sppo_backend_tch as _;
 use sppo_core::config::PluginsTable;
-use sppo_core::plugin::{
-    Backend, ModelSpec, Optimizer, PluginRegistry, Policy, SequenceBatch, SilentHost, StepSettings,
-    create_backend,
+use sppo_core::plugins::PluginRegistry;
+use sppo_plugin::{
+    Backend, ModelSpec, Optimizer, Policy, SequenceBatch, SilentHost, StepSettings, create_backend,
 };
 
 fn library() -> PathBuf {

@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 
 use sppo_core::config::Config;
 use sppo_core::observer::{Event, Observer, PluginServices, SilentObserver, Stage, StageHost};
-use sppo_core::plugin::{
-    Backend, LoraSettings, ModelSpec, Oracle, PluginKind, PluginRegistry, Policy,
-};
+use sppo_core::plugin::{Backend, LoraSettings, ModelSpec, Oracle, PluginKind, Policy};
+use sppo_core::plugins::PluginRegistry;
 use sppo_core::records::Prompt;
 use sppo_core::{Error, Result as CoreResult};
 use sppo_model::ModelError;

@@ -11,8 +11,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use sppo_core::plugin::{Candidate, Comparison, Message, SilentHost, create_oracle};
 use sppo_oracle_http as _;
+use sppo_plugin::{Candidate, Comparison, Message, SilentHost, create_oracle};
 
 const CONNECTIONS: usize = 64;
 const REPLY_TIME: Duration = Duration::from_millis(2);

@@ -1,7 +1,7 @@
 //! Where services answer.
 
 use hyper::Uri;
-use sppo_core::plugin::PluginError;
+use sppo_plugin::PluginError;
 
 /// Parts of a query that carry secrets.
 const SECRET_PARAMETERS: [&str; 6] =

@@ -17,7 +17,7 @@ use fs_err as fs;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use sppo_core::plugin::PluginError;
+use sppo_plugin::PluginError;
 
 use crate::config::CacheConfig;
 use crate::judgment::Judgment;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use fs_err as fs;
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
-use sppo_core::plugin::PluginError;
+use sppo_plugin::PluginError;
 
 use crate::config::HttpConfig;
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
-use sppo_core::plugin::{Comparison, Host, Oracle, OraclePlugin, PluginError, Verdict};
+use sppo_plugin::{Comparison, Host, Oracle, OraclePlugin, PluginError, Verdict};
 
 use crate::address::Address;
 use crate::cache::{Cache, Key, KeyMaker};
@@ -140,7 +140,7 @@ impl Oracle for HttpOracle {
     }
 }
 
-sppo_core::export_oracle!(HttpOracle);
+sppo_plugin::export_oracle!(HttpOracle);
 
 impl HttpOracle {
     /// Opens the cache. Not before it is needed: a plan leaves nothing behind.

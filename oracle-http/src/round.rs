@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use sha2::{Digest, Sha256};
-use sppo_core::plugin::{Comparison, PluginError, Verdict};
+use sppo_plugin::{Comparison, PluginError, Verdict};
 
 use crate::cache::Key;
 use crate::config::{Orders, Undecided};
@@ -256,7 +256,7 @@ fn unexpected() -> PluginError {
 
 #[cfg(test)]
 mod tests {
-    use sppo_core::plugin::{Candidate, Message};
+    use sppo_plugin::{Candidate, Message};
 
     use super::*;
 

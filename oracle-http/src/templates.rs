@@ -1,7 +1,7 @@
 //! Texts that services see, made from conversations and answers by Jinja templates.
 
 use minijinja::{Environment, UndefinedBehavior, Value, context};
-use sppo_core::plugin::{Comparison, Message, PluginError};
+use sppo_plugin::{Comparison, Message, PluginError};
 
 const NAME: &str = "template";
 

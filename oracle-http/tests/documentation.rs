@@ -1,7 +1,8 @@
 //! Every configuration of the documentation is one that works.
 
-use sppo_core::plugin::{PluginKind, PluginRegistry, create_oracle};
+use sppo_core::plugins::PluginRegistry;
 use sppo_oracle_http as _;
+use sppo_plugin::{PluginKind, create_oracle};
 
 #[test]
 fn the_configurations_of_the_page_are_accepted() {

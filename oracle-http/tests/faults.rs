@@ -10,11 +10,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sppo_core::plugin::{
+use sppo_oracle_http as _;
+use sppo_plugin::{
     Candidate, Comparison, Host, Message, ModelSpec, PluginError, PluginErrorKind, Scorer, Verdict,
     create_oracle,
 };
-use sppo_oracle_http as _;
 use support::{ALL_FAULTS, Behaviour, Service};
 
 /// Remembers what it is told, and wants to stop once a service has got a request.

@@ -16,10 +16,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
-use sppo_core::plugin::{
+use sppo_oracle_http as _;
+use sppo_plugin::{
     Candidate, Comparison, Message, PluginError, SilentHost, Verdict, create_oracle,
 };
-use sppo_oracle_http as _;
 use support::{Behaviour, Service};
 
 fn fixture(name: &str) -> PathBuf {

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use sppo_core::plugin::PluginError;
 use sppo_model::text::Tokenizer;
+use sppo_plugin::PluginError;
 
 /// Stands before the prompt.
 const SOURCE_MARKER: &str = "<|source|>";

@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-use sppo_core::plugin::{Comparison, Host, Oracle, OraclePlugin, PluginError, Verdict};
 use sppo_model::model_judge::{
     JudgeSettings, MetricNames, ModelJudge, Question, Questions, conversation_text,
 };
 use sppo_model::scorer::ScorerKind;
+use sppo_plugin::{Comparison, Host, Oracle, OraclePlugin, PluginError, Verdict};
 
 use crate::config::{PairrmConfig, PromptView};
 use crate::layout::Layout;
@@ -78,7 +78,7 @@ impl Oracle for PairrmOracle {
     }
 }
 
-sppo_core::export_oracle!(PairrmOracle);
+sppo_plugin::export_oracle!(PairrmOracle);
 
 fn settings(config: &PairrmConfig) -> JudgeSettings<'_> {
     JudgeSettings {
@@ -134,7 +134,7 @@ fn prompt<'a>(comparison: &'a Comparison<'a>, view: PromptView) -> Cow<'a, str> 
 
 #[cfg(test)]
 mod tests {
-    use sppo_core::plugin::Message;
+    use sppo_plugin::Message;
 
     use super::*;
 

@@ -128,8 +128,19 @@ impl Error {
             Self::Configuration { .. } => ErrorCategory::Configuration,
             Self::Input { .. } => ErrorCategory::Input,
             Self::RunDirectory { .. } => ErrorCategory::RunDirectory,
-            Self::Plugin { source, .. } => source.category(),
+            Self::Plugin { source, .. } => category_of(source.kind),
             Self::Cancelled => ErrorCategory::Cancelled,
+        }
+    }
+}
+
+fn category_of(kind: PluginErrorKind) -> ErrorCategory {
+    match kind {
+        PluginErrorKind::Configuration => ErrorCategory::Configuration,
+        PluginErrorKind::Input => ErrorCategory::Input,
+        PluginErrorKind::Cancelled => ErrorCategory::Cancelled,
+        PluginErrorKind::Unsupported | PluginErrorKind::OutOfMemory | PluginErrorKind::Failed => {
+            ErrorCategory::Plugin
         }
     }
 }

@@ -7,9 +7,8 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::plugin::{
-    Backend, Host, ModelSpec, Oracle, PluginError, PluginErrorKind, PluginRegistry, Scorer,
-};
+use crate::plugin::{Backend, Host, ModelSpec, Oracle, PluginError, PluginErrorKind, Scorer};
+use crate::plugins::PluginRegistry;
 use crate::records::Rollout;
 use crate::stages::length_statistics;
 use crate::statistics::Interval;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use sppo_core::plugin::{PluginError, PluginErrorKind};
+use sppo_plugin::{PluginError, PluginErrorKind};
 
 /// Shorthand for results of this crate.
 pub type Result<T> = std::result::Result<T, ModelError>;

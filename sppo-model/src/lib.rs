@@ -3,9 +3,9 @@
 //! A compute backend implements [`ops::Ops`], a small vocabulary of operations, each with its own
 //! vector-Jacobian product. Everything else is generic over it: the decoder, the tape that runs its
 //! backward pass, packed batches with shared prompts, sampling with a key-value cache, the
-//! optimisers, and the adapter that turns any op set into a core [`Policy`](sppo_core::plugin::Policy).
+//! optimisers, and the adapter that turns any op set into a core [`Policy`](sppo_plugin::Policy).
 //! With [`ops::encoder::EncoderOps`] it also serves rankers and reward models, which score text, as a
-//! core [`Scorer`](sppo_core::plugin::Scorer); [`model_judge`] is what oracles do with one.
+//! core [`Scorer`](sppo_plugin::Scorer); [`model_judge`] is what oracles do with one.
 //! Checkpoint formats, tokenizers and chat templates live here too.
 
 pub mod checkpoint;

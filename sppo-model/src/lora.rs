@@ -3,7 +3,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
-use sppo_core::plugin::LoraSettings;
+use sppo_plugin::LoraSettings;
 
 use crate::decoder::{DecoderConfig, DecoderWeights};
 use crate::error::{ModelError, Result};

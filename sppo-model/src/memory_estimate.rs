@@ -3,7 +3,7 @@
 //! Follows what the tape keeps of a forward pass (`crate::tape`) and what generation holds
 //! (`crate::generation`). What an op set does beyond that, its [`MemoryTraits`] say.
 
-use sppo_core::plugin::{
+use sppo_plugin::{
     LoraSettings, MemoryEstimate, MemoryUse, Optimizer, PlannedSampling, PlannedTraining,
     PlannedWork,
 };

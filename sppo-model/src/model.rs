@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use sppo_core::plugin::{
+use sppo_plugin::{
     GeneratedResponse, GenerationRequest, Host, LoraSettings, Optimizer, SequenceBatch, StepReport,
     StepSettings,
 };

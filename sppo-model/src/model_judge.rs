@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::time::Instant;
 
-use sppo_core::plugin::{Comparison, Host, Message, ModelSpec, PluginError, Scorer};
+use sppo_plugin::{Comparison, Host, Message, ModelSpec, PluginError, Scorer};
 
 use crate::checkpoint::scorer_identity;
 use crate::error::Result;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use sppo_core::plugin::SequenceBatch;
+use sppo_plugin::SequenceBatch;
 
 use crate::error::{ModelError, Result};
 use crate::ops::AttentionSegment;

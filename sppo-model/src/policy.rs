@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use sppo_core::plugin::{
+use sppo_plugin::{
     GeneratedResponse, GenerationRequest, Host, LoraSettings, MemoryEstimate, Message, Optimizer,
     PlannedWork, PluginError, Policy, PolicyInfo, SequenceBatch, StepReport, StepSettings,
 };

@@ -13,7 +13,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
-use sppo_core::plugin::SamplingParameters;
+use sppo_plugin::SamplingParameters;
 
 use crate::error::{ModelError, Result};
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sppo_core::plugin::{PluginError, Scorer};
+use sppo_plugin::{PluginError, Scorer};
 
 use crate::encoder::PairRanker;
 use crate::error::{ModelError, Result};

@@ -6,7 +6,7 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize_to_file};
 use serde::{Deserialize, Serialize};
-use sppo_core::plugin::{Optimizer, StepReport, StepSettings};
+use sppo_plugin::{Optimizer, StepReport, StepSettings};
 
 use crate::error::{ModelError, Result};
 use crate::ops::{Ops, UpdateRule};

@@ -3,11 +3,6 @@
 use std::cell::Cell;
 use std::path::Path;
 
-use sppo_core::plugin::{
-    FinishReason, GenerationPrompt, GenerationRequest, Host, LoraSettings, Message, ModelSpec,
-    Optimizer, PluginError, Policy, SamplingParameters, Scorer, SequenceBatch, SilentHost,
-    StepSettings,
-};
 use sppo_core::stages::{self, TokenizationRule, TokenizationSettings};
 use sppo_model::decoder::Family;
 use sppo_model::golden::{check_model, check_ranker, load_tiny, load_tiny_adapted};
@@ -16,6 +11,11 @@ use sppo_model::ops::Ops;
 use sppo_model::ops::reference::ReferenceOps;
 use sppo_model::policy::DecoderPolicy;
 use sppo_model::{DecoderModel, GenerationLimits, ModelError};
+use sppo_plugin::{
+    FinishReason, GenerationPrompt, GenerationRequest, Host, LoraSettings, Message, ModelSpec,
+    Optimizer, PluginError, Policy, SamplingParameters, Scorer, SequenceBatch, SilentHost,
+    StepSettings,
+};
 
 fn model() -> DecoderModel<ReferenceOps> {
     load_tiny(ReferenceOps, Family::Llama).unwrap()

@@ -3,9 +3,9 @@
 mod support;
 
 use serde_json::{Value, json};
-use sppo_core::plugin::{Conversation, Message};
 use sppo_model::checkpoint::{GgufMetadata, GgufValue};
 use sppo_model::text::TextCodec;
+use sppo_plugin::{Conversation, Message};
 use support::{fixture, read_json};
 
 const FAMILIES: [&str; 5] = ["llama", "mistral", "gemma2", "qwen2", "qwen3"];

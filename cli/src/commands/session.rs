@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use sppo_core::config::{Config, SamplingTable};
 use sppo_core::observer::{Event, Observer, PluginServices, Stage, StageHost};
-use sppo_core::plugin::{Backend, Oracle, PluginRegistry, Policy, SamplingParameters};
+use sppo_core::plugin::{Backend, Oracle, Policy, SamplingParameters};
+use sppo_core::plugins::PluginRegistry;
 use sppo_core::{Error, Result as CoreResult};
 
 use crate::args::SamplingArguments;

@@ -9,7 +9,7 @@ mod vllm;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use sppo_core::plugin::{Comparison, PluginError};
+use sppo_plugin::{Comparison, PluginError};
 
 use crate::config::{HttpConfig, ProtocolName};
 use crate::judgment::Judgment;

@@ -3,7 +3,7 @@
 use minijinja::context;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use sppo_core::plugin::PluginError;
+use sppo_plugin::PluginError;
 
 use super::verdict::{Position, VerdictReader};
 use super::{Malformed, Part, Protocol, Question, Reply, only, parse};

@@ -4,7 +4,7 @@
 use minijinja::{Value as Values, context};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use sppo_core::plugin::PluginError;
+use sppo_plugin::PluginError;
 
 use super::{Malformed, Part, Protocol, Question, Reply, all_valid, parse};
 use crate::config::ScoringConfig;

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use sppo_core::plugin::PluginError;
+use sppo_plugin::PluginError;
 
 use super::{Malformed, Part, Protocol, Question, Reply, all_valid, own, parse};
 use crate::judgment::Judgment;

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use sppo_core::plugin::{Candidate, Comparison, Message};
+use sppo_plugin::{Candidate, Comparison, Message};
 
 use super::*;
 use crate::config::{JudgeConfig, ScoringConfig};

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use sppo_core::plugin::PluginError;
+use sppo_plugin::PluginError;
 
 use super::Invalid;
 use crate::config::JudgeConfig;

@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use sppo_core::plugin::{Message, PluginError};
+use sppo_plugin::{Message, PluginError};
 
 use super::openrlhf::{render_response, response_template};
 use super::tei::Query;

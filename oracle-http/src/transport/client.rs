@@ -10,7 +10,7 @@ use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, U
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use sppo_core::plugin::PluginError;
+use sppo_plugin::PluginError;
 use tokio::time::timeout;
 
 use super::backoff::retry_after;

@@ -5,7 +5,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
 use hyper::body::Bytes;
-use sppo_core::plugin::PluginError;
+use sppo_plugin::PluginError;
 
 use super::backoff;
 use super::client::{Failure, FailureKind};

@@ -19,7 +19,7 @@ use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
-use sppo_core::plugin::PluginError;
+use sppo_plugin::PluginError;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tower_service::Service;

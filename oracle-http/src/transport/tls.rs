@@ -9,7 +9,7 @@ use rustls::crypto::ring;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
-use sppo_core::plugin::PluginError;
+use sppo_plugin::PluginError;
 
 /// Trusts the authorities of a file (PEM), or Mozilla's.
 pub(super) fn trusting(certificates: Option<&Path>) -> Result<ClientConfig, PluginError> {

@@ -3,9 +3,7 @@
 use burn_tensor::Device;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use sppo_core::plugin::{
-    Backend, BackendPlugin, Host, LoraSettings, ModelSpec, PluginError, Policy, Scorer,
-};
+use sppo_plugin::{Backend, BackendPlugin, Host, LoraSettings, ModelSpec, PluginError, Policy, Scorer};
 use sppo_model::GenerationLimits;
 use sppo_model::measure::measure_matrix_products;
 use sppo_model::policy::DecoderPolicy;
@@ -125,14 +123,14 @@ impl Backend for BurnBackend {
     }
 }
 
-sppo_core::export_backend!(BurnBackend);
+sppo_plugin::export_backend!(BurnBackend);
 
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
 
     use serde_json::json;
-    use sppo_core::plugin::{SequenceBatch, SilentHost, create_backend};
+    use sppo_plugin::{SequenceBatch, SilentHost, create_backend};
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! The optimisers' steps.
 
 use burn_tensor::Tensor;
-use sppo_core::plugin::Optimizer;
+use sppo_plugin::Optimizer;
 use sppo_model::ops::UpdateRule;
 
 /// State tensors per weight: the mean square; both moments; the velocity.

@@ -20,10 +20,10 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use sppo_core::plugin::{
+use sppo_plugin::win_rate::{self, WinRateEstimator};
+use sppo_plugin::{
     Comparison, Host, ModelSpec, Oracle, OraclePlugin, PluginError, Scorer, Verdict,
 };
-use sppo_core::win_rate::{self, WinRateEstimator};
 
 /// The table `[oracle.mixture]`.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -207,4 +207,4 @@ impl Host for PartOfMembers<'_> {
     }
 }
 
-sppo_core::export_oracle!(MixtureOracle);
+sppo_plugin::export_oracle!(MixtureOracle);

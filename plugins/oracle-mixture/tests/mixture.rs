@@ -1,7 +1,7 @@
 //! The mixture against its definition, with members of every kind of verdict.
 
 use serde_json::json;
-use sppo_core::plugin::{
+use sppo_plugin::{
     Candidate, Comparison, Host, Message, ModelSpec, Oracle, PluginError, Scorer, Verdict,
     create_oracle,
 };

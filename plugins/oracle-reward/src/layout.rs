@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use sppo_core::plugin::{Message, PluginError};
 use sppo_model::model_judge::conversation_text;
 use sppo_model::reward_model::RewardModelConfig;
 use sppo_model::scorer::ScorerKind;
 use sppo_model::text::TextCodec;
+use sppo_plugin::{Message, PluginError};
 
 /// Fewer tokens than these are no conversation with an answer.
 pub(crate) const LEAST_TOKENS: usize = 16;

@@ -1,9 +1,9 @@
 //! The oracle: it finds the reward model, has every answer scored, and hands back the scores.
 
-use sppo_core::plugin::{Candidate, Comparison, Host, Oracle, OraclePlugin, PluginError, Verdict};
 use sppo_model::model_judge::{
     Entries, JudgeSettings, MetricNames, ModelJudge, Question, Questions,
 };
+use sppo_plugin::{Candidate, Comparison, Host, Oracle, OraclePlugin, PluginError, Verdict};
 
 use crate::config::RewardConfig;
 use crate::layout::{LEAST_TOKENS, Layout};
@@ -66,7 +66,7 @@ impl Oracle for RewardOracle {
     }
 }
 
-sppo_core::export_oracle!(RewardOracle);
+sppo_plugin::export_oracle!(RewardOracle);
 
 fn settings(config: &RewardConfig) -> JudgeSettings<'_> {
     JudgeSettings {

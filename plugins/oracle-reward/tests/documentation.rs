@@ -1,7 +1,7 @@
 //! Every configuration of the documentation is one that works, and senseless ones are refused.
 
-use sppo_core::plugin::create_oracle;
 use sppo_oracle_reward as _;
+use sppo_plugin::create_oracle;
 
 #[test]
 fn the_configurations_of_the_page_are_accepted() {

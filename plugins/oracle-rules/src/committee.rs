@@ -1,6 +1,6 @@
 //! Who votes with how many votes, and how the votes become probabilities.
 
-use sppo_core::plugin::{Comparison, PluginError};
+use sppo_plugin::{Comparison, PluginError};
 
 use crate::config::RulesConfig;
 use crate::criteria::{Criterion, Ended, Json, Length, Patterns, Relevance, Repetition, Vote};

@@ -1,6 +1,6 @@
 //! The committee as a plugin.
 
-use sppo_core::plugin::{Comparison, Host, Oracle, OraclePlugin, PluginError, Verdict};
+use sppo_plugin::{Comparison, Host, Oracle, OraclePlugin, PluginError, Verdict};
 
 use crate::committee::Committee;
 use crate::config::RulesConfig;
@@ -39,4 +39,4 @@ impl Oracle for RulesOracle {
     }
 }
 
-sppo_core::export_oracle!(RulesOracle);
+sppo_plugin::export_oracle!(RulesOracle);

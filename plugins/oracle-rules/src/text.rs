@@ -1,6 +1,6 @@
 //! What the criteria read: words, and the answers of one comparison taken apart once.
 
-use sppo_core::plugin::{Candidate, Comparison};
+use sppo_plugin::{Candidate, Comparison};
 use unicode_segmentation::UnicodeSegmentation;
 
 /// The words of a text in lower case, by the word boundaries of Unicode (UAX #29). Punctuation is

@@ -4,11 +4,12 @@ use std::cell::{Cell, RefCell};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use sppo_core::plugin::{
-    Candidate, Comparison, Host, Message, ModelSpec, Oracle, PluginError, PluginErrorKind,
-    PluginKind, PluginRegistry, Scorer, SilentHost, Verdict, create_oracle,
-};
+use sppo_core::plugins::PluginRegistry;
 use sppo_oracle_rules::RulesConfig;
+use sppo_plugin::{
+    Candidate, Comparison, Host, Message, ModelSpec, Oracle, PluginError, PluginErrorKind,
+    PluginKind, Scorer, SilentHost, Verdict, create_oracle,
+};
 
 const QUESTION: &str = "What should I see on the volcano, the island, the harbour and the glacier?";
 

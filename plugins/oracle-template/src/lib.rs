@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use sppo_core::plugin::{Comparison, Host, Oracle, OraclePlugin, PluginError, Verdict};
+use sppo_plugin::{Comparison, Host, Oracle, OraclePlugin, PluginError, Verdict};
 
 /// The table `[oracle.oracle-template]`.
 #[derive(Deserialize, JsonSchema)]
@@ -56,13 +56,13 @@ impl Oracle for TemplateOracle {
     }
 }
 
-sppo_core::export_oracle!(TemplateOracle);
+sppo_plugin::export_oracle!(TemplateOracle);
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use sppo_core::plugin::conformance::{Finding, check_oracle};
-    use sppo_core::plugin::{SilentHost, create_oracle};
+    use sppo_plugin::conformance::{Finding, check_oracle};
+    use sppo_plugin::{SilentHost, create_oracle};
 
     #[test]
     fn it_does_what_every_oracle_must() {

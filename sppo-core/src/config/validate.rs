@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::{Config, ReferenceLogProbs};
 use crate::objective::Objective;
-use crate::plugin::{Optimizer, PluginKind, PluginRegistry};
+use crate::plugin::{Optimizer, PluginKind};
+use crate::plugins::PluginRegistry;
 use crate::selection::SelectionStrategy;
 use crate::stages::TokenizationRule;
 

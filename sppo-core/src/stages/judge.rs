@@ -1,7 +1,7 @@
 //! Stage 2: the oracle compares the answers, and its word becomes a preference matrix.
 
 use crate::error::Result;
-use crate::plugin::{Candidate, Comparison, FinishReason, Host, Oracle, PluginError};
+use crate::plugin::{Candidate, Comparison, FinishReason, Host, Oracle};
 use crate::records::{Judgment, Rollout};
 use crate::win_rate::{self, Judged, WinRateEstimator};
 
@@ -43,29 +43,8 @@ pub fn judge(
     settings: &PreferenceSettings,
     host: &dyn Host,
 ) -> Result<Vec<Judged>> {
-    let verdicts = oracle.preferences(comparisons, host)?;
-    if verdicts.len() != comparisons.len() {
-        return Err(PluginError::failed(format!(
-            "asked for {} verdicts, it returned {}",
-            comparisons.len(),
-            verdicts.len()
-        ))
-        .into());
-    }
-    verdicts
-        .iter()
-        .zip(comparisons)
-        .enumerate()
-        .map(|(index, (verdict, comparison))| {
-            win_rate::judge(
-                verdict,
-                comparison.candidates.len(),
-                settings.estimator,
-                settings.bradley_terry_temperature,
-            )
-            .map_err(|error| PluginError::failed(format!("verdict {index}: {error}")).into())
-        })
-        .collect()
+    let PreferenceSettings { estimator, bradley_terry_temperature } = *settings;
+    Ok(win_rate::ask(oracle, comparisons, estimator, bradley_terry_temperature, host)?)
 }
 
 /// The judgment of a rollout, as the run directory keeps it.

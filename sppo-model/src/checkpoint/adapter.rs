@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
-use sppo_core::plugin::LoraSettings;
+use sppo_plugin::LoraSettings;
 
 use super::mapping::cause;
 use super::safetensors_files::SafetensorsFiles;

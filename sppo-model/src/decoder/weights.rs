@@ -1,7 +1,7 @@
 //! The weights of a decoder: their Hugging Face names, their shapes, and loading them.
 
 use super::{DecoderConfig, NormPlacement};
-use sppo_core::plugin::LoraSettings;
+use sppo_plugin::LoraSettings;
 
 use crate::error::{ModelError, Result};
 use crate::lora::{self, Adapter, AdapterSource};

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use sppo_core::plugin::{
+use sppo_plugin::{
     FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, Host, PlannedSampling,
 };
 

@@ -1,6 +1,6 @@
 //! Checks of generation.
 
-use sppo_core::plugin::{
+use sppo_plugin::{
     GenerationPrompt, GenerationRequest, SamplingParameters, SequenceBatch, SilentHost,
 };
 

@@ -1,6 +1,6 @@
 //! Checks of low-rank adapters.
 
-use sppo_core::plugin::{LoraSettings, SequenceBatch};
+use sppo_plugin::{LoraSettings, SequenceBatch};
 
 use super::{Failures, MakeOps, compare, golden, load_tiny, load_tiny_adapted, widen, with_tiny};
 use crate::decoder::Family;

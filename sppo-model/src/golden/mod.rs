@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use sppo_core::plugin::{LoraSettings, SequenceBatch};
+use sppo_plugin::{LoraSettings, SequenceBatch};
 
 use crate::decoder::{DecoderConfig, Family, TensorSource};
 use crate::error::{ModelError, Result};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use sppo_core::plugin::{Optimizer, SequenceBatch, StepSettings};
+use sppo_plugin::{Optimizer, SequenceBatch, StepSettings};
 
 use super::{
     Failures, MakeOps, compare, compare_relative, fixture, load_tiny, read_json, unusable,

@@ -4,7 +4,7 @@
 
 use std::fmt::Debug;
 
-use sppo_core::plugin::Optimizer;
+use sppo_plugin::Optimizer;
 
 use super::noise::Noise;
 use super::reference::ReferenceOps;

@@ -18,7 +18,7 @@ pub mod reference;
 
 use std::ops::Range;
 
-use sppo_core::plugin::Optimizer;
+use sppo_plugin::Optimizer;
 
 use crate::decoder::Activation;
 use crate::error::{ModelError, Result};

@@ -6,7 +6,7 @@
 
 use minijinja::value::Value;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior};
-use sppo_core::plugin::Message;
+use sppo_plugin::Message;
 
 use super::template_functions;
 use crate::error::{ModelError, Result};

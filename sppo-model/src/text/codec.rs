@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use serde_json::Value;
-use sppo_core::plugin::Message;
+use sppo_plugin::Message;
 
 use super::gguf_tokenizer::tokenizer_files;
 use super::{ChatTemplate, Tokenizer};

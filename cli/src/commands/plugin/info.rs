@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 use serde_json::Value;
-use sppo_core::plugin::{Manifest, PluginEntry, PluginRegistry};
+use sppo_core::plugin::Manifest;
+use sppo_core::plugins::{PluginEntry, PluginRegistry};
 
 use super::list::{Listed, place};
 use crate::failure::Result;

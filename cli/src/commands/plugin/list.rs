@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use serde::Serialize;
-use sppo_core::plugin::{Manifest, PluginEntry, PluginRegistry, SearchStep, Trouble};
+use sppo_core::plugin::Manifest;
+use sppo_core::plugins::{PluginEntry, PluginRegistry, SearchStep, Trouble};
 
 use crate::failure::Result;
 use crate::output;

@@ -9,7 +9,8 @@ use std::path::Path;
 
 use sppo_core::Error;
 use sppo_core::config::Config;
-use sppo_core::plugin::{AddedPlugins, PluginEntry, PluginKind, PluginRegistry};
+use sppo_core::plugin::PluginKind;
+use sppo_core::plugins::{AddedPlugins, PluginEntry, PluginRegistry};
 
 use crate::args::{ModelArguments, PluginArguments, PluginCommand, SettingsArguments};
 use crate::failure::Result;

@@ -13,8 +13,11 @@ const TEMPLATE: [(&str, &str); 3] = [
     ("src/lib.rs", include_str!("../../../../plugins/oracle-template/src/lib.rs")),
 ];
 
-/// How the template names its dependency.
-const CORE_IN_TEMPLATE: &str = "sppo-core = { path = \"../../sppo-core\" }";
+/// The template's dependency on the plugin interface.
+const INTERFACE_IN_TEMPLATE: &str = "sppo-plugin = { path = \"../../sppo-core/interface\" }";
+
+/// The crate of the plugin interface within the directory `sppo-core`.
+const INTERFACE: &str = "interface";
 
 pub(super) fn new(directory: &Path, core: Option<&Path>, terminal: &Terminal) -> Result<()> {
     let name = name_of(directory)?;
@@ -55,17 +58,17 @@ fn name_of(directory: &Path) -> Result<String> {
         .with_hint("use lower-case letters, digits and single `-`, for instance `my-oracle`"))
 }
 
-/// Where the crate gets `sppo-core` from: the named source, or that of this program. It is in no registry.
+/// The dependency on `sppo-plugin`: from the named source, or that of this program. It is in no registry.
 fn dependency(core: Option<&Path>) -> Result<String> {
     let built_from = || {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?.join("sppo-core");
-        path.join("Cargo.toml").is_file().then_some(path)
+        path.join(INTERFACE).join("Cargo.toml").is_file().then_some(path)
     };
     const HINT: &str = "name the directory `sppo-core` of a checkout with --sppo-core";
     let path: PathBuf = match core {
         Some(path) => {
             let path = path.canonicalize().unwrap_or_else(|_| path.into());
-            if !path.join("Cargo.toml").is_file() {
+            if !path.join(INTERFACE).join("Cargo.toml").is_file() {
                 return Err(Error::input(path, "is not the source of sppo-core").with_hint(HINT));
             }
             path
@@ -75,14 +78,14 @@ fn dependency(core: Option<&Path>) -> Result<String> {
             Error::configuration("--sppo-core", message).with_hint(HINT)
         })?,
     };
-    let path = toml::Value::from(path.to_string_lossy().into_owned());
-    Ok(format!("sppo-core = {{ path = {path} }}"))
+    let path = toml::Value::from(path.join(INTERFACE).to_string_lossy().into_owned());
+    Ok(format!("sppo-plugin = {{ path = {path} }}"))
 }
 
 fn filled_in(text: &str, name: &str, core: &str) -> String {
     let stem: String = name.split('-').map(capitalised).collect();
     let stem = stem.strip_suffix("Oracle").filter(|stem| !stem.is_empty()).unwrap_or(&stem);
-    text.replace(CORE_IN_TEMPLATE, core)
+    text.replace(INTERFACE_IN_TEMPLATE, core)
         .replace("TemplateOracle", &format!("{stem}Oracle"))
         .replace("TemplateConfig", &format!("{stem}Config"))
         .replace("oracle_template", &name.replace('-', "_"))
@@ -100,9 +103,9 @@ mod tests {
 
     #[test]
     fn nothing_of_the_template_s_name_is_left() {
-        assert!(TEMPLATE[0].1.contains(CORE_IN_TEMPLATE));
+        assert!(TEMPLATE[0].1.contains(INTERFACE_IN_TEMPLATE));
         for (file, text) in TEMPLATE {
-            let text = filled_in(text, "my-oracle", "sppo-core = \"1\"");
+            let text = filled_in(text, "my-oracle", "sppo-plugin = \"1\"");
             assert!(!text.to_lowercase().contains("template"), "{file}: {text}");
         }
         let code = filled_in(TEMPLATE[2].1, "my-oracle", "");

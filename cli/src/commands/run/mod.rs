@@ -6,7 +6,8 @@ mod report;
 
 use sppo_core::config::Config;
 use sppo_core::observer::PluginServices;
-use sppo_core::plugin::{PluginKind, UsedPlugin};
+use sppo_core::plugin::PluginKind;
+use sppo_core::plugins::UsedPlugin;
 use sppo_core::run_directory::{ModelIdentity, PluginIdentity, RunDirectory, RunIdentity};
 use sppo_core::self_play::{Game, self_play};
 use sppo_core::{Error, Result as CoreResult};

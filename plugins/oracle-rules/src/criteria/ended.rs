@@ -15,7 +15,7 @@ impl Criterion for Ended {
 
 #[cfg(test)]
 mod tests {
-    use sppo_core::plugin::Candidate;
+    use sppo_plugin::Candidate;
 
     use super::*;
     use crate::criteria::Vote;

@@ -1,6 +1,6 @@
 //! Is the answer as long as wanted?
 
-use sppo_core::plugin::PluginError;
+use sppo_plugin::PluginError;
 
 use super::Criterion;
 use crate::config::LengthConfig;

@@ -14,7 +14,7 @@ pub(crate) use length::Length;
 pub(crate) use patterns::Patterns;
 pub(crate) use relevance::Relevance;
 pub(crate) use repetition::Repetition;
-use sppo_core::plugin::PluginError;
+use sppo_plugin::PluginError;
 
 use crate::text::Reading;
 
@@ -70,7 +70,7 @@ fn checked_margin(criterion: &str, margin: f64) -> Result<f64, PluginError> {
 
 #[cfg(test)]
 pub(crate) mod testing {
-    use sppo_core::plugin::{Candidate, Comparison, Message};
+    use sppo_plugin::{Candidate, Comparison, Message};
 
     use super::{Criterion, Vote};
     use crate::text::Reading;

@@ -1,7 +1,7 @@
 //! Does the answer hold what it must, and nothing that it must not?
 
 use regex::Regex;
-use sppo_core::plugin::PluginError;
+use sppo_plugin::PluginError;
 
 use super::Criterion;
 use crate::config::PatternsConfig;

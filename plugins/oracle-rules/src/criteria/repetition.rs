@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use sppo_core::plugin::PluginError;
+use sppo_plugin::PluginError;
 
 use super::{Criterion, checked_margin};
 use crate::config::RepetitionConfig;

@@ -1,6 +1,6 @@
 //! The optimisers' arithmetic, as PyTorch defines it.
 
-use sppo_core::plugin::Optimizer;
+use sppo_plugin::Optimizer;
 
 use super::{ReferenceParameter, UpdateRule};
 

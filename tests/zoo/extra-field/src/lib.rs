@@ -6,10 +6,10 @@ use abi_stable::library::{CheckTypeLayout, LibHeader, RootModule, RootModuleResu
 use abi_stable::prefix_type::{PrefixRefTrait, PrefixTypeTrait};
 use abi_stable::sabi_types::VersionStrings;
 use abi_stable::std_types::{RResult, RStr, RString};
-use sppo_core::plugin::abi::data::{AbiError, AbiResult};
-use sppo_core::plugin::abi::log::AbiConnection;
-use sppo_core::plugin::abi::traits::OracleBox;
-use sppo_core::plugin::abi::{self, INTERFACE_VERSION_TEXT};
+use sppo_plugin::abi::data::{AbiError, AbiResult};
+use sppo_plugin::abi::log::AbiConnection;
+use sppo_plugin::abi::traits::OracleBox;
+use sppo_plugin::abi::{self, INTERFACE_VERSION_TEXT};
 
 /// As the program's `AbiManifest`, and a field.
 #[repr(C)]
@@ -51,7 +51,7 @@ extern "C" fn config_schema() -> AbiResult<RString> {
 }
 
 extern "C" fn create(_settings: RStr<'_>) -> AbiResult<OracleBox> {
-    RResult::RErr(AbiError::from(sppo_core::plugin::PluginError::failed("never called")))
+    RResult::RErr(AbiError::from(sppo_plugin::PluginError::failed("never called")))
 }
 
 extern "C" fn module() -> RootModuleResult {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use sppo_core::plugin::{Comparison, Host, Oracle, OraclePlugin, PluginError, Verdict};
+use sppo_plugin::{Comparison, Host, Oracle, OraclePlugin, PluginError, Verdict};
 
 /// The table `[oracle.misbehaving]`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -114,4 +114,4 @@ impl Oracle for MisbehavingOracle {
     }
 }
 
-sppo_core::export_oracle!(MisbehavingOracle);
+sppo_plugin::export_oracle!(MisbehavingOracle);

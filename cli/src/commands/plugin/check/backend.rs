@@ -6,9 +6,10 @@ use sppo_core::config::Config;
 use sppo_core::observer::{PluginServices, SilentObserver, StageHost};
 use sppo_core::plugin::conformance::Finding;
 use sppo_core::plugin::{
-    Backend, GenerationPrompt, GenerationRequest, ModelSpec, Optimizer, PluginError,
-    PluginRegistry, Policy, SamplingParameters, SequenceBatch, StepSettings,
+    Backend, GenerationPrompt, GenerationRequest, ModelSpec, Optimizer, PluginError, Policy,
+    SamplingParameters, SequenceBatch, StepSettings,
 };
+use sppo_core::plugins::PluginRegistry;
 use tempfile::TempDir;
 
 use super::weights::Weights;

@@ -8,7 +8,8 @@ use sppo_core::Error;
 use sppo_core::config::Config;
 use sppo_core::observer::{PluginServices, SilentObserver, StageHost};
 use sppo_core::plugin::conformance::{Finding, Outcome, check_oracle};
-use sppo_core::plugin::{PluginEntry, PluginError, PluginKind, PluginRegistry};
+use sppo_core::plugin::{PluginError, PluginKind};
+use sppo_core::plugins::{PluginEntry, PluginRegistry};
 
 use crate::args::ReportArguments;
 use crate::failure::Result;

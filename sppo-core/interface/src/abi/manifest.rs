@@ -1,8 +1,8 @@
 //! Who a plugin is, as text in a constant of its library, to be read without opening it.
 
 /// Symbols with these prefixes are exported once per plugin, followed by the plugin's crate.
-pub(in crate::plugin) const MANIFEST_SYMBOL_PREFIX: &str = "sppo_plugin_manifest.";
-pub(in crate::plugin) const MODULE_SYMBOL_PREFIX: &str = "sppo_plugin_module.";
+pub const MANIFEST_SYMBOL_PREFIX: &str = "sppo_plugin_manifest.";
+pub const MODULE_SYMBOL_PREFIX: &str = "sppo_plugin_module.";
 
 /// The first line of a manifest.
 const HEADING: &str = "sppo plugin manifest";
@@ -50,22 +50,22 @@ const fn append(bytes: &mut [u8], start: usize, text: &str, last: u8) -> usize {
 
 /// A manifest as it stands in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::plugin) struct ManifestText<'a> {
-    pub(in crate::plugin) kind: &'a str,
-    pub(in crate::plugin) name: &'a str,
-    pub(in crate::plugin) version: &'a str,
-    pub(in crate::plugin) interface_version: u32,
+pub struct ManifestText<'a> {
+    pub kind: &'a str,
+    pub name: &'a str,
+    pub version: &'a str,
+    pub interface_version: u32,
     /// The version of `sppo-core` that the plugin was built with.
-    pub(in crate::plugin) core_version: &'a str,
-    pub(in crate::plugin) summary: &'a str,
+    pub core_version: &'a str,
+    pub summary: &'a str,
     /// What to do where the library cannot be opened for want of another.
-    pub(in crate::plugin) missing_library_hint: &'a str,
+    pub missing_library_hint: &'a str,
 }
 
 impl<'a> ManifestText<'a> {
     /// Reads what [`manifest_bytes`] wrote; `None` when it is damaged. Unknown keys are left alone, so
     /// that newer manifests can still be read.
-    pub(in crate::plugin) fn parse(bytes: &'a [u8]) -> Option<Self> {
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let end = bytes.iter().position(|&byte| byte == 0)?;
         let text = std::str::from_utf8(&bytes[..end]).ok()?;
         let lines = text.strip_prefix(HEADING)?.strip_prefix('\n')?;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{LoraSettings, Optimizer};
+use crate::{LoraSettings, Optimizer};
 
 /// The largest pieces of work that a policy will be given.
 #[derive(Clone, Debug, PartialEq)]

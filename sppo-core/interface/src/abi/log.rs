@@ -28,7 +28,7 @@ pub struct AbiConnection {
 }
 
 /// The program's end of a connection.
-pub(in crate::plugin) fn connection_for(plugin: &'static str) -> AbiConnection {
+pub fn connection_for(plugin: &'static str) -> AbiConnection {
     AbiConnection {
         plugin: plugin.into(),
         most_verbose: LevelFilter::current().into_level().map_or(0, number),

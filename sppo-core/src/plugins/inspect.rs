@@ -16,14 +16,14 @@ const LONGEST_MANIFEST: u64 = 4096;
 
 /// A plugin as the file of its library tells.
 #[derive(Clone, Debug)]
-pub(in crate::plugin) struct LibraryPlugin {
-    pub(in crate::plugin) manifest: Manifest,
+pub(super) struct LibraryPlugin {
+    pub(super) manifest: Manifest,
     /// The symbol of its functions.
-    pub(in crate::plugin) module_symbol: String,
+    pub(super) module_symbol: String,
     /// What to do where it cannot be opened for want of another library.
-    pub(in crate::plugin) missing_library_hint: String,
+    pub(super) missing_library_hint: String,
     /// Why it cannot be opened.
-    pub(in crate::plugin) trouble: Option<Trouble>,
+    pub(super) trouble: Option<Trouble>,
 }
 
 /// Why a library or a plugin in it cannot be used, and what to do about it.
@@ -35,11 +35,11 @@ pub struct Trouble {
     pub hint: String,
     /// Whether the file is a whole library that has nothing to do with this program.
     #[serde(skip)]
-    pub(in crate::plugin) is_foreign: bool,
+    pub(super) is_foreign: bool,
 }
 
 impl Trouble {
-    pub(in crate::plugin) fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(super) fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { message: message.into(), hint: hint.into(), is_foreign: false }
     }
 }
@@ -48,7 +48,7 @@ impl Trouble {
 ///
 /// # Errors
 /// When the file is no library for this machine, must not be trusted, or holds no plugin.
-pub(in crate::plugin) fn inspect(path: &Path) -> Result<Vec<LibraryPlugin>, Trouble> {
+pub(super) fn inspect(path: &Path) -> Result<Vec<LibraryPlugin>, Trouble> {
     let unreadable = |error: std::io::Error| {
         Trouble::new(format!("cannot be read: {error}"), "check the path and its permissions")
     };

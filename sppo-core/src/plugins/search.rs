@@ -29,14 +29,14 @@ pub enum SearchStep {
 }
 
 /// A library and what is in it.
-pub(in crate::plugin) struct Found {
-    pub(in crate::plugin) path: PathBuf,
-    pub(in crate::plugin) step: SearchStep,
-    pub(in crate::plugin) content: Result<Vec<LibraryPlugin>, Trouble>,
+pub(super) struct Found {
+    pub(super) path: PathBuf,
+    pub(super) step: SearchStep,
+    pub(super) content: Result<Vec<LibraryPlugin>, Trouble>,
 }
 
 /// All libraries that may hold plugins, those that are searched first in front.
-pub(in crate::plugin) fn search(table: &PluginsTable, added: &AddedPlugins) -> Vec<Found> {
+pub(super) fn search(table: &PluginsTable, added: &AddedPlugins) -> Vec<Found> {
     let mut found = Search::default();
     for file in &table.files {
         found.file(file, SearchStep::Named);

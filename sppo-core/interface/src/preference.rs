@@ -112,7 +112,7 @@ impl PreferenceMatrix {
     ///
     /// # Errors
     /// As for [`Self::new`].
-    pub(crate) fn from_fn(
+    pub fn from_fn(
         size: usize,
         probability: impl Fn(usize, usize) -> f64,
     ) -> Result<Self, PreferenceError> {
@@ -172,7 +172,8 @@ impl PreferenceMatrix {
 }
 
 /// The logistic function `1 / (1 + exp(-x))`.
-pub(crate) fn sigmoid(x: f64) -> f64 {
+#[must_use]
+pub fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 

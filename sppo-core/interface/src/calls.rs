@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{Host, ModelSpec, Oracle, PluginError, Scorer};
+use crate::{Host, ModelSpec, Oracle, PluginError, Scorer};
 
 /// The calls under way, the innermost last.
 static UNDER_WAY: Mutex<UnderWay> = Mutex::new(UnderWay { calls: Vec::new(), entered: 0 });

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Host, LoraSettings, MemoryEstimate, Message, PlannedWork, PluginError};
+use crate::{Host, LoraSettings, MemoryEstimate, Message, PlannedWork, PluginError};
 
 /// Which model to load.
 #[derive(Clone, Debug, PartialEq, Eq)]

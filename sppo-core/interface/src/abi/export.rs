@@ -23,7 +23,7 @@ use super::traits::{
     AbiBackend, AbiBackend_TO, AbiHost, AbiOracle, AbiOracle_TO, AbiPolicy, AbiPolicy_TO,
     AbiScorer, AbiScorer_TO, BackendBox, HostRef, OracleBox, PolicyBox, ScorerBox,
 };
-use crate::plugin::{
+use crate::{
     Backend, BackendPlugin, Host, Message, ModelSpec, Oracle, OraclePlugin, PluginError, Policy,
     Scorer, deserialize_config, schema_of,
 };

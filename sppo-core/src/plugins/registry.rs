@@ -1,167 +1,24 @@
 //! Finding plugins by name. Built-in ones register themselves at link time; the rest lie in libraries,
 //! which are only opened to make one of their plugins.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use schemars::JsonSchema;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::abi::{LoadedBackend, LoadedOracle};
-use super::library::{
-    AddedPlugins, Found, LibraryPlugin, OpenedModule, SearchStep, Trouble, open, search,
-};
-use super::settings::check_settings;
-use super::{Backend, Oracle, PluginError};
+use super::added::AddedPlugins;
+use super::check_settings::check_settings;
+use super::inspect::{LibraryPlugin, Trouble};
+use super::open::{OpenedModule, open};
+use super::search::{Found, SearchStep, search};
 use crate::config::PluginsTable;
 use crate::error::{Error, Result};
-
-#[doc(hidden)]
-pub use inventory;
-
-/// What a plugin is.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum PluginKind {
-    /// Holds and trains the policy.
-    Backend,
-    /// Judges answers.
-    Oracle,
-}
-
-impl PluginKind {
-    /// `backend` or `oracle`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Backend => "backend",
-            Self::Oracle => "oracle",
-        }
-    }
-}
-
-/// Who a plugin is, known without running it.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Manifest {
-    /// What it is.
-    pub kind: PluginKind,
-    /// The name it is chosen by.
-    pub name: Cow<'static, str>,
-    /// Its own version.
-    pub version: Cow<'static, str>,
-    /// The version of the interface that it was built for.
-    pub interface_version: u32,
-    /// What it does, in one line.
-    pub summary: Cow<'static, str>,
-}
-
-impl Manifest {
-    /// As it is called in messages: ``oracle `rules` ``.
-    #[must_use]
-    pub fn label(&self) -> String {
-        label(self.kind, &self.name)
-    }
-}
-
-fn label(kind: PluginKind, name: &str) -> String {
-    format!("{} `{name}`", kind.name())
-}
-
-/// For plugins that do not know better.
-const MISSING_LIBRARY_HINT: &str =
-    "install the libraries that it needs, or build it on this machine";
-
-/// An oracle as its author writes it. Export it with [`export_oracle!`](crate::export_oracle).
-pub trait OraclePlugin: Oracle + Sized + 'static {
-    /// The table `[oracle.<name>]`: doc comments become the schema's descriptions; use
-    /// `#[serde(default, deny_unknown_fields)]`.
-    type Config: DeserializeOwned + JsonSchema;
-    /// The name it is chosen by, for instance `rules`.
-    const NAME: &'static str;
-    /// What it does, in one line.
-    const SUMMARY: &'static str;
-    /// What to do, in one line, where its library cannot be opened for want of another that it needs.
-    const MISSING_LIBRARY_HINT: &'static str = MISSING_LIBRARY_HINT;
-
-    /// Makes the oracle from its settings.
-    ///
-    /// # Errors
-    /// When a setting makes no sense.
-    fn create(config: Self::Config) -> std::result::Result<Self, PluginError>;
-}
-
-/// A backend as its author writes it. Export it with [`export_backend!`](crate::export_backend).
-pub trait BackendPlugin: Backend + Sized + 'static {
-    /// The table `[backend.<name>]`.
-    type Config: DeserializeOwned + JsonSchema;
-    /// The name it is chosen by, for instance `candle`.
-    const NAME: &'static str;
-    /// What it does, in one line.
-    const SUMMARY: &'static str;
-    /// What to do, in one line, where its library cannot be opened for want of another that it needs.
-    const MISSING_LIBRARY_HINT: &'static str = MISSING_LIBRARY_HINT;
-
-    /// Makes the backend from its settings.
-    ///
-    /// # Errors
-    /// When a setting makes no sense on this machine.
-    fn create(config: Self::Config) -> std::result::Result<Self, PluginError>;
-}
-
-/// A built-in oracle.
-#[doc(hidden)]
-pub struct EmbeddedOracle {
-    pub manifest: Manifest,
-    pub config_schema: fn() -> Value,
-    pub create: fn(Value) -> std::result::Result<Box<dyn Oracle>, PluginError>,
-}
-
-/// A built-in backend.
-#[doc(hidden)]
-pub struct EmbeddedBackend {
-    pub manifest: Manifest,
-    pub config_schema: fn() -> Value,
-    pub create: fn(Value) -> std::result::Result<Box<dyn Backend>, PluginError>,
-}
-
-inventory::collect!(EmbeddedOracle);
-inventory::collect!(EmbeddedBackend);
-
-#[doc(hidden)]
-pub fn deserialize_config<T: DeserializeOwned>(
-    config: Value,
-) -> std::result::Result<T, PluginError> {
-    serde_path_to_error::deserialize(config)
-        .map_err(|error| PluginError::configuration(format!("{}: {}", error.path(), error.inner())))
-}
-
-/// JSON Schema of a settings type.
-#[doc(hidden)]
-#[must_use]
-pub fn schema_of<T: JsonSchema>() -> Value {
-    schemars::schema_for!(T).to_value()
-}
-
-/// Makes a built-in oracle.
-///
-/// # Errors
-/// When there is none of this name, or its settings are refused.
-pub fn create_oracle(name: &str, settings: Value) -> Result<Box<dyn Oracle>> {
-    PluginRegistry::embedded().create_oracle(name, settings)
-}
-
-/// Makes a built-in backend.
-///
-/// # Errors
-/// When there is none of this name, or its settings are refused.
-pub fn create_backend(name: &str, settings: Value) -> Result<Box<dyn Backend>> {
-    PluginRegistry::embedded().create_backend(name, settings)
-}
+use crate::plugin::abi::{LoadedBackend, LoadedOracle, received_text};
+use crate::plugin::{
+    Backend, EmbeddedBackend, EmbeddedOracle, Manifest, Oracle, PluginError, PluginKind, inventory,
+    label,
+};
 
 /// Where a plugin's code is.
 #[derive(Clone, Debug)]
@@ -176,18 +33,6 @@ enum Code {
     Unreadable {
         path: PathBuf,
     },
-}
-
-impl std::fmt::Debug for EmbeddedOracle {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.manifest.fmt(formatter)
-    }
-}
-
-impl std::fmt::Debug for EmbeddedBackend {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.manifest.fmt(formatter)
-    }
 }
 
 /// A plugin that was found, or a file that should be one.
@@ -470,7 +315,7 @@ impl PluginRegistry {
                 OpenedModule::Backend(module) => module.config_schema()(),
             },
         };
-        let text = super::abi::received_text(text)
+        let text = received_text(text)
             .map_err(|error| Error::from(error).from_plugin(entry.name_in_messages()))?;
         serde_json::from_str(&text).map_err(|error| {
             entry.error(&Trouble::new(

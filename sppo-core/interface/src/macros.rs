@@ -1,25 +1,25 @@
 //! How a plugin's crate makes its plugin known, both to a program that links it and to one that opens
 //! its library. The symbols carry the crate's name, so that several such crates can be linked together.
 
-/// Exports an [`OraclePlugin`](crate::plugin::OraclePlugin). A program that links the crate has the
+/// Exports an [`OraclePlugin`](crate::OraclePlugin). A program that links the crate has the
 /// oracle built in; built as a `cdylib`, the crate is a library that any `sppo` of the same interface
 /// version can open. One oracle per crate.
 #[macro_export]
 macro_rules! export_oracle {
     ($oracle:ty) => {
         $crate::export_plugin! {
-            Oracle, EmbeddedOracle, "oracle", oracle_header, $crate::plugin::OraclePlugin, $oracle
+            Oracle, EmbeddedOracle, "oracle", oracle_header, $crate::OraclePlugin, $oracle
         }
     };
 }
 
-/// Exports a [`BackendPlugin`](crate::plugin::BackendPlugin), as [`export_oracle!`] does an oracle. One
+/// Exports a [`BackendPlugin`](crate::BackendPlugin), as [`export_oracle!`] does an oracle. One
 /// backend per crate.
 #[macro_export]
 macro_rules! export_backend {
     ($backend:ty) => {
         $crate::export_plugin! {
-            Backend, EmbeddedBackend, "backend", backend_header, $crate::plugin::BackendPlugin, $backend
+            Backend, EmbeddedBackend, "backend", backend_header, $crate::BackendPlugin, $backend
         }
     };
 }
@@ -29,15 +29,15 @@ macro_rules! export_backend {
 macro_rules! export_plugin {
     ($kind:ident, $embedded:ident, $kind_name:literal, $header:ident, $trait:path, $plugin:ty) => {
         const _: () = {
-            use $crate::plugin::abi::{self, INTERFACE_VERSION, INTERFACE_VERSION_TEXT};
-            use $crate::plugin::{Manifest, PluginKind, inventory};
+            use $crate::abi::{self, INTERFACE_VERSION, INTERFACE_VERSION_TEXT};
+            use $crate::{Manifest, PluginKind, inventory};
 
             const NAME: &str = <$plugin as $trait>::NAME;
             const SUMMARY: &str = <$plugin as $trait>::SUMMARY;
             const VERSION: &str = env!("CARGO_PKG_VERSION");
 
             inventory::submit! {
-                $crate::plugin::$embedded {
+                $crate::$embedded {
                     manifest: Manifest {
                         kind: PluginKind::$kind,
                         name: ::std::borrow::Cow::Borrowed(NAME),
@@ -45,9 +45,9 @@ macro_rules! export_plugin {
                         interface_version: INTERFACE_VERSION,
                         summary: ::std::borrow::Cow::Borrowed(SUMMARY),
                     },
-                    config_schema: || $crate::plugin::schema_of::<<$plugin as $trait>::Config>(),
+                    config_schema: || $crate::schema_of::<<$plugin as $trait>::Config>(),
                     create: |settings| {
-                        let settings = $crate::plugin::deserialize_config(settings)?;
+                        let settings = $crate::deserialize_config(settings)?;
                         Ok(Box::new(<$plugin as $trait>::create(settings)?))
                     },
                 }

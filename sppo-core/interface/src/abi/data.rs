@@ -3,7 +3,7 @@
 use abi_stable::StableAbi;
 use abi_stable::std_types::{ROption, RResult, RSlice, RStr, RString, RVec};
 
-use crate::plugin::{
+use crate::{
     FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, LoraSettings,
     MemoryEstimate, MemoryUse, Optimizer, PlannedSampling, PlannedTraining, PlannedWork,
     PluginError, PluginErrorKind, PolicyInfo, SamplingParameters, Segment, SequenceBatch,

@@ -138,7 +138,7 @@ impl AddedPlugins {
     }
 
     /// As [`Self::check`], reading the file only where it was added.
-    pub(in crate::plugin) fn check_file(&self, library: &Path) -> Option<Trouble> {
+    pub(super) fn check_file(&self, library: &Path) -> Option<Trouble> {
         if self.plugins.iter().all(|plugin| plugin.path != library) {
             return None;
         }

@@ -3,7 +3,7 @@
 
 use super::export::{export_oracle, export_policy};
 use super::import::{LoadedOracle, LoadedPolicy};
-use crate::plugin::{Oracle, PluginError, Policy};
+use crate::{Oracle, PluginError, Policy};
 
 /// This oracle, reached through the ABI.
 ///

@@ -19,16 +19,16 @@ pub mod modules;
 pub mod traits;
 
 pub use crossing::{oracle_across, policy_across};
-pub(super) use data::AbiManifest;
+pub use data::AbiManifest;
 pub use export::{backend_header, oracle_header};
 pub use guard::guarded;
-pub(super) use import::{LoadedBackend, LoadedOracle, received_text};
-pub(super) use manifest::{MANIFEST_SYMBOL_PREFIX, MODULE_SYMBOL_PREFIX, ManifestText};
+pub use import::{LoadedBackend, LoadedOracle, received_text};
+pub use manifest::{MANIFEST_SYMBOL_PREFIX, MODULE_SYMBOL_PREFIX, ManifestText};
 pub use manifest::{manifest_bytes, manifest_length};
 pub use modules::{BackendModule, BackendModuleRef, OracleModule, OracleModuleRef};
 
 pub use abi_stable::library::LibHeader;
-pub(super) use log::connection_for;
+pub use log::connection_for;
 
 /// The version of everything in this module. It changes with every change of layout or meaning, and a
 /// plugin is only loaded by a program of the same version.

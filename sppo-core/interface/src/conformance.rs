@@ -6,11 +6,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{
+use crate::win_rate::{self, WinRateEstimator};
+use crate::{
     Candidate, Comparison, Host, Message, ModelSpec, Oracle, PluginError, PluginErrorKind, Scorer,
 };
-use crate::stages::{PreferenceSettings, judge};
-use crate::win_rate::WinRateEstimator;
 
 /// Probabilities of the same question may differ by rounding.
 const TOLERANCE: f64 = 1e-6;
@@ -104,15 +103,9 @@ struct Asked<'a> {
 
 impl Asked<'_> {
     fn judge(&mut self, comparisons: &[Comparison<'_>]) -> Result<Vec<Vec<f64>>, String> {
-        let settings = PreferenceSettings {
-            estimator: WinRateEstimator::default(),
-            bradley_terry_temperature: 1.0,
-        };
-        let judged = judge(self.oracle, comparisons, &settings, self.host);
-        let judged = judged.map_err(|error| match error {
-            crate::Error::Plugin { source, .. } => source.to_string(),
-            other => other.to_string(),
-        })?;
+        let estimator = WinRateEstimator::default();
+        let judged = win_rate::ask(self.oracle, comparisons, estimator, 1.0, self.host)
+            .map_err(|error| error.to_string())?;
         Ok(judged.into_iter().map(|judged| judged.matrix.values().to_vec()).collect())
     }
 

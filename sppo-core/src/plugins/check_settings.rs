@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use super::PluginError;
+use crate::plugin::PluginError;
 
 /// How alike two names must be, from 0 to 1, for one to be suggested in place of the other.
 const ALIKE: f64 = 0.8;

@@ -9,8 +9,8 @@ use super::comparison::{AbiMessage, LentTexts};
 use super::data::{AbiError, AbiMetric, AbiResult};
 use super::export::ExportedHost;
 use super::traits::{AbiHost_TO, BackendBox, HostRef, OracleBox, PolicyBox, ScorerBox};
-use crate::plugin::calls::PluginCall;
-use crate::plugin::{
+use crate::calls::PluginCall;
+use crate::{
     Backend, Comparison, GeneratedResponse, GenerationRequest, Host, LoraSettings, MemoryEstimate,
     Message, ModelSpec, Optimizer, Oracle, PlannedWork, PluginError, Policy, PolicyInfo, Scorer,
     SequenceBatch, StepReport, StepSettings, Verdict,
@@ -24,7 +24,7 @@ fn received<T, U: From<T>>(result: AbiResult<T>) -> Result<U, PluginError> {
 }
 
 /// A text from a library.
-pub(in crate::plugin) fn received_text(result: AbiResult<RString>) -> Result<String, PluginError> {
+pub fn received_text(result: AbiResult<RString>) -> Result<String, PluginError> {
     received(result)
 }
 
@@ -47,16 +47,13 @@ fn path_text(path: &Path) -> Result<&str, PluginError> {
 }
 
 /// An oracle from a library.
-pub(in crate::plugin) struct LoadedOracle {
+pub struct LoadedOracle {
     plugin: &'static str,
     oracle: OracleBox,
 }
 
 impl LoadedOracle {
-    pub(in crate::plugin) fn new(
-        plugin: &'static str,
-        made: AbiResult<OracleBox>,
-    ) -> Result<Self, PluginError> {
+    pub fn new(plugin: &'static str, made: AbiResult<OracleBox>) -> Result<Self, PluginError> {
         Ok(Self { plugin, oracle: received(made)? })
     }
 
@@ -114,16 +111,13 @@ fn import_scorer(made: AbiResult<ScorerBox>) -> Result<Box<dyn Scorer>, PluginEr
 }
 
 /// A backend from a library.
-pub(in crate::plugin) struct LoadedBackend {
+pub struct LoadedBackend {
     plugin: &'static str,
     backend: BackendBox,
 }
 
 impl LoadedBackend {
-    pub(in crate::plugin) fn new(
-        plugin: &'static str,
-        made: AbiResult<BackendBox>,
-    ) -> Result<Self, PluginError> {
+    pub fn new(plugin: &'static str, made: AbiResult<BackendBox>) -> Result<Self, PluginError> {
         Ok(Self { plugin, backend: received(made)? })
     }
 }

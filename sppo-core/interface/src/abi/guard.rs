@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 
 use super::data::{AbiError, AbiResult};
-use crate::plugin::PluginError;
+use crate::PluginError;
 
 thread_local! {
     /// What the panic hook saw last on this thread, with the place in the source.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use abi_stable::StableAbi;
 use abi_stable::std_types::{ROption, RSlice, RStr, RVec};
 
-use crate::plugin::{Candidate, Comparison, Message, Verdict};
+use crate::{Candidate, Comparison, Message, Verdict};
 
 #[repr(C)]
 #[derive(Clone, Copy, StableAbi)]

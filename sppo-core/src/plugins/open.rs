@@ -18,21 +18,21 @@ use crate::plugin::abi::{
 
 /// A plugin's functions.
 #[derive(Clone, Copy)]
-pub(in crate::plugin) enum OpenedModule {
+pub(super) enum OpenedModule {
     Oracle(OracleModuleRef),
     Backend(BackendModuleRef),
 }
 
 /// A plugin of an open library.
 #[derive(Clone)]
-pub(in crate::plugin) struct Opened {
+pub(super) struct Opened {
     path: PathBuf,
     symbol: String,
-    pub(in crate::plugin) module: OpenedModule,
+    pub(super) module: OpenedModule,
     /// For instance ``oracle `rules` ``.
-    pub(in crate::plugin) label: &'static str,
+    pub(super) label: &'static str,
     /// SHA-256 of the library, in hexadecimal.
-    pub(in crate::plugin) sha256: String,
+    pub(super) sha256: String,
 }
 
 static OPEN: Mutex<Vec<Opened>> = Mutex::new(Vec::new());
@@ -42,7 +42,7 @@ static OPEN: Mutex<Vec<Opened>> = Mutex::new(Vec::new());
 /// # Errors
 /// When the library has changed since it was added, the system cannot open it, or it is not what its
 /// manifest says.
-pub(in crate::plugin) fn open(
+pub(super) fn open(
     path: &Path,
     plugin: &LibraryPlugin,
     added: &AddedPlugins,

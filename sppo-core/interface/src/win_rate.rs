@@ -4,8 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::numpy;
-use crate::plugin::Verdict;
 use crate::preference::{PreferenceError, PreferenceMatrix, sigmoid};
+use crate::{Comparison, Host, Oracle, PluginError, Verdict};
 
 /// How the logits `L[i][j]` of a pairwise ranker (candidate `i` shown first, `j` second) become
 /// probabilities.
@@ -125,6 +125,33 @@ pub fn judge(
             scores: scores.clone(),
         }),
     }
+}
+
+/// Asks an oracle about each comparison and turns its verdicts into preferences.
+///
+/// # Errors
+/// When the oracle fails, or returns the wrong number of verdicts or an impossible one.
+pub fn ask(
+    oracle: &mut dyn Oracle,
+    comparisons: &[Comparison<'_>],
+    estimator: WinRateEstimator,
+    bradley_terry_temperature: f64,
+    host: &dyn Host,
+) -> Result<Vec<Judged>, PluginError> {
+    let verdicts = oracle.preferences(comparisons, host)?;
+    if verdicts.len() != comparisons.len() {
+        return Err(PluginError::failed(format!(
+            "asked for {} verdicts, it returned {}",
+            comparisons.len(),
+            verdicts.len()
+        )));
+    }
+    let judged =
+        verdicts.iter().zip(comparisons).enumerate().map(|(index, (verdict, comparison))| {
+            judge(verdict, comparison.candidates.len(), estimator, bradley_terry_temperature)
+                .map_err(|error| PluginError::failed(format!("verdict {index}: {error}")))
+        });
+    judged.collect()
 }
 
 fn check_logits(logits: &[f32], size: usize) -> Result<(), JudgmentError> {

@@ -1,0 +1,59 @@
+//! The program as a plugin sees it.
+
+use crate::{ModelSpec, Oracle, PluginError, Scorer};
+
+/// What a plugin may ask of the program that runs it.
+pub trait Host {
+    /// Whether the user asked to stop. Long calls poll this and return [`PluginErrorKind::Cancelled`].
+    fn is_cancelled(&self) -> bool;
+
+    /// Reports progress of the call under way, in the call's own unit (tokens, comparisons, pairs).
+    fn progress(&self, completed: u64, total: u64);
+
+    /// Reports numbers about the plugin's work, for instance how many requests it has made. Each is a
+    /// total since the plugin was made, or a value of the moment; the latest of each name counts. They
+    /// are shown beside the progress and kept in `metrics.jsonl`. Names are in `snake_case`.
+    fn metrics(&self, _values: &[(&str, f64)]) {}
+
+    /// Loads a neural scorer on the run's backend, for oracles that need one.
+    ///
+    /// # Errors
+    /// When the backend cannot serve this model.
+    fn scorer(&self, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError>;
+
+    /// As [`Self::scorer`], on another backend, with the settings that the run has for it.
+    ///
+    /// # Errors
+    /// When there is no such backend, or it cannot serve this model.
+    fn scorer_on(&self, backend: &str, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
+        let _ = model;
+        Err(PluginError::unsupported(format!("the backend `{backend}` is not available here")))
+    }
+
+    /// Makes another oracle, with the settings that the run has for it (`[oracle.<name>]`).
+    ///
+    /// # Errors
+    /// When there is no such oracle, or its settings are refused.
+    fn oracle(&self, name: &str) -> Result<Box<dyn Oracle>, PluginError> {
+        Err(PluginError::unsupported(format!("the oracle `{name}` is not available here")))
+    }
+}
+
+/// A host without a user: nothing is cancelled, nobody watches, there are no scorers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SilentHost;
+
+impl Host for SilentHost {
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+
+    fn progress(&self, _completed: u64, _total: u64) {}
+
+    fn scorer(&self, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
+        Err(PluginError::unsupported(format!(
+            "no backend is at hand to score with {}",
+            model.path.display()
+        )))
+    }
+}
