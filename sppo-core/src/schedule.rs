@@ -5,33 +5,33 @@ use std::f64::consts::PI;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The course of the learning rate after the warm-up.
+/// Shape of the learning rate after the warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleShape {
-    /// Falls to 0 in a straight line.
+    /// Linear decay to 0.
     #[default]
     Linear,
-    /// Falls to 0 along half a cosine.
+    /// Half a cosine, down to 0.
     Cosine,
-    /// Stays.
+    /// Constant.
     Constant,
 }
 
-/// A warm-up from 0, then a shape.
+/// A linear warm-up from 0, then a shape.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
-    /// The course after the warm-up.
+    /// Shape after the warm-up.
     pub shape: ScheduleShape,
-    /// The share of all steps that warm up, rounded up.
+    /// Share of all steps in the warm-up, rounded up.
     pub warmup_ratio: f64,
 }
 
 impl Schedule {
-    /// What the peak learning rate is multiplied by at optimiser step `step` (from 0) of `steps`.
+    /// Factor of the peak learning rate at optimiser step `step` (from 0) of `steps`.
     ///
-    /// With a warm-up, step 0 has a rate of 0. To plan for more passes than are taken, as the paper
-    /// does (18 planned, 1 taken), let `steps` count the planned ones.
+    /// With a warm-up, step 0 has a rate of 0. For a schedule longer than the training, as in the
+    /// paper (18 epochs, of which 1 is trained), `steps` counts the steps of the whole schedule.
     #[must_use]
     pub fn multiplier(&self, step: u64, steps: u64) -> f64 {
         let warmup = (self.warmup_ratio * steps as f64).ceil() as u64;

@@ -4,20 +4,20 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-/// A mean and where it plausibly lies.
+/// A mean with its confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     /// The mean of the sample.
     pub mean: f64,
-    /// The lower end.
+    /// The lower end of the interval.
     pub low: f64,
-    /// The upper end.
+    /// The upper end of the interval.
     pub high: f64,
 }
 
 /// The mean of `values` with its percentile bootstrap interval: means of `resamples` samples drawn
 /// from the values with replacement, cut to the middle `confidence` share. The same seed gives the same
-/// interval. One value, or none, gives an interval of no width (at NaN for none).
+/// interval. A single value gives an interval of zero width, no values give NaN.
 #[must_use]
 pub fn bootstrap_mean_interval(
     values: &[f64],

@@ -1,4 +1,4 @@
-//! What the whole-program tests share: the binary, a tiny model, and a small run on it.
+//! Shared parts of the whole-program tests: the binary, a tiny model, and a small run on it.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// Everything that tests wait for comes sooner, however busy the machine is.
+/// Time limit for everything that tests wait for, generous enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The binary under test, without a user's environment.
@@ -38,13 +38,13 @@ impl Drop for Running {
 }
 
 impl Running {
-    /// Starts a program whose standard output does not matter, and whose standard error [`Said`] reads.
+    /// Starts a program; ignores its standard output and reads its standard error with [`Said`].
     pub(crate) fn start(command: &mut Command) -> Self {
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         Self(command.spawn().expect("the binary starts"))
     }
 
-    /// Waits for what the program is to bring about.
+    /// Waits until a condition holds that the program brings about.
     pub(crate) fn wait_until(&mut self, is_so: impl Fn() -> bool) {
         let started = Instant::now();
         while !is_so() {
@@ -77,14 +77,14 @@ impl Running {
     }
 }
 
-/// What a program says on standard error.
+/// Standard error of a program.
 pub(crate) struct Said {
     lines: mpsc::Receiver<String>,
     text: String,
 }
 
 impl Said {
-    /// Listens to a program from now on, on a thread of its own: reading has no deadline, and the program
+    /// Reads a program's standard error on a thread of its own: reading has no deadline, and the program
     /// must not wait for a reader.
     pub(crate) fn by(running: &mut Running) -> Self {
         let stderr = running.0.stderr.take().expect("standard error is piped");
@@ -98,7 +98,7 @@ impl Said {
         Self { lines, text: String::new() }
     }
 
-    /// Waits until the program has said this.
+    /// Waits until the program has printed this.
     pub(crate) fn wait_for(&mut self, part: &str) {
         let started = Instant::now();
         while !self.text.contains(part) {
@@ -110,14 +110,14 @@ impl Said {
         }
     }
 
-    /// All that a program has said which has ended.
+    /// All output of a program that has ended.
     pub(crate) fn everything(mut self) -> String {
         self.text.extend(self.lines.iter());
         self.text
     }
 }
 
-/// Starts a program and kills it after a while; `Err` is how long it took when it ended before that.
+/// Starts a program and kills it after a while; `Err` is the time it took if it ended before that.
 pub(crate) fn kill_after(command: &mut Command, after: Duration) -> Result<(), Duration> {
     let started = Instant::now();
     command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -155,7 +155,7 @@ pub(crate) fn require_success(output: &Output) {
     );
 }
 
-/// A command fails with this code and says all of this.
+/// Asserts that a command fails with this exit code and prints all of these texts.
 pub(crate) fn refused(command: &mut Command, code: i32, told: &[&str]) {
     let output = command.output().expect("the binary starts");
     let text = String::from_utf8_lossy(&output.stderr);
@@ -193,14 +193,14 @@ pub(crate) fn small_run(directory: &Path, name: &str) -> Command {
     command
 }
 
-/// The library of a crate of this workspace, as cargo has built it beside the tests.
+/// The library of a crate of this workspace, built by cargo beside the tests.
 pub(crate) fn library(crate_name: &str) -> PathBuf {
     let path = library_file(crate_name);
     assert!(path.is_file(), "{} was not built", path.display());
     path
 }
 
-/// Where cargo puts the library of a crate when it builds it.
+/// Path of a crate's library after cargo builds it.
 pub(crate) fn library_file(crate_name: &str) -> PathBuf {
     use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
     let file = format!("{DLL_PREFIX}{}{DLL_SUFFIX}", crate_name.replace('-', "_"));
@@ -208,7 +208,7 @@ pub(crate) fn library_file(crate_name: &str) -> PathBuf {
     test.parent().expect("a file lies in a directory").join(file)
 }
 
-/// The library of the backend tch, where it was built with libtorch.
+/// The library of the backend tch, if it was built with libtorch.
 pub(crate) fn tch_library() -> Option<PathBuf> {
     let library = library_file("sppo-backend-tch");
     let listed = stdout_of(sppo().args(["plugin", "list", "--json", "--plugin"]).arg(&library));
@@ -220,7 +220,7 @@ pub(crate) fn tch_library() -> Option<PathBuf> {
     is_built.then_some(library)
 }
 
-/// `target/<profile>`, where the tests were built.
+/// `target/<profile>`, the directory of the tests' build.
 fn profile_directory() -> PathBuf {
     let test = std::env::current_exe().expect("a test has a file");
     test.ancestors().nth(2).expect("target/<profile>/deps/test").into()
@@ -245,8 +245,8 @@ pub(crate) fn cargo(action: &str) -> Command {
     command
 }
 
-/// Builds a library of another workspace. It is built as its own tests build it, so that what they
-/// have built serves.
+/// Builds a library of another workspace. The build is the one of its own tests, so their artefacts are
+/// reused.
 pub(crate) fn build_library(manifest: &Path, crate_name: &str) -> PathBuf {
     let mut build = cargo("test");
     build.args(["--no-run", "--manifest-path"]).arg(manifest);
@@ -259,7 +259,7 @@ pub(crate) fn build_library(manifest: &Path, crate_name: &str) -> PathBuf {
     library(crate_name)
 }
 
-/// The pairs of the reference's training in `optim-llama.json`, as `sppo train` takes them.
+/// The pairs of the reference's training in `optim-llama.json`, in the format of `sppo train`.
 pub(crate) fn reference_pairs(golden: &Value) -> String {
     golden["pairs"].as_array().unwrap().iter().fold(String::new(), |mut lines, pair| {
         let line = json!({
@@ -275,7 +275,7 @@ pub(crate) fn reference_pairs(golden: &Value) -> String {
     })
 }
 
-/// The reference's sequences in a model's `golden.json`, as `sppo score` takes them.
+/// The reference's sequences in a model's `golden.json`, in the format of `sppo score`.
 pub(crate) fn reference_sequences(golden: &Value) -> String {
     golden["sequences"].as_array().unwrap().iter().fold(String::new(), |mut lines, sequence| {
         let tokens = sequence.as_array().unwrap();

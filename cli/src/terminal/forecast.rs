@@ -1,32 +1,32 @@
-//! How long a run will take, from what it has done so far.
+//! Forecast of a run's remaining time, from the time of its finished stages.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sppo_core::observer::Stage;
 
-/// Shorter stages were read from disk rather than done, and say nothing about the rest.
+/// Shorter stages were read from disk and say nothing about the speed of the rest.
 const DONE_FOR_REAL: Duration = Duration::from_millis(200);
 
-/// A stage that is still to come.
+/// A pending stage.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ExpectedStage {
     /// The iteration, from 1; 0 is the starting model.
     pub(crate) iteration: u32,
-    /// Which.
+    /// Kind of stage.
     pub(crate) stage: Stage,
-    /// The work that it is expected to be.
+    /// Expected work, in sampled tokens.
     pub(crate) work: f64,
 }
 
-/// The long stages of a run, in the work that each is expected to be.
+/// The long stages of a run with their expected work.
 ///
-/// Work is counted in sampled tokens: before a kind of stage has been timed, it is taken to go as
-/// fast as those that have.
+/// Work is counted in sampled tokens. A kind of stage that has not been timed yet is assumed to be as
+/// fast as the timed ones.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Forecast {
     pending: Vec<ExpectedStage>,
-    /// The iteration under way.
+    /// The current iteration.
     iteration: u32,
     seconds_per_work: BTreeMap<u8, f64>,
 }
@@ -37,14 +37,13 @@ impl Forecast {
         Self { pending: stages, ..Self::default() }
     }
 
-    /// Takes note that an iteration begins: what was to come before it has been done by an earlier
-    /// process.
+    /// Records the start of an iteration: an earlier process has done all stages before it.
     pub(crate) fn begin_iteration(&mut self, iteration: u32) {
         self.iteration = iteration;
         self.pending.retain(|expected| expected.iteration >= iteration);
     }
 
-    /// The stage of this iteration, unless it is done: one that is only read again is none.
+    /// The pending stage of this iteration; `None` for a finished stage that is only read again.
     fn next(&self, stage: Stage) -> Option<usize> {
         let is_meant = |expected: &ExpectedStage| {
             expected.stage == stage && expected.iteration == self.iteration
@@ -52,7 +51,7 @@ impl Forecast {
         self.pending.iter().position(is_meant)
     }
 
-    /// Takes note of a finished stage.
+    /// Records a finished stage.
     pub(crate) fn finished(&mut self, stage: Stage, elapsed: Duration) {
         let Some(at) = self.next(stage) else { return };
         let work = self.pending.remove(at).work;
@@ -61,8 +60,8 @@ impl Forecast {
         }
     }
 
-    /// How much longer the run will take when the stage under way, if any, is done to `share` after
-    /// `elapsed`; `None` while there is nothing to go by.
+    /// Remaining time of the run when the current stage, if any, is done to `share` after `elapsed`;
+    /// `None` before any stage has been timed.
     pub(crate) fn remaining(&self, current: Option<(Stage, f64, Duration)>) -> Option<Duration> {
         let mut rates = self.seconds_per_work.clone();
         let mut underway = self.pending.len();

@@ -1,4 +1,4 @@
-//! What people see: errors, notes, progress and tables.
+//! Output for people: errors, notes, progress and tables.
 
 mod forecast;
 mod format;
@@ -22,7 +22,7 @@ use crate::args::TerminalArguments;
 #[derive(Clone)]
 pub(crate) struct Terminal {
     quiet: bool,
-    /// Whether somebody watches standard error, so that bars can move.
+    /// Whether standard error is a terminal, so that bars can move.
     interactive: bool,
     bars: MultiProgress,
     stdout_style: Style,
@@ -46,24 +46,24 @@ impl Terminal {
         }
     }
 
-    /// How text on standard output is styled.
+    /// Style of text on standard output.
     pub(crate) fn stdout_style(&self) -> Style {
         self.stdout_style
     }
 
-    /// How text on standard error is styled.
+    /// Style of text on standard error.
     pub(crate) fn stderr_style(&self) -> Style {
         self.stderr_style
     }
 
-    /// Tells of something worth knowing.
+    /// Prints a note.
     pub(crate) fn note(&self, text: &str) {
         if !self.quiet {
             self.say(text);
         }
     }
 
-    /// Tells what went wrong and what to do about it.
+    /// Prints an error with its remedy.
     pub(crate) fn error(&self, message: &str, hint: Option<&str>) {
         self.say(&format!("{} {message}", self.stderr_style.red("error:")));
         if let Some(hint) = hint {
@@ -71,7 +71,7 @@ impl Terminal {
         }
     }
 
-    /// A display of what a command is doing.
+    /// Progress display of a command.
     pub(crate) fn progress(&self) -> ProgressDisplay {
         ProgressDisplay::new(self.clone())
     }
@@ -81,7 +81,7 @@ impl Terminal {
         Download::new(self.clone())
     }
 
-    /// Does something to the terminal with the moving bars out of the way.
+    /// Runs `act` with the moving bars out of the way.
     pub(crate) fn around_bars<T>(&self, act: impl FnOnce() -> T) -> T {
         self.bars.suspend(act)
     }

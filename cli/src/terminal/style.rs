@@ -1,8 +1,8 @@
-//! Colours, where they are wanted.
+//! Colours of the output.
 
 use crate::args::ColorChoice;
 
-/// Whether to colour, and how.
+/// Colours of one stream, or none.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Style {
     colored: bool,

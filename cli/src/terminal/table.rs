@@ -2,7 +2,7 @@
 
 use super::Style;
 
-/// Where a column's texts stand.
+/// Alignment of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Alignment {
     Left,
@@ -26,7 +26,7 @@ impl Table {
         }
     }
 
-    /// Adds a row; what is missing stays empty.
+    /// Adds a row; missing cells stay empty.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().collect());
     }

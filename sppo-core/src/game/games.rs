@@ -6,8 +6,8 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use crate::error::{Error, Result};
 use crate::preference::PreferenceMatrix;
 
-/// Rock, paper, scissors and its like: each of an odd number of answers beats the half of the others
-/// that follow it in a circle with probability 0.9.
+/// Rock, paper, scissors for any odd number of answers in a circle: each beats the half of the others
+/// that follow it with probability 0.9.
 ///
 /// # Errors
 /// When the size is even or below 3.
@@ -28,7 +28,7 @@ pub fn cycle(size: usize) -> Result<PreferenceMatrix> {
     filled(size, probability)
 }
 
-/// A game whose probabilities are drawn uniformly, by seed; usually intransitive.
+/// A game with uniformly random probabilities, by seed; usually intransitive.
 ///
 /// # Errors
 /// When there is no answer to play.

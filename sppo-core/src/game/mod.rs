@@ -32,17 +32,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::preference::PreferenceMatrix;
 
-/// How to play.
+/// Settings of a play.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GameSettings {
-    /// How many updates (T).
+    /// Number of updates (T).
     pub iterations: usize,
-    /// The step; `None` takes the one that makes the bound smallest after `iterations`,
+    /// The step size; `None` takes the one with the smallest bound after `iterations`,
     /// `sqrt(8 |log pi_1|_inf / T)`.
     pub eta: Option<f64>,
 }
 
-/// Where the play stands after some rounds.
+/// State of the play after some rounds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct GameRecord {
     /// Rounds played, from 1.
@@ -51,14 +51,14 @@ pub struct GameRecord {
     pub last_iterate_gap: f64,
     /// Duality gap of the uniform mixture of all policies so far.
     pub mixture_gap: f64,
-    /// What the theorem promises about the mixture.
+    /// Bound of the theorem on the duality gap of the mixture.
     pub bound: f64,
     /// The policy that played this round.
     pub policy: Vec<f64>,
 }
 
-/// A start that is nobody's equilibrium: the weight of answer `i` falls geometrically, to 1/4 at the
-/// last. From a uniform start a symmetric cycle would stand still.
+/// A start away from every equilibrium: the weight of answer `i` falls geometrically, to 1/4 at the
+/// last. From a uniform start, a symmetric cycle would not move.
 #[must_use]
 pub fn slanted_start(size: usize) -> Vec<f64> {
     let last = size.saturating_sub(1).max(1) as f64;
@@ -67,7 +67,7 @@ pub fn slanted_start(size: usize) -> Vec<f64> {
     weights.iter().map(|weight| weight / sum).collect()
 }
 
-/// The step that [`play`] takes when none is given.
+/// The step size that [`play`] uses by default.
 #[must_use]
 pub fn default_eta(start: &[f64], iterations: usize) -> f64 {
     (8.0 * largest_surprise(start) / iterations.max(1) as f64).sqrt()

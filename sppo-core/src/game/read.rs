@@ -7,11 +7,11 @@ use crate::preference::PreferenceMatrix;
 
 const TOLERANCE: f64 = 1e-9;
 
-/// Reads a square matrix of probabilities, one row a line, values separated by commas; lines that are
-/// empty or begin with `#` are left out. Requires `P[i][j] + P[j][i] = 1`.
+/// Reads a square matrix of probabilities: one row per line, values separated by commas, empty lines and
+/// lines that begin with `#` ignored. Requires `P[i][j] + P[j][i] = 1`.
 ///
 /// # Errors
-/// When the file cannot be read, or a line is not what it should be; the error names the line.
+/// When the file cannot be read or a line is malformed; the error names the line.
 pub fn read_matrix(path: &Path) -> Result<PreferenceMatrix> {
     let text =
         std::fs::read_to_string(path).map_err(|error| Error::input(path, error.to_string()))?;
