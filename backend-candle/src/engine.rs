@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::Tensor;
 use rayon::ThreadPool;
 use sppo_model::Result;
-use sppo_model::memory::keep_large_buffers;
 use sppo_model::ops::RotaryFrequencies;
+use sppo_model::serve::keep_large_buffers;
 
 use crate::kernels::log_probs;
 use crate::kernels::matrix::{Destination, Matrix, multiply};

@@ -3,10 +3,9 @@
 use std::borrow::Cow;
 
 use candle_core::Tensor;
-use sppo_model::decoder::Activation;
 use sppo_model::ops::{
-    AttentionOutput, AttentionSegment, AttentionShape, CachedRow, Ops, RotaryFrequencies,
-    UpdateRule,
+    Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, Ops,
+    RotaryFrequencies, UpdateRule,
 };
 use sppo_model::{ModelError, Result};
 

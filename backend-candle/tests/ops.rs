@@ -4,9 +4,8 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 use sppo_backend_candle::{CandleOps, Parameter};
-use sppo_model::decoder::Activation;
 use sppo_model::ops::{
-    AttentionSegment, AttentionShape, CachedRow, Ops, RotaryFrequencies, UpdateRule,
+    Activation, AttentionSegment, AttentionShape, CachedRow, Ops, RotaryFrequencies, UpdateRule,
 };
 use sppo_plugin::Optimizer;
 

@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sppo_model::GenerationLimits;
-use sppo_model::measure::measure_matrix_products;
-use sppo_model::memory_estimate::MemoryTraits;
-use sppo_model::policy::{DecoderPolicy, estimate_policy_memory};
-use sppo_model::scorer::load_scorer;
+use sppo_model::serve::{
+    DecoderPolicy, MemoryTraits, estimate_policy_memory, load_scorer, measure_matrix_products,
+};
 use sppo_plugin::{
     Backend, BackendPlugin, Host, LoraSettings, MemoryEstimate, ModelSpec, PlannedWork,
     PluginError, Policy, Scorer,

@@ -1,6 +1,6 @@
-//! Draws tokens on the device: the races of [`sppo_model::sampling`] as tensor operations.
+//! Draws tokens on the device: the races of [`sppo_model::generation::Sampler`] as tensor operations.
 
-use sppo_model::sampling::{DeviceDraw, Draw, not_finite};
+use sppo_model::ops::{DeviceDraw, Draw, not_finite};
 use sppo_plugin::SamplingParameters;
 use tch::{Kind, Tensor};
 
@@ -93,7 +93,7 @@ fn first(weights: &Tensor, times: &[f64]) -> TorchResult<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use sppo_model::sampling::{DrawKey, DrawRequest, Sampler};
+    use sppo_model::generation::{DrawKey, DrawRequest, Sampler};
 
     use super::*;
 

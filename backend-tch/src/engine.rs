@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use sppo_model::memory::keep_large_buffers;
 use sppo_model::ops::{AttentionSegment, AttentionShape, CachedRow, RotaryFrequencies};
+use sppo_model::serve::keep_large_buffers;
 use sppo_model::{ModelError, Result};
 use tch::{Device, Kind, Tensor};
 

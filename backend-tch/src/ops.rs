@@ -1,12 +1,11 @@
 //! The op vocabulary on libtorch.
 
 use sppo_model::Result;
-use sppo_model::decoder::Activation as ActivationFunction;
+use sppo_model::ops::Activation as ActivationFunction;
 use sppo_model::ops::{
-    AttentionOutput, AttentionSegment, AttentionShape, CachedRow, Ops, RotaryFrequencies,
-    UpdateRule,
+    AttentionOutput, AttentionSegment, AttentionShape, CachedRow, DeviceDraw, Draw, Ops,
+    RotaryFrequencies, UpdateRule,
 };
-use sppo_model::sampling::{DeviceDraw, Draw};
 use tch::{Device, Kind, Tensor};
 
 use crate::attention::{attention, attention_backward};

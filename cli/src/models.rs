@@ -10,7 +10,7 @@ use sppo_core::records::Prompt;
 use sppo_core::{Error, Result as CoreResult};
 use sppo_model::ModelError;
 use sppo_model::checkpoint::Checkpoint;
-use sppo_model::model_source::{self, ModelSourceOptions, ResolvedModel};
+use sppo_model::checkpoint::source::{self, ModelSourceOptions, ResolvedModel};
 
 use crate::failure::{Failure, Result};
 use crate::prompts;
@@ -83,7 +83,7 @@ pub(crate) fn find(
     let options = ModelSourceOptions { offline, ..ModelSourceOptions::default() };
     let revision = config.revision.as_deref().filter(|_| model == config.model);
     let download = terminal.download();
-    let found = model_source::resolve(model, revision, &options, &|progress| {
+    let found = source::resolve(model, revision, &options, &|progress| {
         download.show(&progress);
     })?;
     Ok(found)

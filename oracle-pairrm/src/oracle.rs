@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use sppo_model::model_judge::{
+use sppo_model::serve::ScorerKind;
+use sppo_model::serve::judge::{
     JudgeSettings, MetricNames, ModelJudge, Question, Questions, conversation_text,
 };
-use sppo_model::scorer::ScorerKind;
 use sppo_plugin::{Comparison, Host, Oracle, OraclePlugin, PluginError, Verdict};
 
 use crate::config::{PairrmConfig, PromptView};

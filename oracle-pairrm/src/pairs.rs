@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
-use sppo_model::model_judge::Entries;
+use sppo_model::serve::judge::Entries;
 
 use crate::config::Orders;
 

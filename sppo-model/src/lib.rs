@@ -1,41 +1,37 @@
 //! Language models written once and run on any tensor library.
 //!
 //! A compute backend implements [`ops::Ops`], a small vocabulary of operations, each with its own
-//! vector-Jacobian product. Everything else is generic over it: the decoder, the tape that runs its
-//! backward pass, packed batches with shared prompts, sampling with a key-value cache, the
-//! optimisers, and the adapter that turns any op set into a core [`Policy`](sppo_plugin::Policy).
-//! With [`ops::encoder::EncoderOps`] it also serves rankers and reward models, which score text, as a
-//! core [`Scorer`](sppo_plugin::Scorer); [`model_judge`] is what oracles do with one.
-//! Checkpoint formats, tokenizers and chat templates live here too.
+//! vector-Jacobian product. Everything else is generic over it. With [`ops::encoder::EncoderOps`] a
+//! backend also runs encoders that score text.
+//!
+//! Each room imports only from rooms above it in this list:
+//!
+//! - [`formats`]: file formats, to tensors and metadata and back.
+//! - [`ops`]: the op vocabulary, the tape that runs its backward pass, and the reference of every op.
+//! - [`text`]: tokenizer, chat template and special tokens.
+//! - [`decoder`]: decoder language models: families, weights and the forward pass.
+//! - [`encoder`]: encoders and reward models that score text.
+//! - [`checkpoint`]: models on disk, found, opened and written.
+//! - [`generation`]: sampling with a key-value cache.
+//! - [`training`]: a decoder that is trained, with its optimiser.
+//! - [`serve`]: a model as a core [`Policy`](sppo_plugin::Policy),
+//!   [`Scorer`](sppo_plugin::Scorer) or judge.
+//! - [`synthetic`]: models with random weights, for measurements.
 
 pub mod checkpoint;
 pub mod decoder;
 pub mod encoder;
-pub mod error;
+mod error;
+pub mod formats;
 pub mod generation;
 #[cfg(feature = "testing")]
 pub mod golden;
-pub mod lora;
-pub mod measure;
-pub mod memory;
-pub mod memory_estimate;
-pub mod model;
-pub mod model_judge;
-pub mod model_source;
 pub mod ops;
-pub mod packing;
-pub mod parameters;
-pub mod policy;
-pub mod reward_model;
-pub mod sampling;
-pub mod scorer;
-mod seeds;
-mod settings;
+pub mod serve;
 pub mod synthetic;
-pub mod tape;
 pub mod text;
-mod training;
+pub mod training;
 
 pub use error::{ModelError, Result};
 pub use generation::GenerationLimits;
-pub use model::DecoderModel;
+pub use training::DecoderModel;

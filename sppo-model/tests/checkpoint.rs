@@ -5,10 +5,8 @@ mod support;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use sppo_model::checkpoint::{
-    Checkpoint, TensorData, WeightFiles, WeightFormat, tensor_layout, write_checkpoint,
-};
-use sppo_model::decoder::{Family, RotaryScaling};
+use sppo_model::checkpoint::{Checkpoint, TensorData, WeightFiles, WeightFormat, write_checkpoint};
+use sppo_model::decoder::{Family, RotaryScaling, tensor_layout};
 use sppo_model::{ModelError, Result};
 use support::{GgufBuilder, copy_of, fixture, read_json, write_json};
 

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use sppo_core::stages::{self, TokenizationRule, TokenizationSettings};
 use sppo_model::decoder::Family;
+use sppo_model::formats::AdapterValues;
 use sppo_model::golden::{check_model, check_ranker, load_tiny, load_tiny_adapted};
-use sppo_model::lora::AdapterValues;
 use sppo_model::ops::Ops;
 use sppo_model::ops::reference::ReferenceOps;
-use sppo_model::policy::DecoderPolicy;
+use sppo_model::serve::DecoderPolicy;
 use sppo_model::{DecoderModel, GenerationLimits, ModelError};
 use sppo_plugin::{
     FinishReason, GenerationPrompt, GenerationRequest, Host, LoraSettings, Message, ModelSpec,

@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use sppo_model::checkpoint::{GgufMetadata, GgufValue};
+use sppo_model::formats::{GgufMetadata, GgufValue};
 use sppo_model::text::TextCodec;
 use sppo_plugin::{Conversation, Message};
 use support::{fixture, read_json};

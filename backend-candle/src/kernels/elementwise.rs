@@ -1,7 +1,7 @@
 //! Gated activations, sums, copies of rows.
 
 use rayon::prelude::*;
-use sppo_model::decoder::Activation;
+use sppo_model::ops::Activation;
 
 use super::vector::{exp, multiply_add, sigmoid, tanh, vectorised};
 use super::{TASK_ELEMENTS, Uninitialised, copy, produce, rows_per_task};

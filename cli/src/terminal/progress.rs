@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use sppo_core::observer::{Event, Observer, Stage};
-use sppo_model::model_source::DownloadProgress;
+use sppo_model::checkpoint::source::DownloadProgress;
 
 use super::forecast::{ExpectedStage, Forecast};
 use super::{Terminal, bytes, duration, number};

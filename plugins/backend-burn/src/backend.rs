@@ -3,11 +3,11 @@
 use burn_tensor::Device;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use sppo_plugin::{Backend, BackendPlugin, Host, LoraSettings, ModelSpec, PluginError, Policy, Scorer};
 use sppo_model::GenerationLimits;
-use sppo_model::measure::measure_matrix_products;
-use sppo_model::policy::DecoderPolicy;
-use sppo_model::scorer::load_scorer;
+use sppo_model::serve::{DecoderPolicy, load_scorer, measure_matrix_products};
+use sppo_plugin::{
+    Backend, BackendPlugin, Host, LoraSettings, ModelSpec, PluginError, Policy, Scorer,
+};
 
 use crate::engine::BurnOps;
 

@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use burn_tensor::{Device, Int, Tensor};
 use sppo_model::Result;
-use sppo_model::memory::keep_large_buffers;
 use sppo_model::ops::encoder::{DisentangledShape, EncoderSegment};
 use sppo_model::ops::{AttentionSegment, CachedRow, RotaryFrequencies};
+use sppo_model::serve::keep_large_buffers;
 
 use crate::cached_attention::DecodingPlan;
 use crate::recent::Recent;

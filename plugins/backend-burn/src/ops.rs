@@ -5,10 +5,9 @@ use std::f64::consts::PI;
 use burn_tensor::activation::{sigmoid, silu};
 use burn_tensor::{Device, IndexingUpdateOp, Tensor};
 use sppo_model::Result;
-use sppo_model::decoder::Activation;
 use sppo_model::ops::{
-    AttentionOutput, AttentionSegment, AttentionShape, CachedRow, Ops, RotaryFrequencies,
-    UpdateRule,
+    Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, Ops,
+    RotaryFrequencies, UpdateRule,
 };
 
 use crate::cached_attention::KeyValueCache;

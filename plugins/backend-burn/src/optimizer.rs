@@ -1,8 +1,8 @@
 //! The optimisers' steps.
 
 use burn_tensor::Tensor;
-use sppo_plugin::Optimizer;
 use sppo_model::ops::UpdateRule;
+use sppo_plugin::Optimizer;
 
 /// State tensors per weight: the mean square; both moments; the velocity.
 pub(crate) fn state_count(optimizer: &Optimizer) -> usize {

@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use sppo_model::model_judge::conversation_text;
-use sppo_model::reward_model::RewardModelConfig;
-use sppo_model::scorer::ScorerKind;
+use sppo_model::encoder::RewardModelConfig;
+use sppo_model::serve::ScorerKind;
+use sppo_model::serve::judge::conversation_text;
 use sppo_model::text::TextCodec;
 use sppo_plugin::{Message, PluginError};
 

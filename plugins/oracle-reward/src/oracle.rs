@@ -1,6 +1,6 @@
 //! The oracle: it finds the reward model, has every answer scored, and hands back the scores.
 
-use sppo_model::model_judge::{
+use sppo_model::serve::judge::{
     Entries, JudgeSettings, MetricNames, ModelJudge, Question, Questions,
 };
 use sppo_plugin::{Candidate, Comparison, Host, Oracle, OraclePlugin, PluginError, Verdict};

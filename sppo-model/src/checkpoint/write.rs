@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use half::bf16;
 use serde_json::{Value, json};
 
-use super::layout::{TensorLayout, tensor_layout};
-use super::mapping::cause;
-use super::safetensors_files::{INDEX_FILE, SINGLE_FILE};
-use crate::decoder::DecoderConfig;
+use crate::decoder::{DecoderConfig, TensorLayout, tensor_layout};
 use crate::error::{ModelError, Result};
+use crate::formats::files::{prepare_directory, unwritable};
+use crate::formats::json::write_json;
+use crate::formats::safetensors::{INDEX_FILE, SINGLE_FILE};
 use crate::text::TextCodec;
 
 /// In which form weights are written.
@@ -68,7 +68,7 @@ impl WeightFormat {
 /// [`Checkpoint::open`](super::Checkpoint::open) read them back, in f32 bit for bit.
 ///
 /// `tensors` yields name, shape and row-major values of every weight of
-/// [`tensor_layout`](super::tensor_layout), in any order; one is held at a time. What
+/// [`tensor_layout`](crate::decoder::tensor_layout), in any order; one is held at a time. What
 /// `original_config` says beyond `config` is kept.
 ///
 /// # Errors
@@ -92,16 +92,6 @@ pub fn write_checkpoint(
         writer.write(&name, &shape, &values)?;
     }
     writer.finish()
-}
-
-/// Makes a directory, and refuses one that holds any of these files.
-pub(super) fn prepare_directory(directory: &Path, files: &[&str]) -> Result<()> {
-    fs_err::create_dir_all(directory).map_err(|error| unwritable(directory, &error))?;
-    match files.iter().find(|name| directory.join(name).exists()) {
-        Some(name) => Err(ModelError::file(directory, format!("already holds {name}"))
-            .with_hint("choose another directory or remove the model in it")),
-        None => Ok(()),
-    }
 }
 
 /// Where the values of a weight go.
@@ -284,28 +274,4 @@ fn write_values(
         }
     }
     writer.flush()
-}
-
-pub(super) fn write_json(path: &Path, json: &Value) -> Result<()> {
-    write_file(path, format!("{json:#}\n").as_bytes())
-}
-
-/// Writes a whole file and waits until it is on the disk.
-pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || {
-        let mut file = fs_err::File::create(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    write().map_err(|error| unwritable(path, &error))
-}
-
-pub(super) fn unwritable(path: &Path, error: &std::io::Error) -> ModelError {
-    let hint = match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-            "free some space on this disk, or write elsewhere"
-        }
-        _ => "check that the directory exists and can be written",
-    };
-    ModelError::file(path, cause(error)).with_hint(hint)
 }

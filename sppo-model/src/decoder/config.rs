@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::ops::Activation;
+
 /// A family of decoders that this crate knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -57,15 +59,6 @@ impl Family {
             Self::Qwen3 => "Qwen3ForSequenceClassification",
         }
     }
-}
-
-/// The gate's non-linearity in the feed-forward block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Activation {
-    /// `x * sigmoid(x)`.
-    Silu,
-    /// The tanh approximation of GELU.
-    GeluTanh,
 }
 
 /// Where the normalisations of a layer stand.

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use super::DecoderConfig;
+use super::packing::PackedBatch;
 use super::rotary::rotary_frequencies;
 use super::weights::{DecoderWeights, LayerWeights, Projection};
 use crate::error::Result;
-use crate::ops::{AttentionSegment, AttentionShape, CachedRow, Ops, RotaryFrequencies};
-use crate::packing::PackedBatch;
-use crate::parameters::ParameterId;
-use crate::tape::{Graph, Variable};
+use crate::ops::{
+    AttentionSegment, AttentionShape, CachedRow, Graph, Ops, ParameterId, RotaryFrequencies,
+    Variable,
+};
 
 /// A decoder's shape and where its weights lie in the parameter store.
 #[derive(Clone, Debug)]

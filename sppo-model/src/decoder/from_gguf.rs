@@ -1,8 +1,9 @@
 //! The configuration in the metadata of GGUF files.
 
-use super::{Activation, DecoderConfig, Family, NormPlacement, RotaryScaling};
-use crate::checkpoint::{GgufFile, GgufMetadata, GgufValue};
+use super::{DecoderConfig, Family, NormPlacement, RotaryScaling};
 use crate::error::{ModelError, Result};
+use crate::formats::{GgufFile, GgufMetadata, GgufValue};
+use crate::ops::Activation;
 
 /// The constants of Llama 3.1 to 3.3, which the converter does not write into the metadata.
 const LLAMA3_LOW_FREQUENCY_FACTOR: f64 = 1.0;

@@ -7,9 +7,10 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Activation, DecoderConfig, Family, NormPlacement, RotaryScaling};
+use super::{DecoderConfig, Family, NormPlacement, RotaryScaling};
 use crate::error::{ModelError, Result};
-use crate::settings::Settings;
+use crate::formats::json::Settings;
+use crate::ops::Activation;
 
 /// What the rotary settings may say; anything else could change the result.
 const ROTARY_KEYS: [&str; 8] = [

@@ -1,13 +1,11 @@
 //! A decoder as a sequence classifier with one label: a score from the hidden state of the last token.
 
+use super::packing::{InputLimits, PackedBatch};
 use super::weights::DecoderWeights;
 use super::{Decoder, DecoderConfig};
-use crate::checkpoint::SafetensorsFiles;
 use crate::error::{ModelError, Result};
-use crate::ops::Ops;
-use crate::packing::{InputLimits, PackedBatch};
-use crate::parameters::{ParameterId, ParameterStore};
-use crate::tape::Graph;
+use crate::formats::safetensors::SafetensorsFiles;
+use crate::ops::{Graph, Ops, ParameterId, ParameterStore};
 
 const SCORE: &str = "score.weight";
 

@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Activation, DecoderConfig, Family, RotaryScaling};
+use super::{DecoderConfig, Family, RotaryScaling};
+use crate::ops::Activation;
 use crate::text::TextCodec;
 
 impl DecoderConfig {

@@ -1,12 +1,12 @@
 //! The weights of a decoder: their Hugging Face names, their shapes, and loading them.
 
-use super::{DecoderConfig, NormPlacement};
 use sppo_plugin::LoraSettings;
 
+use super::lora::{self, Adapter, AdapterSource};
+use super::{DecoderConfig, NormPlacement};
 use crate::error::{ModelError, Result};
-use crate::lora::{self, Adapter, AdapterSource};
-use crate::ops::Ops;
-use crate::parameters::{ParameterId, ParameterStore};
+use crate::formats::peft::{adapter_names, check_lora_settings};
+use crate::ops::{Ops, ParameterId, ParameterStore};
 
 /// A linear map's parameters.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +42,39 @@ pub struct DecoderWeights {
     pub(crate) final_norm: ParameterId,
     /// The embedding itself when the head is tied.
     pub(crate) head: ParameterId,
+}
+
+/// The name and shape of one weight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorLayout {
+    /// The Hugging Face name, for instance `model.embed_tokens.weight`.
+    pub name: String,
+    /// Outermost dimension first; a projection is `[outputs, inputs]`.
+    pub shape: Vec<usize>,
+}
+
+/// All weights of a model, in the order in which they are loaded and written.
+#[must_use]
+pub fn tensor_layout(config: &DecoderConfig) -> Vec<TensorLayout> {
+    DecoderWeights::names_and_shapes(config)
+        .into_iter()
+        .map(|(name, shape)| TensorLayout { name, shape })
+        .collect()
+}
+
+/// The shapes `[rank, input]` and `[output, rank]` of every adapter that a decoder gets.
+pub(crate) fn adapter_shapes(
+    config: &DecoderConfig,
+    settings: &LoraSettings,
+) -> Vec<[[usize; 2]; 2]> {
+    let shapes = DecoderWeights::names_and_shapes(config).into_iter();
+    let adapted = shapes.filter(|(name, _)| {
+        let module = name.strip_suffix(".weight").unwrap_or_default();
+        let target = module.rsplit('.').next().unwrap_or_default();
+        settings.target_modules.iter().any(|name| name == target)
+    });
+    let matrices = adapted.filter_map(|(_, shape)| <[usize; 2]>::try_from(shape).ok());
+    matrices.map(|[output, input]| [[settings.rank, input], [output, settings.rank]]).collect()
 }
 
 /// Reads a tensor of the checkpoint by name: its shape and its row-major values.
@@ -87,7 +120,7 @@ impl DecoderWeights {
         settings: &LoraSettings,
         source: &mut AdapterSource<'_>,
     ) -> Result<()> {
-        lora::check_settings(settings)?;
+        check_lora_settings(settings)?;
         let projections = self.layers.iter_mut().flat_map(LayerWeights::projections_mut);
         for (number, projection) in (0..).zip(projections) {
             let weight = &store.entries()[projection.weight.index()];
@@ -100,7 +133,7 @@ impl DecoderWeights {
             let fresh = || lora::fresh(settings, number, shape);
             let values = source(&module, shape)?.unwrap_or_else(fresh);
             let [output, input] = shape;
-            let (rank, [a, b]) = (settings.rank, lora::adapter_names(&module));
+            let (rank, [a, b]) = (settings.rank, adapter_names(&module));
             if values.a.len() != rank * input || values.b.len() != output * rank {
                 return Err(ModelError::Input(format!(
                     "the adapter of `{module}` does not have the rank {rank}"

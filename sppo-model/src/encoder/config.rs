@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::checkpoint::SafetensorsFiles;
 use crate::error::{ModelError, Result};
+use crate::formats::json::Settings;
+use crate::formats::safetensors::SafetensorsFiles;
 use crate::ops::encoder::DistanceBuckets;
-use crate::settings::Settings;
 
 /// The size of a head in every released DeBERTa v3.
 const RELEASED_HEAD_SIZE: usize = 64;

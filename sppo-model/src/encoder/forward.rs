@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use super::EncoderConfig;
 use super::weights::{EncoderWeights, Layer, Linear, Loader, Norm};
-use crate::checkpoint::SafetensorsFiles;
 use crate::error::Result;
+use crate::formats::safetensors::SafetensorsFiles;
 use crate::ops::encoder::{DisentangledShape, EncoderOps, EncoderSegment, Pointwise};
 
 /// Sequences packed without padding, and the tokens whose hidden states are wanted.

@@ -9,11 +9,12 @@ use serde_json::json;
 use super::EncoderConfig;
 use super::forward::{Encoder, EncoderBatch, linear};
 use super::weights::{Linear, Loader};
-use crate::checkpoint::{SafetensorsFiles, cause};
+use crate::decoder::InputLimits;
 use crate::error::{ModelError, Result};
+use crate::formats::files::cause;
+use crate::formats::json::{Settings, read_json};
+use crate::formats::safetensors::SafetensorsFiles;
 use crate::ops::encoder::{EncoderOps, Pointwise};
-use crate::packing::InputLimits;
-use crate::settings::{Settings, read_json};
 
 /// What the weights of the encoder are called before their names in transformers.
 const PREFIX: &str = "pretrained_model.";

@@ -3,10 +3,10 @@
 use super::EncoderConfig;
 use super::forward::{Encoder, EncoderBatch, linear};
 use super::weights::{Linear, Loader};
-use crate::checkpoint::SafetensorsFiles;
+use crate::decoder::InputLimits;
 use crate::error::Result;
+use crate::formats::safetensors::SafetensorsFiles;
 use crate::ops::encoder::{EncoderOps, Pointwise};
-use crate::packing::InputLimits;
 
 /// What the weights of the encoder are called before their names in transformers.
 const PREFIX: &str = "deberta.";

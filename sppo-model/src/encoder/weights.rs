@@ -1,8 +1,8 @@
 //! Loading the weights of an encoder, by their names in transformers.
 
 use super::EncoderConfig;
-use crate::checkpoint::SafetensorsFiles;
 use crate::error::{ModelError, Result};
+use crate::formats::safetensors::SafetensorsFiles;
 use crate::ops::encoder::{DisentangledShape, EncoderOps};
 
 /// A linear map.

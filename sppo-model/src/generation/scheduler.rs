@@ -8,14 +8,11 @@ use sppo_plugin::{
     FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, Host, PlannedSampling,
 };
 
+use super::draw::{DrawKey, DrawRequest, Sampler};
 use super::slots::{CachePlan, FreeSpans};
-use crate::decoder::{AttentionSource, Decoder, DecoderConfig};
+use crate::decoder::{AttentionSource, Decoder, DecoderConfig, InputLimits, PackedBatch};
 use crate::error::{ModelError, Result};
-use crate::ops::{CachedRow, Ops};
-use crate::packing::{InputLimits, PackedBatch};
-use crate::parameters::ParameterStore;
-use crate::sampling::{Draw, DrawKey, DrawRequest, Sampler};
-use crate::tape::Graph;
+use crate::ops::{CachedRow, Draw, Graph, Ops, ParameterStore};
 
 /// How much generation may do at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,11 +3,11 @@
 use sppo_plugin::{LoraSettings, SequenceBatch};
 
 use super::{Failures, MakeOps, compare, golden, load_tiny, load_tiny_adapted, widen, with_tiny};
-use crate::decoder::Family;
+use crate::decoder::{Family, merge};
 use crate::error::Result;
-use crate::lora::{AdapterValues, TARGET_MODULES, merge};
-use crate::model::DecoderModel;
+use crate::formats::{AdapterValues, TARGET_MODULES};
 use crate::ops::Ops;
+use crate::training::DecoderModel;
 
 pub(super) fn settings() -> LoraSettings {
     LoraSettings {

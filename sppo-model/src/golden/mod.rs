@@ -20,11 +20,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sppo_plugin::{LoraSettings, SequenceBatch};
 
-use crate::decoder::{DecoderConfig, Family, TensorSource};
+use crate::decoder::{AdapterSource, DecoderConfig, Family, TensorSource};
 use crate::error::{ModelError, Result};
-use crate::lora::AdapterSource;
-use crate::model::DecoderModel;
 use crate::ops::Ops;
+use crate::training::DecoderModel;
 
 /// Makes an op set for each check.
 pub type MakeOps<'a, O> = dyn Fn() -> Result<O> + 'a;

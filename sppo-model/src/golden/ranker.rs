@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::{Failures, MakeOps, compare, fixture, read_json, widen};
 use crate::error::{ModelError, Result};
 use crate::ops::encoder::EncoderOps;
-use crate::scorer::load_scorer;
+use crate::serve::load_scorer;
 
 /// How far a logit may be off. float32 itself is within 4e-6 of float64 here.
 const TOLERANCE: f64 = 1e-4;

@@ -6,7 +6,7 @@ use super::{Failures, MakeOps, compare, fixture, read_json, widen};
 use crate::decoder::Family;
 use crate::error::{ModelError, Result};
 use crate::ops::encoder::EncoderOps;
-use crate::scorer::load_scorer;
+use crate::serve::load_scorer;
 
 /// How far a score may be off. The scores are of the order of 1.
 const TOLERANCE: f64 = 1e-4;

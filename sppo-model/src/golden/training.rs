@@ -10,8 +10,8 @@ use super::{
 };
 use crate::decoder::Family;
 use crate::error::Result;
-use crate::model::DecoderModel;
 use crate::ops::Ops;
+use crate::training::DecoderModel;
 
 #[derive(Deserialize)]
 struct GoldenTraining {

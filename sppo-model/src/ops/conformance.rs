@@ -6,10 +6,11 @@ use std::fmt::Debug;
 
 use sppo_plugin::Optimizer;
 
-use super::noise::Noise;
+use super::random::Noise;
 use super::reference::ReferenceOps;
-use super::{AttentionSegment, AttentionShape, CachedRow, Ops, RotaryFrequencies, UpdateRule};
-use crate::decoder::Activation;
+use super::{
+    Activation, AttentionSegment, AttentionShape, CachedRow, Ops, RotaryFrequencies, UpdateRule,
+};
 use crate::error::Result;
 
 /// Runs every op on random inputs and edge shapes, and describes each result that differs from the

@@ -4,7 +4,7 @@
 
 use super::conformance::{Outcome, differences};
 use super::encoder::{DisentangledShape, DistanceBuckets, EncoderOps, EncoderSegment, Pointwise};
-use super::noise::Noise;
+use super::random::Noise;
 use super::reference::ReferenceOps;
 use crate::error::Result;
 

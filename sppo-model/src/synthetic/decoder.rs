@@ -5,12 +5,11 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::{
-    TensorLayout, WeightFiles, WeightFormat, tensor_layout, write_checkpoint, write_file,
-};
-use crate::decoder::DecoderConfig;
+use crate::checkpoint::{WeightFiles, WeightFormat, write_checkpoint};
+use crate::decoder::{DecoderConfig, TensorLayout, tensor_layout};
 use crate::error::Result;
-use crate::seeds::mix;
+use crate::formats::files::write_file;
+use crate::ops::random::mix;
 use crate::text::TextCodec;
 
 /// The shape of a well-known model.

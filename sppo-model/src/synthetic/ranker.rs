@@ -7,7 +7,7 @@ use safetensors::{Dtype, View};
 use serde_json::json;
 
 use crate::error::{ModelError, Result};
-use crate::ops::noise::Noise;
+use crate::ops::random::Noise;
 
 const HIDDEN: usize = 1024;
 const INNER: usize = 4096;

@@ -9,8 +9,9 @@ use sppo_plugin::Message;
 
 use super::gguf_tokenizer::tokenizer_files;
 use super::{ChatTemplate, Tokenizer};
-use crate::checkpoint::{GgufMetadata, write_file};
 use crate::error::{ModelError, Result};
+use crate::formats::GgufMetadata;
+use crate::formats::files::write_file;
 
 /// Every file of a model directory that has to do with text.
 const FILE_NAMES: [&str; 9] = [

@@ -13,16 +13,13 @@ use sppo_core::run_directory::RunDirectory;
 use sppo_core::self_play::PromptSet;
 use sppo_core::stages::TokenizationRule;
 use sppo_core::{Error, Result};
-use sppo_model::checkpoint::Checkpoint;
-use sppo_model::model_source;
+use sppo_model::checkpoint::{Checkpoint, source};
 
 use crate::args::RunArguments;
 use crate::memory::{self, MemoryPlan, PromptSizes};
-use crate::models;
-use crate::output;
-use crate::prompts;
 use crate::settings::Flags;
 use crate::terminal::{ExpectedStage, Terminal, counted};
+use crate::{models, output, prompts};
 
 /// Settings, prompts, and whether to go on with an earlier run.
 pub(super) struct RunPlan {
@@ -168,7 +165,7 @@ impl RunPlan {
     ) -> crate::failure::Result<Option<MemoryPlan>> {
         let model = match models::find(&self.config.model, &self.config, true, terminal) {
             Ok(model) => model,
-            Err(_) if model_source::may_be_fetched(&self.config.model) => return Ok(None),
+            Err(_) if source::may_be_fetched(&self.config.model) => return Ok(None),
             Err(failure) => return Err(failure),
         };
         let checkpoint = models::open(&model.path)?;

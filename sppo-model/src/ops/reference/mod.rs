@@ -8,10 +8,9 @@ mod attention;
 mod encoder;
 
 use super::{
-    AttentionOutput, AttentionSegment, AttentionShape, CachedRow, Ops, RotaryFrequencies,
-    UpdateRule,
+    Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, Ops,
+    RotaryFrequencies, UpdateRule,
 };
-use crate::decoder::Activation;
 use crate::error::{ModelError, Result};
 
 /// The op set of plain loops.

@@ -1,7 +1,7 @@
 //! Finite differences: every backward op against the slope of its forward op, in f64.
 
 use super::*;
-use crate::ops::noise::Noise;
+use crate::ops::random::Noise;
 
 const STEP: f64 = 1e-5;
 

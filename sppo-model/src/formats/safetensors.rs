@@ -10,7 +10,7 @@ use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::mapping::{cause, map_file, release};
+use super::files::{cause, map_file, release};
 use crate::error::{ModelError, Result};
 
 pub(crate) const SINGLE_FILE: &str = "model.safetensors";
@@ -63,7 +63,7 @@ impl SafetensorsFiles {
     }
 
     /// Maps one file.
-    pub(super) fn open_file(path: PathBuf) -> Result<Self> {
+    pub(crate) fn open_file(path: PathBuf) -> Result<Self> {
         let mut weights = Self { files: Vec::new(), tensors: HashMap::new() };
         weights.add_file(path)?;
         Ok(weights)
@@ -121,7 +121,7 @@ impl SafetensorsFiles {
         self.tensors.get(name).map(|entry| entry.shape.as_slice())
     }
 
-    pub(super) fn is_bf16(&self, name: &str) -> bool {
+    pub(crate) fn is_bf16(&self, name: &str) -> bool {
         self.tensors.get(name).is_some_and(|entry| entry.kind == Dtype::BF16)
     }
 

@@ -8,7 +8,7 @@ use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 
-use super::{
+use super::origin::{
     DownloadProgress, ModelOrigin, ModelSourceIdentity, ModelSourceOptions, ResolvedModel,
 };
 use crate::error::{ModelError, Result};

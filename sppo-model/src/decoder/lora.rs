@@ -5,13 +5,9 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
 use sppo_plugin::LoraSettings;
 
-use crate::decoder::{DecoderConfig, DecoderWeights};
-use crate::error::{ModelError, Result};
-use crate::parameters::ParameterId;
-
-/// The matrices of a layer, any of which may be adapted.
-pub const TARGET_MODULES: [&str; 7] =
-    ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+use crate::error::Result;
+use crate::formats::peft::AdapterValues;
+use crate::ops::ParameterId;
 
 /// The two matrices that adapt one projection, and how they enter.
 #[derive(Clone, Copy, Debug)]
@@ -26,63 +22,9 @@ pub(crate) struct Adapter {
     pub(crate) number: u64,
 }
 
-/// The values of an adapter's matrices, row-major.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AdapterValues {
-    /// `[rank, input]`.
-    pub a: Vec<f32>,
-    /// `[output, rank]`.
-    pub b: Vec<f32>,
-}
-
 /// Gives the adapter of a module (for instance `model.layers.0.self_attn.q_proj`) of the shape
 /// `[output, input]` its values, or nothing for a fresh one.
 pub type AdapterSource<'a> = dyn FnMut(&str, [usize; 2]) -> Result<Option<AdapterValues>> + 'a;
-
-/// The checkpoint names of a module's `A` and `B`, without the prefix that PEFT puts before them.
-#[must_use]
-pub fn adapter_names(module: &str) -> [String; 2] {
-    ["lora_A", "lora_B"].map(|matrix| format!("{module}.{matrix}.weight"))
-}
-
-/// The shapes `[rank, input]` and `[output, rank]` of every adapter that a decoder gets.
-pub(crate) fn adapter_shapes(
-    config: &DecoderConfig,
-    settings: &LoraSettings,
-) -> Vec<[[usize; 2]; 2]> {
-    let shapes = DecoderWeights::names_and_shapes(config).into_iter();
-    let adapted = shapes.filter(|(name, _)| {
-        let module = name.strip_suffix(".weight").unwrap_or_default();
-        let target = module.rsplit('.').next().unwrap_or_default();
-        settings.target_modules.iter().any(|name| name == target)
-    });
-    let matrices = adapted.filter_map(|(_, shape)| <[usize; 2]>::try_from(shape).ok());
-    matrices.map(|[output, input]| [[settings.rank, input], [output, settings.rank]]).collect()
-}
-
-/// Refuses settings that no adapter can have.
-pub(crate) fn check_settings(settings: &LoraSettings) -> Result<()> {
-    let wrong = |message: String| Err(ModelError::Unsupported(format!("LoRA: {message}")));
-    if settings.rank == 0 {
-        return wrong("the rank is 0".into());
-    }
-    if !settings.alpha.is_finite() || settings.alpha <= 0.0 {
-        return wrong(format!("alpha is {}, but must be above 0", settings.alpha));
-    }
-    if !(0.0..1.0).contains(&settings.dropout) {
-        return wrong(format!("dropout is {}, but must be from 0 to below 1", settings.dropout));
-    }
-    if settings.target_modules.is_empty() {
-        return wrong("there are no target modules".into());
-    }
-    match settings.target_modules.iter().find(|name| !TARGET_MODULES.contains(&name.as_str())) {
-        Some(name) => wrong(format!(
-            "there is no target module `{name}`; there are {}",
-            TARGET_MODULES.join(", ")
-        )),
-        None => Ok(()),
-    }
-}
 
 /// A fresh adapter as PEFT initialises it: `A` uniform within `1 / sqrt(input)`, `B` zero.
 pub(crate) fn fresh(
@@ -166,22 +108,5 @@ mod tests {
             AdapterValues { a: vec![1.0, 2.0, 3.0, 0.0, 1.0, 0.0], b: vec![1.0, 0.0, 2.0, 1.0] };
         merge(&mut weight, 3, &adapter, 0.5);
         assert_eq!(weight, [1.5, 3.0, 4.5, 5.0, 7.5, 9.0]);
-    }
-
-    #[test]
-    fn settings_that_no_adapter_can_have_are_refused() {
-        for (settings, expected) in [
-            (LoraSettings { rank: 0, ..settings() }, "rank is 0"),
-            (LoraSettings { alpha: f64::NAN, ..settings() }, "alpha is NaN"),
-            (LoraSettings { dropout: 1.0, ..settings() }, "dropout is 1"),
-            (LoraSettings { target_modules: Vec::new(), ..settings() }, "no target modules"),
-            (
-                LoraSettings { target_modules: vec!["lm_head".into()], ..settings() },
-                "no target module `lm_head`; there are q_proj",
-            ),
-        ] {
-            let error = check_settings(&settings).unwrap_err().to_string();
-            assert!(error.contains(expected), "{error}");
-        }
     }
 }

@@ -1,5 +1,6 @@
-//! Files mapped into memory.
+//! Files of a model: mapped into memory for reading, and written whole.
 
+use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use memmap2::Mmap;
 use crate::error::{ModelError, Result};
 
 /// Maps a file for reading, so that weights are paged in as they are converted.
-pub(super) fn map_file(path: &Path) -> Result<Mmap> {
+pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
     let file = fs_err::File::open(path).map_err(|error| ModelError::file(path, cause(&error)))?;
     // SAFETY: the map is only read. Another process that truncates or rewrites the file while it is
     // mapped could change or fault those reads; the weights of a model in use are not to be altered,
@@ -19,7 +20,7 @@ pub(super) fn map_file(path: &Path) -> Result<Mmap> {
 
 /// Lets go of pages that were read, so that a file that is converted part by part does not fill memory
 /// beside what it is converted to.
-pub(super) fn release(map: &Mmap, range: Range<usize>) {
+pub(crate) fn release(map: &Mmap, range: Range<usize>) {
     #[cfg(unix)]
     {
         use memmap2::UncheckedAdvice;
@@ -43,4 +44,34 @@ pub(crate) fn cause(error: &std::io::Error) -> String {
         Some(source) => format!("cannot be read or written: {source}"),
         None => format!("cannot be read or written: {kind}"),
     }
+}
+
+/// Makes a directory, and refuses one that holds any of these files.
+pub(crate) fn prepare_directory(directory: &Path, files: &[&str]) -> Result<()> {
+    fs_err::create_dir_all(directory).map_err(|error| unwritable(directory, &error))?;
+    match files.iter().find(|name| directory.join(name).exists()) {
+        Some(name) => Err(ModelError::file(directory, format!("already holds {name}"))
+            .with_hint("choose another directory or remove the model in it")),
+        None => Ok(()),
+    }
+}
+
+/// Writes a whole file and waits until it is on the disk.
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || {
+        let mut file = fs_err::File::create(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(|error| unwritable(path, &error))
+}
+
+pub(crate) fn unwritable(path: &Path, error: &std::io::Error) -> ModelError {
+    let hint = match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            "free some space on this disk, or write elsewhere"
+        }
+        _ => "check that the directory exists and can be written",
+    };
+    ModelError::file(path, cause(error)).with_hint(hint)
 }

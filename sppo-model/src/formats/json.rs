@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::checkpoint::cause;
+use super::files::{cause, write_file};
 use crate::error::{ModelError, Result};
 
 /// Reads a JSON file of a model directory.
@@ -16,6 +16,11 @@ pub(crate) fn read_json(path: &Path) -> Result<Value> {
     })?;
     serde_json::from_slice(&bytes)
         .map_err(|error| ModelError::file(path, format!("is not JSON: {error}")))
+}
+
+/// Writes a JSON file, indented.
+pub(crate) fn write_json(path: &Path, json: &Value) -> Result<()> {
+    write_file(path, format!("{json:#}\n").as_bytes())
 }
 
 /// Typed access to a JSON object that names the key in errors; `null` counts as absent.

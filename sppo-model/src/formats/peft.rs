@@ -7,18 +7,34 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 use sppo_plugin::LoraSettings;
 
-use super::mapping::cause;
-use super::safetensors_files::SafetensorsFiles;
-use super::write::{prepare_directory, unwritable, write_json};
-use crate::decoder::DecoderConfig;
+use super::files::{cause, prepare_directory, unwritable, write_file};
+use super::json::{Settings, write_json};
+use super::safetensors::SafetensorsFiles;
 use crate::error::{ModelError, Result};
-use crate::lora::{AdapterValues, TARGET_MODULES, adapter_names};
-use crate::settings::Settings;
 
-pub(super) const ADAPTER_CONFIG: &str = "adapter_config.json";
-pub(super) const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
+pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
+pub(crate) const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 /// What PEFT puts before the names of a causal language model's modules.
 const PREFIX: &str = "base_model.model.";
+
+/// The matrices of a layer, any of which may be adapted.
+pub const TARGET_MODULES: [&str; 7] =
+    ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
+/// The values of an adapter's matrices, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterValues {
+    /// `[rank, input]`.
+    pub a: Vec<f32>,
+    /// `[output, rank]`.
+    pub b: Vec<f32>,
+}
+
+/// The checkpoint names of a module's `A` and `B`, without the prefix that PEFT puts before them.
+#[must_use]
+pub fn adapter_names(module: &str) -> [String; 2] {
+    ["lora_A", "lora_B"].map(|matrix| format!("{module}.{matrix}.weight"))
+}
 
 /// Adapters on disk, opened for reading.
 #[derive(Debug)]
@@ -32,11 +48,11 @@ pub struct AdapterFiles {
 
 impl AdapterFiles {
     /// Whether a directory holds adapters rather than a whole model.
-    pub(super) fn are_in(directory: &Path) -> bool {
+    pub(crate) fn are_in(directory: &Path) -> bool {
         directory.join(ADAPTER_CONFIG).is_file()
     }
 
-    pub(super) fn open(directory: &Path) -> Result<Self> {
+    pub(crate) fn open(directory: &Path) -> Result<Self> {
         let path = directory.join(ADAPTER_CONFIG);
         let bytes = fs_err::read(&path).map_err(|error| ModelError::file(&path, cause(&error)))?;
         let json: Value = serde_json::from_slice(&bytes)
@@ -76,7 +92,7 @@ impl AdapterFiles {
     }
 
     /// The two files.
-    pub(super) fn paths(&self) -> [PathBuf; 2] {
+    pub(crate) fn paths(&self) -> [PathBuf; 2] {
         [ADAPTER_CONFIG, ADAPTER_WEIGHTS].map(|name| self.directory.join(name))
     }
 
@@ -117,19 +133,22 @@ impl AdapterFiles {
     }
 
     /// Refuses adapters that have no place in a model, or lack one that the settings announce.
-    pub(super) fn check(&self, config: &DecoderConfig) -> Result<()> {
-        let modules = super::tensor_layout(config).into_iter().filter_map(|tensor| {
-            let module = tensor.name.strip_suffix(".weight")?.to_string();
+    /// `weights` are the names and shapes of all weights of the model.
+    pub(crate) fn check<'a>(
+        &self,
+        weights: impl Iterator<Item = (&'a str, &'a [usize])>,
+    ) -> Result<()> {
+        let modules = weights.filter_map(|(name, shape)| {
+            let module = name.strip_suffix(".weight")?;
             let target = module.rsplit('.').next()?;
             let adapted = self.settings.target_modules.iter().any(|name| name == target);
-            let shape = <[usize; 2]>::try_from(tensor.shape).ok()?;
-            adapted.then_some((module, shape))
+            adapted.then_some((module, <[usize; 2]>::try_from(shape).ok()?))
         });
         let path = self.directory.join(ADAPTER_WEIGHTS);
         let mut expected = 0;
         for (module, shape) in modules {
             expected += 2;
-            if self.values(&module, shape)?.is_none() {
+            if self.values(module, shape)?.is_none() {
                 return Err(ModelError::file(path, format!("there is no adapter of `{module}`"))
                     .with_hint("the adapters do not belong to this model"));
             }
@@ -186,9 +205,33 @@ fn lora_settings(config: &Settings<'_>) -> Result<LoraSettings> {
         rank_stabilized: config.flag("use_rslora")?.unwrap_or(false),
         seed: 0,
     };
-    crate::lora::check_settings(&settings)
+    check_lora_settings(&settings)
         .map_err(|error| ModelError::file(config.path, error.to_string()))?;
     Ok(settings)
+}
+
+/// Refuses settings that no adapter can have.
+pub(crate) fn check_lora_settings(settings: &LoraSettings) -> Result<()> {
+    let wrong = |message: String| Err(ModelError::Unsupported(format!("LoRA: {message}")));
+    if settings.rank == 0 {
+        return wrong("the rank is 0".into());
+    }
+    if !settings.alpha.is_finite() || settings.alpha <= 0.0 {
+        return wrong(format!("alpha is {}, but must be above 0", settings.alpha));
+    }
+    if !(0.0..1.0).contains(&settings.dropout) {
+        return wrong(format!("dropout is {}, but must be from 0 to below 1", settings.dropout));
+    }
+    if settings.target_modules.is_empty() {
+        return wrong("there are no target modules".into());
+    }
+    match settings.target_modules.iter().find(|name| !TARGET_MODULES.contains(&name.as_str())) {
+        Some(name) => wrong(format!(
+            "there is no target module `{name}`; there are {}",
+            TARGET_MODULES.join(", ")
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Writes adapters so that PEFT, and whatever reads its layout, loads them.
@@ -240,6 +283,39 @@ pub fn write_adapters(
     let bytes = views
         .and_then(|views| safetensors::serialize(views, Some(metadata)))
         .map_err(|error| unwritable(&path, &std::io::Error::other(error.to_string())))?;
-    super::write_file(&path, &bytes)?;
+    write_file(&path, &bytes)?;
     write_json(&directory.join(ADAPTER_CONFIG), &config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> LoraSettings {
+        LoraSettings {
+            rank: 2,
+            alpha: 6.0,
+            dropout: 0.0,
+            target_modules: vec!["q_proj".into()],
+            rank_stabilized: false,
+            seed: 3,
+        }
+    }
+
+    #[test]
+    fn settings_that_no_adapter_can_have_are_refused() {
+        for (settings, expected) in [
+            (LoraSettings { rank: 0, ..settings() }, "rank is 0"),
+            (LoraSettings { alpha: f64::NAN, ..settings() }, "alpha is NaN"),
+            (LoraSettings { dropout: 1.0, ..settings() }, "dropout is 1"),
+            (LoraSettings { target_modules: Vec::new(), ..settings() }, "no target modules"),
+            (
+                LoraSettings { target_modules: vec!["lm_head".into()], ..settings() },
+                "no target module `lm_head`; there are q_proj",
+            ),
+        ] {
+            let error = check_lora_settings(&settings).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
 }

@@ -9,8 +9,7 @@ use serde::{Deserialize, Serialize};
 use sppo_plugin::{Optimizer, StepReport, StepSettings};
 
 use crate::error::{ModelError, Result};
-use crate::ops::{Ops, UpdateRule};
-use crate::parameters::ParameterStore;
+use crate::ops::{Ops, ParameterStore, UpdateRule};
 
 /// The key of the file's metadata under which [`Training`] stands as JSON.
 const METADATA_KEY: &str = "training";

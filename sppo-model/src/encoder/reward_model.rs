@@ -5,12 +5,12 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::checkpoint::SafetensorsFiles;
 use crate::decoder::{DecoderClassifier, DecoderConfig, Family};
 use crate::encoder::{EncoderClassifier, EncoderConfig};
 use crate::error::{ModelError, Result};
+use crate::formats::json::{Settings, read_json};
+use crate::formats::safetensors::SafetensorsFiles;
 use crate::ops::encoder::EncoderOps;
-use crate::settings::{Settings, read_json};
 
 const ENCODER: &str = "DebertaV2ForSequenceClassification";
 

@@ -1,7 +1,7 @@
 //! The named weights of a model.
 
+use super::Ops;
 use crate::error::Result;
-use crate::ops::Ops;
 
 /// The place of a parameter in its [`ParameterStore`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! llama.cpp's tensor names in those of Hugging Face.
 
-use crate::decoder::Family;
+use super::Family;
 
 /// The parts of a layer, `blk.N.<left>.weight` being `model.layers.N.<right>.weight`, and likewise
 /// `.bias`.
@@ -26,7 +26,7 @@ const FOUR_NORMS: [(&str, &str); 3] = [
 ];
 
 /// The Hugging Face name of a GGUF tensor; `None` where it has none.
-pub(in crate::checkpoint) fn hugging_face_name(family: Family, name: &str) -> Option<String> {
+pub(crate) fn hugging_face_name(family: Family, name: &str) -> Option<String> {
     match name {
         "token_embd.weight" => return Some("model.embed_tokens.weight".into()),
         "output_norm.weight" => return Some("model.norm.weight".into()),

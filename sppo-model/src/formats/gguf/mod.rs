@@ -5,7 +5,6 @@
 
 mod dequantize;
 mod metadata;
-mod names;
 mod reader;
 
 use std::collections::HashMap;
@@ -15,10 +14,9 @@ use memmap2::Mmap;
 
 pub use dequantize::GgufType;
 pub use metadata::{GgufMetadata, GgufValue};
-pub(super) use names::hugging_face_name;
 
 use self::reader::ByteReader;
-use super::mapping::map_file;
+use super::files::map_file;
 use crate::error::{ModelError, Result};
 
 const MAGIC: [u8; 4] = *b"GGUF";

@@ -8,14 +8,15 @@ use sppo_plugin::{
     PlannedWork, PluginError, Policy, PolicyInfo, SequenceBatch, StepReport, StepSettings,
 };
 
-use crate::checkpoint::{Checkpoint, WeightFiles, write_adapters, write_checkpoint};
+use super::memory_estimate::{MemoryTraits, estimate_memory};
+use crate::checkpoint::{Checkpoint, WeightFiles, write_checkpoint};
 use crate::decoder::DecoderConfig;
 use crate::error::ModelError;
+use crate::formats::write_adapters;
 use crate::generation::GenerationLimits;
-use crate::memory_estimate::{MemoryTraits, estimate_memory};
-use crate::model::DecoderModel;
 use crate::ops::Ops;
 use crate::text::TextCodec;
+use crate::training::DecoderModel;
 
 /// A decoder with its weights, tokenizer and chat template.
 pub struct DecoderPolicy<O: Ops> {

@@ -16,6 +16,7 @@ use rayon::prelude::*;
 use sppo_plugin::SamplingParameters;
 
 use crate::error::{ModelError, Result};
+use crate::ops::{DeviceDraw, Draw, not_finite};
 
 /// Identifies the draws of one response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,15 +72,6 @@ impl Times {
     }
 }
 
-/// A token and its log-probability under the untempered, untruncated distribution.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Draw {
-    /// The token.
-    pub token: u32,
-    /// Its natural log-probability.
-    pub log_prob: f32,
-}
-
 /// One token to draw.
 #[derive(Clone, Copy, Debug)]
 pub struct DrawRequest<'a> {
@@ -89,26 +81,6 @@ pub struct DrawRequest<'a> {
     pub key: DrawKey,
     /// The token's place in the response.
     pub position: usize,
-}
-
-/// What a device needs to draw one token for each row of its logits, as [`Sampler::draw`] would.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DeviceDraw {
-    /// Temperature, top-k and top-p.
-    pub parameters: SamplingParameters,
-    /// Tokens that the rows of `without_end` may not draw.
-    pub end_tokens: Vec<u32>,
-    /// Rows that may not end yet.
-    pub without_end: Vec<u32>,
-    /// Arrival times at the rate 1 of each row's blocks of [`DeviceDraw::BLOCK`] tokens, row after row.
-    pub block_times: Vec<f64>,
-    /// Arrival times of the tokens in the block that wins, [`DeviceDraw::BLOCK`] for each row.
-    pub token_times: Vec<f64>,
-}
-
-impl DeviceDraw {
-    /// Tokens that first race as one.
-    pub const BLOCK: usize = BLOCK;
 }
 
 /// Draws tokens by one set of sampling parameters.
@@ -231,14 +203,6 @@ impl Sampler {
     }
 }
 
-/// The error of logits that are not finite.
-#[must_use]
-pub fn not_finite() -> ModelError {
-    ModelError::Backend(
-        "the model's logits are not finite; its weights may be damaged or have diverged".into(),
-    )
-}
-
 /// The index of the largest value; the lowest wins ties.
 fn argmax(values: &[f32]) -> usize {
     let mut best = 0;
@@ -251,7 +215,7 @@ fn argmax(values: &[f32]) -> usize {
 }
 
 /// How many weights share one partial sum.
-const BLOCK: usize = 256;
+const BLOCK: usize = DeviceDraw::BLOCK;
 
 /// The weights `exp((logit - maximum) / temperature)` of all tokens, summed by blocks.
 struct Weights<'a> {

@@ -1,17 +1,15 @@
 //! How much memory a decoder takes, part by part, from its configuration alone.
 //!
-//! Follows what the tape keeps of a forward pass (`crate::tape`) and what generation holds
-//! (`crate::generation`). What an op set does beyond that, its [`MemoryTraits`] say.
+//! Follows what the tape keeps of a forward pass ([`Tape`](crate::ops::Tape)) and what generation holds
+//! ([`crate::generation`]). What an op set does beyond that, its [`MemoryTraits`] say.
 
 use sppo_plugin::{
     LoraSettings, MemoryEstimate, MemoryUse, Optimizer, PlannedSampling, PlannedTraining,
     PlannedWork,
 };
 
-use crate::checkpoint::tensor_layout;
-use crate::decoder::{DecoderConfig, NormPlacement};
+use crate::decoder::{DecoderConfig, NormPlacement, adapter_shapes, tensor_layout};
 use crate::generation::{GenerationLimits, planned_cache};
-use crate::lora::adapter_shapes;
 
 /// What an op set needs beyond the values that the model asks it to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +41,7 @@ struct Estimator<'a> {
 /// The memory that planned work on a decoder takes; `stored_in_bf16` says whether its file holds
 /// matrices in bf16.
 #[must_use]
-pub fn estimate_memory(
+pub(super) fn estimate_memory(
     config: &DecoderConfig,
     traits: MemoryTraits,
     limits: GenerationLimits,

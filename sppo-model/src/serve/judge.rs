@@ -8,8 +8,10 @@ use std::time::Instant;
 use sppo_plugin::{Comparison, Host, Message, ModelSpec, PluginError, Scorer};
 
 use crate::checkpoint::scorer_identity;
+use crate::checkpoint::source::{
+    self, DownloadProgress, ModelOrigin, ModelSourceOptions, ResolvedModel,
+};
 use crate::error::Result;
-use crate::model_source::{self, DownloadProgress, ModelOrigin, ModelSourceOptions, ResolvedModel};
 
 type PluginResult<T> = std::result::Result<T, PluginError>;
 
@@ -51,7 +53,7 @@ impl JudgeSettings<'_> {
     /// Finds the model, and fetches it where that is needed and allowed.
     ///
     /// # Errors
-    /// As [`model_source::resolve`].
+    /// As [`source::resolve`].
     pub fn find(&self, host: &dyn Host) -> Result<ResolvedModel> {
         let told = RefCell::new(String::new());
         let progress = |DownloadProgress { file, received, total }: DownloadProgress| {
@@ -67,7 +69,7 @@ impl JudgeSettings<'_> {
             }
         };
         let options = ModelSourceOptions::default();
-        model_source::resolve(self.model, self.revision, &options, &progress)
+        source::resolve(self.model, self.revision, &options, &progress)
     }
 }
 

