@@ -12,7 +12,7 @@ use sppo_backend_candle as _;
 use sppo_core::config::PluginsTable;
 use sppo_core::plugins::PluginRegistry;
 use sppo_model::synthetic::{SYNTHETIC_RANKER_MARKERS, write_synthetic_ranker};
-use sppo_plugin::{ModelSpec, SilentHost};
+use sppo_plugin::ModelSpec;
 
 type AnyError = Box<dyn std::error::Error>;
 
@@ -32,7 +32,7 @@ fn main() -> Result<(), AnyError> {
     let plugins = PluginRegistry::discover(&PluginsTable::default())?;
     let backend = plugins.create_backend(&name, settings)?;
     let started = Instant::now();
-    let mut scorer = backend.load_scorer(&ModelSpec { path }, &SilentHost)?;
+    let mut scorer = backend.load_scorer(&ModelSpec { path })?;
     println!("loaded in {:.1} s", started.elapsed().as_secs_f64());
 
     let sequences: Vec<Vec<u32>> = (0..pairs).map(|pair| sequence(pair, tokens)).collect();

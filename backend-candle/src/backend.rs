@@ -7,8 +7,8 @@ use sppo_model::serve::{
     DecoderPolicy, MemoryTraits, estimate_policy_memory, load_scorer, measure_matrix_products,
 };
 use sppo_plugin::{
-    Backend, BackendPlugin, Host, LoraSettings, MemoryEstimate, ModelSpec, PlannedWork,
-    PluginError, Policy, Scorer,
+    Backend, MemoryEstimate, ModelSpec, PlannedWork, Plugin, PluginError, Policy, PolicySpec,
+    Scorer,
 };
 
 use crate::engine::{CandleOps, LOGITS_CHUNK_BYTES};
@@ -48,7 +48,7 @@ pub struct CandleBackend {
     limits: GenerationLimits,
 }
 
-impl BackendPlugin for CandleBackend {
+impl Plugin for CandleBackend {
     type Config = CandleConfig;
     const NAME: &'static str = "candle";
     const SUMMARY: &'static str = "candle tensors with fused kernels, in f32 on the CPU";
@@ -80,37 +80,17 @@ fn check_device(device: &str) -> Result<(), PluginError> {
 }
 
 impl Backend for CandleBackend {
-    fn load_policy(
-        &self,
-        model: &ModelSpec,
-        _host: &dyn Host,
-    ) -> Result<Box<dyn Policy>, PluginError> {
-        let policy = DecoderPolicy::load(self.ops.clone(), &model.path, self.limits)?;
-        Ok(Box::new(policy))
+    fn load_policy(&self, spec: &PolicySpec) -> Result<Box<dyn Policy>, PluginError> {
+        Ok(Box::new(DecoderPolicy::load(self.ops.clone(), spec, self.limits)?))
     }
 
-    fn load_scorer(
-        &self,
-        model: &ModelSpec,
-        _host: &dyn Host,
-    ) -> Result<Box<dyn Scorer>, PluginError> {
+    fn load_scorer(&self, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
         Ok(load_scorer(self.ops.clone(), &model.path)?)
-    }
-
-    fn load_adapted_policy(
-        &self,
-        model: &ModelSpec,
-        adapters: &LoraSettings,
-        _host: &dyn Host,
-    ) -> Result<Box<dyn Policy>, PluginError> {
-        let ops = self.ops.clone();
-        let policy = DecoderPolicy::load_adapted(ops, &model.path, adapters, self.limits)?;
-        Ok(Box::new(policy))
     }
 
     fn estimate_memory(
         &self,
-        model: &ModelSpec,
+        spec: &PolicySpec,
         work: &PlannedWork,
     ) -> Result<MemoryEstimate, PluginError> {
         let traits = MemoryTraits {
@@ -121,7 +101,7 @@ impl Backend for CandleBackend {
             logits_chunk: LOGITS_CHUNK_BYTES as u64,
             program: PROGRAM_BYTES,
         };
-        Ok(estimate_policy_memory(&model.path, traits, self.limits, work)?)
+        Ok(estimate_policy_memory(spec, traits, self.limits, work)?)
     }
 
     fn matrix_product_rate(
@@ -142,7 +122,7 @@ mod tests {
     use std::path::PathBuf;
 
     use serde_json::json;
-    use sppo_plugin::{SequenceBatch, SilentHost, create_backend};
+    use sppo_plugin::{SequenceBatch, create_backend};
 
     use super::*;
 
@@ -150,8 +130,8 @@ mod tests {
     fn a_registered_backend_loads_a_checkpoint_and_scores_it() {
         let backend = create_backend("candle", json!({"threads": 2})).unwrap();
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/lm/llama");
-        let mut policy = backend.load_policy(&ModelSpec { path }, &SilentHost).unwrap();
-        assert_eq!((&*policy.info().device, &*policy.info().data_type), ("cpu", "f32"));
+        let mut policy = backend.load_policy(&PolicySpec::new(path)).unwrap();
+        assert_eq!((&*policy.info().device, &*policy.info().dtype), ("cpu", "f32"));
         let mut batch = SequenceBatch::new();
         let prompt = batch.push_prompt(&[1, 5, 9]);
         batch.push_response(prompt, &[7, 3]);

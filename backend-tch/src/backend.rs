@@ -9,8 +9,8 @@ use sppo_model::serve::{
     DecoderPolicy, MemoryTraits, estimate_policy_memory, load_scorer, measure_matrix_products,
 };
 use sppo_plugin::{
-    Backend, BackendPlugin, Host, LoraSettings, MemoryEstimate, ModelSpec, PlannedWork,
-    PluginError, Policy, Scorer,
+    Backend, MemoryEstimate, ModelSpec, PlannedWork, Plugin, PluginError, Policy, PolicySpec,
+    Scorer,
 };
 use tch::{Device, Kind};
 
@@ -87,7 +87,7 @@ pub struct TchBackend {
     limits: GenerationLimits,
 }
 
-impl BackendPlugin for TchBackend {
+impl Plugin for TchBackend {
     type Config = TchConfig;
     const NAME: &'static str = "tch";
     const SUMMARY: &'static str = "libtorch, in f32 or bf16, on the CPU and on CUDA devices";
@@ -132,37 +132,17 @@ fn generation_limits(config: &TchConfig, device: Device) -> GenerationLimits {
 }
 
 impl Backend for TchBackend {
-    fn load_policy(
-        &self,
-        model: &ModelSpec,
-        _host: &dyn Host,
-    ) -> Result<Box<dyn Policy>, PluginError> {
-        let policy = DecoderPolicy::load(self.ops.clone(), &model.path, self.limits)?;
-        Ok(Box::new(policy))
+    fn load_policy(&self, spec: &PolicySpec) -> Result<Box<dyn Policy>, PluginError> {
+        Ok(Box::new(DecoderPolicy::load(self.ops.clone(), spec, self.limits)?))
     }
 
-    fn load_scorer(
-        &self,
-        model: &ModelSpec,
-        _host: &dyn Host,
-    ) -> Result<Box<dyn Scorer>, PluginError> {
+    fn load_scorer(&self, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
         Ok(load_scorer(self.ops.clone(), &model.path)?)
-    }
-
-    fn load_adapted_policy(
-        &self,
-        model: &ModelSpec,
-        adapters: &LoraSettings,
-        _host: &dyn Host,
-    ) -> Result<Box<dyn Policy>, PluginError> {
-        let ops = self.ops.clone();
-        let policy = DecoderPolicy::load_adapted(ops, &model.path, adapters, self.limits)?;
-        Ok(Box::new(policy))
     }
 
     fn estimate_memory(
         &self,
-        model: &ModelSpec,
+        spec: &PolicySpec,
         work: &PlannedWork,
     ) -> Result<MemoryEstimate, PluginError> {
         if self.ops.device != Device::Cpu || self.ops.matrix_kind != Kind::Float {
@@ -177,7 +157,7 @@ impl Backend for TchBackend {
             logits_chunk: LOGITS_CHUNK_BYTES as u64,
             program: PROGRAM_BYTES,
         };
-        Ok(estimate_policy_memory(&model.path, traits, self.limits, work)?)
+        Ok(estimate_policy_memory(spec, traits, self.limits, work)?)
     }
 
     fn matrix_product_rate(
@@ -199,7 +179,7 @@ mod tests {
     use std::path::PathBuf;
 
     use serde_json::json;
-    use sppo_plugin::{SequenceBatch, SilentHost, create_backend};
+    use sppo_plugin::{SequenceBatch, create_backend};
 
     use super::*;
 
@@ -210,8 +190,8 @@ mod tests {
             let config = json!({"device": "cpu", "data_type": data_type, "threads": 2});
             let backend = create_backend("tch", config).unwrap();
             let model = ModelSpec { path: path.clone() };
-            let mut policy = backend.load_policy(&model, &SilentHost).unwrap();
-            assert_eq!((&*policy.info().device, &*policy.info().data_type), ("cpu", data_type));
+            let mut policy = backend.load_policy(&model).unwrap();
+            assert_eq!((&*policy.info().device, &*policy.info().dtype), ("cpu", data_type));
             assert!(backend.matrix_product_rate(64, 64, 64).unwrap() > 0.0);
             let mut batch = SequenceBatch::new();
             let prompt = batch.push_prompt(&[1, 5, 9]);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::json;
 use sppo_backend_tch as _;
 use sppo_plugin::{
-    GenerationPrompt, GenerationRequest, ModelSpec, Optimizer, SamplingParameters, SequenceBatch,
+    GenerationPrompt, GenerationRequest, Optimizer, PolicySpec, SamplingParameters, SequenceBatch,
     SilentHost, StepSettings, create_backend,
 };
 
@@ -25,7 +25,7 @@ fn resident_mebibytes() -> f64 {
 fn memory_does_not_grow_over_two_hundred_steps() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/lm/llama");
     let backend = create_backend("tch", json!({"device": "cpu", "threads": 1})).unwrap();
-    let mut policy = backend.load_policy(&ModelSpec { path }, &SilentHost).unwrap();
+    let mut policy = backend.load_policy(&PolicySpec::new(path)).unwrap();
     policy.begin_training(&Optimizer::default()).unwrap();
     let mut warm = 0.0;
     for step in 0..STEPS {

@@ -9,7 +9,7 @@ use sppo_backend_tch as _;
 use sppo_core::config::PluginsTable;
 use sppo_core::plugins::PluginRegistry;
 use sppo_plugin::{
-    Backend, ModelSpec, Optimizer, Policy, SequenceBatch, SilentHost, StepSettings, create_backend,
+    Backend, Optimizer, Policy, PolicySpec, SequenceBatch, SilentHost, StepSettings, create_backend,
 };
 
 fn library() -> PathBuf {
@@ -23,7 +23,7 @@ fn settings() -> serde_json::Value {
 
 fn policy_on(backend: &dyn Backend) -> Box<dyn Policy> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/lm/llama");
-    backend.load_policy(&ModelSpec { path }, &SilentHost).unwrap()
+    backend.load_policy(&PolicySpec::new(path)).unwrap()
 }
 
 /// Log-probabilities after a step of training.

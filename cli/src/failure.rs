@@ -1,4 +1,4 @@
-//! Failures of commands and their messages: what, why, and the next step.
+//! How a command can fail, and how that is told: what, why, and what to do.
 
 use std::io::{self, ErrorKind};
 use std::panic::{self, AssertUnwindSafe};
@@ -12,14 +12,14 @@ use crate::terminal::Terminal;
 /// Shorthand for results of commands.
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
-/// Reasons for a command to fail.
+/// Why a command did not succeed.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// The core, a plugin or a file.
     Core(Error),
-    /// Stopped on request.
+    /// Stopped on request, with how to go on.
     Stopped {
-        /// The command that continues the work, if there is one.
+        /// The command that goes on, if there is one.
         go_on: Option<String>,
     },
     /// Standard output cannot be written.
@@ -51,7 +51,7 @@ impl From<ModelError> for Failure {
 }
 
 impl Failure {
-    /// The exit code. A closed pipe, as `head` leaves it, is no failure.
+    /// The code that the program exits with. A reader that stopped reading, as `head` does, is none.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Core(error) => error.category().into(),
@@ -61,7 +61,7 @@ impl Failure {
         }
     }
 
-    /// Prints the failure.
+    /// Tells the user.
     pub(crate) fn explain(&self, terminal: &Terminal) {
         match self {
             Self::Core(error) => terminal.error(&error.to_string(), error.hint()),

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use sppo_core::config::Config;
 use sppo_core::plugin::{
-    Backend, MemoryEstimate, ModelSpec, PlannedSampling, PlannedTraining, PlannedWork,
+    Backend, MemoryEstimate, PlannedSampling, PlannedTraining, PlannedWork, PolicySpec,
 };
 use sppo_core::selection::SelectionStrategy;
 use sppo_core::{Error, Result};
@@ -47,10 +47,10 @@ impl MemoryPlan {
     /// `None` where the backend does not know.
     pub(crate) fn new(
         backend: &dyn Backend,
-        model: &ModelSpec,
+        spec: &PolicySpec,
         work: &PlannedWork,
     ) -> Option<Self> {
-        let estimate = backend.estimate_memory(model, work);
+        let estimate = backend.estimate_memory(spec, work);
         let estimate = estimate
             .inspect_err(|error| tracing::debug!(%error, "there is no memory estimate"))
             .ok()?;
@@ -170,13 +170,11 @@ pub(crate) fn run_work(config: &Config, prompts: PromptSizes) -> PlannedWork {
         max_new_tokens: sampling.max_new_tokens,
     });
     PlannedWork {
-        adapters: training.lora.settings(config.seed),
         sampling: requests.collect(),
         training: Some(PlannedTraining {
             optimizer: training.optimizer.clone(),
             tokens,
             predicted_tokens: tokens * answers / longest.max(1),
-            recompute_activations: training.recompute_activations,
         }),
     }
 }

@@ -1,10 +1,10 @@
 //! From what a user calls a model, a backend or an oracle to the thing itself.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use sppo_core::config::Config;
 use sppo_core::observer::{Event, Observer, PluginServices, SilentObserver, Stage, StageHost};
-use sppo_core::plugin::{Backend, LoraSettings, ModelSpec, Oracle, PluginKind, Policy};
+use sppo_core::plugin::{Backend, Oracle, PluginKind, Policy, PolicySpec};
 use sppo_core::plugins::PluginRegistry;
 use sppo_core::records::Prompt;
 use sppo_core::{Error, Result as CoreResult};
@@ -32,7 +32,7 @@ pub(crate) fn backend(plugins: &PluginRegistry, config: &Config) -> CoreResult<B
     let name = config.backend.name.as_str();
     let created = plugins.create_backend(name, config.backend.chosen_settings());
     match BACKENDS_ON_REQUEST.iter().find(|(on_request, _)| *on_request == name) {
-        Some((_, hint)) if !plugins.names(PluginKind::Backend).contains(&name) => {
+        Some((_, hint)) if !plugins.names(PluginKind::BACKEND).contains(&name) => {
             created.map_err(|error| error.with_hint(*hint))
         }
         _ => created,
@@ -49,9 +49,7 @@ pub(crate) fn ready_oracle(services: PluginServices<'_>) -> CoreResult<Box<dyn O
     let config = services.config;
     let mut oracle = oracle(services.plugins, config)?;
     let host = StageHost::new(&SilentObserver, services, 0, 1);
-    oracle.prepare(&host).map_err(|error| {
-        Error::from(error).from_plugin(format_args!("oracle `{}`", config.oracle.name))
-    })?;
+    oracle.prepare(&host, &host)?;
     Ok(oracle)
 }
 
@@ -62,7 +60,7 @@ pub(crate) fn describe_oracle(
     oracle: &dyn Oracle,
 ) -> String {
     let name = &config.oracle.name;
-    let found = plugins.find(PluginKind::Oracle, name).ok();
+    let found = plugins.find(PluginKind::ORACLE, name).ok();
     let version = found
         .and_then(|entry| entry.manifest())
         .map_or(String::new(), |manifest| format!(" {}", manifest.version));
@@ -101,28 +99,18 @@ pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
     })
 }
 
-/// Loads a model for sampling and training: of all its weights, or of these adapters.
+/// Loads a policy.
 pub(crate) fn load_policy(
     backend: &dyn Backend,
-    services: PluginServices<'_>,
-    path: PathBuf,
-    adapters: Option<&LoraSettings>,
+    spec: &PolicySpec,
     observer: &dyn Observer,
 ) -> CoreResult<Box<dyn Policy>> {
     let started = std::time::Instant::now();
     observer.event(Event::StageStarted { stage: Stage::Load, total: 1, unit: "model" });
-    let model = ModelSpec { path };
-    let host = StageHost::new(observer, services, 0, 1);
-    let loaded = match adapters {
-        Some(adapters) => backend.load_adapted_policy(&model, adapters, &host),
-        None => backend.load_policy(&model, &host),
-    };
-    let policy = loaded.map_err(|error| {
-        Error::from(error).from_plugin(format_args!("backend `{}`", services.config.backend.name))
-    })?;
+    let policy = backend.load_policy(spec)?;
     observer.event(Event::StageFinished {
         elapsed: started.elapsed(),
-        summary: model.path.display().to_string(),
+        summary: spec.path.display().to_string(),
     });
     Ok(policy)
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
-use sppo_plugin::{Comparison, Host, Oracle, OraclePlugin, PluginError, Verdict};
+use sppo_plugin::{Comparison, Oracle, Plugin, PluginError, Progress, Services, Verdict};
 
 use crate::address::Address;
 use crate::cache::{Cache, Key, KeyMaker};
@@ -50,7 +50,7 @@ struct Totals {
     undecided_pairs: u64,
 }
 
-impl OraclePlugin for HttpOracle {
+impl Plugin for HttpOracle {
     type Config = HttpConfig;
     const NAME: &'static str = "http";
     const SUMMARY: &'static str = "Judges and reward models over HTTP: OpenAI-compatible, vLLM, \
@@ -81,7 +81,11 @@ impl OraclePlugin for HttpOracle {
 }
 
 impl Oracle for HttpOracle {
-    fn prepare(&mut self, _host: &dyn Host) -> Result<(), PluginError> {
+    fn prepare(
+        &mut self,
+        _services: &dyn Services,
+        _progress: &dyn Progress,
+    ) -> Result<(), PluginError> {
         match &self.client {
             // What is asked may be remembered.
             Some(client) if !Cache::has_answered(&self.config.cache, &self.keys) => {
@@ -94,7 +98,7 @@ impl Oracle for HttpOracle {
     fn preferences(
         &mut self,
         comparisons: &[Comparison<'_>],
-        host: &dyn Host,
+        progress: &dyn Progress,
     ) -> Result<Vec<Verdict>, PluginError> {
         self.start()?;
         let service = self.service.as_ref().ok_or_else(|| PluginError::failed("not started"))?;
@@ -104,7 +108,7 @@ impl Oracle for HttpOracle {
             keys: &self.keys,
             service,
             totals: &mut self.totals,
-            host,
+            progress,
             round: Round::default(),
             comparisons: comparisons.len() as u64,
             started: Instant::now(),
@@ -170,7 +174,7 @@ struct Call<'a> {
     keys: &'a KeyMaker,
     service: &'a Service,
     totals: &'a mut Totals,
-    host: &'a dyn Host,
+    progress: &'a dyn Progress,
     round: Round,
     comparisons: u64,
     started: Instant,
@@ -192,7 +196,7 @@ impl Call<'_> {
         let together = questions_per_request(self.config, self.protocol);
         let mut batch = Batch::default();
         for comparison in comparisons {
-            if self.host.is_cancelled() {
+            if self.progress.is_cancelled() {
                 return Err(PluginError::cancelled());
             }
             self.sync(SYNC_INTERVAL)?;
@@ -255,7 +259,7 @@ impl Call<'_> {
             if snapshot.finished {
                 return Ok(());
             }
-            if self.host.is_cancelled() {
+            if self.progress.is_cancelled() {
                 return Err(PluginError::cancelled());
             }
         }
@@ -278,12 +282,12 @@ impl Call<'_> {
     }
 
     fn report(&mut self, snapshot: &Snapshot) {
-        self.host.progress(self.round.completed(), self.comparisons);
+        self.progress.progress(self.round.completed(), self.comparisons);
         let counters = snapshot.counters;
         let before = *self.before.get_or_insert(counters);
         let seconds = self.started.elapsed().as_secs_f64().max(0.001);
         let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
-        self.host.metrics(&[
+        self.progress.metrics(&[
             ("requests", counters.requests as f64),
             ("requests_per_second", rate(counters.requests, before.requests)),
             ("in_flight", snapshot.in_flight as f64),
@@ -302,7 +306,7 @@ impl Call<'_> {
         let ties = self.round.undecided_pairs;
         if ties > 0 {
             self.totals.undecided_pairs += ties;
-            self.host.metrics(&[("undecided_pairs", self.totals.undecided_pairs as f64)]);
+            self.progress.metrics(&[("undecided_pairs", self.totals.undecided_pairs as f64)]);
             tracing::warn!("{ties} pairs count as ties: the judge gave no valid verdict on them");
         }
     }

@@ -55,7 +55,7 @@ fn wrong_settings_are_refused_with_their_key() {
 #[test]
 fn every_setting_is_described() {
     let plugins = PluginRegistry::embedded();
-    let entry = plugins.find(PluginKind::Oracle, "http").unwrap();
+    let entry = plugins.find(PluginKind::ORACLE, "http").unwrap();
     let schema = plugins.config_schema(entry).unwrap();
     fn check(schema: &serde_json::Value, path: &str) {
         let properties = schema.get("properties").and_then(serde_json::Value::as_object);

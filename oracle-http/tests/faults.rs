@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sppo_oracle_http as _;
 use sppo_plugin::{
-    Candidate, Comparison, Host, Message, ModelSpec, PluginError, PluginErrorKind, Scorer, Verdict,
-    create_oracle,
+    Candidate, Comparison, Message, PluginError, PluginErrorKind, Progress, Verdict, create_oracle,
 };
 use support::{ALL_FAULTS, Behaviour, Service};
 
@@ -25,7 +24,7 @@ struct Watcher<'a> {
     stops_once_asked: Option<&'a Service>,
 }
 
-impl Host for Watcher<'_> {
+impl Progress for Watcher<'_> {
     fn is_cancelled(&self) -> bool {
         self.stops_once_asked.is_some_and(|service| service.requests() > 0)
     }
@@ -37,10 +36,6 @@ impl Host for Watcher<'_> {
     fn metrics(&self, values: &[(&str, f64)]) {
         let named = values.iter().map(|(name, value)| ((*name).to_owned(), *value));
         self.metrics.borrow_mut().extend(named);
-    }
-
-    fn scorer(&self, _model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
-        unreachable!("this oracle needs no scorer")
     }
 }
 

@@ -6,7 +6,7 @@ use sppo_model::serve::ScorerKind;
 use sppo_model::serve::judge::{
     JudgeSettings, MetricNames, ModelJudge, Question, Questions, conversation_text,
 };
-use sppo_plugin::{Comparison, Host, Oracle, OraclePlugin, PluginError, Verdict};
+use sppo_plugin::{Comparison, Oracle, Plugin, PluginError, Progress, Services, Verdict};
 
 use crate::config::{PairrmConfig, PromptView};
 use crate::layout::Layout;
@@ -27,7 +27,7 @@ struct Ranker {
     judge: ModelJudge,
 }
 
-impl OraclePlugin for PairrmOracle {
+impl Plugin for PairrmOracle {
     type Config = PairrmConfig;
     const NAME: &'static str = "pairrm";
     const SUMMARY: &'static str =
@@ -40,9 +40,13 @@ impl OraclePlugin for PairrmOracle {
 }
 
 impl Oracle for PairrmOracle {
-    fn prepare(&mut self, host: &dyn Host) -> Result<(), PluginError> {
+    fn prepare(
+        &mut self,
+        services: &dyn Services,
+        progress: &dyn Progress,
+    ) -> Result<(), PluginError> {
         if self.ranker.is_none() {
-            self.ranker = Some(Ranker::load(&self.config, host)?);
+            self.ranker = Some(Ranker::load(&self.config, services, progress)?);
         }
         Ok(())
     }
@@ -50,9 +54,8 @@ impl Oracle for PairrmOracle {
     fn preferences(
         &mut self,
         comparisons: &[Comparison<'_>],
-        host: &dyn Host,
+        progress: &dyn Progress,
     ) -> Result<Vec<Verdict>, PluginError> {
-        self.prepare(host)?;
         let Some(ranker) = &mut self.ranker else {
             return Err(PluginError::failed("the ranker is not loaded"));
         };
@@ -67,7 +70,7 @@ impl Oracle for PairrmOracle {
             );
         }
         let Ranker { layout, judge } = ranker;
-        let tables = judge.tables(comparisons, host, &mut |comparison| {
+        let tables = judge.tables(comparisons, progress, &mut |comparison| {
             questions(layout, comparison, &self.config)
         })?;
         Ok(tables.into_iter().map(Verdict::Logits).collect())
@@ -90,9 +93,13 @@ fn settings(config: &PairrmConfig) -> JudgeSettings<'_> {
 }
 
 impl Ranker {
-    fn load(config: &PairrmConfig, host: &dyn Host) -> Result<Self, PluginError> {
+    fn load(
+        config: &PairrmConfig,
+        services: &dyn Services,
+        progress: &dyn Progress,
+    ) -> Result<Self, PluginError> {
         let settings = settings(config);
-        let found = settings.find(host)?;
+        let found = settings.find(progress)?;
         if ScorerKind::read(&found.path)? != ScorerKind::PairRanker {
             let message = format!("{}: scores one answer, and compares no pairs", config.model);
             return Err(
@@ -101,7 +108,10 @@ impl Ranker {
         }
         let layout = Layout::read(&found.path)?;
         let text_files = ["tokenizer.json"].into_iter();
-        Ok(Self { layout, judge: ModelJudge::load(&settings, found, text_files, METRICS, host)? })
+        Ok(Self {
+            layout,
+            judge: ModelJudge::load(&settings, found, text_files, METRICS, services)?,
+        })
     }
 }
 

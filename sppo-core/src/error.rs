@@ -86,6 +86,15 @@ impl Error {
         Self::RunDirectory { path: path.into(), message: message.into(), hint: None }
     }
 
+    /// An error of the plugin with this label.
+    #[must_use]
+    pub fn of_plugin(plugin: impl Into<String>, source: PluginError) -> Self {
+        match source.kind {
+            PluginErrorKind::Cancelled => Self::Cancelled,
+            _ => Self::Plugin { plugin: plugin.into(), source },
+        }
+    }
+
     /// Says which plugin is at fault, where the error came through a trait object that does not know
     /// its own name.
     #[must_use]
@@ -145,11 +154,9 @@ fn category_of(kind: PluginErrorKind) -> ErrorCategory {
     }
 }
 
+/// The plugin is named by the error, as objects that the registry has made do.
 impl From<PluginError> for Error {
     fn from(source: PluginError) -> Self {
-        match source.kind {
-            PluginErrorKind::Cancelled => Self::Cancelled,
-            _ => Self::Plugin { plugin: "plugin".into(), source },
-        }
+        Self::of_plugin(source.plugin().unwrap_or("plugin"), source)
     }
 }

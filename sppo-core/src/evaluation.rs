@@ -1,7 +1,7 @@
 //! How much better one model's answers are than another's, by an oracle's word.
 
 use crate::error::Result;
-use crate::plugin::{Candidate, Comparison, Host, Oracle};
+use crate::plugin::{Candidate, Comparison, Oracle, Progress};
 use crate::preference::PreferenceMatrix;
 use crate::records::Rollout;
 use crate::stages::{self, PreferenceSettings};
@@ -19,11 +19,11 @@ pub fn win_rates(
     challenger: &[Rollout],
     baseline: &[Rollout],
     settings: &PreferenceSettings,
-    host: &dyn Host,
+    progress: &dyn Progress,
 ) -> Result<Vec<f64>> {
     let duels: Vec<Vec<Comparison<'_>>> =
         challenger.iter().zip(baseline).map(|(ours, theirs)| duels(ours, theirs)).collect();
-    let judged = stages::judge(oracle, &duels.concat(), settings, host)?;
+    let judged = stages::judge(oracle, &duels.concat(), settings, progress)?;
     let mut judged = judged.iter();
     Ok(duels
         .iter()
@@ -67,7 +67,7 @@ mod tests {
         fn preferences(
             &mut self,
             comparisons: &[Comparison<'_>],
-            _host: &dyn Host,
+            _progress: &dyn Progress,
         ) -> std::result::Result<Vec<Verdict>, PluginError> {
             let logits = |comparison: &Comparison<'_>| {
                 let [a, b] = [0, 1].map(|place| comparison.candidates[place].text.len() as f32);
@@ -82,7 +82,7 @@ mod tests {
             text: text.into(),
             tokens: vec![1],
             log_probs: vec![0.0],
-            finish_reason: FinishReason::EndToken,
+            finish_reason: FinishReason::Stop,
         };
         Rollout {
             prompt: Prompt { id: 0, messages: Vec::new() },

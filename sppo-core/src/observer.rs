@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::plugin::{Backend, Host, ModelSpec, Oracle, PluginError, PluginErrorKind, Scorer};
+use crate::plugin::{
+    Backend, ModelSpec, Oracle, PluginError, PluginErrorKind, Progress, Scorer, Services,
+};
 use crate::plugins::PluginRegistry;
 use crate::records::Rollout;
 use crate::stages::length_statistics;
@@ -211,7 +213,7 @@ impl<'a> StageHost<'a> {
     }
 }
 
-impl Host for StageHost<'_> {
+impl Progress for StageHost<'_> {
     fn is_cancelled(&self) -> bool {
         self.observer.is_cancelled()
     }
@@ -224,10 +226,12 @@ impl Host for StageHost<'_> {
     fn metrics(&self, values: &[(&str, f64)]) {
         self.observer.event(Event::StageMetrics(values));
     }
+}
 
+impl Services for StageHost<'_> {
     fn scorer(&self, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
         match self.services.backend {
-            Some(backend) => backend.load_scorer(model, self),
+            Some(backend) => backend.load_scorer(model),
             None => Err(PluginError::unsupported("this command runs without a backend")),
         }
     }
@@ -235,7 +239,7 @@ impl Host for StageHost<'_> {
     fn scorer_on(&self, backend: &str, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
         let PluginServices { plugins, config, .. } = self.services;
         let settings = config.backend.settings_of(backend);
-        plugins.create_backend(backend, settings).map_err(told_to_plugin)?.load_scorer(model, self)
+        plugins.create_backend(backend, settings).map_err(told_to_plugin)?.load_scorer(model)
     }
 
     fn oracle(&self, name: &str) -> Result<Box<dyn Oracle>, PluginError> {
@@ -250,6 +254,7 @@ fn told_to_plugin(error: Error) -> PluginError {
         Error::Plugin { source, .. } => source.kind,
         _ => PluginErrorKind::Configuration,
     };
-    let hint = error.hint().map(String::from);
-    PluginError { kind, message: error.to_string(), hint }
+    let mut told = PluginError::new(kind, error.to_string());
+    told.hint = error.hint().map(String::from);
+    told
 }

@@ -1,55 +1,55 @@
-//! Selection of the responses to train on.
+//! Which of the K answers are trained on.
 
 use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Strategies of selection.
+/// Which answers are trained on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SelectionStrategy {
-    /// The responses with the highest and the lowest score; of equals, the first (the released
-    /// code).
+    /// The answer with the highest score and the one with the lowest; of equals, the first (the
+    /// released code).
     #[default]
     BestAndWorst,
-    /// All K responses, best first, each toward its own win rate (Algorithm 1 as written).
+    /// All K answers, best first, each toward its own win rate (Algorithm 1 as written).
     All,
 }
 
-/// Settings of the selection.
+/// How answers are chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SelectionRule {
-    /// The responses to train on.
+    /// Which answers are trained on.
     pub strategy: SelectionStrategy,
-    /// Keeps prompts whose responses all score the same, or whose chosen and rejected responses have
-    /// the same text, as the released code does. They only pull the policy towards the reference.
+    /// Keeps prompts whose answers all score the same or whose chosen and rejected answers read the
+    /// same, as the released code does; there is nothing to learn from them but staying put.
     pub keep_degenerate: bool,
 }
 
-/// Reasons to skip a prompt.
+/// Why a prompt is not trained on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SkipReason {
-    /// Chosen and rejected response have the same text.
+    /// The answers to be told apart read the same.
     IdenticalTexts,
-    /// Every response has the same score.
+    /// Every answer has the same score.
     EqualScores,
 }
 
-/// Outcome of a selection.
+/// What came of a selection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
-    /// The selected responses, the best first and the worst last.
+    /// The chosen answers, the best first and the worst last.
     Chosen {
-        /// Their indices among the K responses.
+        /// Their places among the K answers.
         indices: Vec<usize>,
     },
     /// The prompt is skipped.
     Skipped(SkipReason),
 }
 
-/// Numbers of skipped prompts by reason.
+/// How many prompts were skipped, and why.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SkipCounts {
     /// For [`SkipReason::IdenticalTexts`].
@@ -79,7 +79,7 @@ impl fmt::Display for SkipCounts {
     }
 }
 
-/// Selects responses by their scores; `scores` and `texts` are of the same, non-zero length.
+/// Chooses among answers by their scores; `scores` and `texts` are of the same, non-zero length.
 #[must_use]
 pub fn select(scores: &[f64], texts: &[&str], rule: &SelectionRule) -> Selection {
     let best = first_extreme(scores, |score, best| score > best);

@@ -27,7 +27,7 @@ use crate::config::{Config, ReferenceLogProbs};
 use crate::datasets::write_generated;
 use crate::error::Result;
 use crate::observer::{Event, IterationReport, Observer, PluginServices, Stage};
-use crate::plugin::{Backend, ModelSpec, Oracle, Policy};
+use crate::plugin::{Backend, Oracle, Policy};
 use crate::plugins::PluginRegistry;
 use crate::records::{Judgment, Rollout, TrainingExample};
 use crate::run_directory::RunDirectory;
@@ -327,15 +327,9 @@ impl SelfPlay<'_, '_> {
 
     fn load(&self, path: PathBuf) -> Result<Box<dyn Policy>> {
         let meter = StageMeter::start(self.game.observer, Stage::Load, 1, "model");
-        let model = ModelSpec { path };
-        let (backend, config) = (self.game.backend, self.game.config);
-        let host = meter.host(self.game.services());
-        let mut policy = match config.training.lora.settings(config.seed) {
-            Some(adapters) => backend.load_adapted_policy(&model, &adapters, &host)?,
-            None => backend.load_policy(&model, &host)?,
-        };
-        policy.recompute_activations(config.training.recompute_activations)?;
-        meter.finish(model.path.display().to_string());
+        let spec = self.game.config.policy_spec(path);
+        let policy = self.game.backend.load_policy(&spec)?;
+        meter.finish(spec.path.display().to_string());
         Ok(policy)
     }
 }

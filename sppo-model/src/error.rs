@@ -80,6 +80,8 @@ impl From<ModelError> for PluginError {
             ),
             _ => None,
         };
-        Self { kind, message, hint }
+        let mut told = Self::new(kind, message);
+        told.hint = hint;
+        told
     }
 }

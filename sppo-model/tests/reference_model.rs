@@ -12,9 +12,8 @@ use sppo_model::ops::reference::ReferenceOps;
 use sppo_model::serve::DecoderPolicy;
 use sppo_model::{DecoderModel, GenerationLimits, ModelError};
 use sppo_plugin::{
-    FinishReason, GenerationPrompt, GenerationRequest, Host, LoraSettings, Message, ModelSpec,
-    Optimizer, PluginError, Policy, SamplingParameters, Scorer, SequenceBatch, SilentHost,
-    StepSettings,
+    Codec, FinishReason, GenerationPrompt, GenerationRequest, Learner, LoraSettings, Message,
+    Optimizer, PolicySpec, Progress, SamplingParameters, SequenceBatch, SilentHost, StepSettings,
 };
 
 fn model() -> DecoderModel<ReferenceOps> {
@@ -24,7 +23,7 @@ fn model() -> DecoderModel<ReferenceOps> {
 fn policy(family: Family) -> DecoderPolicy<ReferenceOps> {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/lm");
     let path = fixtures.join(family.model_type());
-    DecoderPolicy::load(ReferenceOps, &path, GenerationLimits::default()).unwrap()
+    DecoderPolicy::load(ReferenceOps, &PolicySpec::new(path), GenerationLimits::default()).unwrap()
 }
 
 fn request(lengths: &[usize], sampling: SamplingParameters) -> GenerationRequest {
@@ -64,7 +63,7 @@ fn responses_end_at_end_tokens_the_length_and_the_context() {
         let (last, before) = response.tokens.split_last().unwrap();
         assert!(before.iter().all(|token| !ends.contains(token)));
         match response.finish_reason {
-            FinishReason::EndToken => assert!(ends.contains(last)),
+            FinishReason::Stop => assert!(ends.contains(last)),
             FinishReason::Length => assert_eq!(response.tokens.len(), room),
         }
         assert_eq!(response.tokens.len(), response.log_probs.len());
@@ -102,7 +101,7 @@ fn prompts_that_cannot_be_continued_are_named() {
 /// A host whose user presses Ctrl-C after a few reports of progress.
 struct Impatient(Cell<u64>);
 
-impl Host for Impatient {
+impl Progress for Impatient {
     fn is_cancelled(&self) -> bool {
         self.0.get() >= 3
     }
@@ -110,10 +109,6 @@ impl Host for Impatient {
     fn progress(&self, completed: u64, total: u64) {
         assert!(completed > 0 && completed <= total);
         self.0.set(self.0.get() + 1);
-    }
-
-    fn scorer(&self, _model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
-        Err(PluginError::unsupported("no scorers"))
     }
 }
 

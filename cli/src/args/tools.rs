@@ -1,4 +1,4 @@
-//! Arguments of commands that load no model.
+//! Everything without a model.
 
 use std::path::PathBuf;
 
@@ -53,7 +53,7 @@ pub(crate) struct GameArguments {
 /// The built-in games.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum GameKind {
-    /// Rock, paper, scissors of any odd size
+    /// Rock, paper, scissors and its like, of any odd size
     #[default]
     Cycle,
     /// Probabilities drawn by --seed
@@ -131,20 +131,20 @@ pub(crate) enum PluginCommand {
     },
     /// Write a crate with an oracle, to start from
     New {
-        /// Directory of the crate; the oracle gets its name
+        /// Where to write it; the oracle is called as the directory
         #[arg(value_name = "DIRECTORY")]
         directory: PathBuf,
         /// The source of sppo-core to build with [default: that of this program]
         #[arg(long, value_name = "DIRECTORY")]
         sppo_core: Option<PathBuf>,
     },
-    /// Register a plugin by its name, until its file changes
+    /// Have a plugin found by its name from now on, as long as its file stays as it is
     Add {
-        /// The plugin's library, which is not copied
+        /// The plugin's library, which stays where it is
         #[arg(value_name = "FILE")]
         library: PathBuf,
     },
-    /// Unregister an added plugin; its file stays
+    /// Forget a plugin that was added; its file stays
     Remove {
         /// The plugin's name
         #[arg(value_name = "NAME")]

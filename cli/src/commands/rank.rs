@@ -5,7 +5,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sppo_core::datasets::{CandidateSet, RankedCandidates, read_candidates, write_ranked};
 use sppo_core::observer::Stage;
-use sppo_core::plugin::{Candidate, Comparison, Conversation, Host, Oracle, PluginError, Verdict};
+use sppo_core::plugin::{
+    Candidate, Comparison, Conversation, Oracle, PluginError, Progress, Verdict,
+};
 use sppo_core::selection::{Selection, SelectionRule, SelectionStrategy, SkipCounts, select};
 use sppo_core::stages;
 use sppo_core::tables;
@@ -86,9 +88,9 @@ impl Oracle for RememberingOracle {
     fn preferences(
         &mut self,
         comparisons: &[Comparison<'_>],
-        host: &dyn Host,
+        progress: &dyn Progress,
     ) -> std::result::Result<Vec<Verdict>, PluginError> {
-        let verdicts = self.inner.preferences(comparisons, host)?;
+        let verdicts = self.inner.preferences(comparisons, progress)?;
         let scored = |verdict: &Verdict| !matches!(verdict, Verdict::Probabilities(_));
         self.scores.extend(verdicts.iter().map(scored));
         Ok(verdicts)

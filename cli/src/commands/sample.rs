@@ -6,7 +6,7 @@ use std::io::{BufRead, IsTerminal};
 use serde::Serialize;
 use sppo_core::observer::{PluginServices, SilentObserver, StageHost};
 use sppo_core::plugin::{
-    Conversation, FinishReason, Message, Oracle, Policy, SamplingParameters, SilentHost,
+    Conversation, FinishReason, Message, Oracle, Policy, PolicySpec, SamplingParameters, SilentHost,
 };
 use sppo_core::records::{Prompt, Response, Rollout};
 use sppo_core::stages::{self, PreferenceSettings, SamplingPass};
@@ -126,7 +126,8 @@ pub(super) fn sample(arguments: &SampleArguments, terminal: &Terminal) -> Result
     for name in names {
         let path = models::find(name, &config, arguments.offline, terminal)?.path;
         models::open(&path)?;
-        let policy = models::load_policy(backend.as_ref(), services, path, None, &SilentObserver)?;
+        let policy =
+            models::load_policy(backend.as_ref(), &PolicySpec::new(path), &SilentObserver)?;
         speakers.push(Speaker { name: name.clone(), policy, conversation: Vec::new() });
     }
     match &arguments.prompt {
@@ -217,7 +218,7 @@ impl Manner<'_> {
             });
         }
         let ending = match answer.finish_reason {
-            FinishReason::EndToken => "",
+            FinishReason::Stop => "",
             FinishReason::Length => " [...]",
         };
         output::line(&format!("{}{}\n", answer.text.trim_end(), self.style.dim(ending)))

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use sppo_core::config::{Config, SamplingTable};
 use sppo_core::observer::{Event, Observer, PluginServices, Stage, StageHost};
-use sppo_core::plugin::{Backend, Oracle, Policy, SamplingParameters};
+use sppo_core::plugin::{Backend, Oracle, Policy, PolicySpec, SamplingParameters};
 use sppo_core::plugins::PluginRegistry;
 use sppo_core::{Error, Result as CoreResult};
 
@@ -76,22 +76,17 @@ impl Session {
 
     /// Loads a model. From now on Ctrl-C asks to stop.
     pub(crate) fn load(&self, path: PathBuf) -> Result<Box<dyn Policy>> {
-        interrupt::watch();
-        let (backend, services) = (self.backend.as_ref(), self.services());
-        Ok(models::load_policy(backend, services, path, None, &self.display)?)
+        self.load_spec(&PolicySpec::new(path))
     }
 
     /// As [`Self::load`], to train what the settings say: all weights, or adapters.
     pub(crate) fn load_for_training(&self, path: PathBuf) -> Result<Box<dyn Policy>> {
+        self.load_spec(&self.config.policy_spec(path))
+    }
+
+    fn load_spec(&self, spec: &PolicySpec) -> Result<Box<dyn Policy>> {
         interrupt::watch();
-        let (backend, services) = (self.backend.as_ref(), self.services());
-        let adapters = self.config.training.lora.settings(self.config.seed);
-        let mut policy =
-            models::load_policy(backend, services, path, adapters.as_ref(), &self.display)?;
-        policy
-            .recompute_activations(self.config.training.recompute_activations)
-            .map_err(|error| self.blame_backend(error.into()))?;
-        Ok(policy)
+        Ok(models::load_policy(self.backend.as_ref(), spec, &self.display)?)
     }
 
     /// Starts a stage of `total` units.

@@ -1,4 +1,4 @@
-//! Progress of long work: moving bars on a terminal, a line now and then in a log.
+//! Progress of long work: moving bars for somebody who watches, a line now and then for a log.
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
@@ -12,12 +12,12 @@ use super::forecast::{ExpectedStage, Forecast};
 use super::{Terminal, bytes, duration, number};
 use crate::interrupt;
 
-/// Interval of lines about the current stage in a log.
+/// A log gets a line about the stage under way this often.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
-/// Interval of updates of the run's expected time.
+/// The expected time of the whole run is worked out anew this often.
 const FORECAST_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Progress display of a command.
+/// Shows what a command is doing.
 pub(crate) struct ProgressDisplay {
     terminal: Terminal,
     state: RefCell<State>,
@@ -25,12 +25,12 @@ pub(crate) struct ProgressDisplay {
 
 #[derive(Default)]
 struct State {
-    /// The current stages: loading a model may be part of another stage.
+    /// The stages under way: loading a model may be part of another.
     stages: Vec<ActiveStage>,
     run: Option<WholeRun>,
     /// The loss of the last optimiser step.
     loss: Option<f64>,
-    /// Metrics of the plugin at work, in words.
+    /// What the plugin at work says of itself, in words.
     metrics: String,
 }
 
@@ -57,7 +57,7 @@ impl ProgressDisplay {
         Self { terminal, state: RefCell::default() }
     }
 
-    /// Also shows the progress of the whole run.
+    /// Also shows how the whole run gets on.
     pub(crate) fn with_forecast(self, stages: Vec<ExpectedStage>) -> Self {
         let bar = self.terminal.bars.add(ProgressBar::new_spinner());
         bar.set_style(template("{spinner} {msg}", ""));
@@ -205,7 +205,7 @@ impl Drop for ProgressDisplay {
 }
 
 impl ActiveStage {
-    /// Starts its clock, unless it has made progress already.
+    /// Counts its time from now on, unless it has done something already.
     fn begin(&mut self) {
         if self.completed == 0 {
             self.started = Instant::now();
@@ -258,7 +258,7 @@ impl WholeRun {
     }
 }
 
-/// `requests 480, cache hits 20`; zeros are left out.
+/// `requests 480, cache hits 20`; what is 0 goes without saying.
 fn in_words(metrics: &[(&str, f64)]) -> String {
     let told = metrics.iter().filter(|(_, value)| *value != 0.0);
     let words = told.map(|(name, value)| {
@@ -303,7 +303,7 @@ fn template(layout: &str, unit: &'static str) -> ProgressStyle {
         .with_key("received", received)
 }
 
-/// Progress display of a download.
+/// Shows a download.
 pub(crate) struct Download {
     terminal: Terminal,
     state: RefCell<Option<DownloadState>>,
@@ -320,7 +320,7 @@ impl Download {
         Self { terminal, state: RefCell::new(None) }
     }
 
-    /// Shows the progress.
+    /// Shows how far it has come.
     pub(crate) fn show(&self, progress: &DownloadProgress) {
         let mut state = self.state.borrow_mut();
         if state.as_ref().is_none_or(|state| state.file != progress.file) {

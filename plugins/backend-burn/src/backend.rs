@@ -5,9 +5,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use sppo_model::GenerationLimits;
 use sppo_model::serve::{DecoderPolicy, load_scorer, measure_matrix_products};
-use sppo_plugin::{
-    Backend, BackendPlugin, Host, LoraSettings, ModelSpec, PluginError, Policy, Scorer,
-};
+use sppo_plugin::{Backend, ModelSpec, Plugin, PluginError, Policy, PolicySpec, Scorer};
 
 use crate::engine::BurnOps;
 
@@ -41,7 +39,7 @@ pub struct BurnBackend {
     limits: GenerationLimits,
 }
 
-impl BackendPlugin for BurnBackend {
+impl Plugin for BurnBackend {
     type Config = BurnConfig;
     const NAME: &'static str = "burn";
     const SUMMARY: &'static str = "burn tensors, in f32 on the CPU, and on GPUs through wgpu";
@@ -84,32 +82,12 @@ fn gpu() -> Result<Device, PluginError> {
 }
 
 impl Backend for BurnBackend {
-    fn load_policy(
-        &self,
-        model: &ModelSpec,
-        _host: &dyn Host,
-    ) -> Result<Box<dyn Policy>, PluginError> {
-        let policy = DecoderPolicy::load(self.ops.clone(), &model.path, self.limits)?;
-        Ok(Box::new(policy))
+    fn load_policy(&self, spec: &PolicySpec) -> Result<Box<dyn Policy>, PluginError> {
+        Ok(Box::new(DecoderPolicy::load(self.ops.clone(), spec, self.limits)?))
     }
 
-    fn load_scorer(
-        &self,
-        model: &ModelSpec,
-        _host: &dyn Host,
-    ) -> Result<Box<dyn Scorer>, PluginError> {
+    fn load_scorer(&self, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
         Ok(load_scorer(self.ops.clone(), &model.path)?)
-    }
-
-    fn load_adapted_policy(
-        &self,
-        model: &ModelSpec,
-        adapters: &LoraSettings,
-        _host: &dyn Host,
-    ) -> Result<Box<dyn Policy>, PluginError> {
-        let ops = self.ops.clone();
-        let policy = DecoderPolicy::load_adapted(ops, &model.path, adapters, self.limits)?;
-        Ok(Box::new(policy))
     }
 
     fn matrix_product_rate(
@@ -130,7 +108,7 @@ mod tests {
     use std::path::PathBuf;
 
     use serde_json::json;
-    use sppo_plugin::{SequenceBatch, SilentHost, create_backend};
+    use sppo_plugin::{SequenceBatch, create_backend};
 
     use super::*;
 
@@ -138,8 +116,8 @@ mod tests {
     fn a_registered_backend_loads_a_checkpoint_and_scores_it() {
         let backend = create_backend("burn", json!({})).unwrap();
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/lm/llama");
-        let mut policy = backend.load_policy(&ModelSpec { path }, &SilentHost).unwrap();
-        assert_eq!((&*policy.info().device, &*policy.info().data_type), ("cpu", "f32"));
+        let mut policy = backend.load_policy(&PolicySpec::new(path)).unwrap();
+        assert_eq!((&*policy.info().device, &*policy.info().dtype), ("cpu", "f32"));
         let mut batch = SequenceBatch::new();
         let prompt = batch.push_prompt(&[1, 5, 9]);
         batch.push_response(prompt, &[7, 3]);

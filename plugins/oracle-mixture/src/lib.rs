@@ -21,9 +21,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sppo_plugin::win_rate::{self, WinRateEstimator};
-use sppo_plugin::{
-    Comparison, Host, ModelSpec, Oracle, OraclePlugin, PluginError, Scorer, Verdict,
-};
+use sppo_plugin::{Comparison, Oracle, Plugin, PluginError, Progress, Services, Verdict};
 
 /// The table `[oracle.mixture]`.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -61,7 +59,7 @@ struct Member {
     oracle: Box<dyn Oracle>,
 }
 
-impl OraclePlugin for MixtureOracle {
+impl Plugin for MixtureOracle {
     type Config = MixtureConfig;
     const NAME: &'static str = "mixture";
     const SUMMARY: &'static str = "A weighted average of what other oracles say";
@@ -94,15 +92,19 @@ impl OraclePlugin for MixtureOracle {
 }
 
 impl Oracle for MixtureOracle {
-    fn prepare(&mut self, host: &dyn Host) -> Result<(), PluginError> {
+    fn prepare(
+        &mut self,
+        services: &dyn Services,
+        progress: &dyn Progress,
+    ) -> Result<(), PluginError> {
         if !self.members.is_empty() {
             return Ok(());
         }
         let total: f64 = self.config.weights.values().sum();
         let mut members = Vec::with_capacity(self.config.weights.len());
         for (name, weight) in &self.config.weights {
-            let mut oracle = host.oracle(name)?;
-            oracle.prepare(host).map_err(|error| blame(name, error))?;
+            let mut oracle = services.oracle(name)?;
+            oracle.prepare(services, progress).map_err(|error| blame(name, error))?;
             members.push(Member { name: name.clone(), share: weight / total, oracle });
         }
         self.members = members;
@@ -112,14 +114,16 @@ impl Oracle for MixtureOracle {
     fn preferences(
         &mut self,
         comparisons: &[Comparison<'_>],
-        host: &dyn Host,
+        progress: &dyn Progress,
     ) -> Result<Vec<Verdict>, PluginError> {
-        self.prepare(host)?;
+        if self.members.is_empty() {
+            return Err(PluginError::failed("the mixture was not prepared"));
+        }
         let sizes = comparisons.iter().map(|comparison| comparison.candidates.len().pow(2));
         let mut mixed: Vec<Vec<f64>> = sizes.map(|size| vec![0.0; size]).collect();
         let count = self.members.len() as u64;
         for (asked, member) in (0..).zip(&mut self.members) {
-            let part = PartOfMembers { host, asked, count };
+            let part = PartOfMembers { progress, asked, count };
             let verdicts = member.oracle.preferences(comparisons, &part);
             let verdicts = verdicts.map_err(|error| blame(&member.name, error))?;
             if verdicts.len() != comparisons.len() {
@@ -170,40 +174,29 @@ fn within_bounds(mut matrix: Vec<f64>) -> Verdict {
     Verdict::Probabilities(matrix)
 }
 
-fn blame(member: &str, error: PluginError) -> PluginError {
-    PluginError { message: format!("oracle `{member}`: {}", error.message), ..error }
+fn blame(member: &str, mut error: PluginError) -> PluginError {
+    error.message = format!("oracle `{member}`: {}", error.message);
+    error
 }
 
-/// The host of one member, whose progress is a part of the whole.
+/// The watcher of one member, whose progress is a part of the whole.
 struct PartOfMembers<'a> {
-    host: &'a dyn Host,
+    progress: &'a dyn Progress,
     asked: u64,
     count: u64,
 }
 
-impl Host for PartOfMembers<'_> {
+impl Progress for PartOfMembers<'_> {
     fn is_cancelled(&self) -> bool {
-        self.host.is_cancelled()
+        self.progress.is_cancelled()
     }
 
     fn progress(&self, completed: u64, total: u64) {
-        self.host.progress((self.asked * total + completed) / self.count, total);
+        self.progress.progress((self.asked * total + completed) / self.count, total);
     }
 
     fn metrics(&self, values: &[(&str, f64)]) {
-        self.host.metrics(values);
-    }
-
-    fn scorer(&self, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
-        self.host.scorer(model)
-    }
-
-    fn scorer_on(&self, backend: &str, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
-        self.host.scorer_on(backend, model)
-    }
-
-    fn oracle(&self, name: &str) -> Result<Box<dyn Oracle>, PluginError> {
-        self.host.oracle(name)
+        self.progress.metrics(values);
     }
 }
 

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 use sppo_plugin::{
-    Candidate, Comparison, Host, Message, ModelSpec, Oracle, PluginError, Scorer, Verdict,
-    create_oracle,
+    Candidate, Comparison, Message, ModelSpec, Oracle, PluginError, Progress, Scorer, Services,
+    Verdict, create_oracle,
 };
 // Registers itself when it is linked.
 use sppo_oracle_mixture as _;
@@ -15,7 +15,7 @@ impl Oracle for Fixed {
     fn preferences(
         &mut self,
         comparisons: &[Comparison<'_>],
-        _host: &dyn Host,
+        _progress: &dyn Progress,
     ) -> Result<Vec<Verdict>, PluginError> {
         Ok(vec![self.0.clone(); comparisons.len()])
     }
@@ -23,7 +23,7 @@ impl Oracle for Fixed {
 
 struct Club;
 
-impl Host for Club {
+impl Progress for Club {
     fn is_cancelled(&self) -> bool {
         false
     }
@@ -31,7 +31,9 @@ impl Host for Club {
     fn progress(&self, completed: u64, total: u64) {
         assert!(completed <= total);
     }
+}
 
+impl Services for Club {
     fn scorer(&self, _model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
         Err(PluginError::unsupported("there are no scorers here"))
     }
@@ -53,6 +55,7 @@ fn ask(weights: serde_json::Value) -> Result<Vec<f64>, String> {
         candidates: ["this", "that"].map(Candidate::from_text).into(),
     };
     let mut mixture = create_oracle("mixture", json!({ "weights": weights })).unwrap();
+    mixture.prepare(&Club, &Club).map_err(|error| error.to_string())?;
     match mixture.preferences(&[comparison], &Club).map_err(|error| error.to_string())?.remove(0) {
         Verdict::Probabilities(values) => Ok(values),
         other => panic!("expected probabilities, got {other:?}"),

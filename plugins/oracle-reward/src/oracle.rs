@@ -3,7 +3,9 @@
 use sppo_model::serve::judge::{
     Entries, JudgeSettings, MetricNames, ModelJudge, Question, Questions,
 };
-use sppo_plugin::{Candidate, Comparison, Host, Oracle, OraclePlugin, PluginError, Verdict};
+use sppo_plugin::{
+    Candidate, Comparison, Oracle, Plugin, PluginError, Progress, Services, Verdict,
+};
 
 use crate::config::RewardConfig;
 use crate::layout::{LEAST_TOKENS, Layout};
@@ -21,7 +23,7 @@ struct LoadedModel {
     judge: ModelJudge,
 }
 
-impl OraclePlugin for RewardOracle {
+impl Plugin for RewardOracle {
     type Config = RewardConfig;
     const NAME: &'static str = "reward";
     const SUMMARY: &'static str = "A reward model that scores each answer, on the run's backend";
@@ -39,9 +41,13 @@ impl OraclePlugin for RewardOracle {
 }
 
 impl Oracle for RewardOracle {
-    fn prepare(&mut self, host: &dyn Host) -> Result<(), PluginError> {
+    fn prepare(
+        &mut self,
+        services: &dyn Services,
+        progress: &dyn Progress,
+    ) -> Result<(), PluginError> {
         if self.model.is_none() {
-            self.model = Some(LoadedModel::load(&self.config, host)?);
+            self.model = Some(LoadedModel::load(&self.config, services, progress)?);
         }
         Ok(())
     }
@@ -49,14 +55,13 @@ impl Oracle for RewardOracle {
     fn preferences(
         &mut self,
         comparisons: &[Comparison<'_>],
-        host: &dyn Host,
+        progress: &dyn Progress,
     ) -> Result<Vec<Verdict>, PluginError> {
-        self.prepare(host)?;
         let Some(LoadedModel { layout, judge }) = &mut self.model else {
             return Err(PluginError::failed("the reward model is not loaded"));
         };
         let tables =
-            judge.tables(comparisons, host, &mut |comparison| questions(layout, comparison))?;
+            judge.tables(comparisons, progress, &mut |comparison| questions(layout, comparison))?;
         let scores = |table: Vec<f32>| table.into_iter().map(f64::from).collect();
         Ok(tables.into_iter().map(|table| Verdict::Scores(scores(table))).collect())
     }
@@ -78,11 +83,15 @@ fn settings(config: &RewardConfig) -> JudgeSettings<'_> {
 }
 
 impl LoadedModel {
-    fn load(config: &RewardConfig, host: &dyn Host) -> Result<Self, PluginError> {
+    fn load(
+        config: &RewardConfig,
+        services: &dyn Services,
+        progress: &dyn Progress,
+    ) -> Result<Self, PluginError> {
         let settings = settings(config);
-        let found = settings.find(host)?;
+        let found = settings.find(progress)?;
         let layout = Layout::read(&found.path, config.maximum_tokens)?;
-        let judge = ModelJudge::load(&settings, found, layout.files(), METRICS, host)?;
+        let judge = ModelJudge::load(&settings, found, layout.files(), METRICS, services)?;
         Ok(Self { layout, judge })
     }
 }

@@ -1,6 +1,6 @@
 //! The committee as a plugin.
 
-use sppo_plugin::{Comparison, Host, Oracle, OraclePlugin, PluginError, Verdict};
+use sppo_plugin::{Comparison, Oracle, Plugin, PluginError, Progress, Verdict};
 
 use crate::committee::Committee;
 use crate::config::RulesConfig;
@@ -10,7 +10,7 @@ pub struct RulesOracle {
     committee: Committee,
 }
 
-impl OraclePlugin for RulesOracle {
+impl Plugin for RulesOracle {
     type Config = RulesConfig;
     const NAME: &'static str = "rules";
     const SUMMARY: &'static str = "A committee of verifiable criteria: ends by itself, brief, to the point, not repetitive, and more";
@@ -24,16 +24,16 @@ impl Oracle for RulesOracle {
     fn preferences(
         &mut self,
         comparisons: &[Comparison<'_>],
-        host: &dyn Host,
+        progress: &dyn Progress,
     ) -> Result<Vec<Verdict>, PluginError> {
         let total = comparisons.len() as u64;
         let mut verdicts = Vec::with_capacity(comparisons.len());
         for (completed, comparison) in (1..).zip(comparisons) {
-            if host.is_cancelled() {
+            if progress.is_cancelled() {
                 return Err(PluginError::cancelled());
             }
             verdicts.push(Verdict::Probabilities(self.committee.judge(comparison)));
-            host.progress(completed, total);
+            progress.progress(completed, total);
         }
         Ok(verdicts)
     }

@@ -1,6 +1,6 @@
 //! What the criteria read: words, and the answers of one comparison taken apart once.
 
-use sppo_plugin::{Candidate, Comparison};
+use sppo_plugin::{Candidate, Comparison, FinishReason};
 use unicode_segmentation::UnicodeSegmentation;
 
 /// The words of a text in lower case, by the word boundaries of Unicode (UAX #29). Punctuation is
@@ -18,7 +18,11 @@ pub(crate) struct Answer<'a> {
 
 impl<'a> Answer<'a> {
     pub(crate) fn new(candidate: &'a Candidate) -> Self {
-        Self { text: &candidate.text, words: words(&candidate.text), finished: candidate.finished }
+        Self {
+            text: &candidate.text,
+            words: words(&candidate.text),
+            finished: candidate.finish_reason.map(|reason| reason == FinishReason::Stop),
+        }
     }
 
     /// Whether it has no letter and no digit.

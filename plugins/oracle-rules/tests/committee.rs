@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use sppo_core::plugins::PluginRegistry;
 use sppo_oracle_rules::RulesConfig;
 use sppo_plugin::{
-    Candidate, Comparison, Host, Message, ModelSpec, Oracle, PluginError, PluginErrorKind,
-    PluginKind, Scorer, SilentHost, Verdict, create_oracle,
+    Candidate, Comparison, FinishReason, Message, Oracle, PluginErrorKind, PluginKind, Progress,
+    SilentHost, Verdict, create_oracle,
 };
 
 const QUESTION: &str = "What should I see on the volcano, the island, the harbour and the glacier?";
@@ -30,7 +30,8 @@ fn comparison(candidates: Vec<Candidate<'_>>) -> Comparison<'_> {
 }
 
 fn ended(text: &str, finished: bool) -> Candidate<'_> {
-    Candidate { finished: Some(finished), ..Candidate::from_text(text) }
+    let reason = if finished { FinishReason::Stop } else { FinishReason::Length };
+    Candidate { finish_reason: Some(reason), ..Candidate::from_text(text) }
 }
 
 fn matrices(oracle: &mut dyn Oracle, comparisons: &[Comparison<'_>]) -> Vec<Vec<f64>> {
@@ -50,7 +51,7 @@ fn preference(oracle: &mut dyn Oracle, first: Candidate, second: Candidate) -> f
 #[test]
 fn registers_itself_with_a_documented_schema() {
     let plugins = PluginRegistry::embedded();
-    let entry = plugins.find(PluginKind::Oracle, "rules").unwrap();
+    let entry = plugins.find(PluginKind::ORACLE, "rules").unwrap();
     let schema = plugins.config_schema(entry).unwrap();
     assert_eq!(schema["additionalProperties"], json!(false));
     let criteria = schema["properties"].as_object().unwrap();
@@ -172,17 +173,13 @@ struct ImpatientHost {
     patience: Cell<usize>,
 }
 
-impl Host for ImpatientHost {
+impl Progress for ImpatientHost {
     fn is_cancelled(&self) -> bool {
         self.reports.borrow().len() >= self.patience.get()
     }
 
     fn progress(&self, completed: u64, total: u64) {
         self.reports.borrow_mut().push((completed, total));
-    }
-
-    fn scorer(&self, _model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
-        Err(PluginError::unsupported("no scorers here"))
     }
 }
 
@@ -210,9 +207,11 @@ fn candidate() -> impl Strategy<Value = Candidate<'static>> {
     ]);
     let phrase = prop::collection::vec(word, 0..30).prop_map(|words| words.join(" "));
     let text = prop_oneof![4 => phrase, 1 => any::<String>()];
-    (text, any::<Option<bool>>()).prop_map(|(text, finished)| Candidate {
+    let reason =
+        prop::option::of(prop::sample::select(vec![FinishReason::Stop, FinishReason::Length]));
+    (text, reason).prop_map(|(text, finish_reason)| Candidate {
         text: text.into(),
-        finished,
+        finish_reason,
         token_count: None,
     })
 }

@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use sppo_plugin::{Comparison, Host, Oracle, OraclePlugin, PluginError, Verdict};
+use sppo_plugin::{Comparison, Oracle, Plugin, PluginError, Progress, Verdict};
 
 /// The table `[oracle.oracle-template]`.
 #[derive(Deserialize, JsonSchema)]
@@ -21,7 +21,7 @@ impl Default for TemplateConfig {
 /// Judges answers by their length.
 pub struct TemplateOracle(TemplateConfig);
 
-impl OraclePlugin for TemplateOracle {
+impl Plugin for TemplateOracle {
     type Config = TemplateConfig;
     const NAME: &'static str = "oracle-template";
     const SUMMARY: &'static str = "Prefers answers whose length is near a target";
@@ -35,11 +35,11 @@ impl Oracle for TemplateOracle {
     fn preferences(
         &mut self,
         comparisons: &[Comparison<'_>],
-        host: &dyn Host,
+        progress: &dyn Progress,
     ) -> Result<Vec<Verdict>, PluginError> {
         let mut verdicts = Vec::with_capacity(comparisons.len());
         for comparison in comparisons {
-            if host.is_cancelled() {
+            if progress.is_cancelled() {
                 return Err(PluginError::cancelled());
             }
             // One score per candidate, the higher the better. An oracle that compares pairs returns
@@ -50,7 +50,7 @@ impl Oracle for TemplateOracle {
             };
             let scores = comparison.candidates.iter().map(|candidate| score(&candidate.text));
             verdicts.push(Verdict::Scores(scores.collect()));
-            host.progress(verdicts.len() as u64, comparisons.len() as u64);
+            progress.progress(verdicts.len() as u64, comparisons.len() as u64);
         }
         Ok(verdicts)
     }

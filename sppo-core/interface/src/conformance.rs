@@ -1,4 +1,4 @@
-//! What every oracle must do, checked by asking one: `sppo plugin check` and authors' own tests run
+//! Rules that every oracle must keep, checked by asking one: `sppo plugin check` and authors' own tests run
 //! this.
 
 use std::cell::Cell;
@@ -8,16 +8,16 @@ use serde_json::{Value, json};
 
 use crate::win_rate::{self, WinRateEstimator};
 use crate::{
-    Candidate, Comparison, Host, Message, ModelSpec, Oracle, PluginError, PluginErrorKind, Scorer,
+    Candidate, Comparison, Message, Oracle, PluginErrorKind, Progress, Services, SilentHost,
 };
 
 /// Probabilities of the same question may differ by rounding.
 const TOLERANCE: f64 = 1e-6;
 
-/// How long an oracle may take to notice that it should stop.
+/// Time that an oracle may take to notice that it should stop.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What came of one check.
+/// Outcome of one check.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
@@ -32,7 +32,7 @@ pub enum Outcome {
 /// One thing that was checked.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Finding {
-    /// What must hold.
+    /// The rule that must hold.
     pub check: &'static str,
     /// Whether it does.
     pub outcome: Outcome,
@@ -54,11 +54,11 @@ impl Finding {
 }
 
 /// Checks an oracle: `create` makes it from settings, `settings` are those that it should be checked
-/// with, `host` is what it may ask for models and other oracles.
+/// with, `services` are the models and other oracles that it may ask for.
 pub fn check_oracle(
     create: &mut dyn FnMut(Value) -> Result<Box<dyn Oracle>, String>,
     settings: &Value,
-    host: &dyn Host,
+    services: &dyn Services,
 ) -> Vec<Finding> {
     let mut findings = vec![Finding::new(
         "a setting that does not exist is refused",
@@ -70,7 +70,7 @@ pub fn check_oracle(
         },
     )];
     let made = create(settings.clone()).and_then(|mut oracle| {
-        oracle.prepare(host).map_err(|error| error.to_string())?;
+        oracle.prepare(services, &SilentHost).map_err(|error| error.to_string())?;
         Ok(oracle)
     });
     let mut oracle = match made {
@@ -80,7 +80,7 @@ pub fn check_oracle(
             return findings;
         }
     };
-    let mut asked = Asked { oracle: oracle.as_mut(), host };
+    let mut asked = Asked { oracle: oracle.as_mut() };
     findings.extend([
         Finding::new("no comparisons, no verdicts", asked.nothing()),
         Finding::new(
@@ -98,13 +98,12 @@ pub fn check_oracle(
 
 struct Asked<'a> {
     oracle: &'a mut dyn Oracle,
-    host: &'a dyn Host,
 }
 
 impl Asked<'_> {
     fn judge(&mut self, comparisons: &[Comparison<'_>]) -> Result<Vec<Vec<f64>>, String> {
         let estimator = WinRateEstimator::default();
-        let judged = win_rate::ask(self.oracle, comparisons, estimator, 1.0, self.host)
+        let judged = win_rate::ask(self.oracle, comparisons, estimator, 1.0, &SilentHost)
             .map_err(|error| error.to_string())?;
         Ok(judged.into_iter().map(|judged| judged.matrix.values().to_vec()).collect())
     }
@@ -159,7 +158,7 @@ impl Asked<'_> {
 
     fn cancellation(&mut self) -> Outcome {
         let asked: Vec<_> = (0..64).map(|at| comparison(at % QUESTIONS.len(), &ANSWERS)).collect();
-        let host = Stopping { inner: self.host, was_asked: Cell::new(false) };
+        let host = Stopping { was_asked: Cell::new(false) };
         let started = Instant::now();
         let result = self.oracle.preferences(&asked, &host);
         let elapsed = started.elapsed();
@@ -169,11 +168,11 @@ impl Asked<'_> {
                 "told to stop, it failed with `{error}`: return `PluginError::cancelled()`"
             )),
             Ok(_) if elapsed > PATIENCE => Outcome::Failed(format!(
-                "told to stop, it went on for {:.1} s: poll `host.is_cancelled()`",
+                "told to stop, it went on for {:.1} s: poll `progress.is_cancelled()`",
                 elapsed.as_secs_f64()
             )),
             Ok(_) if !host.was_asked.get() => Outcome::Remark(
-                "it never asks `host.is_cancelled()`; that is well while it is as fast as here"
+                "it never asks `progress.is_cancelled()`; that is well while it is as fast as here"
                     .into(),
             ),
             Ok(_) => Outcome::Failed("it asked whether to stop, and went on to the end".into()),
@@ -211,33 +210,16 @@ fn compare(expected: &[f64], actual: &[f64]) -> Result<(), String> {
     }
 }
 
-/// A host whose user has asked to stop.
-struct Stopping<'a> {
-    inner: &'a dyn Host,
+/// A watcher whose user has asked to stop.
+struct Stopping {
     was_asked: Cell<bool>,
 }
 
-impl Host for Stopping<'_> {
+impl Progress for Stopping {
     fn is_cancelled(&self) -> bool {
         self.was_asked.set(true);
         true
     }
 
     fn progress(&self, _completed: u64, _total: u64) {}
-
-    fn metrics(&self, values: &[(&str, f64)]) {
-        self.inner.metrics(values);
-    }
-
-    fn scorer(&self, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
-        self.inner.scorer(model)
-    }
-
-    fn scorer_on(&self, backend: &str, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
-        self.inner.scorer_on(backend, model)
-    }
-
-    fn oracle(&self, name: &str) -> Result<Box<dyn Oracle>, PluginError> {
-        self.inner.oracle(name)
-    }
 }

@@ -1,7 +1,10 @@
 //! Errors of plugins.
 
-/// Why a plugin could not do what it was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use abi_stable::StableAbi;
+
+/// Kind of a failure.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, StableAbi)]
 pub enum PluginErrorKind {
     /// The plugin's own settings are wrong.
     Configuration,
@@ -21,18 +24,20 @@ pub enum PluginErrorKind {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct PluginError {
-    /// What kind of thing went wrong.
+    /// Kind of the failure.
     pub kind: PluginErrorKind,
-    /// What went wrong and why, naming the file, key or value at fault.
+    /// The failure and its cause, naming the file, key or value at fault.
     pub message: String,
-    /// What the user should do about it.
+    /// Advice to the user.
     pub hint: Option<String>,
+    /// The plugin at fault, for instance ``oracle `rules` ``; set where its object was made.
+    plugin: Option<&'static str>,
 }
 
 impl PluginError {
     /// An error of the given kind.
     pub fn new(kind: PluginErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None }
+        Self { kind, message: message.into(), hint: None, plugin: None }
     }
 
     /// Wrong settings.
@@ -61,7 +66,20 @@ impl PluginError {
         Self::new(PluginErrorKind::Cancelled, "stopped on request")
     }
 
-    /// Adds what the user should do about it.
+    /// Names the plugin at fault. Its objects do so by themselves where the program made them.
+    #[must_use]
+    pub fn of_plugin(mut self, plugin: &'static str) -> Self {
+        self.plugin = Some(plugin);
+        self
+    }
+
+    /// The plugin at fault, if its object was made by the program.
+    #[must_use]
+    pub fn plugin(&self) -> Option<&'static str> {
+        self.plugin
+    }
+
+    /// Adds advice to the user.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

@@ -1,20 +1,24 @@
-//! The program as a plugin sees it.
+//! The program as a plugin sees it: someone who watches a call and may stop it, and services to use.
 
 use crate::{ModelSpec, Oracle, PluginError, Scorer};
 
-/// What a plugin may ask of the program that runs it.
-pub trait Host {
-    /// Whether the user asked to stop. Long calls poll this and return [`PluginErrorKind::Cancelled`].
+/// The watcher of one call.
+pub trait Progress {
+    /// Whether the user asked to stop. Long calls poll this and return
+    /// [`PluginErrorKind::Cancelled`](crate::PluginErrorKind::Cancelled).
     fn is_cancelled(&self) -> bool;
 
-    /// Reports progress of the call under way, in the call's own unit (tokens, comparisons, pairs).
+    /// Takes the progress of the call, in the call's own unit (tokens, comparisons, pairs).
     fn progress(&self, completed: u64, total: u64);
 
-    /// Reports numbers about the plugin's work, for instance how many requests it has made. Each is a
+    /// Takes numbers about the plugin's work, for instance how many requests it has made. Each is a
     /// total since the plugin was made, or a value of the moment; the latest of each name counts. They
     /// are shown beside the progress and kept in `metrics.jsonl`. Names are in `snake_case`.
     fn metrics(&self, _values: &[(&str, f64)]) {}
+}
 
+/// Parts of the program that an oracle may use.
+pub trait Services {
     /// Loads a neural scorer on the run's backend, for oracles that need one.
     ///
     /// # Errors
@@ -39,20 +43,22 @@ pub trait Host {
     }
 }
 
-/// A host without a user: nothing is cancelled, nobody watches, there are no scorers.
+/// A program without a user: nothing is cancelled, nobody watches, there are no services.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SilentHost;
 
-impl Host for SilentHost {
+impl Progress for SilentHost {
     fn is_cancelled(&self) -> bool {
         false
     }
 
     fn progress(&self, _completed: u64, _total: u64) {}
+}
 
+impl Services for SilentHost {
     fn scorer(&self, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
         Err(PluginError::unsupported(format!(
-            "no backend is at hand to score with {}",
+            "there is no backend to score with {}",
             model.path.display()
         )))
     }

@@ -11,38 +11,38 @@
 #[doc(hidden)]
 pub mod abi;
 mod backend;
+mod batch;
 #[doc(hidden)]
 pub mod calls;
 pub mod conformance;
 mod error;
+mod generation;
 mod host;
-mod list;
-mod lora;
+mod learning;
 mod macros;
 mod memory;
 mod numpy;
 mod oracle;
 mod plugin;
+mod policy;
 pub mod preference;
 pub mod win_rate;
 
-pub use backend::{
-    Backend, FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, ModelSpec,
-    Optimizer, Policy, PolicyInfo, SamplingParameters, Scorer, Segment, SequenceBatch, StepReport,
-    StepSettings,
-};
+pub use backend::{Backend, ModelSpec, PolicySpec, Scorer};
+pub use batch::{Segment, SequenceBatch};
 pub use calls::{PluginAtWork, plugin_at_work};
 pub use error::{PluginError, PluginErrorKind};
-pub use host::{Host, SilentHost};
-pub use list::List;
-pub use lora::LoraSettings;
-pub use memory::{MemoryEstimate, MemoryUse, PlannedSampling, PlannedTraining, PlannedWork};
-pub use oracle::{Candidate, Comparison, Conversation, Message, Oracle, Verdict};
-pub use plugin::{
-    BackendPlugin, Manifest, OraclePlugin, PluginKind, create_backend, create_oracle, label,
+pub use generation::{
+    FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, SamplingParameters,
 };
+pub use host::{Progress, Services, SilentHost};
+pub use learning::{LoraSettings, Optimizer, StepReport, StepSettings};
+pub use memory::{MemoryEstimate, MemoryUse, PlannedSampling, PlannedTraining, PlannedWork};
+pub use oracle::{Candidate, Comparison, Conversation, List, Message, Oracle, Verdict};
 #[doc(hidden)]
-pub use plugin::{EmbeddedBackend, EmbeddedOracle, deserialize_config, inventory, schema_of};
+pub use plugin::{EmbeddedPlugin, deserialize_config, inventory, schema_of};
+pub use plugin::{Manifest, Plugin, PluginKind, create_backend, create_oracle, label};
+pub use policy::{Codec, Learner, Policy, PolicyInfo, Sampler};
 
 /// The code in the guide compiles.
 #[cfg(doctest)]

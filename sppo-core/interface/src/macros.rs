@@ -1,55 +1,48 @@
-//! How a plugin's crate makes its plugin known, both to a program that links it and to one that opens
-//! its library. The symbols carry the crate's name, so that several such crates can be linked together.
+//! Macros by which a plugin's crate makes its plugin known, both to a program that links it and to one that
+//! opens its library. The symbols carry the crate's name, so that several such crates can be linked together.
 
-/// Exports an [`OraclePlugin`](crate::OraclePlugin). A program that links the crate has the
-/// oracle built in; built as a `cdylib`, the crate is a library that any `sppo` of the same interface
-/// version can open. One oracle per crate.
+/// Exports a [`Plugin`](crate::Plugin) that is an [`Oracle`](crate::Oracle). A program that links the crate
+/// has the oracle built in; built as a `cdylib`, the crate is a library that any `sppo` of the same
+/// interface version can open. One oracle per crate.
 #[macro_export]
 macro_rules! export_oracle {
     ($oracle:ty) => {
-        $crate::export_plugin! {
-            Oracle, EmbeddedOracle, "oracle", oracle_header, $crate::OraclePlugin, $oracle
-        }
+        $crate::export_plugin! { dyn $crate::Oracle, "oracle", $oracle }
     };
 }
 
-/// Exports a [`BackendPlugin`](crate::BackendPlugin), as [`export_oracle!`] does an oracle. One
-/// backend per crate.
+/// Exports a [`Plugin`](crate::Plugin) that is a [`Backend`](crate::Backend), as [`export_oracle!`] does an
+/// oracle. One backend per crate.
 #[macro_export]
 macro_rules! export_backend {
     ($backend:ty) => {
-        $crate::export_plugin! {
-            Backend, EmbeddedBackend, "backend", backend_header, $crate::BackendPlugin, $backend
-        }
+        $crate::export_plugin! { dyn $crate::Backend, "backend", $backend }
     };
 }
 
 #[doc(hidden)]
 #[macro_export]
 macro_rules! export_plugin {
-    ($kind:ident, $embedded:ident, $kind_name:literal, $header:ident, $trait:path, $plugin:ty) => {
+    ($object:ty, $kind_name:literal, $plugin:ty) => {
         const _: () = {
-            use $crate::abi::{self, INTERFACE_VERSION, INTERFACE_VERSION_TEXT};
-            use $crate::{Manifest, PluginKind, inventory};
+            use $crate::abi::{self, INTERFACE_VERSION, INTERFACE_VERSION_TEXT, Pluggable};
+            use $crate::{EmbeddedPlugin, Manifest, Plugin, inventory};
 
-            const NAME: &str = <$plugin as $trait>::NAME;
-            const SUMMARY: &str = <$plugin as $trait>::SUMMARY;
+            const NAME: &str = <$plugin as Plugin>::NAME;
+            const SUMMARY: &str = <$plugin as Plugin>::SUMMARY;
             const VERSION: &str = env!("CARGO_PKG_VERSION");
 
             inventory::submit! {
-                $crate::$embedded {
+                EmbeddedPlugin {
                     manifest: Manifest {
-                        kind: PluginKind::$kind,
+                        kind: <$object as Pluggable>::KIND,
                         name: ::std::borrow::Cow::Borrowed(NAME),
                         version: ::std::borrow::Cow::Borrowed(VERSION),
                         interface_version: INTERFACE_VERSION,
                         summary: ::std::borrow::Cow::Borrowed(SUMMARY),
                     },
-                    config_schema: || $crate::schema_of::<<$plugin as $trait>::Config>(),
-                    create: |settings| {
-                        let settings = $crate::deserialize_config(settings)?;
-                        Ok(Box::new(<$plugin as $trait>::create(settings)?))
-                    },
+                    config_schema: || $crate::schema_of::<<$plugin as Plugin>::Config>(),
+                    create: abi::create_embedded::<$object, $plugin>,
                 }
             }
 
@@ -60,7 +53,7 @@ macro_rules! export_plugin {
                 ("name", NAME),
                 ("version", VERSION),
                 ("summary", SUMMARY),
-                ("missing_library_hint", <$plugin as $trait>::MISSING_LIBRARY_HINT),
+                ("missing_library_hint", <$plugin as Plugin>::MISSING_LIBRARY_HINT),
             ];
 
             #[used]
@@ -73,7 +66,7 @@ macro_rules! export_plugin {
             #[unsafe(export_name = concat!(
                                 "sppo_plugin_module.", env!("CARGO_PKG_NAME"), ".", $kind_name
                             ))]
-            pub static MODULE: abi::LibHeader = abi::$header::<$plugin>();
+            pub static MODULE: abi::LibHeader = abi::plugin_header::<$object, $plugin>();
         };
     };
 }

@@ -1,22 +1,22 @@
-//! How much memory a policy will take, asked before it is loaded.
+//! Memory that a policy will take, asked before it is loaded.
 
+use abi_stable::StableAbi;
 use serde::Serialize;
 
-use crate::{LoraSettings, Optimizer};
+use crate::Optimizer;
 
 /// The largest pieces of work that a policy will be given.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlannedWork {
-    /// The adapters that are trained in place of the weights, if any.
-    pub adapters: Option<LoraSettings>,
-    /// What is sampled: the largest request of each kind.
+    /// The largest request for responses of each kind.
     pub sampling: Vec<PlannedSampling>,
-    /// What is trained on, if anything is.
+    /// The largest batch that is trained on, if any is.
     pub training: Option<PlannedTraining>,
 }
 
 /// A request for responses.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[repr(C)]
+#[derive(Clone, Debug, PartialEq, Eq, StableAbi)]
 pub struct PlannedSampling {
     /// Prompts at once.
     pub prompts: usize,
@@ -29,28 +29,28 @@ pub struct PlannedSampling {
 }
 
 /// The largest batch that is trained on.
-#[derive(Clone, Debug, PartialEq)]
+#[repr(C)]
+#[derive(Clone, Debug, PartialEq, StableAbi)]
 pub struct PlannedTraining {
     /// The optimiser.
     pub optimizer: Optimizer,
     /// Tokens of the batch.
     pub tokens: usize,
-    /// How many of them are tokens of responses.
+    /// Tokens of responses among them.
     pub predicted_tokens: usize,
-    /// Whether activations are computed again for the backward pass.
-    pub recompute_activations: bool,
 }
 
 /// Memory at the fullest moment of a stage, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, StableAbi)]
 pub struct MemoryUse {
     /// The model's weights, adapters included.
     pub weights: u64,
-    /// Gradients of what is trained.
+    /// Gradients of the parameters that are trained.
     pub gradients: u64,
-    /// What the optimiser keeps.
+    /// State of the optimiser.
     pub optimizer_state: u64,
-    /// What is kept of a forward pass.
+    /// Activations that a forward pass keeps.
     pub activations: u64,
     /// Keys and values of past tokens.
     pub key_value_cache: u64,
@@ -81,7 +81,8 @@ impl MemoryUse {
 
 /// Memory that a policy takes in each stage of its life, on the device that holds it. A stage that is
 /// not planned takes nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, StableAbi)]
 pub struct MemoryEstimate {
     /// While the model is read.
     pub loading: MemoryUse,

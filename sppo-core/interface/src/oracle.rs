@@ -1,10 +1,12 @@
 //! The author's side of a preference oracle.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Host, List, PluginError};
+use crate::{FinishReason, PluginError, Progress, Services};
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,21 +32,21 @@ impl<'a> Message<'a> {
 /// The turns of a conversation, with their texts.
 pub type Conversation = Vec<Message<'static>>;
 
-/// One answer to a prompt, as an oracle sees it.
+/// One response to a prompt, as an oracle sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate<'a> {
-    /// The answer's text, without the end token.
+    /// The response's text, without the stop token.
     pub text: Cow<'a, str>,
-    /// Whether the model ended the answer itself; `None` when the answer came from a file.
-    pub finished: Option<bool>,
-    /// The answer's length in the policy's tokens; `None` when it came from a file.
+    /// Reason for which the response ended; `None` when it came from a file.
+    pub finish_reason: Option<FinishReason>,
+    /// The response's length in the policy's tokens; `None` when it came from a file.
     pub token_count: Option<usize>,
 }
 
 impl<'a> Candidate<'a> {
-    /// A candidate of which only the text is known.
+    /// A candidate with its text alone.
     pub fn from_text(text: impl Into<Cow<'a, str>>) -> Self {
-        Self { text: text.into(), finished: None, token_count: None }
+        Self { text: text.into(), finish_reason: None, token_count: None }
     }
 }
 
@@ -55,11 +57,11 @@ pub struct Comparison<'a> {
     pub prompt: List<'a, Message<'a>>,
     /// The prompt as the policy's chat template renders it; `None` when no policy is loaded.
     pub rendered_prompt: Option<Cow<'a, str>>,
-    /// The K answers.
+    /// The K responses.
     pub candidates: List<'a, Candidate<'a>>,
 }
 
-/// What an oracle says about the K candidates of one comparison. Matrices are row-major `K x K`.
+/// An oracle's raw word on the K candidates of one comparison. Matrices are row-major `K x K`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
     /// `P[i][j]`: the probability that candidate `i` is preferred to candidate `j`. Finite, in
@@ -79,31 +81,102 @@ pub trait Oracle {
     ///
     /// # Errors
     /// When the oracle could not judge.
-    fn prepare(&mut self, host: &dyn Host) -> Result<(), PluginError> {
-        let _ = host;
+    fn prepare(
+        &mut self,
+        services: &dyn Services,
+        progress: &dyn Progress,
+    ) -> Result<(), PluginError> {
+        let _ = (services, progress);
         Ok(())
     }
 
-    /// One verdict for each comparison, in order.
+    /// One verdict for each comparison, in order. Called after [`Self::prepare`].
     ///
     /// # Errors
     /// When a comparison cannot be judged. A verdict is never guessed.
     fn preferences(
         &mut self,
         comparisons: &[Comparison<'_>],
-        host: &dyn Host,
+        progress: &dyn Progress,
     ) -> Result<Vec<Verdict>, PluginError>;
 
-    /// What its judgments come from besides this plugin's code and settings, for the record of whoever
-    /// uses them: a model's hash, or the name of a model and where it is asked. A run may only go on
-    /// with the same.
+    /// Origin of its judgments besides this plugin's code and settings, for the record: a model's hash, or
+    /// the name of a model and the address of its service. A run may only go on with the same.
     fn identity(&self) -> Option<String> {
         None
     }
 
-    /// How many requests to a service it takes, at most and without failures, to judge `comparisons`
-    /// times `candidates` answers; `None` when no service is asked.
+    /// Number of requests to a service, at most and without failures, that it takes to judge `comparisons`
+    /// times `candidates` responses; `None` when no service is asked.
     fn expected_requests(&self, _comparisons: u64, _candidates: u64) -> Option<u64> {
         None
+    }
+}
+
+/// A list that is borrowed or owned; read it as a slice. Unlike `Cow<[T]>` it may
+/// stand where one of a shorter lifetime is asked for.
+#[derive(Clone)]
+pub enum List<'a, T> {
+    /// A slice of another list.
+    Borrowed(&'a [T]),
+    /// Its own values.
+    Owned(Vec<T>),
+}
+
+impl<T> Deref for List<'_, T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        match self {
+            Self::Borrowed(values) => values,
+            Self::Owned(values) => values,
+        }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for List<'_, T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(formatter)
+    }
+}
+
+impl<T: PartialEq> PartialEq for List<'_, T> {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl<T: Eq> Eq for List<'_, T> {}
+
+impl<'a, T> From<&'a [T]> for List<'a, T> {
+    fn from(values: &'a [T]) -> Self {
+        Self::Borrowed(values)
+    }
+}
+
+impl<T> From<Vec<T>> for List<'_, T> {
+    fn from(values: Vec<T>) -> Self {
+        Self::Owned(values)
+    }
+}
+
+impl<T, const LENGTH: usize> From<[T; LENGTH]> for List<'_, T> {
+    fn from(values: [T; LENGTH]) -> Self {
+        Self::Owned(values.into())
+    }
+}
+
+impl<T> FromIterator<T> for List<'_, T> {
+    fn from_iter<Values: IntoIterator<Item = T>>(values: Values) -> Self {
+        Self::Owned(values.into_iter().collect())
+    }
+}
+
+impl<'a, T> IntoIterator for &'a List<'_, T> {
+    type Item = &'a T;
+    type IntoIter = std::slice::Iter<'a, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
     }
 }

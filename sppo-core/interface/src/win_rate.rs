@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::numpy;
 use crate::preference::{PreferenceError, PreferenceMatrix, sigmoid};
-use crate::{Comparison, Host, Oracle, PluginError, Verdict};
+use crate::{Comparison, Oracle, PluginError, Progress, Verdict};
 
 /// How the logits `L[i][j]` of a pairwise ranker (candidate `i` shown first, `j` second) become
 /// probabilities.
@@ -136,9 +136,9 @@ pub fn ask(
     comparisons: &[Comparison<'_>],
     estimator: WinRateEstimator,
     bradley_terry_temperature: f64,
-    host: &dyn Host,
+    progress: &dyn Progress,
 ) -> Result<Vec<Judged>, PluginError> {
-    let verdicts = oracle.preferences(comparisons, host)?;
+    let verdicts = oracle.preferences(comparisons, progress)?;
     if verdicts.len() != comparisons.len() {
         return Err(PluginError::failed(format!(
             "asked for {} verdicts, it returned {}",

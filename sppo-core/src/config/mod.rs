@@ -22,7 +22,7 @@ pub use preset::Preset;
 pub use training::{LoraTable, ReferenceLogProbs, TrainingTable};
 
 use crate::error::{Error, Result};
-use crate::plugin::SamplingParameters;
+use crate::plugin::{PolicySpec, SamplingParameters};
 use crate::records::Prompt;
 use crate::selection::SelectionRule;
 use crate::stages::PreferenceSettings;
@@ -64,6 +64,18 @@ pub struct Config {
     pub training: TrainingTable,
     /// How models are compared.
     pub evaluation: EvaluationTable,
+}
+
+impl Config {
+    /// The policy in `path`, to be trained as the settings say: all weights, or adapters.
+    #[must_use]
+    pub fn policy_spec(&self, path: PathBuf) -> PolicySpec {
+        PolicySpec {
+            path,
+            adapters: self.training.lora.settings(self.seed),
+            recompute_activations: self.training.recompute_activations,
+        }
+    }
 }
 
 impl Default for Config {

@@ -106,14 +106,14 @@ impl Config {
             tables.keys().all(|name| name == chosen || names.contains(&name.as_str()))
         };
         // Libraries are only read when a table is not explained without them.
-        if !are_known(PluginKind::Backend, &backend.name, &backend.settings)
-            || !are_known(PluginKind::Oracle, &oracle.name, &oracle.settings)
+        if !are_known(PluginKind::BACKEND, &backend.name, &backend.settings)
+            || !are_known(PluginKind::ORACLE, &oracle.name, &oracle.settings)
         {
             known = PluginRegistry::discover(&self.plugins).unwrap_or(known);
         }
-        let names = known.names(PluginKind::Backend);
+        let names = known.names(PluginKind::BACKEND);
         plugin_tables("backend", &backend.name, &backend.settings, &names)?;
-        let names = known.names(PluginKind::Oracle);
+        let names = known.names(PluginKind::ORACLE);
         plugin_tables("oracle", &oracle.name, &oracle.settings, &names)
     }
 

@@ -12,25 +12,25 @@ use crate::tables::{self, Place};
 /// A response whose log-probability is asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScoreRequest {
-    /// The response with its prompt.
+    /// What to score.
     pub content: ScoreContent,
     /// The row's number in the file, from 0.
     pub row: usize,
 }
 
-/// A response with its prompt, as text or as tokens.
+/// What to score.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ScoreContent {
-    /// A response to a conversation.
+    /// An answer to a conversation.
     Text {
         /// The conversation, ending with the user's turn.
         messages: Conversation,
-        /// The response.
+        /// The answer.
         response: String,
     },
     /// Token ids, at least one of each.
     Tokens {
-        /// Tokens before the response.
+        /// What precedes the response.
         prompt: Vec<u32>,
         /// The response.
         response: Vec<u32>,

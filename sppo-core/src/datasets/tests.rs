@@ -201,7 +201,7 @@ fn generated_answers_have_the_official_columns() {
         text: text.into(),
         tokens: vec![1],
         log_probs: vec![-0.5],
-        finish_reason: FinishReason::EndToken,
+        finish_reason: FinishReason::Stop,
     };
     let rollouts = [Rollout {
         prompt: Prompt { id: 0, messages: user("Hi") },

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::inspect::{Trouble, inspect};
+use super::kinds;
 use crate::error::{Error, Result};
 use crate::files::{size_and_sha256, write_atomically};
 use crate::plugin::PluginKind;
@@ -21,11 +22,12 @@ pub(super) fn data_directory() -> Option<PathBuf> {
 /// A library that the user has added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddedPlugin {
-    /// What it is.
+    /// Kind.
+    #[serde(deserialize_with = "kinds::deserialize")]
     pub kind: PluginKind,
-    /// The name it is chosen by.
+    /// Name that it is chosen by.
     pub name: String,
-    /// The version that it had then.
+    /// Version that it had then.
     pub version: String,
     /// Its library.
     pub path: PathBuf,

@@ -6,10 +6,11 @@ use std::path::Path;
 use object::read::ReadCache;
 use object::{Architecture, BinaryFormat, Object, ObjectKind, ObjectSection};
 
+use super::kinds;
+use crate::plugin::Manifest;
 use crate::plugin::abi::{
     INTERFACE_VERSION, MANIFEST_SYMBOL_PREFIX, MODULE_SYMBOL_PREFIX, ManifestText,
 };
-use crate::plugin::{Manifest, PluginKind};
 
 /// Manifests are short: a name and a line of text.
 const LONGEST_MANIFEST: u64 = 4096;
@@ -201,7 +202,7 @@ fn wrong_version(text: &ManifestText<'_>) -> Option<Trouble> {
         text.core_version,
         env!("CARGO_PKG_VERSION"),
     );
-    let rebuild = format!("rebuild the plugin with sppo-core {}", env!("CARGO_PKG_VERSION"));
+    let rebuild = format!("rebuild the plugin with sppo-plugin {}", env!("CARGO_PKG_VERSION"));
     match found.cmp(&INTERFACE_VERSION) {
         std::cmp::Ordering::Equal => None,
         std::cmp::Ordering::Less => Some(Trouble::new(built, rebuild)),
@@ -211,17 +212,15 @@ fn wrong_version(text: &ManifestText<'_>) -> Option<Trouble> {
     }
 }
 
+pub(super) fn unknown_kind(name: &str) -> Trouble {
+    Trouble::new(
+        format!("is a plugin of a kind that this program does not know (`{name}`)"),
+        "update sppo",
+    )
+}
+
 fn manifest(text: &ManifestText<'_>) -> Result<Manifest, Trouble> {
-    let kind = match text.kind {
-        "oracle" => PluginKind::Oracle,
-        "backend" => PluginKind::Backend,
-        other => {
-            return Err(Trouble::new(
-                format!("is a plugin of a kind that this program does not know (`{other}`)"),
-                "update sppo",
-            ));
-        }
-    };
+    let kind = kinds::named(text.kind).ok_or_else(|| unknown_kind(text.kind))?;
     Ok(Manifest {
         kind,
         name: text.name.to_owned().into(),

@@ -3,32 +3,24 @@
 use std::error::Error;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use abi_stable::library::{AbiHeaderRef, LibraryError, RootModule};
 use libloading::Library;
 
 use super::added::AddedPlugins;
-use super::inspect::{LibraryPlugin, Trouble};
+use super::inspect::{self, LibraryPlugin, Trouble};
+use super::kinds;
 use crate::files::size_and_sha256;
-use crate::plugin::PluginKind;
 use crate::plugin::abi::{
-    AbiManifest, BackendModuleRef, INTERFACE_VERSION, OracleModuleRef, connection_for,
+    AbiHeaderRef, AbiManifest, INTERFACE_VERSION, LibraryError, OpenedModule, connection_for,
 };
-
-/// A plugin's functions.
-#[derive(Clone, Copy)]
-pub(super) enum OpenedModule {
-    Oracle(OracleModuleRef),
-    Backend(BackendModuleRef),
-}
 
 /// A plugin of an open library.
 #[derive(Clone)]
 pub(super) struct Opened {
     path: PathBuf,
     symbol: String,
-    pub(super) module: OpenedModule,
+    pub(super) module: Arc<dyn OpenedModule>,
     /// For instance ``oracle `rules` ``.
     pub(super) label: &'static str,
     /// SHA-256 of the library, in hexadecimal.
@@ -56,20 +48,13 @@ pub(super) fn open(
         .map_err(|error| Trouble::new(format!("cannot be read: {error}"), "check the path"))?;
     added.check(path, &sha256)?;
     let header = module_header(path, plugin)?;
-    let module = match plugin.manifest.kind {
-        PluginKind::Oracle => OpenedModule::Oracle(checked(header, path)?),
-        PluginKind::Backend => OpenedModule::Backend(checked(header, path)?),
-    };
-    let manifest = match module {
-        OpenedModule::Oracle(module) => module.manifest()(),
-        OpenedModule::Backend(module) => module.manifest()(),
-    };
-    check_identity(plugin, &manifest)?;
+    let opened = kinds::open(plugin.manifest.kind, header)
+        .ok_or_else(|| inspect::unknown_kind(plugin.manifest.kind.name()))?
+        .map_err(|error| not_of_this_interface(error, path))?;
+    let module: Arc<dyn OpenedModule> = opened.into();
+    check_identity(plugin, &module.manifest())?;
     let label: &'static str = plugin.manifest.label().leak();
-    match module {
-        OpenedModule::Oracle(module) => module.connect()(connection_for(label)),
-        OpenedModule::Backend(module) => module.connect()(connection_for(label)),
-    }
+    module.connect(connection_for(label));
     let symbol = plugin.module_symbol.clone();
     let opened = Opened { path: path.to_owned(), symbol, module, label, sha256 };
     all.push(opened.clone());
@@ -93,19 +78,14 @@ fn module_header(path: &Path, plugin: &LibraryPlugin) -> Result<AbiHeaderRef, Tr
     Ok(*header)
 }
 
-/// The plugin's functions, when their types are laid out as in this program.
-fn checked<M: RootModule>(header: AbiHeaderRef, path: &Path) -> Result<M, Trouble> {
-    let opened = header.upgrade().and_then(|header| header.init_root_module::<M>());
-    opened.map_err(|error| match error {
-        LibraryError::AbiInstability(report) => {
-            let report = report.to_string();
-            layout_trouble(&report, path)
-        }
+fn not_of_this_interface(error: LibraryError, path: &Path) -> Trouble {
+    match error {
+        LibraryError::AbiInstability(report) => layout_trouble(&report.to_string(), path),
         other => Trouble::new(
             format!("does not follow the plugin interface: {}", first_line(&other.to_string())),
             rebuild(),
         ),
-    })
+    }
 }
 
 fn layout_trouble(report: &str, path: &Path) -> Trouble {
@@ -127,7 +107,7 @@ fn keep_report(report: &str, path: &Path) -> Option<PathBuf> {
 }
 
 fn rebuild() -> String {
-    format!("rebuild the plugin with an unchanged sppo-core {}", env!("CARGO_PKG_VERSION"))
+    format!("rebuild the plugin with an unchanged sppo-plugin {}", env!("CARGO_PKG_VERSION"))
 }
 
 fn first_line(text: &str) -> &str {

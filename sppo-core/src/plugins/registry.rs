@@ -10,21 +10,19 @@ use serde_json::Value;
 use super::added::AddedPlugins;
 use super::check_settings::check_settings;
 use super::inspect::{LibraryPlugin, Trouble};
-use super::open::{OpenedModule, open};
+use super::open::{Opened, open};
 use super::search::{Found, SearchStep, search};
 use crate::config::PluginsTable;
 use crate::error::{Error, Result};
-use crate::plugin::abi::{LoadedBackend, LoadedOracle, received_text};
+use crate::plugin::abi::{Pluggable, object_of};
 use crate::plugin::{
-    Backend, EmbeddedBackend, EmbeddedOracle, Manifest, Oracle, PluginError, PluginKind, inventory,
-    label,
+    Backend, EmbeddedPlugin, Manifest, Oracle, PluginError, PluginKind, inventory, label,
 };
 
 /// Where a plugin's code is.
 #[derive(Clone, Debug)]
 enum Code {
-    EmbeddedOracle(&'static EmbeddedOracle),
-    EmbeddedBackend(&'static EmbeddedBackend),
+    Embedded(&'static EmbeddedPlugin),
     Library {
         path: PathBuf,
         plugin: LibraryPlugin,
@@ -49,8 +47,7 @@ impl PluginEntry {
     #[must_use]
     pub fn manifest(&self) -> Option<&Manifest> {
         match &self.code {
-            Code::EmbeddedOracle(oracle) => Some(&oracle.manifest),
-            Code::EmbeddedBackend(backend) => Some(&backend.manifest),
+            Code::Embedded(plugin) => Some(&plugin.manifest),
             Code::Library { plugin, .. } => Some(&plugin.manifest),
             Code::Unreadable { .. } => None,
         }
@@ -61,7 +58,7 @@ impl PluginEntry {
     pub fn path(&self) -> Option<&Path> {
         match &self.code {
             Code::Library { path, .. } | Code::Unreadable { path } => Some(path),
-            Code::EmbeddedOracle(_) | Code::EmbeddedBackend(_) => None,
+            Code::Embedded(_) => None,
         }
     }
 
@@ -151,13 +148,10 @@ impl PluginRegistry {
     }
 
     fn take_embedded(&mut self) {
-        let mut backends: Vec<_> = inventory::iter::<EmbeddedBackend>().collect();
-        backends.sort_by_key(|backend| &backend.manifest.name);
-        let mut oracles: Vec<_> = inventory::iter::<EmbeddedOracle>().collect();
-        oracles.sort_by_key(|oracle| &oracle.manifest.name);
-        let codes = backends.into_iter().map(Code::EmbeddedBackend);
-        for code in codes.chain(oracles.into_iter().map(Code::EmbeddedOracle)) {
-            self.push(code, SearchStep::Embedded, None);
+        let mut plugins: Vec<_> = inventory::iter::<EmbeddedPlugin>().collect();
+        plugins.sort_by_key(|plugin| (plugin.manifest.kind, &plugin.manifest.name));
+        for plugin in plugins {
+            self.push(Code::Embedded(plugin), SearchStep::Embedded, None);
         }
     }
 
@@ -237,7 +231,7 @@ impl PluginRegistry {
                 Some(PluginEntry { trouble: Some(trouble), code, .. }) => Error::Plugin {
                     plugin: label(kind, name),
                     source: PluginError::failed(format!(
-                        "there is none but {}, which {}",
+                        "the only file found is {}, which {}",
                         match code {
                             Code::Unreadable { path } => path.display().to_string(),
                             _ => String::new(),
@@ -258,48 +252,41 @@ impl PluginRegistry {
         })
     }
 
-    /// Makes the oracle of this name.
+    /// Makes the oracle of this name. Its errors name it.
     ///
     /// # Errors
     /// When there is none of this name, it cannot be opened, or its settings are refused.
     pub fn create_oracle(&self, name: &str, settings: Value) -> Result<Box<dyn Oracle>> {
-        let entry = self.find(PluginKind::Oracle, name)?;
-        let refused = |error| Error::from(error).from_plugin(label(PluginKind::Oracle, name));
-        check_settings(name, &self.config_schema(entry)?, &settings).map_err(refused)?;
-        if let Code::EmbeddedOracle(oracle) = entry.code {
-            self.note_use(entry, None);
-            return (oracle.create)(settings).map_err(refused);
-        }
-        let (module, plugin) = self.opened(entry)?;
-        match module {
-            OpenedModule::Oracle(module) => {
-                let made = module.create()(settings.to_string().as_str().into());
-                Ok(Box::new(LoadedOracle::new(plugin, made).map_err(refused)?))
-            }
-            OpenedModule::Backend(_) => Err(wrong_kind(entry)),
-        }
+        self.create(name, settings)
     }
 
-    /// Makes the backend of this name.
+    /// Makes the backend of this name. Its errors, and those of all that it makes, name it.
     ///
     /// # Errors
     /// When there is none of this name, it cannot be opened, or its settings are refused.
     pub fn create_backend(&self, name: &str, settings: Value) -> Result<Box<dyn Backend>> {
-        let entry = self.find(PluginKind::Backend, name)?;
-        let refused = |error| Error::from(error).from_plugin(label(PluginKind::Backend, name));
-        check_settings(name, &self.config_schema(entry)?, &settings).map_err(refused)?;
-        if let Code::EmbeddedBackend(backend) = entry.code {
-            self.note_use(entry, None);
-            return (backend.create)(settings).map_err(refused);
-        }
-        let (module, plugin) = self.opened(entry)?;
-        match module {
-            OpenedModule::Backend(module) => {
-                let made = module.create()(settings.to_string().as_str().into());
-                Ok(Box::new(LoadedBackend::new(plugin, made).map_err(refused)?))
+        self.create(name, settings)
+    }
+
+    /// Makes the plugin of the kind `K` and this name.
+    ///
+    /// # Errors
+    /// As [`Self::create_oracle`].
+    pub fn create<K: Pluggable + ?Sized>(&self, name: &str, settings: Value) -> Result<Box<K>> {
+        let entry = self.find(K::KIND, name)?;
+        check_settings(name, &self.config_schema(entry)?, &settings)
+            .map_err(|error| Error::of_plugin(label(K::KIND, name), error))?;
+        let made = match &entry.code {
+            Code::Embedded(plugin) => {
+                self.note_use(entry, None);
+                (plugin.create)(interned(label(K::KIND, name)), settings)
             }
-            OpenedModule::Oracle(_) => Err(wrong_kind(entry)),
-        }
+            _ => {
+                let Opened { module, label, .. } = self.opened(entry)?;
+                module.create(label, &settings.to_string())
+            }
+        };
+        made.and_then(object_of).map_err(|error| Error::of_plugin(label(K::KIND, name), error))
     }
 
     /// JSON Schema of a plugin's settings. A plugin in a library is opened for it.
@@ -307,16 +294,14 @@ impl PluginRegistry {
     /// # Errors
     /// When it cannot be opened.
     pub fn config_schema(&self, entry: &PluginEntry) -> Result<Value> {
-        let text = match entry.code {
-            Code::EmbeddedOracle(oracle) => return Ok((oracle.config_schema)()),
-            Code::EmbeddedBackend(backend) => return Ok((backend.config_schema)()),
-            _ => match self.opened(entry)?.0 {
-                OpenedModule::Oracle(module) => module.config_schema()(),
-                OpenedModule::Backend(module) => module.config_schema()(),
-            },
-        };
-        let text = received_text(text)
-            .map_err(|error| Error::from(error).from_plugin(entry.name_in_messages()))?;
+        if let Code::Embedded(plugin) = &entry.code {
+            return Ok((plugin.config_schema)());
+        }
+        let opened = self.opened(entry)?;
+        let text = opened
+            .module
+            .config_schema(opened.label)
+            .map_err(|error| Error::of_plugin(entry.name_in_messages(), error))?;
         serde_json::from_str(&text).map_err(|error| {
             entry.error(&Trouble::new(
                 format!("describes its settings in a way that is not JSON: {error}"),
@@ -335,14 +320,19 @@ impl PluginRegistry {
         self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn opened(&self, entry: &PluginEntry) -> Result<(OpenedModule, &'static str)> {
+    fn opened(&self, entry: &PluginEntry) -> Result<Opened> {
         if let Some(trouble) = &entry.trouble {
             return Err(entry.error(trouble));
         }
-        let Code::Library { path, plugin } = &entry.code else { return Err(wrong_kind(entry)) };
+        let Code::Library { path, plugin } = &entry.code else {
+            return Err(entry.error(&Trouble::new(
+                "is not what it was found as",
+                "look at `sppo plugin list`",
+            )));
+        };
         let opened = open(path, plugin, &self.added).map_err(|trouble| entry.error(&trouble))?;
-        self.note_use(entry, Some(opened.sha256));
-        Ok((opened.module, opened.label))
+        self.note_use(entry, Some(opened.sha256.clone()));
+        Ok(opened)
     }
 
     fn note_use(&self, entry: &PluginEntry, sha256: Option<String>) {
@@ -357,6 +347,14 @@ impl PluginRegistry {
     }
 }
 
-fn wrong_kind(entry: &PluginEntry) -> Error {
-    entry.error(&Trouble::new("is not what it was found as", "look at `sppo plugin list`"))
+/// A label that lives as long as the program, made once for each plugin.
+fn interned(label: String) -> &'static str {
+    static LABELS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut labels = LABELS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(known) = labels.get(label.as_str()) {
+        return known;
+    }
+    let label: &'static str = label.leak();
+    labels.insert(label);
+    label
 }

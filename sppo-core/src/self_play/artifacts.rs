@@ -12,7 +12,7 @@ use crate::datasets::Stored;
 use crate::error::{Error, Result};
 use crate::files::{create_directory, run_directory_error};
 use crate::observer::{Event, Observer, PluginServices, Stage, StageHost};
-use crate::plugin::{PluginError, Policy};
+use crate::plugin::{Learner, PluginError};
 use crate::records::{Judgment, Prompt, Rollout, TrainingExample};
 use crate::run_directory::{ArtifactName, RunDirectory};
 use crate::stages::{self, TrainingProgress};
@@ -122,7 +122,7 @@ impl OfPrompt for Judgment {
 pub(super) fn commit_training_state(
     run: &mut RunDirectory,
     iteration: u32,
-    policy: &mut dyn Policy,
+    policy: &mut dyn Learner,
     examples: &[TrainingExample],
     progress: TrainingProgress,
 ) -> Result<()> {
@@ -162,7 +162,7 @@ pub(super) fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T> {
 pub(super) fn keep_progress(
     run: &mut RunDirectory,
     iteration: u32,
-    policy: &mut dyn Policy,
+    policy: &mut dyn Learner,
     examples: &[TrainingExample],
     progress: TrainingProgress,
     error: Error,
@@ -180,7 +180,7 @@ pub(super) fn weights_in(state: &Path) -> PathBuf {
 
 /// Gives the policy its optimiser state back and tells where training stands.
 pub(super) fn restore_training_state(
-    policy: &mut dyn Policy,
+    policy: &mut dyn Learner,
     state: &Path,
 ) -> Result<TrainingProgress> {
     policy.load_optimizer_state(&state.join(OPTIMIZER_STATE))?;

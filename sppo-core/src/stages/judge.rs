@@ -1,7 +1,7 @@
 //! Stage 2: the oracle compares the answers, and its word becomes a preference matrix.
 
 use crate::error::Result;
-use crate::plugin::{Candidate, Comparison, FinishReason, Host, Oracle};
+use crate::plugin::{Candidate, Comparison, Oracle, Progress};
 use crate::records::{Judgment, Rollout};
 use crate::win_rate::{self, Judged, WinRateEstimator};
 
@@ -22,7 +22,7 @@ pub fn comparison(rollout: &Rollout) -> Comparison<'_> {
         .iter()
         .map(|response| Candidate {
             text: response.text.as_str().into(),
-            finished: Some(response.finish_reason == FinishReason::EndToken),
+            finish_reason: Some(response.finish_reason),
             token_count: Some(response.tokens.len()),
         })
         .collect();
@@ -41,10 +41,10 @@ pub fn judge(
     oracle: &mut dyn Oracle,
     comparisons: &[Comparison<'_>],
     settings: &PreferenceSettings,
-    host: &dyn Host,
+    progress: &dyn Progress,
 ) -> Result<Vec<Judged>> {
     let PreferenceSettings { estimator, bradley_terry_temperature } = *settings;
-    Ok(win_rate::ask(oracle, comparisons, estimator, bradley_terry_temperature, host)?)
+    Ok(win_rate::ask(oracle, comparisons, estimator, bradley_terry_temperature, progress)?)
 }
 
 /// The judgment of a rollout, as the run directory keeps it.

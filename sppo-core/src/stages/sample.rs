@@ -3,7 +3,7 @@
 use super::tokenize::{TokenizationRule, tokenize_prompt};
 use crate::error::{Error, Result};
 use crate::plugin::{
-    FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, Host, Policy,
+    Codec, FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, Progress, Sampler,
     SamplingParameters,
 };
 use crate::records::{Prompt, Response, Rollout};
@@ -26,17 +26,17 @@ pub struct SamplingPass<'a> {
 /// Samples K answers to each prompt (Algorithm 1, line 4).
 ///
 /// # Errors
-/// When a prompt cannot be rendered or leaves no room in the context, or the policy fails or
-/// answers nonsense.
+/// When a prompt cannot be rendered or leaves no room in the context, or the sampler fails or
+/// returns something impossible.
 pub fn sample(
-    policy: &mut dyn Policy,
+    sampler: &mut dyn Sampler,
     prompts: &[Prompt],
     pass: &SamplingPass<'_>,
-    host: &dyn Host,
+    progress: &dyn Progress,
 ) -> Result<Vec<Rollout>> {
     let tokenized = prompts
         .iter()
-        .map(|prompt| tokenize_prompt(policy, &prompt.messages, pass.rule))
+        .map(|prompt| tokenize_prompt(sampler, &prompt.messages, pass.rule))
         .collect::<Result<Vec<_>>>()?;
     let request = GenerationRequest {
         prompts: prompts
@@ -49,7 +49,7 @@ pub fn sample(
         seed: pass.seed,
         stream: pass.stream,
     };
-    let generated = policy.generate(&request, host)?;
+    let generated = sampler.generate(&request, progress)?;
     validate(&generated, &request)?;
 
     let mut generated = generated.into_iter();
@@ -60,15 +60,15 @@ pub fn sample(
             let responses = generated
                 .by_ref()
                 .take(pass.samples_per_prompt)
-                .map(|response| with_text(policy, response))
+                .map(|response| with_text(sampler, response))
                 .collect::<Result<Vec<_>>>()?;
             Ok(Rollout { prompt: prompt.clone(), rendered_prompt, prompt_tokens, responses })
         })
         .collect()
 }
 
-fn with_text(policy: &dyn Policy, response: GeneratedResponse) -> Result<Response> {
-    let text = policy.decode(&response.tokens)?;
+fn with_text(codec: &dyn Codec, response: GeneratedResponse) -> Result<Response> {
+    let text = codec.decode(&response.tokens)?;
     let GeneratedResponse { tokens, log_probs, finish_reason } = response;
     Ok(Response { text, tokens, log_probs, finish_reason })
 }
@@ -111,7 +111,7 @@ pub fn length_statistics(rollouts: &[Rollout]) -> (f64, f64) {
     for response in responses {
         count += 1;
         tokens += response.tokens.len();
-        ended += usize::from(response.finish_reason == FinishReason::EndToken);
+        ended += usize::from(response.finish_reason == FinishReason::Stop);
     }
     let count = count.max(1) as f64;
     (tokens as f64 / count, ended as f64 / count)

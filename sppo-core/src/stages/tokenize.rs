@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::plugin::{Message, PluginError, Policy};
+use crate::plugin::{Codec, Message, PluginError};
 use crate::records::TrainingExample;
 
 /// Which of the two rules to follow.
@@ -49,19 +49,19 @@ pub struct TokenizedAnswer {
 /// # Errors
 /// When the template refuses the conversation.
 pub fn tokenize_prompt(
-    policy: &dyn Policy,
+    codec: &dyn Codec,
     messages: &[Message],
     rule: TokenizationRule,
 ) -> Result<(String, Vec<u32>)> {
     match rule {
         TokenizationRule::Clean => {
-            let text = policy.render(messages, true)?;
-            let tokens = encode_with_one_beginning(policy, &text)?;
+            let text = codec.render(messages, true)?;
+            let tokens = encode_with_one_beginning(codec, &text)?;
             Ok((text, tokens))
         }
         TokenizationRule::Official => {
-            let text = official_prompt_text(policy, messages)?;
-            let tokens = policy.encode(&text, true)?;
+            let text = official_prompt_text(codec, messages)?;
+            let tokens = codec.encode(&text, true)?;
             Ok((text, tokens))
         }
     }
@@ -72,20 +72,20 @@ pub fn tokenize_prompt(
 /// # Errors
 /// When the template refuses the conversation, or the official rule cannot be applied.
 pub fn tokenize_answers(
-    policy: &dyn Policy,
+    codec: &dyn Codec,
     messages: &[Message],
     answers: &[&str],
     settings: TokenizationSettings,
 ) -> Result<Vec<TokenizedAnswer>> {
     match settings.rule {
         TokenizationRule::Clean => {
-            let (_, prompt) = tokenize_prompt(policy, messages, settings.rule)?;
+            let (_, prompt) = tokenize_prompt(codec, messages, settings.rule)?;
             answers
                 .iter()
-                .map(|answer| clean_answer(policy, messages, &prompt, answer, settings.max_length))
+                .map(|answer| clean_answer(codec, messages, &prompt, answer, settings.max_length))
                 .collect()
         }
-        TokenizationRule::Official => official_answers(policy, messages, answers, settings),
+        TokenizationRule::Official => official_answers(codec, messages, answers, settings),
     }
 }
 
@@ -95,14 +95,14 @@ pub fn tokenize_answers(
 /// # Errors
 /// As [`tokenize_answers`].
 pub fn retokenize(
-    policy: &dyn Policy,
+    codec: &dyn Codec,
     examples: &mut [TrainingExample],
     settings: TokenizationSettings,
 ) -> Result<()> {
     for example in examples {
         let texts: Vec<&str> =
             example.responses.iter().map(|answer| answer.text.as_str()).collect();
-        let tokenized = tokenize_answers(policy, &example.messages, &texts, settings)?;
+        let tokenized = tokenize_answers(codec, &example.messages, &texts, settings)?;
         set_tokens(example, tokenized);
     }
     Ok(())
@@ -123,11 +123,11 @@ pub fn set_tokens(example: &mut TrainingExample, tokenized: Vec<TokenizedAnswer>
 }
 
 /// Rendered templates usually hold the begin token; where one does not, the tokenizer's is added.
-fn encode_with_one_beginning(policy: &dyn Policy, text: &str) -> Result<Vec<u32>> {
-    let mut tokens = policy.encode(text, false)?;
-    if let Some(beginning) = policy.info().beginning_token
+fn encode_with_one_beginning(codec: &dyn Codec, text: &str) -> Result<Vec<u32>> {
+    let mut tokens = codec.encode(text, false)?;
+    if let Some(beginning) = codec.info().bos_token
         && tokens.first() != Some(&beginning)
-        && policy.encode(text, true)?.first() == Some(&beginning)
+        && codec.encode(text, true)?.first() == Some(&beginning)
     {
         tokens.insert(0, beginning);
     }
@@ -135,14 +135,14 @@ fn encode_with_one_beginning(policy: &dyn Policy, text: &str) -> Result<Vec<u32>
 }
 
 fn clean_answer(
-    policy: &dyn Policy,
+    codec: &dyn Codec,
     messages: &[Message],
     prompt: &[u32],
     answer: &str,
     max_length: usize,
 ) -> Result<TokenizedAnswer> {
-    let mut tokens = tokens_after_prompt(policy, messages, prompt, answer)?;
-    end_once(policy, &mut tokens);
+    let mut tokens = tokens_after_prompt(codec, messages, prompt, answer)?;
+    end_once(codec, &mut tokens);
     if prompt.len() + 1 > max_length {
         return Err(PluginError::input(format!(
             "the prompt has {} tokens and leaves no room for an answer within {max_length}",
@@ -160,62 +160,62 @@ fn clean_answer(
 /// text of its own, which no model writes there. Where an answer's beginning merges with the prompt's end,
 /// or the template writes another prompt, the answer is a text of its own.
 fn tokens_after_prompt(
-    policy: &dyn Policy,
+    codec: &dyn Codec,
     messages: &[Message],
     prompt: &[u32],
     answer: &str,
 ) -> Result<Vec<u32>> {
-    let prompt_text = policy.render(messages, true)?;
+    let prompt_text = codec.render(messages, true)?;
     let mut conversation = messages.to_vec();
     conversation.push(Message::assistant(answer));
-    let whole = policy.render(&conversation, false)?;
+    let whole = codec.render(&conversation, false)?;
     let Some(rest) = whole.strip_prefix(&prompt_text) else {
-        return Ok(policy.encode(answer, false)?);
+        return Ok(codec.encode(answer, false)?);
     };
-    match encode_with_one_beginning(policy, &whole)?.strip_prefix(prompt) {
+    match encode_with_one_beginning(codec, &whole)?.strip_prefix(prompt) {
         Some(tokens) => Ok(tokens.to_vec()),
-        None => Ok(policy.encode(rest, false)?),
+        None => Ok(codec.encode(rest, false)?),
     }
 }
 
 /// Cuts after the first end token (templates add line breaks after it), or adds one.
-fn end_once(policy: &dyn Policy, tokens: &mut Vec<u32>) {
-    let info = policy.info();
-    match tokens.iter().position(|token| info.end_tokens.contains(token)) {
+fn end_once(codec: &dyn Codec, tokens: &mut Vec<u32>) {
+    let info = codec.info();
+    match tokens.iter().position(|token| info.stop_tokens.contains(token)) {
         Some(end) => tokens.truncate(end + 1),
-        None => tokens.extend(info.end_of_sequence_token.or(info.end_tokens.first().copied())),
+        None => tokens.extend(info.eos_token.or(info.stop_tokens.first().copied())),
     }
 }
 
 /// The template of `[prompt, assistant: "None"]`, up to the first literal `None`, wherever it stands.
-fn official_prompt_text(policy: &dyn Policy, messages: &[Message]) -> Result<String> {
+fn official_prompt_text(codec: &dyn Codec, messages: &[Message]) -> Result<String> {
     const PLACEHOLDER: &str = "None";
     let mut conversation = messages.to_vec();
     conversation.push(Message::assistant(PLACEHOLDER));
-    let text = policy.render(&conversation, false)?;
+    let text = codec.render(&conversation, false)?;
     let end = text.find(PLACEHOLDER).unwrap_or(text.len());
     Ok(text[..end].to_owned())
 }
 
 fn official_answers(
-    policy: &dyn Policy,
+    codec: &dyn Codec,
     messages: &[Message],
     answers: &[&str],
     settings: TokenizationSettings,
 ) -> Result<Vec<TokenizedAnswer>> {
-    let info = policy.info();
-    let (Some(beginning), Some(end)) = (info.beginning_token, info.end_of_sequence_token) else {
+    let info = codec.info();
+    let (Some(beginning), Some(end)) = (info.bos_token, info.eos_token) else {
         return Err(Error::configuration(
             "training.tokenization",
             "the official rule needs a tokenizer with a begin and an end token, and this one lacks them",
         )
         .with_hint("use `training.tokenization = \"clean\"`"));
     };
-    let prompt_text = policy.render(messages, false)?;
+    let prompt_text = codec.render(messages, false)?;
     let mut tokenized = answers
         .iter()
         .map(|answer| {
-            let mut split = official_split(policy, messages, &prompt_text, answer)?;
+            let mut split = official_split(codec, messages, &prompt_text, answer)?;
             split.prompt.insert(0, beginning);
             split.answer.push(end);
             Ok(split)
@@ -229,18 +229,18 @@ fn official_answers(
 /// Tokenises prompt and answer together and cuts where the prompt alone ends, or one token earlier
 /// when the answer's beginning merged with the prompt's last token.
 fn official_split(
-    policy: &dyn Policy,
+    codec: &dyn Codec,
     messages: &[Message],
     prompt_text: &str,
     answer: &str,
 ) -> Result<TokenizedAnswer> {
     let mut conversation = messages.to_vec();
     conversation.push(Message::assistant(answer));
-    let whole = policy.render(&conversation, false)?;
+    let whole = codec.render(&conversation, false)?;
     let answer_text: String = whole.chars().skip(prompt_text.chars().count()).collect();
 
-    let mut full = policy.encode(&format!("{prompt_text}{answer_text}"), false)?;
-    let prompt = policy.encode(prompt_text, false)?;
+    let mut full = codec.encode(&format!("{prompt_text}{answer_text}"), false)?;
+    let prompt = codec.encode(prompt_text, false)?;
     let mut start = prompt.len().min(full.len());
     if full[..start] != prompt[..] {
         start = start.saturating_sub(1);

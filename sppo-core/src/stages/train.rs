@@ -9,7 +9,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use crate::error::{Error, Result};
 use crate::objective::{self, ExampleTerms, ObjectiveSettings, ResponseTerm};
 use crate::observer::{Event, Observer, TrainingStep};
-use crate::plugin::{PluginError, Policy, SequenceBatch, StepSettings};
+use crate::plugin::{Learner, PluginError, SequenceBatch, StepSettings};
 use crate::records::TrainingExample;
 use crate::schedule::Schedule;
 
@@ -69,7 +69,7 @@ impl TrainingSettings {
 /// # Errors
 /// When the policy fails.
 pub fn reference_log_probs(
-    policy: &mut dyn Policy,
+    policy: &mut dyn Learner,
     examples: &mut [TrainingExample],
     micro_batch_tokens: usize,
     mut done: impl FnMut(usize) -> Result<()>,
@@ -95,13 +95,13 @@ pub fn reference_log_probs(
 /// When a reference log-probability is missing, the objective does not fit the examples, the
 /// policy fails, or `after_step` does.
 pub fn train(
-    policy: &mut dyn Policy,
+    policy: &mut dyn Learner,
     examples: &[TrainingExample],
     settings: &TrainingSettings,
     iteration: u32,
     progress: &mut TrainingProgress,
     observer: &dyn Observer,
-    mut after_step: impl FnMut(&mut dyn Policy, TrainingProgress) -> Result<()>,
+    mut after_step: impl FnMut(&mut dyn Learner, TrainingProgress) -> Result<()>,
 ) -> Result<()> {
     let steps = settings.steps(examples.len());
     let steps_per_epoch = settings.steps_per_epoch(examples.len());
@@ -151,7 +151,7 @@ pub fn train(
 ///
 /// # Errors
 /// When a log-probability of the first examples is not finite, or the policy fails.
-pub fn require_finite(policy: &mut dyn Policy, examples: &[TrainingExample]) -> Result<()> {
+pub fn require_finite(policy: &mut dyn Learner, examples: &[TrainingExample]) -> Result<()> {
     const ENOUGH: usize = 16;
     for example in examples.iter().take(ENOUGH) {
         sequence_log_probs(policy, std::slice::from_ref(example))?;
@@ -164,7 +164,7 @@ pub fn require_finite(policy: &mut dyn Policy, examples: &[TrainingExample]) -> 
 /// # Errors
 /// When a reference log-probability is missing or the policy fails.
 pub fn mean_log_prob_changes(
-    policy: &mut dyn Policy,
+    policy: &mut dyn Learner,
     examples: &[TrainingExample],
     micro_batch_tokens: usize,
 ) -> Result<(f64, f64)> {
@@ -203,7 +203,7 @@ struct BatchMeans {
 /// on how the batch is divided: an objective whose examples depend on each other is evaluated on the
 /// whole batch first, at the price of one more forward pass when there are several micro-batches.
 fn accumulate_gradient(
-    policy: &mut dyn Policy,
+    policy: &mut dyn Learner,
     batch: &[&TrainingExample],
     settings: &TrainingSettings,
 ) -> Result<AccumulatedGradient> {
@@ -298,7 +298,7 @@ fn example_terms<E: Borrow<TrainingExample>>(
 
 /// Summed log-probability of every response, without gradients.
 fn sequence_log_probs<E: Borrow<TrainingExample>>(
-    policy: &mut dyn Policy,
+    policy: &mut dyn Learner,
     part: &[E],
 ) -> Result<Vec<f64>> {
     let packed = pack(part);

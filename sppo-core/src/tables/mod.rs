@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-/// File formats of tables.
+/// How rows are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TableFormat {
     /// One JSON object per line, UTF-8.
@@ -24,10 +24,10 @@ pub enum TableFormat {
 }
 
 impl TableFormat {
-    /// The format of a file by its extension.
+    /// The format that a file's extension stands for.
     ///
     /// # Errors
-    /// When the extension is unknown.
+    /// When it stands for none.
     pub fn of(path: &Path) -> Result<Self> {
         let extension = path.extension().map(|text| text.to_string_lossy().to_ascii_lowercase());
         match extension.as_deref() {

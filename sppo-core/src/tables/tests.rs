@@ -84,7 +84,7 @@ fn rollouts() -> impl Strategy<Value = Vec<Rollout>> {
                 text,
                 tokens: tokens.iter().map(|(token, _)| *token).collect(),
                 log_probs: tokens.iter().map(|(_, log_prob)| *log_prob).collect(),
-                finish_reason: if ended { FinishReason::EndToken } else { FinishReason::Length },
+                finish_reason: if ended { FinishReason::Stop } else { FinishReason::Length },
             },
         );
     let rollout = (any::<u64>(), ".*", prop::collection::vec(response, 0..3)).prop_map(

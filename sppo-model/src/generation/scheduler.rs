@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use sppo_plugin::{
-    FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, Host, PlannedSampling,
+    FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, PlannedSampling, Progress,
 };
 
 use super::draw::{DrawKey, DrawRequest, Sampler};
@@ -37,7 +37,7 @@ impl Default for GenerationLimits {
 ///
 /// # Errors
 /// When a prompt is empty, unknown to the model or leaves no room in the context, when a sampling
-/// parameter makes no sense, when the host asks to stop, or when the computation fails.
+/// parameter makes no sense, when the user asks to stop, or when the computation fails.
 pub fn generate<O: Ops>(
     ops: &O,
     decoder: &Decoder,
@@ -45,7 +45,7 @@ pub fn generate<O: Ops>(
     request: &GenerationRequest,
     end_tokens: &[u32],
     limits: &GenerationLimits,
-    host: &dyn Host,
+    progress: &dyn Progress,
 ) -> Result<Vec<GeneratedResponse>> {
     let sampler = Sampler::new(&request.sampling, end_tokens)?;
     check_prompts(&request.prompts, decoder)?;
@@ -54,12 +54,12 @@ pub fn generate<O: Ops>(
     }
     let mut scheduler = Scheduler::new(ops, decoder, parameters, request, sampler, limits)?;
     while !scheduler.is_done() {
-        if host.is_cancelled() {
+        if progress.is_cancelled() {
             return Err(ModelError::Cancelled);
         }
         scheduler.admit()?;
         scheduler.decode()?;
-        host.progress(scheduler.generated_tokens, scheduler.most_tokens());
+        progress.progress(scheduler.generated_tokens, scheduler.most_tokens());
     }
     scheduler.into_responses()
 }
@@ -381,7 +381,7 @@ impl<'a, O: Ops> Scheduler<'a, O> {
     fn finish_reason(&self, row: &Row, token: u32) -> Option<FinishReason> {
         let length = row.tokens.len();
         if self.sampler.is_end_token(token) {
-            Some(FinishReason::EndToken)
+            Some(FinishReason::Stop)
         } else if length == self.request.sampling.max_new_tokens
             || row.prefix.len() + length == self.decoder.config().context_length
         {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::time::Instant;
 
-use sppo_plugin::{Comparison, Host, Message, ModelSpec, PluginError, Scorer};
+use sppo_plugin::{Comparison, Message, ModelSpec, PluginError, Progress, Scorer, Services};
 
 use crate::checkpoint::scorer_identity;
 use crate::checkpoint::source::{
@@ -54,11 +54,11 @@ impl JudgeSettings<'_> {
     ///
     /// # Errors
     /// As [`source::resolve`].
-    pub fn find(&self, host: &dyn Host) -> Result<ResolvedModel> {
+    pub fn find(&self, progress: &dyn Progress) -> Result<ResolvedModel> {
         let told = RefCell::new(String::new());
-        let progress = |DownloadProgress { file, received, total }: DownloadProgress| {
+        let report = |DownloadProgress { file, received, total }: DownloadProgress| {
             let Some(total) = total.filter(|&total| total >= LARGE_DOWNLOAD) else { return };
-            host.progress(received, total);
+            progress.progress(received, total);
             if *told.borrow() != file {
                 tracing::warn!(
                     "fetching {file} ({} MiB) of {}; it is kept for next time",
@@ -69,7 +69,7 @@ impl JudgeSettings<'_> {
             }
         };
         let options = ModelSourceOptions::default();
-        source::resolve(self.model, self.revision, &options, &progress)
+        source::resolve(self.model, self.revision, &options, &report)
     }
 }
 
@@ -129,7 +129,7 @@ struct Totals {
 }
 
 impl ModelJudge {
-    /// Has the host load a model that was found. `text_files` are the files besides configuration and
+    /// Has the program load a model that was found. `text_files` are the files besides configuration and
     /// weights that its judgments depend on.
     ///
     /// # Errors
@@ -139,13 +139,13 @@ impl ModelJudge {
         found: ResolvedModel,
         text_files: impl Iterator<Item = &'a str>,
         metrics: MetricNames,
-        host: &dyn Host,
+        services: &dyn Services,
     ) -> PluginResult<Self> {
         let identity = identity(&found, text_files)?;
         let spec = ModelSpec { path: found.path };
         let scorer = match settings.backend {
-            Some(backend) => host.scorer_on(backend, &spec)?,
-            None => host.scorer(&spec)?,
+            Some(backend) => services.scorer_on(backend, &spec)?,
+            None => services.scorer(&spec)?,
         };
         let batch_tokens = settings.batch_tokens;
         Ok(Self { scorer, identity, batch_tokens, metrics, totals: Totals::default() })
@@ -160,16 +160,16 @@ impl ModelJudge {
     /// Has everything scored that `ask` wants to know about the comparisons, and returns their tables.
     ///
     /// # Errors
-    /// When `ask` or the backend fails, or the host asks to stop.
+    /// When `ask` or the backend fails, or the user asks to stop.
     pub fn tables(
         &mut self,
         comparisons: &[Comparison<'_>],
-        host: &dyn Host,
+        progress: &dyn Progress,
         ask: &mut dyn FnMut(&Comparison<'_>) -> PluginResult<Questions>,
     ) -> PluginResult<Vec<Vec<f32>>> {
         let mut round = Round {
             judge: self,
-            host,
+            progress,
             batch: Vec::new(),
             batched_tokens: 0,
             tables: Vec::with_capacity(comparisons.len()),
@@ -199,7 +199,7 @@ fn identity<'a>(
 /// One call of an oracle: questions are asked in batches, whatever comparison they belong to.
 struct Round<'a> {
     judge: &'a mut ModelJudge,
-    host: &'a dyn Host,
+    progress: &'a dyn Progress,
     batch: Vec<Asked>,
     batched_tokens: usize,
     tables: Vec<Table>,
@@ -235,7 +235,7 @@ impl Round<'_> {
 
     /// Has the batch scored.
     fn flush(&mut self) -> PluginResult<()> {
-        if self.host.is_cancelled() {
+        if self.progress.is_cancelled() {
             return Err(PluginError::cancelled());
         }
         if self.batch.is_empty() {
@@ -268,10 +268,10 @@ impl Round<'_> {
 
     fn report(&self) {
         let completed = self.tables.iter().filter(|table| table.open == 0).count();
-        self.host.progress(completed as u64, self.total as u64);
+        self.progress.progress(completed as u64, self.total as u64);
         let Totals { questions, tokens, seconds } = self.judge.totals;
         let [asked, per_second, counted] = self.judge.metrics;
-        self.host.metrics(&[
+        self.progress.metrics(&[
             (asked, questions as f64),
             (per_second, questions as f64 / seconds.max(1e-9)),
             (counted, tokens as f64),

@@ -5,7 +5,7 @@
 
 use sppo_plugin::{
     LoraSettings, MemoryEstimate, MemoryUse, Optimizer, PlannedSampling, PlannedTraining,
-    PlannedWork,
+    PlannedWork, PolicySpec,
 };
 
 use crate::decoder::{DecoderConfig, NormPlacement, adapter_shapes, tensor_layout};
@@ -33,7 +33,7 @@ struct Estimator<'a> {
     config: &'a DecoderConfig,
     traits: MemoryTraits,
     limits: GenerationLimits,
-    work: &'a PlannedWork,
+    spec: &'a PolicySpec,
     /// Whether matrices that are not trained take two bytes a number.
     frozen_in_bf16: bool,
 }
@@ -46,10 +46,11 @@ pub(super) fn estimate_memory(
     traits: MemoryTraits,
     limits: GenerationLimits,
     stored_in_bf16: bool,
+    spec: &PolicySpec,
     work: &PlannedWork,
 ) -> MemoryEstimate {
-    let frozen_in_bf16 = stored_in_bf16 && traits.keeps_frozen_bf16 && work.adapters.is_some();
-    let estimator = Estimator { config, traits, limits, work, frozen_in_bf16 };
+    let frozen_in_bf16 = stored_in_bf16 && traits.keeps_frozen_bf16 && spec.adapters.is_some();
+    let estimator = Estimator { config, traits, limits, spec, frozen_in_bf16 };
     let weights = estimator.weights();
     let held = MemoryUse { weights, scratch: traits.program, ..MemoryUse::default() };
     let mut estimate = MemoryEstimate {
@@ -81,7 +82,7 @@ pub(super) fn estimate_memory(
 
 impl Estimator<'_> {
     fn adapters(&self) -> Option<&LoraSettings> {
-        self.work.adapters.as_ref()
+        self.spec.adapters.as_ref()
     }
 
     /// Numbers in all matrices, and in everything else.
@@ -202,7 +203,7 @@ impl Estimator<'_> {
         let hidden = config.hidden_size as u64;
         let layers = config.layer_count as u64;
         let layer = tokens * self.kept_per_token();
-        let layers = match training.recompute_activations {
+        let layers = match self.spec.recompute_activations {
             true => layers * tokens * hidden + layer,
             false => layers * layer,
         };

@@ -1,11 +1,12 @@
-//! The adapter that turns any op set into a core [`Policy`].
+//! The adapter that turns any op set into a [`Policy`](sppo_plugin::Policy).
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use sppo_plugin::{
-    GeneratedResponse, GenerationRequest, Host, LoraSettings, MemoryEstimate, Message, Optimizer,
-    PlannedWork, PluginError, Policy, PolicyInfo, SequenceBatch, StepReport, StepSettings,
+    Codec, GeneratedResponse, GenerationRequest, Learner, LoraSettings, MemoryEstimate, Message,
+    Optimizer, PlannedWork, PluginError, PolicyInfo, PolicySpec, Progress, Sampler, SequenceBatch,
+    StepReport, StepSettings,
 };
 
 use super::memory_estimate::{MemoryTraits, estimate_memory};
@@ -29,51 +30,21 @@ pub struct DecoderPolicy<O: Ops> {
 }
 
 impl<O: Ops> DecoderPolicy<O> {
-    /// Loads a Hugging Face model directory or a `.gguf` file onto an op set, or a PEFT directory, whose
-    /// adapters are merged into the weights.
+    /// Loads a policy onto an op set: a Hugging Face model directory, a `.gguf` file, or a PEFT directory,
+    /// whose adapters are merged into the weights unless `spec` has adapters to train.
     ///
     /// # Errors
-    /// When the model cannot be read or does not fit into memory.
-    pub fn load(ops: O, path: &Path, limits: GenerationLimits) -> Result<Self, ModelError> {
-        let checkpoint = Checkpoint::open(path)?;
-        let model = DecoderModel::load(ops, checkpoint.config(), &mut |name| {
-            checkpoint.tensor(name).map(|tensor| (tensor.shape, tensor.values))
-        })?;
-        Ok(Self::new(model, checkpoint, limits))
-    }
-
-    /// Loads a model with adapters that are trained in place of its weights: those of a PEFT directory,
-    /// or fresh ones.
-    ///
-    /// # Errors
-    /// As [`Self::load`], or when the adapters were trained with other settings.
-    pub fn load_adapted(
-        ops: O,
-        path: &Path,
-        adapters: &LoraSettings,
-        limits: GenerationLimits,
-    ) -> Result<Self, ModelError> {
-        let checkpoint = Checkpoint::open(path)?;
-        if let Some(stored) = checkpoint.adapters() {
-            let recorded = LoraSettings { seed: adapters.seed, ..stored.settings().clone() };
-            if sorted(recorded) != sorted(adapters.clone()) {
-                return Err(ModelError::file(
-                    path,
-                    "holds adapters that were trained with other settings than [training.lora]",
-                )
-                .with_hint("take the rank, alpha, dropout and target modules of its adapter_config.json, or merge the adapters first: sppo merge"));
-            }
-        }
-        let model = DecoderModel::load_adapted(
-            ops,
-            checkpoint.config(),
-            &mut |name| checkpoint.base_tensor(name).map(|tensor| (tensor.shape, tensor.values)),
-            adapters,
-            &mut |module, shape| match checkpoint.adapters() {
-                Some(stored) => stored.values(module, shape),
-                None => Ok(None),
-            },
-        )?;
+    /// When the model cannot be read or does not fit into memory, or its adapters were trained with other
+    /// settings than those of `spec`.
+    pub fn load(ops: O, spec: &PolicySpec, limits: GenerationLimits) -> Result<Self, ModelError> {
+        let checkpoint = Checkpoint::open(&spec.path)?;
+        let mut model = match &spec.adapters {
+            Some(adapters) => adapted_model(ops, &checkpoint, adapters)?,
+            None => DecoderModel::load(ops, checkpoint.config(), &mut |name| {
+                checkpoint.tensor(name).map(|tensor| (tensor.shape, tensor.values))
+            })?,
+        };
+        model.recompute_activations(spec.recompute_activations);
         Ok(Self::new(model, checkpoint, limits))
     }
 
@@ -81,7 +52,7 @@ impl<O: Ops> DecoderPolicy<O> {
         let origin = fs_err::canonicalize(checkpoint.path())
             .unwrap_or_else(|_| checkpoint.path().to_path_buf());
         let (config, original_config, text) = checkpoint.into_parts();
-        let (device, data_type) = model.ops().describe();
+        let (device, dtype) = model.ops().describe();
         let special_tokens = text.special_tokens();
         let info = PolicyInfo {
             architecture: config.family.model_type().into(),
@@ -90,11 +61,11 @@ impl<O: Ops> DecoderPolicy<O> {
             head_parameters: (config.vocabulary_size * config.hidden_size) as u64,
             vocabulary_size: config.vocabulary_size,
             context_length: config.context_length,
-            beginning_token: special_tokens.beginning,
-            end_of_sequence_token: special_tokens.end_of_sequence,
-            end_tokens: special_tokens.end_tokens.clone(),
+            bos_token: special_tokens.beginning,
+            eos_token: special_tokens.end_of_sequence,
+            stop_tokens: special_tokens.end_tokens.clone(),
             device,
-            data_type,
+            dtype,
         };
         let model = model.with_generation_limits(limits);
         Self { model, text, original_config, origin, info }
@@ -106,20 +77,47 @@ impl<O: Ops> DecoderPolicy<O> {
     }
 }
 
-/// The memory that planned work on a model on disk takes, of which nothing but the configuration is
-/// read.
+/// A model whose adapters are trained in place of its weights: those of a PEFT directory, or fresh ones.
+fn adapted_model<O: Ops>(
+    ops: O,
+    checkpoint: &Checkpoint,
+    adapters: &LoraSettings,
+) -> Result<DecoderModel<O>, ModelError> {
+    if let Some(stored) = checkpoint.adapters() {
+        let recorded = LoraSettings { seed: adapters.seed, ..stored.settings().clone() };
+        if sorted(recorded) != sorted(adapters.clone()) {
+            return Err(ModelError::file(
+                checkpoint.path(),
+                "holds adapters that were trained with other settings than [training.lora]",
+            )
+            .with_hint("take the rank, alpha, dropout and target modules of its adapter_config.json, or merge the adapters first: sppo merge"));
+        }
+    }
+    DecoderModel::load_adapted(
+        ops,
+        checkpoint.config(),
+        &mut |name| checkpoint.base_tensor(name).map(|tensor| (tensor.shape, tensor.values)),
+        adapters,
+        &mut |module, shape| match checkpoint.adapters() {
+            Some(stored) => stored.values(module, shape),
+            None => Ok(None),
+        },
+    )
+}
+
+/// Memory that planned work on a model on disk takes. Nothing but the model's configuration is read.
 ///
 /// # Errors
 /// When the model cannot be opened.
 pub fn estimate_policy_memory(
-    path: &Path,
+    spec: &PolicySpec,
     traits: MemoryTraits,
     limits: GenerationLimits,
     work: &PlannedWork,
 ) -> Result<MemoryEstimate, ModelError> {
-    let checkpoint = Checkpoint::open(path)?;
+    let checkpoint = Checkpoint::open(&spec.path)?;
     let in_bf16 = checkpoint.is_stored_in_bf16();
-    Ok(estimate_memory(checkpoint.config(), traits, limits, in_bf16, work))
+    Ok(estimate_memory(checkpoint.config(), traits, limits, in_bf16, spec, work))
 }
 
 /// The order of target modules means nothing.
@@ -136,7 +134,7 @@ fn layer_matrix_parameters(config: &DecoderConfig) -> u64 {
     (config.layer_count * (attention + feed_forward)) as u64
 }
 
-impl<O: Ops> Policy for DecoderPolicy<O> {
+impl<O: Ops> Codec for DecoderPolicy<O> {
     fn info(&self) -> &PolicyInfo {
         &self.info
     }
@@ -156,15 +154,19 @@ impl<O: Ops> Policy for DecoderPolicy<O> {
     fn decode(&self, tokens: &[u32]) -> Result<String, PluginError> {
         Ok(self.text.decode(tokens)?)
     }
+}
 
+impl<O: Ops> Sampler for DecoderPolicy<O> {
     fn generate(
         &mut self,
         request: &GenerationRequest,
-        host: &dyn Host,
+        progress: &dyn Progress,
     ) -> Result<Vec<GeneratedResponse>, PluginError> {
-        Ok(self.model.generate(request, &self.info.end_tokens, host)?)
+        Ok(self.model.generate(request, &self.info.stop_tokens, progress)?)
     }
+}
 
+impl<O: Ops> Learner for DecoderPolicy<O> {
     fn token_log_probs(&mut self, batch: &SequenceBatch) -> Result<Vec<Vec<f32>>, PluginError> {
         Ok(self.model.token_log_probs(batch)?)
     }
@@ -175,11 +177,6 @@ impl<O: Ops> Policy for DecoderPolicy<O> {
 
     fn backward(&mut self, coefficients: &[f64]) -> Result<(), PluginError> {
         Ok(self.model.backward(coefficients)?)
-    }
-
-    fn recompute_activations(&mut self, recompute: bool) -> Result<(), PluginError> {
-        self.model.recompute_activations(recompute);
-        Ok(())
     }
 
     fn begin_training(&mut self, optimizer: &Optimizer) -> Result<(), PluginError> {

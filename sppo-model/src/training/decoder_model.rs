@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::path::Path;
 
 use sppo_plugin::{
-    GeneratedResponse, GenerationRequest, Host, LoraSettings, Optimizer, SequenceBatch, StepReport,
-    StepSettings,
+    GeneratedResponse, GenerationRequest, LoraSettings, Optimizer, Progress, SequenceBatch,
+    StepReport, StepSettings,
 };
 
 use super::optimizer::Training;
@@ -136,7 +136,7 @@ impl<O: Ops> DecoderModel<O> {
         &mut self,
         request: &GenerationRequest,
         end_tokens: &[u32],
-        host: &dyn Host,
+        progress: &dyn Progress,
     ) -> Result<Vec<GeneratedResponse>> {
         let table = self.decoder.pure_table().map(ParameterId::index);
         for (index, entry) in self.parameters.entries_mut().iter_mut().enumerate() {
@@ -151,7 +151,7 @@ impl<O: Ops> DecoderModel<O> {
             request,
             end_tokens,
             &self.limits,
-            host,
+            progress,
         );
         for entry in self.parameters.entries_mut() {
             self.ops.end_decoding(&mut entry.value)?;

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use sppo_core::plugin::abi::{oracle_across, policy_across};
 use sppo_core::plugin::{
-    Comparison, GeneratedResponse, GenerationRequest, Host, Message, Optimizer, Oracle,
-    PluginError, Policy, PolicyInfo, SequenceBatch, SilentHost, StepReport, StepSettings, Verdict,
+    Codec, Comparison, GeneratedResponse, GenerationRequest, Learner, Message, Optimizer, Oracle,
+    PluginError, PolicyInfo, Progress, Sampler, SequenceBatch, SilentHost, StepReport,
+    StepSettings, Verdict,
 };
 use sppo_core::records::TrainingExample;
 
@@ -79,7 +80,7 @@ impl Oracle for Undecided {
     fn preferences(
         &mut self,
         comparisons: &[Comparison<'_>],
-        _host: &dyn Host,
+        _progress: &dyn Progress,
     ) -> Result<Vec<Verdict>, PluginError> {
         let verdict = |comparison: &Comparison<'_>| {
             Verdict::Probabilities(vec![0.5; comparison.candidates.len().pow(2)])
@@ -91,7 +92,7 @@ impl Oracle for Undecided {
 /// Computes nothing, and answers in the right shape.
 struct Idle(PolicyInfo);
 
-impl Policy for Idle {
+impl Codec for Idle {
     fn info(&self) -> &PolicyInfo {
         &self.0
     }
@@ -107,15 +108,19 @@ impl Policy for Idle {
     fn decode(&self, _tokens: &[u32]) -> Result<String, PluginError> {
         Ok(String::new())
     }
+}
 
+impl Sampler for Idle {
     fn generate(
         &mut self,
         _request: &GenerationRequest,
-        _host: &dyn Host,
+        _progress: &dyn Progress,
     ) -> Result<Vec<GeneratedResponse>, PluginError> {
         Ok(Vec::new())
     }
+}
 
+impl Learner for Idle {
     fn token_log_probs(&mut self, batch: &SequenceBatch) -> Result<Vec<Vec<f32>>, PluginError> {
         Ok(batch.responses().map(|response| vec![0.0; response.tokens.len()]).collect())
     }

@@ -6,8 +6,8 @@ use serde::Serialize;
 use sppo_core::objective::{Objective, ObjectiveSettings};
 use sppo_core::observer::Observer;
 use sppo_core::plugin::{
-    Backend, Candidate, Comparison, GeneratedResponse, GenerationPrompt, GenerationRequest, Host,
-    Optimizer, Policy, PolicyInfo, SamplingParameters,
+    Backend, Candidate, Comparison, GeneratedResponse, GenerationPrompt, GenerationRequest,
+    Optimizer, Policy, PolicyInfo, Progress, SamplingParameters,
 };
 use sppo_core::records::{Prompt, TrainingExample};
 use sppo_core::schedule::{Schedule, ScheduleShape};
@@ -77,9 +77,9 @@ pub(crate) fn measure(
     backend: &dyn Backend,
     policy: &mut dyn Policy,
     workload: &Workload,
-    host: &dyn Host,
+    progress: &dyn Progress,
 ) -> Result<(Measurements, Vec<GeneratedResponse>)> {
-    let (generation, responses) = measure_generation(policy, workload, host)?;
+    let (generation, responses) = measure_generation(policy, workload, progress)?;
     let training = measure_training(policy, workload)?;
     let [rows, inner, columns] =
         if policy.info().device == "cpu" { CPU_MATRICES } else { GPU_MATRICES };
@@ -95,7 +95,7 @@ pub(crate) fn measure(
 fn measure_generation(
     policy: &mut dyn Policy,
     workload: &Workload,
-    host: &dyn Host,
+    progress: &dyn Progress,
 ) -> Result<(Rate, Vec<GeneratedResponse>)> {
     let prompts = workload.prompts.iter().zip(&workload.prompt_tokens);
     let prompts: Vec<GenerationPrompt> = prompts
@@ -117,7 +117,7 @@ fn measure_generation(
     let tokens = workload.prompts.len() * workload.samples_per_prompt * workload.new_tokens;
     let seconds = repeat(workload.repetitions, |repetition| {
         request.seed = repetition as u64;
-        responses = policy.generate(&request, host)?;
+        responses = policy.generate(&request, progress)?;
         Ok(())
     })?;
     let work = forward_flops(policy.info(), prompt_tokens + tokens, tokens);

@@ -9,8 +9,8 @@ use sppo_core::datasets::{
     Pair, PairContent, RequiredColumns, parse_pairs, parse_prompts, read_pairs,
 };
 use sppo_core::plugin::{
-    MemoryEstimate, MemoryUse, ModelSpec, Optimizer, PlannedSampling, PlannedTraining, PlannedWork,
-    Policy,
+    MemoryEstimate, MemoryUse, Optimizer, PlannedSampling, PlannedTraining, PlannedWork, Policy,
+    PolicySpec,
 };
 use sppo_core::records::{TrainingExample, TrainingResponse};
 use sppo_core::stages::{self, TokenizationRule, TokenizationSettings, TokenizedAnswer};
@@ -65,7 +65,7 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
     };
     let mut policy = session.load_for_training(path.clone())?;
     let workload = workload(arguments, &session, policy.as_ref())?;
-    let predicted_memory = predict_memory(&session, &ModelSpec { path }, &workload);
+    let predicted_memory = predict_memory(&session, &session.config.policy_spec(path), &workload);
     drop(made);
     terminal.note("measuring; keep the machine otherwise idle");
     let host = session.quiet_host();
@@ -89,7 +89,7 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
         backend: &session.config.backend.name,
         oracle: &session.config.oracle.name,
         device: info.device.clone(),
-        data_type: info.data_type.clone(),
+        data_type: info.dtype.clone(),
         parameters: info.parameter_count,
         prompts: workload.prompts.len(),
         samples_per_prompt: workload.samples_per_prompt,
@@ -141,7 +141,7 @@ fn synthetic_model(shape: ShapeChoice, terminal: &Terminal) -> Result<TempDir> {
 /// What the backend expects the workload to take. Nothing is saved.
 fn predict_memory(
     session: &Session,
-    model: &ModelSpec,
+    spec: &PolicySpec,
     workload: &Workload,
 ) -> Option<MemoryEstimate> {
     let (mut longest, mut step, mut tokens, mut predicted) = (0, Vec::new(), 0, 0);
@@ -156,9 +156,7 @@ fn predict_memory(
     step.sort_unstable_by(|a, b| b.cmp(a));
     let step = step.iter().take(workload.global_batch_size).sum();
     let batch = memory::batch_tokens(&session.config, step, longest);
-    let training = &session.config.training;
     let work = PlannedWork {
-        adapters: training.lora.settings(session.config.seed),
         sampling: vec![PlannedSampling {
             prompts: workload.prompts.len(),
             longest_prompt: workload.prompt_tokens.iter().map(Vec::len).max().unwrap_or(0),
@@ -169,10 +167,9 @@ fn predict_memory(
             optimizer: Optimizer::default(),
             tokens: batch,
             predicted_tokens: batch * predicted / tokens.max(1),
-            recompute_activations: training.recompute_activations,
         }),
     };
-    let plan = MemoryPlan::new(session.backend.as_ref(), model, &work)?;
+    let plan = MemoryPlan::new(session.backend.as_ref(), spec, &work)?;
     Some(MemoryEstimate { saving: MemoryUse::default(), ..plan.estimate })
 }
 

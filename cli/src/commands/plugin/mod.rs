@@ -85,9 +85,9 @@ fn with_settings(
         plugins.check_named()?;
         plugins.entries().first().ok_or_else(|| Error::input(file, "holds no plugin"))?
     } else {
-        let oracle = plugins.find(PluginKind::Oracle, named);
-        oracle.or_else(|_| plugins.find(PluginKind::Backend, named)).map_err(|_| {
-            let all = [PluginKind::Backend, PluginKind::Oracle].map(|kind| plugins.names(kind));
+        let oracle = plugins.find(PluginKind::ORACLE, named);
+        oracle.or_else(|_| plugins.find(PluginKind::BACKEND, named)).map_err(|_| {
+            let all = [PluginKind::BACKEND, PluginKind::ORACLE].map(|kind| plugins.names(kind));
             Error::configuration("PLUGIN", format!("there is no plugin named `{named}`"))
                 .with_hint(format!("choose one of: {}", all.concat().join(", ")))
         })?

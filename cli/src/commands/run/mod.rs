@@ -137,7 +137,7 @@ fn identity(
 /// `oracle` is what the chosen oracle says of itself.
 fn plugin_identity(plugin: UsedPlugin, config: &Config, oracle: &Option<String>) -> PluginIdentity {
     let UsedPlugin { kind, name, version, sha256 } = plugin;
-    let is_judge = kind == PluginKind::Oracle && name == config.oracle.name;
+    let is_judge = kind == PluginKind::ORACLE && name == config.oracle.name;
     let identity = oracle.clone().filter(|_| is_judge);
     PluginIdentity { kind: kind.name().into(), name, version, sha256, identity }
 }

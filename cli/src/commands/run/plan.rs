@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 use sppo_core::config::{Config, PromptsPerIteration, Resolved, Source};
 use sppo_core::observer::Stage;
-use sppo_core::plugin::{Backend, Manifest, ModelSpec, Oracle, PluginKind};
+use sppo_core::plugin::{Backend, Manifest, Oracle, PluginKind};
 use sppo_core::plugins::PluginRegistry;
 use sppo_core::run_directory::RunDirectory;
 use sppo_core::self_play::PromptSet;
@@ -49,8 +49,8 @@ impl RunPlan {
     /// The chosen plugins that are there.
     fn chosen_plugins(&self) -> Vec<Manifest> {
         let chosen = [
-            (PluginKind::Backend, &self.config.backend.name),
-            (PluginKind::Oracle, &self.config.oracle.name),
+            (PluginKind::BACKEND, &self.config.backend.name),
+            (PluginKind::ORACLE, &self.config.oracle.name),
         ];
         let found = chosen.iter().filter_map(|(kind, name)| self.plugins.find(*kind, name).ok());
         found.filter_map(|entry| entry.manifest().cloned()).collect()
@@ -184,7 +184,7 @@ impl RunPlan {
     ) -> Option<MemoryPlan> {
         /// Smaller ones save nothing that matters.
         const SMALLEST: usize = 64;
-        let model = ModelSpec { path: model.to_path_buf() };
+        let spec = self.config.policy_spec(model.to_path_buf());
         let wanted = self.config.training.micro_batch_tokens;
         let may_change = !self.resume;
         let sizes = std::iter::successors(Some(wanted), |tokens| {
@@ -194,7 +194,7 @@ impl RunPlan {
         for tokens in sizes {
             let mut config = self.config.clone();
             config.training.micro_batch_tokens = tokens;
-            let plan = MemoryPlan::new(backend, &model, &memory::run_work(&config, prompts))?;
+            let plan = MemoryPlan::new(backend, &spec, &memory::run_work(&config, prompts))?;
             plans.push((tokens, plan));
             if plan.fits_now() {
                 break;

@@ -15,7 +15,7 @@ impl Criterion for Ended {
 
 #[cfg(test)]
 mod tests {
-    use sppo_plugin::Candidate;
+    use sppo_plugin::{Candidate, FinishReason};
 
     use super::*;
     use crate::criteria::Vote;
@@ -24,14 +24,15 @@ mod tests {
     #[test]
     fn a_finished_answer_wins_and_an_unknown_one_ties() {
         let vote = |first, second| {
-            let candidates =
-                [first, second].map(|finished| Candidate { finished, ..Candidate::from_text("x") });
+            let candidates = [first, second]
+                .map(|finish_reason| Candidate { finish_reason, ..Candidate::from_text("x") });
             vote_on_candidates(&Ended, "?", candidates)
         };
-        assert_eq!(vote(Some(true), Some(false)), Vote::First);
-        assert_eq!(vote(Some(false), Some(true)), Vote::Second);
-        assert_eq!(vote(Some(true), Some(true)), Vote::Tie);
-        assert_eq!(vote(None, Some(false)), Vote::Tie);
-        assert_eq!(vote(Some(true), None), Vote::Tie);
+        let (stop, length) = (Some(FinishReason::Stop), Some(FinishReason::Length));
+        assert_eq!(vote(stop, length), Vote::First);
+        assert_eq!(vote(length, stop), Vote::Second);
+        assert_eq!(vote(stop, stop), Vote::Tie);
+        assert_eq!(vote(None, length), Vote::Tie);
+        assert_eq!(vote(stop, None), Vote::Tie);
     }
 }

@@ -4,20 +4,20 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 
-use super::data::{AbiError, AbiResult};
+use super::mirror::{AbiResult, Crosses};
 use crate::PluginError;
 
 thread_local! {
-    /// What the panic hook saw last on this thread, with the place in the source.
+    /// Last panic on this thread, with its place in the source.
     static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Runs code that may panic and makes an error of what it panics with.
-pub fn guarded<T, R: From<T>>(body: impl FnOnce() -> Result<T, PluginError>) -> AbiResult<R> {
+/// Runs code that may panic, and makes an error of a panic.
+pub fn guarded<T>(body: impl FnOnce() -> Result<T, PluginError>) -> AbiResult<T> {
     // What a panic leaves half-done belongs to the plugin, which is not called again for this run.
     let outcome = panic::catch_unwind(AssertUnwindSafe(body));
     let outcome = outcome.unwrap_or_else(|payload| Err(panicked(&*payload)));
-    outcome.map(R::from).map_err(AbiError::from).into()
+    outcome.map_err(PluginError::cross).into()
 }
 
 /// Drops a value whose destructor may panic, which is logged.

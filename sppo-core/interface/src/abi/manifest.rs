@@ -1,4 +1,4 @@
-//! Who a plugin is, as text in a constant of its library, to be read without opening it.
+//! Identity of a plugin, as text in a constant of its library, to be read without opening it.
 
 /// Symbols with these prefixes are exported once per plugin, followed by the plugin's crate.
 pub const MANIFEST_SYMBOL_PREFIX: &str = "sppo_plugin_manifest.";
@@ -58,7 +58,7 @@ pub struct ManifestText<'a> {
     /// The version of `sppo-core` that the plugin was built with.
     pub core_version: &'a str,
     pub summary: &'a str,
-    /// What to do where the library cannot be opened for want of another.
+    /// Advice where the library needs another that is missing.
     pub missing_library_hint: &'a str,
 }
 

@@ -1,43 +1,43 @@
-//! What crosses between the program and a plugin's library: mirrors of the author-side traits and
-//! their data in types of a stable layout. Nothing outside the plugin interface uses this module, and
-//! authors never see it; [`export_oracle!`](crate::export_oracle) and
-//! [`export_backend!`](crate::export_backend) do.
+//! Mirrors of the author-side traits and their data in types of a stable layout: the form in which they cross
+//! between the program and a plugin's library. Authors never see this module;
+//! [`export_oracle!`](crate::export_oracle) and [`export_backend!`](crate::export_backend) do.
 //!
-//! Both sides of the boundary are built from these files. `export` puts an author's object behind an
-//! ABI trait and turns its panics into errors, `import` puts an ABI object behind the author-side
-//! trait. A host or scorer that is handed to a plugin crosses by the same two steps.
+//! Both sides of the boundary are built from these files. Each file has one thing that crosses: its ABI
+//! trait, the author's object behind it (`Exported`), and the ABI object behind the author's trait
+//! (`Imported..`). Built-in plugins take the same way.
 
-pub mod comparison;
-mod crossing;
-pub mod data;
-mod export;
-mod guard;
-mod import;
+pub mod backend;
+pub mod guard;
+pub mod host;
 pub mod log;
 mod manifest;
-pub mod modules;
-pub mod traits;
+pub mod mirror;
+pub mod module;
+pub mod oracle;
+pub mod policy;
+pub mod texts;
 
-pub use crossing::{oracle_across, policy_across};
-pub use data::AbiManifest;
-pub use export::{backend_header, oracle_header};
-pub use guard::guarded;
-pub use import::{LoadedBackend, LoadedOracle, received_text};
-pub use manifest::{MANIFEST_SYMBOL_PREFIX, MODULE_SYMBOL_PREFIX, ManifestText};
-pub use manifest::{manifest_bytes, manifest_length};
-pub use modules::{BackendModule, BackendModuleRef, OracleModule, OracleModuleRef};
-
-pub use abi_stable::library::LibHeader;
+pub use abi_stable::library::{AbiHeaderRef, LibHeader, LibraryError, RootModule};
+pub use backend::BackendBox;
 pub use log::connection_for;
+pub use manifest::{
+    MANIFEST_SYMBOL_PREFIX, MODULE_SYMBOL_PREFIX, ManifestText, manifest_bytes, manifest_length,
+};
+pub use module::{
+    AbiManifest, IntoObject, OpenedModule, Pluggable, PluginModuleRef, create_embedded, object_of,
+    open_module, plugin_header,
+};
+pub use oracle::{OracleBox, oracle_across};
+pub use policy::policy_across;
 
-/// The version of everything in this module. It changes with every change of layout or meaning, and a
+/// Version of everything in this module. It changes with every change of layout or meaning, and a
 /// plugin is only loaded by a program of the same version.
-pub const INTERFACE_VERSION: u32 = 1;
+pub const INTERFACE_VERSION: u32 = 2;
 
 /// The same, for the manifest.
-pub const INTERFACE_VERSION_TEXT: &str = "1";
+pub const INTERFACE_VERSION_TEXT: &str = "2";
 
-/// The version of this crate, for the manifest.
+/// Version of this crate, for the manifest.
 pub const CORE_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 #[cfg(test)]

@@ -1,15 +1,14 @@
 //! The oracle `extra-field`: its manifest claims this program's interface, but a structure that crosses
-//! the boundary has a field more. It stands for a plugin that was built with a changed `sppo-core`.
+//! the boundary has a field more. It stands for a plugin that was built with a changed `sppo-plugin`.
 
 use abi_stable::StableAbi;
 use abi_stable::library::{CheckTypeLayout, LibHeader, RootModule, RootModuleResult};
 use abi_stable::prefix_type::{PrefixRefTrait, PrefixTypeTrait};
 use abi_stable::sabi_types::VersionStrings;
 use abi_stable::std_types::{RResult, RStr, RString};
-use sppo_plugin::abi::data::{AbiError, AbiResult};
 use sppo_plugin::abi::log::AbiConnection;
-use sppo_plugin::abi::traits::OracleBox;
-use sppo_plugin::abi::{self, INTERFACE_VERSION_TEXT};
+use sppo_plugin::abi::mirror::{AbiResult, Crosses};
+use sppo_plugin::abi::{self, INTERFACE_VERSION_TEXT, OracleBox};
 
 /// As the program's `AbiManifest`, and a field.
 #[repr(C)]
@@ -20,21 +19,21 @@ pub struct AbiManifest {
     interface_version: u32,
 }
 
-/// As the program's `OracleModule`.
+/// As the program's `PluginModule`.
 #[repr(C)]
 #[derive(StableAbi)]
-#[sabi(kind(Prefix(prefix_ref = OracleModuleRef)))]
+#[sabi(kind(Prefix(prefix_ref = PluginModuleRef)))]
 #[sabi(missing_field(panic))]
-pub struct OracleModule {
+pub struct PluginModule<O> {
     pub manifest: extern "C" fn() -> AbiManifest,
     pub connect: extern "C" fn(AbiConnection),
     pub config_schema: extern "C" fn() -> AbiResult<RString>,
     #[sabi(last_prefix_field)]
-    pub create: extern "C" fn(RStr<'_>) -> AbiResult<OracleBox>,
+    pub create: extern "C" fn(RStr<'_>) -> AbiResult<O>,
 }
 
-impl RootModule for OracleModuleRef {
-    abi_stable::declare_root_module_statics! {OracleModuleRef}
+impl RootModule for PluginModuleRef<OracleBox> {
+    abi_stable::declare_root_module_statics! {PluginModuleRef<OracleBox>}
     const BASE_NAME: &'static str = "sppo_oracle";
     const NAME: &'static str = "sppo_oracle";
     const VERSION_STRINGS: VersionStrings = VersionStrings::new("1.0.0");
@@ -51,11 +50,11 @@ extern "C" fn config_schema() -> AbiResult<RString> {
 }
 
 extern "C" fn create(_settings: RStr<'_>) -> AbiResult<OracleBox> {
-    RResult::RErr(AbiError::from(sppo_plugin::PluginError::failed("never called")))
+    RResult::RErr(sppo_plugin::PluginError::failed("never called").cross())
 }
 
 extern "C" fn module() -> RootModuleResult {
-    let module = OracleModule { manifest, connect, config_schema, create };
+    let module = PluginModule::<OracleBox> { manifest, connect, config_schema, create };
     // SAFETY: only the type of the reference is erased; `MODULE` names it.
     RResult::ROk(unsafe { module.leak_into_prefix().to_prefix_ref().cast() })
 }
@@ -73,8 +72,9 @@ const PAIRS: &[(&str, &str)] = &[
 #[unsafe(export_name = "sppo_plugin_manifest.extra-field")]
 pub static MANIFEST: [u8; abi::manifest_length(PAIRS)] = abi::manifest_bytes(PAIRS);
 
-// SAFETY: `module` makes an `OracleModuleRef`.
+// SAFETY: `module` makes a `PluginModuleRef<OracleBox>`.
 #[used]
 #[unsafe(export_name = "sppo_plugin_module.extra-field")]
-pub static MODULE: LibHeader =
-    unsafe { LibHeader::from_constructor::<OracleModuleRef>(module, CheckTypeLayout::Yes) };
+pub static MODULE: LibHeader = unsafe {
+    LibHeader::from_constructor::<PluginModuleRef<OracleBox>>(module, CheckTypeLayout::Yes)
+};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use sppo_plugin::{Comparison, Host, Oracle, OraclePlugin, PluginError, Verdict};
+use sppo_plugin::{Comparison, Oracle, Plugin, PluginError, Progress, Verdict};
 
 /// The table `[oracle.misbehaving]`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -37,7 +37,7 @@ pub enum Behaviour {
 /// Does what its settings say.
 pub struct MisbehavingOracle(Behaviour);
 
-impl OraclePlugin for MisbehavingOracle {
+impl Plugin for MisbehavingOracle {
     type Config = MisbehavingConfig;
     const NAME: &'static str = "misbehaving";
     const SUMMARY: &'static str = "Does what a bad plugin may do";
@@ -62,7 +62,7 @@ impl Oracle for MisbehavingOracle {
     fn preferences(
         &mut self,
         comparisons: &[Comparison<'_>],
-        host: &dyn Host,
+        progress: &dyn Progress,
     ) -> Result<Vec<Verdict>, PluginError> {
         let all = |value: f64| {
             let sizes = comparisons.iter().map(|comparison| comparison.candidates.len());
@@ -90,7 +90,7 @@ impl Oracle for MisbehavingOracle {
             Behaviour::WrongLength => Ok(all(0.5).into_iter().skip(1).collect()),
             Behaviour::WrongShape => Ok(vec![Verdict::Scores(vec![1.0]); comparisons.len()]),
             Behaviour::Endless => {
-                while !host.is_cancelled() {
+                while !progress.is_cancelled() {
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 Err(PluginError::cancelled())

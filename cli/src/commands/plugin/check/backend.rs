@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use sppo_core::config::Config;
-use sppo_core::observer::{PluginServices, SilentObserver, StageHost};
 use sppo_core::plugin::conformance::Finding;
 use sppo_core::plugin::{
-    Backend, GenerationPrompt, GenerationRequest, ModelSpec, Optimizer, PluginError, Policy,
-    SamplingParameters, SequenceBatch, StepSettings,
+    Backend, GenerationPrompt, GenerationRequest, Optimizer, PluginError, Policy, PolicySpec,
+    SamplingParameters, SequenceBatch, SilentHost, StepSettings,
 };
 use sppo_core::plugins::PluginRegistry;
 use tempfile::TempDir;
@@ -39,10 +38,8 @@ pub(super) fn check(
         },
     )];
     let backend = plugins.create_backend(name, config.backend.settings_of(name))?;
-    let services = PluginServices { backend: Some(backend.as_ref()), plugins, config };
-    let host = StageHost::new(&SilentObserver, services, 0, 1);
     let directory = tempfile::tempdir().map_err(Failure::Output)?;
-    let trial = Trial { backend: backend.as_ref(), host, model: model.into(), directory };
+    let trial = Trial { backend: backend.as_ref(), model: model.into(), directory };
     type TrialCheck<'a> = fn(&Trial<'a>) -> Check;
     let checks: [(&'static str, TrialCheck<'_>); 8] = [
         ("a model that is not there is refused", Trial::missing_model),
@@ -60,7 +57,6 @@ pub(super) fn check(
 
 struct Trial<'a> {
     backend: &'a dyn Backend,
-    host: StageHost<'a>,
     model: PathBuf,
     directory: TempDir,
 }
@@ -71,7 +67,7 @@ fn said(error: PluginError) -> String {
 
 impl Trial<'_> {
     fn load(&self, path: &Path) -> std::result::Result<Box<dyn Policy>, String> {
-        self.backend.load_policy(&ModelSpec { path: path.into() }, &self.host).map_err(said)
+        self.backend.load_policy(&PolicySpec::new(path)).map_err(said)
     }
 
     fn policy(&self) -> std::result::Result<Box<dyn Policy>, String> {
@@ -133,7 +129,7 @@ impl Trial<'_> {
                 seed: 7,
                 stream: 1,
             };
-            let drawn = policy.generate(&request, &self.host).map_err(said)?;
+            let drawn = policy.generate(&request, &SilentHost).map_err(said)?;
             if drawn.len() != 2 * prompts.len() {
                 return Err(format!("{} responses, not {}", drawn.len(), 2 * prompts.len()));
             }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use sppo_core::plugin::conformance::{Finding, Outcome};
-use sppo_core::plugin::{Candidate, Comparison, Host, Message, Oracle, Verdict};
+use sppo_core::plugin::{Candidate, Comparison, Message, Oracle, Services, SilentHost, Verdict};
 
 /// The oracle whose answers are known.
 pub(super) const ORACLE: &str = "pairrm";
@@ -31,25 +31,25 @@ const ORDERS: [(&str, [&str; 3], [usize; 3]); 2] = [
 pub(super) fn check(
     create: &mut dyn FnMut(Value) -> Result<Box<dyn Oracle>, String>,
     mut settings: Value,
-    host: &dyn Host,
+    services: &dyn Services,
 ) -> Finding {
     settings["prompt_view"] = "raw".into();
     settings["orders"] = "both".into();
     let outcome = create(settings).and_then(|mut oracle| {
-        oracle.prepare(host).map_err(|error| error.to_string())?;
+        oracle.prepare(services, &SilentHost).map_err(|error| error.to_string())?;
         if !oracle.identity().is_some_and(|identity| identity.starts_with(RELEASED)) {
             return Ok(Outcome::Remark(format!(
                 "not asked, because the model was not taken from {RELEASED} on the hub"
             )));
         }
-        ask(oracle.as_mut(), host).map(|()| Outcome::Passed)
+        ask(oracle.as_mut()).map(|()| Outcome::Passed)
     });
     Finding { check: CHECK, outcome: outcome.unwrap_or_else(Outcome::Failed) }
 }
 
-fn ask(oracle: &mut dyn Oracle, host: &dyn Host) -> Result<(), String> {
+fn ask(oracle: &mut dyn Oracle) -> Result<(), String> {
     for (prompt, answers, expected) in LOGITS {
-        let logits = logits(oracle, host, prompt, &answers)?;
+        let logits = logits(oracle, prompt, &answers)?;
         let found = logits[1];
         if found.is_nan() || (found - expected).abs() > TOLERANCE {
             return Err(format!("the logit of `{prompt}` is {found}, not {expected}"));
@@ -57,7 +57,7 @@ fn ask(oracle: &mut dyn Oracle, host: &dyn Host) -> Result<(), String> {
     }
     for (prompt, answers, expected) in ORDERS {
         let size = answers.len();
-        let logits = logits(oracle, host, prompt, &answers)?;
+        let logits = logits(oracle, prompt, &answers)?;
         let score = |i: usize| -> f32 {
             (0..size).map(|j| logits[i * size + j] - logits[j * size + i]).sum()
         };
@@ -72,18 +72,14 @@ fn ask(oracle: &mut dyn Oracle, host: &dyn Host) -> Result<(), String> {
     Ok(())
 }
 
-fn logits(
-    oracle: &mut dyn Oracle,
-    host: &dyn Host,
-    prompt: &str,
-    answers: &[&str],
-) -> Result<Vec<f32>, String> {
+fn logits(oracle: &mut dyn Oracle, prompt: &str, answers: &[&str]) -> Result<Vec<f32>, String> {
     let comparison = Comparison {
         prompt: [Message::user(prompt)].into(),
         rendered_prompt: None,
         candidates: answers.iter().copied().map(Candidate::from_text).collect(),
     };
-    let verdicts = oracle.preferences(&[comparison], host).map_err(|error| error.to_string())?;
+    let verdicts =
+        oracle.preferences(&[comparison], &SilentHost).map_err(|error| error.to_string())?;
     match verdicts.into_iter().next() {
         Some(Verdict::Logits(logits)) if logits.len() == answers.len().pow(2) => Ok(logits),
         other => Err(format!("the verdict is {other:?}, not a table of logits")),

@@ -26,7 +26,7 @@ pub(super) fn check(
 ) -> Result<()> {
     let Some(manifest) = entry.manifest() else { return Ok(()) };
     let findings = match manifest.kind {
-        PluginKind::Oracle => {
+        PluginKind::ORACLE => {
             let backend = models::backend(plugins, config)?;
             let services = PluginServices { backend: Some(backend.as_ref()), plugins, config };
             let host = StageHost::new(&SilentObserver, services, 0, 1);
@@ -40,9 +40,13 @@ pub(super) fn check(
             }
             findings
         }
-        PluginKind::Backend => {
+        PluginKind::BACKEND => {
             let model = models::find(&config.model, config, false, terminal)?;
             backend::check(plugins, config, &manifest.name, &model.path)?
+        }
+        kind => {
+            let message = format!("there are no checks of a {}", kind.name());
+            return Err(Error::configuration("NAME", message).into());
         }
     };
     if report.json {

@@ -1,11 +1,11 @@
-//! Mirrors of what an oracle is asked and of what it answers.
+//! Conversations and candidates, which the other side borrows for the length of a call.
 
 use std::borrow::Cow;
 
 use abi_stable::StableAbi;
-use abi_stable::std_types::{ROption, RSlice, RStr, RVec};
+use abi_stable::std_types::{ROption, RSlice, RStr};
 
-use crate::{Candidate, Comparison, Message, Verdict};
+use crate::{Candidate, Comparison, FinishReason, Message};
 
 #[repr(C)]
 #[derive(Clone, Copy, StableAbi)]
@@ -33,7 +33,7 @@ impl<'a> From<&AbiMessage<'a>> for Message<'a> {
 #[derive(Clone, Copy, StableAbi)]
 pub struct AbiCandidate<'a> {
     pub text: RStr<'a>,
-    pub finished: ROption<bool>,
+    pub finish_reason: ROption<FinishReason>,
     pub token_count: ROption<usize>,
 }
 
@@ -41,7 +41,7 @@ impl<'a> From<&'a Candidate<'_>> for AbiCandidate<'a> {
     fn from(candidate: &'a Candidate<'_>) -> Self {
         Self {
             text: RStr::from(&*candidate.text),
-            finished: candidate.finished.into(),
+            finish_reason: candidate.finish_reason.into(),
             token_count: candidate.token_count.into(),
         }
     }
@@ -51,13 +51,13 @@ impl<'a> From<&AbiCandidate<'a>> for Candidate<'a> {
     fn from(candidate: &AbiCandidate<'a>) -> Self {
         Self {
             text: Cow::Borrowed(candidate.text.as_str()),
-            finished: candidate.finished.into(),
+            finish_reason: candidate.finish_reason.into(),
             token_count: candidate.token_count.into(),
         }
     }
 }
 
-/// A comparison, whose prompt and candidates are parts of [`LentTexts`].
+/// A comparison, whose prompt and candidates are parts of [`BorrowedTexts`].
 #[repr(C)]
 #[derive(Clone, Copy, StableAbi)]
 pub struct AbiComparison<'a> {
@@ -66,15 +66,15 @@ pub struct AbiComparison<'a> {
     pub candidates: RSlice<'a, AbiCandidate<'a>>,
 }
 
-/// What is lent to a library in a call: the prompts' messages and the candidates of all comparisons,
+/// Texts that a library borrows in a call: the prompts' messages and the candidates of all comparisons,
 /// one after the other. A list for each comparison would cost more than all the rest of the crossing.
-pub struct LentTexts<'a> {
+pub struct BorrowedTexts<'a> {
     comparisons: &'a [Comparison<'a>],
     messages: Vec<AbiMessage<'a>>,
     candidates: Vec<AbiCandidate<'a>>,
 }
 
-impl<'a> LentTexts<'a> {
+impl<'a> BorrowedTexts<'a> {
     pub fn new(comparisons: &'a [Comparison<'a>]) -> Self {
         Self {
             comparisons,
@@ -86,16 +86,16 @@ impl<'a> LentTexts<'a> {
     pub fn comparisons(&self) -> Vec<AbiComparison<'_>> {
         let mut messages = Rest(&self.messages);
         let mut candidates = Rest(&self.candidates);
-        let lend = |comparison: &'a Comparison<'a>| AbiComparison {
+        let borrow = |comparison: &'a Comparison<'a>| AbiComparison {
             prompt: messages.take(comparison.prompt.len()).into(),
             rendered_prompt: comparison.rendered_prompt.as_deref().map(RStr::from).into(),
             candidates: candidates.take(comparison.candidates.len()).into(),
         };
-        self.comparisons.iter().map(lend).collect()
+        self.comparisons.iter().map(borrow).collect()
     }
 }
 
-/// What a library makes of [`LentTexts`]: the same two lists in the author's types.
+/// The same two lists as [`BorrowedTexts`], in the author's types.
 pub struct ReceivedTexts<'a> {
     comparisons: &'a [AbiComparison<'a>],
     messages: Vec<Message<'a>>,
@@ -127,7 +127,7 @@ impl<'a> ReceivedTexts<'a> {
     }
 }
 
-/// What several lists hold, in one.
+/// The values of several lists, in one.
 fn gathered<'a, T: 'a, U: From<&'a T>>(lists: impl Iterator<Item = &'a [T]> + Clone) -> Vec<U> {
     let mut gathered = Vec::with_capacity(lists.clone().map(<[T]>::len).sum());
     for list in lists {
@@ -136,7 +136,7 @@ fn gathered<'a, T: 'a, U: From<&'a T>>(lists: impl Iterator<Item = &'a [T]> + Cl
     gathered
 }
 
-/// What is left of a list.
+/// The rest of a list.
 struct Rest<'a, T>(&'a [T]);
 
 impl<'a, T> Rest<'a, T> {
@@ -144,33 +144,5 @@ impl<'a, T> Rest<'a, T> {
         let (taken, rest) = self.0.split_at(count);
         self.0 = rest;
         taken
-    }
-}
-
-#[repr(u8)]
-#[derive(Clone, StableAbi)]
-pub enum AbiVerdict {
-    Probabilities(RVec<f64>),
-    Logits(RVec<f32>),
-    Scores(RVec<f64>),
-}
-
-impl From<Verdict> for AbiVerdict {
-    fn from(verdict: Verdict) -> Self {
-        match verdict {
-            Verdict::Probabilities(values) => Self::Probabilities(values.into()),
-            Verdict::Logits(values) => Self::Logits(values.into()),
-            Verdict::Scores(values) => Self::Scores(values.into()),
-        }
-    }
-}
-
-impl From<AbiVerdict> for Verdict {
-    fn from(verdict: AbiVerdict) -> Self {
-        match verdict {
-            AbiVerdict::Probabilities(values) => Self::Probabilities(values.into()),
-            AbiVerdict::Logits(values) => Self::Logits(values.into()),
-            AbiVerdict::Scores(values) => Self::Scores(values.into()),
-        }
     }
 }

@@ -1,0 +1,178 @@
+//! Backends and scorers across the boundary.
+
+#![allow(non_local_definitions, reason = "`sabi_trait` expands to such code")]
+
+use abi_stable::erased_types::TD_Opaque;
+use abi_stable::sabi_trait;
+use abi_stable::std_types::{RBox, RSlice, RVec};
+
+use super::guard::guarded;
+use super::mirror::{AbiPath, AbiResult, Crosses, mirror, path, received, received_object};
+use super::module::{Exported, IntoObject, Pluggable, root_module};
+use super::policy::{PolicyBox, export_policy, import_policy};
+use crate::calls::PluginCall;
+use crate::plugin::PluginKind;
+use crate::{
+    Backend, LoraSettings, MemoryEstimate, ModelSpec, PlannedSampling, PlannedTraining,
+    PlannedWork, PluginError, Policy, PolicySpec, Scorer,
+};
+
+pub type BackendBox = AbiBackend_TO<'static, RBox<()>>;
+pub type ScorerBox = AbiScorer_TO<'static, RBox<()>>;
+
+#[sabi_trait]
+pub trait AbiBackend {
+    fn load_policy(&self, spec: AbiPolicySpec) -> AbiResult<PolicyBox>;
+    fn estimate_memory(
+        &self,
+        spec: AbiPolicySpec,
+        work: AbiPlannedWork,
+    ) -> AbiResult<MemoryEstimate>;
+    fn load_scorer(&self, model: AbiPath) -> AbiResult<ScorerBox>;
+    #[sabi(last_prefix_field)]
+    fn matrix_product_rate(&self, rows: usize, inner: usize, columns: usize) -> AbiResult<f64>;
+}
+
+#[sabi_trait]
+pub trait AbiScorer {
+    #[sabi(last_prefix_field)]
+    fn score(&mut self, sequences: RSlice<'_, RSlice<'_, u32>>) -> AbiResult<RVec<f32>>;
+}
+
+mirror!(AbiLoraSettings of LoraSettings {
+    rank: usize,
+    alpha: f64,
+    dropout: f64,
+    target_modules: Vec<String>,
+    rank_stabilized: bool,
+    seed: u64,
+});
+mirror!(AbiPolicySpec of PolicySpec {
+    path: std::path::PathBuf,
+    adapters: Option<LoraSettings>,
+    recompute_activations: bool,
+});
+mirror!(AbiPlannedWork of PlannedWork {
+    sampling: Vec<PlannedSampling>,
+    training: Option<PlannedTraining>,
+});
+
+root_module!(BackendBox, "sppo_backend");
+
+impl PluginKind {
+    /// Backends, which hold and train the policy.
+    pub const BACKEND: Self = Self::new("backend");
+}
+
+impl Pluggable for dyn Backend {
+    const KIND: PluginKind = PluginKind::BACKEND;
+    type Abi = BackendBox;
+
+    fn export(object: Box<Self>) -> BackendBox {
+        AbiBackend_TO::from_value(Exported::new(object), TD_Opaque)
+    }
+
+    fn import(plugin: &'static str, object: BackendBox) -> Result<Box<Self>, PluginError> {
+        Ok(Box::new(ImportedBackend { plugin, backend: object }))
+    }
+}
+
+impl<T: Backend + 'static> IntoObject<dyn Backend> for T {
+    fn into_object(self) -> Box<dyn Backend> {
+        Box::new(self)
+    }
+}
+
+impl AbiBackend for Exported<dyn Backend> {
+    fn load_policy(&self, spec: AbiPolicySpec) -> AbiResult<PolicyBox> {
+        guarded(|| self.0.load_policy(&PolicySpec::receive(spec)).map(export_policy))
+    }
+
+    fn estimate_memory(
+        &self,
+        spec: AbiPolicySpec,
+        work: AbiPlannedWork,
+    ) -> AbiResult<MemoryEstimate> {
+        guarded(|| self.0.estimate_memory(&PolicySpec::receive(spec), &PlannedWork::receive(work)))
+    }
+
+    fn load_scorer(&self, model: AbiPath) -> AbiResult<ScorerBox> {
+        let model = ModelSpec { path: Crosses::receive(model) };
+        guarded(|| self.0.load_scorer(&model).map(export_scorer))
+    }
+
+    fn matrix_product_rate(&self, rows: usize, inner: usize, columns: usize) -> AbiResult<f64> {
+        guarded(|| self.0.matrix_product_rate(rows, inner, columns))
+    }
+}
+
+/// A backend from the other side.
+struct ImportedBackend {
+    plugin: &'static str,
+    backend: BackendBox,
+}
+
+impl Backend for ImportedBackend {
+    fn load_policy(&self, spec: &PolicySpec) -> Result<Box<dyn Policy>, PluginError> {
+        let _call = PluginCall::enter(self.plugin);
+        let policy = self.backend.load_policy(spec.clone().cross());
+        import_policy(self.plugin, received_object(self.plugin, policy)?)
+    }
+
+    fn estimate_memory(
+        &self,
+        spec: &PolicySpec,
+        work: &PlannedWork,
+    ) -> Result<MemoryEstimate, PluginError> {
+        let (spec, work) = (spec.clone().cross(), work.clone().cross());
+        received(self.plugin, self.backend.estimate_memory(spec, work))
+    }
+
+    fn load_scorer(&self, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
+        let _call = PluginCall::enter(self.plugin);
+        import_scorer(self.plugin, self.backend.load_scorer(path(&model.path)))
+    }
+
+    fn matrix_product_rate(
+        &self,
+        rows: usize,
+        inner: usize,
+        columns: usize,
+    ) -> Result<f64, PluginError> {
+        received(self.plugin, self.backend.matrix_product_rate(rows, inner, columns))
+    }
+}
+
+pub(super) fn export_scorer(scorer: Box<dyn Scorer>) -> ScorerBox {
+    AbiScorer_TO::from_value(Exported::new(scorer), TD_Opaque)
+}
+
+impl AbiScorer for Exported<dyn Scorer> {
+    fn score(&mut self, sequences: RSlice<'_, RSlice<'_, u32>>) -> AbiResult<RVec<f32>> {
+        guarded(|| {
+            let sequences: Vec<Vec<u32>> = sequences.iter().map(|tokens| tokens.to_vec()).collect();
+            Ok(self.0.score(&sequences)?.cross())
+        })
+    }
+}
+
+/// A scorer from the other side.
+struct ImportedScorer {
+    plugin: &'static str,
+    scorer: ScorerBox,
+}
+
+pub(super) fn import_scorer(
+    plugin: &'static str,
+    made: AbiResult<ScorerBox>,
+) -> Result<Box<dyn Scorer>, PluginError> {
+    Ok(Box::new(ImportedScorer { plugin, scorer: received_object(plugin, made)? }))
+}
+
+impl Scorer for ImportedScorer {
+    fn score(&mut self, sequences: &[Vec<u32>]) -> Result<Vec<f32>, PluginError> {
+        let sequences: Vec<RSlice<'_, u32>> =
+            sequences.iter().map(|tokens| RSlice::from(tokens.as_slice())).collect();
+        received(self.plugin, self.scorer.score(RSlice::from(sequences.as_slice())))
+    }
+}

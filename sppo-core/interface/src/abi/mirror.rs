@@ -1,0 +1,206 @@
+//! Forms in which data crosses. Flat data crosses as it is; texts, lists and options as those of
+//! abi_stable; structs that hold them as mirrors, whose fields are named once.
+
+use std::path::{Path, PathBuf};
+
+use abi_stable::StableAbi;
+use abi_stable::std_types::{ROption, RResult, RString, RVec};
+
+use crate::{
+    FinishReason, MemoryEstimate, Optimizer, PlannedSampling, PlannedTraining, PluginError,
+    PluginErrorKind, SamplingParameters, StepReport,
+};
+
+/// A value that crosses the boundary.
+pub trait Crosses: Sized {
+    /// Its form on the way, of a stable layout.
+    type Abi;
+
+    /// Leaves this side.
+    fn cross(self) -> Self::Abi;
+
+    /// Arrives on this side.
+    fn receive(abi: Self::Abi) -> Self;
+}
+
+/// Types of a stable layout.
+macro_rules! cross_as_they_are {
+    ($($type:ty),* $(,)?) => {
+        $(impl Crosses for $type {
+            type Abi = Self;
+
+            fn cross(self) -> Self {
+                self
+            }
+
+            fn receive(abi: Self) -> Self {
+                abi
+            }
+        })*
+
+        /// Layouts of these types, for the record of the interface.
+        #[cfg(test)]
+        pub(super) fn flat_layouts() -> Vec<&'static abi_stable::type_layout::TypeLayout> {
+            vec![$(<$type as StableAbi>::LAYOUT),*]
+        }
+    };
+}
+
+cross_as_they_are!(
+    (),
+    bool,
+    u32,
+    u64,
+    usize,
+    f32,
+    f64,
+    FinishReason,
+    MemoryEstimate,
+    Optimizer,
+    PlannedSampling,
+    PlannedTraining,
+    PluginErrorKind,
+    SamplingParameters,
+    StepReport,
+);
+
+impl Crosses for String {
+    type Abi = RString;
+
+    fn cross(self) -> RString {
+        self.into()
+    }
+
+    fn receive(abi: RString) -> Self {
+        abi.into()
+    }
+}
+
+impl<T: Crosses> Crosses for Vec<T> {
+    type Abi = RVec<T::Abi>;
+
+    fn cross(self) -> RVec<T::Abi> {
+        self.into_iter().map(T::cross).collect()
+    }
+
+    fn receive(abi: RVec<T::Abi>) -> Self {
+        abi.into_iter().map(T::receive).collect()
+    }
+}
+
+impl<T: Crosses> Crosses for Option<T> {
+    type Abi = ROption<T::Abi>;
+
+    fn cross(self) -> ROption<T::Abi> {
+        self.map(T::cross).into()
+    }
+
+    fn receive(abi: ROption<T::Abi>) -> Self {
+        abi.into_option().map(T::receive)
+    }
+}
+
+/// A path as the system has it, which need not be UTF-8.
+impl Crosses for PathBuf {
+    #[cfg(not(windows))]
+    type Abi = RVec<u8>;
+    #[cfg(windows)]
+    type Abi = RVec<u16>;
+
+    #[cfg(not(windows))]
+    fn cross(self) -> Self::Abi {
+        use std::os::unix::ffi::OsStringExt;
+        self.into_os_string().into_vec().into()
+    }
+
+    #[cfg(windows)]
+    fn cross(self) -> Self::Abi {
+        use std::os::windows::ffi::OsStrExt;
+        self.as_os_str().encode_wide().collect()
+    }
+
+    #[cfg(not(windows))]
+    fn receive(abi: Self::Abi) -> Self {
+        use std::os::unix::ffi::OsStringExt;
+        std::ffi::OsString::from_vec(abi.into()).into()
+    }
+
+    #[cfg(windows)]
+    fn receive(abi: Self::Abi) -> Self {
+        use std::os::windows::ffi::OsStringExt;
+        std::ffi::OsString::from_wide(&abi).into()
+    }
+}
+
+/// A path on its way.
+pub type AbiPath = <PathBuf as Crosses>::Abi;
+
+pub(super) fn path(path: &Path) -> AbiPath {
+    path.to_owned().cross()
+}
+
+/// Mirrors a struct field by field. The fields are named with the types that authors see.
+macro_rules! mirror {
+    ($mirror:ident of $original:ident { $($field:ident: $type:ty),* $(,)? }) => {
+        #[repr(C)]
+        #[derive(abi_stable::StableAbi)]
+        pub struct $mirror {
+            $(pub $field: <$type as $crate::abi::mirror::Crosses>::Abi,)*
+        }
+
+        impl $crate::abi::mirror::Crosses for $crate::$original {
+            type Abi = $mirror;
+
+            fn cross(self) -> $mirror {
+                $mirror { $($field: $crate::abi::mirror::Crosses::cross(self.$field),)* }
+            }
+
+            fn receive(abi: $mirror) -> Self {
+                Self { $($field: $crate::abi::mirror::Crosses::receive(abi.$field),)* }
+            }
+        }
+    };
+}
+pub(super) use mirror;
+
+/// The result of a call into the other side.
+pub type AbiResult<T> = RResult<T, AbiError>;
+
+/// An error on its way. Who raised it is known to the side that called.
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct AbiError {
+    pub kind: PluginErrorKind,
+    pub message: RString,
+    pub hint: ROption<RString>,
+}
+
+impl Crosses for PluginError {
+    type Abi = AbiError;
+
+    fn cross(self) -> AbiError {
+        AbiError { kind: self.kind, message: self.message.cross(), hint: self.hint.cross() }
+    }
+
+    fn receive(abi: AbiError) -> Self {
+        let mut error = Self::new(abi.kind, abi.message);
+        error.hint = Crosses::receive(abi.hint);
+        error
+    }
+}
+
+/// The result of a call, on the side that called the object of `plugin`.
+pub(super) fn received<T: Crosses>(
+    plugin: &'static str,
+    result: AbiResult<T::Abi>,
+) -> Result<T, PluginError> {
+    received_object(plugin, result).map(T::receive)
+}
+
+/// As [`received`], for an object, which stays in its form.
+pub(super) fn received_object<O>(
+    plugin: &'static str,
+    result: AbiResult<O>,
+) -> Result<O, PluginError> {
+    result.into_result().map_err(|error| PluginError::receive(error).of_plugin(plugin))
+}

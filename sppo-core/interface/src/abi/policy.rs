@@ -1,0 +1,291 @@
+//! Policies across the boundary.
+
+#![allow(non_local_definitions, reason = "`sabi_trait` expands to such code")]
+
+use std::path::Path;
+
+use abi_stable::StableAbi;
+use abi_stable::erased_types::TD_Opaque;
+use abi_stable::sabi_trait;
+use abi_stable::std_types::{RBox, ROption, RSlice, RStr, RString, RVec};
+
+use super::guard::guarded;
+use super::host::{ExportedProgress, ImportedProgress, ProgressRef};
+use super::mirror::{AbiPath, AbiResult, Crosses, mirror, path, received};
+use super::module::Exported;
+use super::texts::AbiMessage;
+use crate::calls::{PluginCall, WatchedCall};
+use crate::{
+    Codec, FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, Learner, Message,
+    Optimizer, PluginError, Policy, PolicyInfo, Progress, Sampler, SamplingParameters, Segment,
+    SequenceBatch, StepReport, StepSettings,
+};
+
+pub type PolicyBox = AbiPolicy_TO<'static, RBox<()>>;
+
+#[sabi_trait]
+pub trait AbiPolicy {
+    fn info(&self) -> AbiResult<AbiPolicyInfo>;
+    fn render(
+        &self,
+        messages: RSlice<'_, AbiMessage<'_>>,
+        add_generation_prompt: bool,
+    ) -> AbiResult<RString>;
+    fn encode(&self, text: RStr<'_>, add_special_tokens: bool) -> AbiResult<RVec<u32>>;
+    fn decode(&self, tokens: RSlice<'_, u32>) -> AbiResult<RString>;
+    fn generate(
+        &mut self,
+        request: AbiGenerationRequest,
+        progress: ProgressRef<'_>,
+    ) -> AbiResult<RVec<AbiGeneratedResponse>>;
+    fn token_log_probs(&mut self, batch: AbiBatch<'_>) -> AbiResult<RVec<RVec<f32>>>;
+    fn forward(&mut self, batch: AbiBatch<'_>) -> AbiResult<RVec<f64>>;
+    fn backward(&mut self, coefficients: RSlice<'_, f64>) -> AbiResult<()>;
+    fn begin_training(&mut self, optimizer: Optimizer) -> AbiResult<()>;
+    fn step(&mut self, settings: AbiStepSettings) -> AbiResult<StepReport>;
+    fn save(&self, directory: AbiPath) -> AbiResult<()>;
+    fn save_optimizer_state(&self, file: AbiPath) -> AbiResult<()>;
+    #[sabi(last_prefix_field)]
+    fn load_optimizer_state(&mut self, file: AbiPath) -> AbiResult<()>;
+}
+
+mirror!(AbiPolicyInfo of PolicyInfo {
+    architecture: String,
+    parameter_count: u64,
+    layer_matrix_parameters: u64,
+    head_parameters: u64,
+    vocabulary_size: usize,
+    context_length: usize,
+    bos_token: Option<u32>,
+    eos_token: Option<u32>,
+    stop_tokens: Vec<u32>,
+    device: String,
+    dtype: String,
+});
+mirror!(AbiGenerationPrompt of GenerationPrompt { id: u64, tokens: Vec<u32> });
+mirror!(AbiGenerationRequest of GenerationRequest {
+    prompts: Vec<GenerationPrompt>,
+    samples_per_prompt: usize,
+    sampling: SamplingParameters,
+    seed: u64,
+    stream: u64,
+});
+mirror!(AbiGeneratedResponse of GeneratedResponse {
+    tokens: Vec<u32>,
+    log_probs: Vec<f32>,
+    finish_reason: FinishReason,
+});
+mirror!(AbiStepSettings of StepSettings {
+    learning_rate: f64,
+    max_gradient_norm: Option<f64>,
+});
+
+#[repr(C)]
+#[derive(Clone, Copy, StableAbi)]
+pub struct AbiSegment {
+    pub start: usize,
+    pub end: usize,
+    pub prompt: ROption<usize>,
+}
+
+/// A batch, whose tokens are borrowed.
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct AbiBatch<'a> {
+    pub tokens: RSlice<'a, u32>,
+    pub segments: RVec<AbiSegment>,
+}
+
+impl<'a> From<&'a SequenceBatch> for AbiBatch<'a> {
+    fn from(batch: &'a SequenceBatch) -> Self {
+        let segment = |segment: &Segment| AbiSegment {
+            start: segment.tokens.start,
+            end: segment.tokens.end,
+            prompt: segment.prompt.into(),
+        };
+        Self {
+            tokens: batch.tokens().into(),
+            segments: batch.segments().iter().map(segment).collect(),
+        }
+    }
+}
+
+impl From<AbiBatch<'_>> for SequenceBatch {
+    fn from(batch: AbiBatch<'_>) -> Self {
+        let segment = |segment: &AbiSegment| Segment {
+            tokens: segment.start..segment.end,
+            prompt: segment.prompt.into(),
+        };
+        Self::from_parts(batch.tokens.to_vec(), batch.segments.iter().map(segment).collect())
+    }
+}
+
+pub(super) fn export_policy(policy: Box<dyn Policy>) -> PolicyBox {
+    AbiPolicy_TO::from_value(Exported::new(policy), TD_Opaque)
+}
+
+impl AbiPolicy for Exported<dyn Policy> {
+    fn info(&self) -> AbiResult<AbiPolicyInfo> {
+        guarded(|| Ok(self.0.info().clone().cross()))
+    }
+
+    fn render(
+        &self,
+        messages: RSlice<'_, AbiMessage<'_>>,
+        add_generation_prompt: bool,
+    ) -> AbiResult<RString> {
+        guarded(|| {
+            let messages: Vec<Message> = messages.iter().map(Message::from).collect();
+            Ok(self.0.render(&messages, add_generation_prompt)?.cross())
+        })
+    }
+
+    fn encode(&self, text: RStr<'_>, add_special_tokens: bool) -> AbiResult<RVec<u32>> {
+        guarded(|| Ok(self.0.encode(text.as_str(), add_special_tokens)?.cross()))
+    }
+
+    fn decode(&self, tokens: RSlice<'_, u32>) -> AbiResult<RString> {
+        guarded(|| Ok(self.0.decode(tokens.as_slice())?.cross()))
+    }
+
+    fn generate(
+        &mut self,
+        request: AbiGenerationRequest,
+        progress: ProgressRef<'_>,
+    ) -> AbiResult<RVec<AbiGeneratedResponse>> {
+        guarded(|| {
+            let request = GenerationRequest::receive(request);
+            Ok(self.0.generate(&request, &ImportedProgress(progress))?.cross())
+        })
+    }
+
+    fn token_log_probs(&mut self, batch: AbiBatch<'_>) -> AbiResult<RVec<RVec<f32>>> {
+        guarded(|| Ok(self.0.token_log_probs(&batch.into())?.cross()))
+    }
+
+    fn forward(&mut self, batch: AbiBatch<'_>) -> AbiResult<RVec<f64>> {
+        guarded(|| Ok(self.0.forward(&batch.into())?.cross()))
+    }
+
+    fn backward(&mut self, coefficients: RSlice<'_, f64>) -> AbiResult<()> {
+        guarded(|| self.0.backward(coefficients.as_slice()))
+    }
+
+    fn begin_training(&mut self, optimizer: Optimizer) -> AbiResult<()> {
+        guarded(|| self.0.begin_training(&optimizer))
+    }
+
+    fn step(&mut self, settings: AbiStepSettings) -> AbiResult<StepReport> {
+        guarded(|| self.0.step(&StepSettings::receive(settings)))
+    }
+
+    fn save(&self, directory: AbiPath) -> AbiResult<()> {
+        guarded(|| self.0.save(&std::path::PathBuf::receive(directory)))
+    }
+
+    fn save_optimizer_state(&self, file: AbiPath) -> AbiResult<()> {
+        guarded(|| self.0.save_optimizer_state(&std::path::PathBuf::receive(file)))
+    }
+
+    fn load_optimizer_state(&mut self, file: AbiPath) -> AbiResult<()> {
+        guarded(|| self.0.load_optimizer_state(&std::path::PathBuf::receive(file)))
+    }
+}
+
+/// A policy from the other side.
+struct ImportedPolicy {
+    plugin: &'static str,
+    policy: PolicyBox,
+    info: PolicyInfo,
+}
+
+/// Puts a policy of the other side behind the author's traits.
+///
+/// # Errors
+/// When it does not describe itself.
+pub(super) fn import_policy(
+    plugin: &'static str,
+    policy: PolicyBox,
+) -> Result<Box<dyn Policy>, PluginError> {
+    let info = received(plugin, policy.info())?;
+    Ok(Box::new(ImportedPolicy { plugin, policy, info }))
+}
+
+impl Codec for ImportedPolicy {
+    fn info(&self) -> &PolicyInfo {
+        &self.info
+    }
+
+    fn render(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<String, PluginError> {
+        let messages: Vec<_> = messages.iter().map(AbiMessage::from).collect();
+        let messages = RSlice::from(messages.as_slice());
+        received(self.plugin, self.policy.render(messages, add_generation_prompt))
+    }
+
+    fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, PluginError> {
+        received(self.plugin, self.policy.encode(text.into(), add_special_tokens))
+    }
+
+    fn decode(&self, tokens: &[u32]) -> Result<String, PluginError> {
+        received(self.plugin, self.policy.decode(tokens.into()))
+    }
+}
+
+impl Sampler for ImportedPolicy {
+    fn generate(
+        &mut self,
+        request: &GenerationRequest,
+        progress: &dyn Progress,
+    ) -> Result<Vec<GeneratedResponse>, PluginError> {
+        let call = WatchedCall::enter(self.plugin, progress);
+        let request = request.clone().cross();
+        received(self.plugin, self.policy.generate(request, ExportedProgress(&call).lend()))
+    }
+}
+
+impl Learner for ImportedPolicy {
+    fn token_log_probs(&mut self, batch: &SequenceBatch) -> Result<Vec<Vec<f32>>, PluginError> {
+        received(self.plugin, self.policy.token_log_probs(batch.into()))
+    }
+
+    fn forward(&mut self, batch: &SequenceBatch) -> Result<Vec<f64>, PluginError> {
+        received(self.plugin, self.policy.forward(batch.into()))
+    }
+
+    fn backward(&mut self, coefficients: &[f64]) -> Result<(), PluginError> {
+        received(self.plugin, self.policy.backward(coefficients.into()))
+    }
+
+    fn begin_training(&mut self, optimizer: &Optimizer) -> Result<(), PluginError> {
+        received(self.plugin, self.policy.begin_training(optimizer.clone()))
+    }
+
+    fn step(&mut self, settings: &StepSettings) -> Result<StepReport, PluginError> {
+        received(self.plugin, self.policy.step(settings.cross()))
+    }
+
+    fn save(&self, directory: &Path) -> Result<(), PluginError> {
+        let _call = PluginCall::enter(self.plugin);
+        received(self.plugin, self.policy.save(path(directory)))
+    }
+
+    fn save_optimizer_state(&self, file: &Path) -> Result<(), PluginError> {
+        received(self.plugin, self.policy.save_optimizer_state(path(file)))
+    }
+
+    fn load_optimizer_state(&mut self, file: &Path) -> Result<(), PluginError> {
+        received(self.plugin, self.policy.load_optimizer_state(path(file)))
+    }
+}
+
+/// A policy of this program behind its own ABI, as `sppo bench` times it.
+///
+/// # Errors
+/// When it does not describe itself.
+pub fn policy_across(policy: Box<dyn Policy>) -> Result<Box<dyn Policy>, PluginError> {
+    import_policy("backend", export_policy(policy))
+}

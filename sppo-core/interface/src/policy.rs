@@ -1,0 +1,157 @@
+//! The roles of a language model: its text side, a source of responses, and a learner. A local policy
+//! has all three; each can be replaced alone.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::{
+    GeneratedResponse, GenerationRequest, Message, Optimizer, PluginError, Progress, SequenceBatch,
+    StepReport, StepSettings,
+};
+
+/// Description of a loaded policy.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PolicyInfo {
+    /// The model family, for instance `llama`.
+    pub architecture: String,
+    /// Number of parameters; a tied head counts once.
+    pub parameter_count: u64,
+    /// Parameters that every token is multiplied with: the layers' matrices.
+    pub layer_matrix_parameters: u64,
+    /// Parameters that only predicted tokens are multiplied with: the output head.
+    pub head_parameters: u64,
+    /// Rows of the embedding table.
+    pub vocabulary_size: usize,
+    /// Longest sequence that the model can hold, in tokens.
+    pub context_length: usize,
+    /// The token that begins a text, if the model has one.
+    #[serde(rename = "beginning_token")]
+    pub bos_token: Option<u32>,
+    /// The tokenizer's end-of-sequence token.
+    #[serde(rename = "end_of_sequence_token")]
+    pub eos_token: Option<u32>,
+    /// Every token that ends a response.
+    #[serde(rename = "end_tokens")]
+    pub stop_tokens: Vec<u32>,
+    /// The device that holds the model, for instance `cpu` or `cuda:0`.
+    pub device: String,
+    /// The number format of the computation, for instance `f32`.
+    #[serde(rename = "data_type")]
+    pub dtype: String,
+}
+
+/// The text side of a model: its tokenizer and its chat template. Needs no weights.
+pub trait Codec {
+    /// Description of the model.
+    fn info(&self) -> &PolicyInfo;
+
+    /// Renders a conversation with the model's chat template.
+    ///
+    /// # Errors
+    /// When the model has no template or the template refuses the conversation.
+    fn render(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<String, PluginError>;
+
+    /// Token ids of a text. `add_special_tokens` lets the tokenizer add its own begin and end tokens;
+    /// rendered templates already hold them.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, PluginError>;
+
+    /// Text of token ids, special tokens left out.
+    ///
+    /// # Errors
+    /// When an id is not in the vocabulary.
+    fn decode(&self, tokens: &[u32]) -> Result<String, PluginError>;
+}
+
+/// A source of responses: the policy itself, or another engine that serves the same weights.
+pub trait Sampler: Codec {
+    /// Samples `samples_per_prompt` responses for each prompt: all of prompt 0, then of prompt 1, ...
+    /// Reports progress in generated tokens.
+    ///
+    /// # Errors
+    /// When a prompt leaves no room in the context, or the computation fails.
+    fn generate(
+        &mut self,
+        request: &GenerationRequest,
+        progress: &dyn Progress,
+    ) -> Result<Vec<GeneratedResponse>, PluginError>;
+
+    /// Takes the weights of a checkpoint that another process or object has trained, so that the next
+    /// responses are drawn from them.
+    ///
+    /// # Errors
+    /// When the weights cannot be read, or this sampler cannot take any.
+    fn load_weights(&mut self, checkpoint: &Path) -> Result<(), PluginError> {
+        let _ = checkpoint;
+        Err(PluginError::unsupported("this sampler takes no weights from a checkpoint"))
+    }
+}
+
+/// A model that can be scored and trained.
+///
+/// One training step is any number of `forward` and `backward` pairs (gradients accumulate), then
+/// one `step`, which applies the gradient and clears it.
+pub trait Learner: Codec {
+    /// Log-probability of every response token given what precedes it, one list per response.
+    /// Keeps nothing for a backward pass.
+    ///
+    /// # Errors
+    /// When a sequence does not fit the context, or the computation fails.
+    fn token_log_probs(&mut self, batch: &SequenceBatch) -> Result<Vec<Vec<f32>>, PluginError>;
+
+    /// Summed log-probability of each response, keeping the activations that [`Self::backward`] needs.
+    ///
+    /// # Errors
+    /// As [`Self::token_log_probs`].
+    fn forward(&mut self, batch: &SequenceBatch) -> Result<Vec<f64>, PluginError>;
+
+    /// Adds `sum_i coefficients[i] * grad log pi(y_i | x_i)` of the last [`Self::forward`] to the
+    /// gradient, and releases the activations that it kept.
+    ///
+    /// # Errors
+    /// When there was no forward pass, the lengths differ, or the computation fails.
+    fn backward(&mut self, coefficients: &[f64]) -> Result<(), PluginError>;
+
+    /// Starts training afresh: gradients and optimiser state are cleared.
+    ///
+    /// # Errors
+    /// When there is no memory for the state.
+    fn begin_training(&mut self, optimizer: &Optimizer) -> Result<(), PluginError>;
+
+    /// Applies the accumulated gradient and clears it.
+    ///
+    /// # Errors
+    /// When training was not begun or the gradient is not finite.
+    fn step(&mut self, settings: &StepSettings) -> Result<StepReport, PluginError>;
+
+    /// Writes the model as a Hugging Face directory (config, tokenizer, sharded safetensors, f32)
+    /// that [`Backend::load_policy`](crate::Backend::load_policy) reads back bit for bit.
+    ///
+    /// # Errors
+    /// When the directory cannot be written.
+    fn save(&self, directory: &Path) -> Result<(), PluginError>;
+
+    /// Writes the optimiser's state to a safetensors file.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    fn save_optimizer_state(&self, file: &Path) -> Result<(), PluginError>;
+
+    /// Restores the state that [`Self::save_optimizer_state`] wrote; call after [`Self::begin_training`].
+    ///
+    /// # Errors
+    /// When the file does not belong to this model and optimiser.
+    fn load_optimizer_state(&mut self, file: &Path) -> Result<(), PluginError>;
+}
+
+/// A language model that can be sampled from, scored and trained.
+pub trait Policy: Sampler + Learner {}
+
+impl<T: Sampler + Learner> Policy for T {}
