@@ -24,7 +24,6 @@ pub mod encoder;
 mod error;
 pub mod formats;
 pub mod generation;
-#[cfg(feature = "testing")]
 pub mod golden;
 pub mod ops;
 pub mod serve;

@@ -1,10 +1,8 @@
 //! Tensor operations: the vocabulary that a backend implements, the tape that differentiates it, a plain
 //! reference of every op, and the checks that compare a backend with that reference.
 
-#[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 pub mod encoder;
-#[cfg(any(test, feature = "testing"))]
 pub mod encoder_conformance;
 mod parameters;
 pub(crate) mod random;

@@ -20,11 +20,9 @@ pub(crate) fn drop_values(values: &mut [f32], probability: f32, seed: u64) {
 }
 
 /// A stream of pseudo-random numbers (SplitMix64).
-#[cfg(any(test, feature = "testing"))]
 #[derive(Clone, Debug)]
 pub(crate) struct Noise(pub(crate) u64);
 
-#[cfg(any(test, feature = "testing"))]
 impl Noise {
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
