@@ -1,4 +1,4 @@
-//! What the program's exit code tells scripts.
+//! Exit codes of the program.
 
 use sppo_core::ErrorCategory;
 
@@ -7,12 +7,12 @@ pub(crate) const HELP: &str = "\
 Exit codes: 0 success, 1 unexpected failure, 2 wrong usage, 3 configuration, 4 input file, \
 5 run directory, 6 backend or oracle, 130 stopped on request";
 
-/// The exit codes; 2 is what clap uses for arguments that it cannot parse.
+/// The exit codes; clap uses 2 for arguments that it cannot parse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExitCode {
-    /// Everything was done.
+    /// Success.
     Success = 0,
-    /// Something that should not happen, a bug included.
+    /// An unexpected error, possibly a bug.
     Unexpected = 1,
     /// A configuration file, a flag's value, or a combination of settings.
     Configuration = 3,
@@ -22,7 +22,7 @@ pub(crate) enum ExitCode {
     RunDirectory = 5,
     /// A backend or an oracle failed.
     Plugin = 6,
-    /// Ctrl-C; what was committed is kept.
+    /// Ctrl-C; committed work is kept.
     Cancelled = 130,
 }
 

@@ -1,4 +1,4 @@
-//! How a command can fail, and how that is told: what, why, and what to do.
+//! Failures of commands and their messages: what, why, and the next step.
 
 use std::io::{self, ErrorKind};
 use std::panic::{self, AssertUnwindSafe};
@@ -12,14 +12,14 @@ use crate::terminal::Terminal;
 /// Shorthand for results of commands.
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
-/// Why a command did not succeed.
+/// Reasons for a command to fail.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// The core, a plugin or a file.
     Core(Error),
-    /// Stopped on request, with how to go on.
+    /// Stopped on request.
     Stopped {
-        /// The command that goes on, if there is one.
+        /// The command that continues the work, if there is one.
         go_on: Option<String>,
     },
     /// Standard output cannot be written.
@@ -51,7 +51,7 @@ impl From<ModelError> for Failure {
 }
 
 impl Failure {
-    /// The code that the program exits with. A reader that stopped reading, as `head` does, is none.
+    /// The exit code. A closed pipe, as `head` leaves it, is no failure.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Core(error) => error.category().into(),
@@ -61,7 +61,7 @@ impl Failure {
         }
     }
 
-    /// Tells the user.
+    /// Prints the failure.
     pub(crate) fn explain(&self, terminal: &Terminal) {
         match self {
             Self::Core(error) => terminal.error(&error.to_string(), error.hint()),

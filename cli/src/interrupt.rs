@@ -9,14 +9,14 @@ use sppo_core::plugin::{PluginAtWork, plugin_at_work};
 
 use crate::exit_code::ExitCode;
 
-/// A plugin that asks now and then is done by then.
+/// Time for a plugin that polls for cancellation to stop.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 static WATCHING: Once = Once::new();
 
-/// From now on Ctrl-C (and a termination signal) sets a flag that long work asks for. Commands that
-/// do not ask must not call this.
+/// From now on Ctrl-C (or a termination signal) sets a flag that long work polls. Commands that do not
+/// poll it must not call this.
 pub(crate) fn watch() {
     WATCHING.call_once(set_handler);
 }
@@ -39,7 +39,7 @@ fn set_handler() {
     }
 }
 
-/// Says which plugin the program waits for, when it waits for long.
+/// Names the plugin that the program waits for, after a while.
 fn name_who_is_waited_for() {
     std::thread::sleep(PATIENCE);
     if let Some(PluginAtWork { plugin, has_noticed }) = plugin_at_work() {

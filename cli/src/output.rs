@@ -16,7 +16,7 @@ use crate::failure::{Failure, Result};
 /// Standard output, out of reach of everyone but this module.
 static DATA: OnceLock<File> = OnceLock::new();
 
-/// From now on, what others write to standard output goes to standard error: a plugin that prints must
+/// Redirects everything that others write to standard output to standard error: a plugin that prints must
 /// not spoil the data.
 #[cfg(unix)]
 pub(crate) fn keep_for_data() {
@@ -29,7 +29,7 @@ pub(crate) fn keep_for_data() {
     }
 }
 
-/// Nothing is kept apart here.
+/// Standard output stays shared on this platform.
 #[cfg(not(unix))]
 pub(crate) fn keep_for_data() {}
 
@@ -72,19 +72,19 @@ pub(crate) fn file(path: &Path, content: &[u8]) -> Result<()> {
     std::fs::write(path, content).map_err(|error| unwritable(path, &error).into())
 }
 
-/// Where a table of rows goes: the file that the user named, or JSON lines on standard output.
+/// Destination of a table of rows: a file of the user, or JSON lines on standard output.
 pub(crate) enum RowsTo {
     /// A JSONL or Parquet file.
     File {
         path: PathBuf,
-        /// Whether it was made here, so that it goes again when there are no rows to write.
+        /// Whether the file was created here; if so, it is removed when there are no rows to write.
         is_new: bool,
     },
-    /// Standard output, by way of a file that is removed afterwards.
+    /// Standard output, through a temporary file.
     Stdout(TempPath),
 }
 
-/// What was written, as JSON.
+/// Report on a written table, as JSON.
 #[derive(Serialize)]
 struct RowsReport<'a> {
     output: &'a Path,
@@ -92,7 +92,7 @@ struct RowsReport<'a> {
 }
 
 impl RowsTo {
-    /// The named file, made sure to be writable before hours of work go into it; or standard output.
+    /// The named file, checked to be writable before hours of work go into it; or standard output.
     pub(crate) fn new(file: Option<&Path>) -> Result<Self> {
         match file {
             Some(path) => {
@@ -114,7 +114,7 @@ impl RowsTo {
         }
     }
 
-    /// Where to write the rows.
+    /// Path to write the rows to.
     pub(crate) fn path(&self) -> &Path {
         match self {
             Self::File { path, .. } => path,
@@ -122,7 +122,7 @@ impl RowsTo {
         }
     }
 
-    /// Brings what was written to its destination. As JSON, reports on a file; on standard output the
+    /// Brings the written rows to their destination. As JSON, reports on a file; on standard output the
     /// rows themselves are the report.
     pub(crate) fn finish(self, rows: usize, report: ReportArguments) -> Result<()> {
         if let Self::File { path, .. } = &self

@@ -13,7 +13,7 @@ use sppo_core::{Error, Result};
 const BUNDLED_TRAINING: &str = include_str!("../data/prompts-train.jsonl");
 const BUNDLED_HELD_OUT: &str = include_str!("../data/prompts-held-out.jsonl");
 
-/// How the bundled prompts are called where a file's name would stand.
+/// Name of the bundled prompts in place of a file's name.
 pub(crate) const BUNDLED: &str = "bundled";
 
 /// The training and held-out prompts that the settings name.
@@ -44,7 +44,7 @@ pub(crate) fn held_out(file: Option<&Path>) -> Result<Vec<Prompt>> {
     }
 }
 
-/// How a prompt file is called in reports.
+/// Name of a prompt file in reports.
 pub(crate) fn source(file: Option<&Path>) -> String {
     file.map_or_else(|| BUNDLED.into(), |path| path.display().to_string())
 }

@@ -1,4 +1,4 @@
-//! Durable writes, and words for what the operating system refuses.
+//! Durable writes, and error messages for failed file operations.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -10,8 +10,8 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
-/// Prefix of what is still being written. It goes in front of the name so that the extension, by
-/// which writers choose a format, stays.
+/// Prefix of a file that is still being written. It precedes the name so that the extension, by which
+/// writers choose a format, stays.
 pub(crate) const PARTIAL: &str = ".partial-";
 
 /// An error about the run directory: `doing` completes "cannot ...".
@@ -23,7 +23,7 @@ pub(crate) fn run_directory_error(path: &Path, doing: &str, error: &io::Error) -
     }
 }
 
-/// An error about a file that the user named: `doing` completes "cannot ...".
+/// An error about a file of the user: `doing` completes "cannot ...".
 pub(crate) fn input_error(path: &Path, doing: &str, error: &io::Error) -> Error {
     let fault = Error::input(path, format!("cannot {doing}: {}", reason(error)));
     match remedy(error) {

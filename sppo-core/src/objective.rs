@@ -1,6 +1,6 @@
 //! Every training objective as a pure function of log-probabilities, with its derivative.
 //!
-//! Notation, per example: `lw = log pi(y_w|x) - log pi_t(y_w|x)` for the chosen answer, `ll` for the
+//! Notation, per example: `lw = log pi(y_w|x) - log pi_t(y_w|x)` for the chosen response, `ll` for the
 //! rejected one, `h = lw - ll`, `beta = 1 / eta`, and `P` an estimated win rate. Names and formulas
 //! are those of the released trainer (`sppo/trainer.py` of uclaml/SPPO), checked against it. All
 //! log-probabilities are summed over tokens, and the batch loss is the mean over its terms.
@@ -10,16 +10,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::preference::sigmoid;
 
-/// Which loss.
+/// The losses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Objective {
     /// `1/2 [(lw - eta (P_w - 1/2))^2 + (ll - eta (P_l - 1/2))^2]`: equation 4.7 on the best and the
-    /// worst answer. Simply stated: each answer has its own target, its win rate's distance from 1/2.
+    /// worst response. Each response has its own target: its win rate's distance from 1/2.
     #[default]
     Sppo,
-    /// `1/2 [(lw - eta (P - 1/2))^2 + (ll + eta (P - 1/2))^2]`, `P` the chosen answer's chance against
-    /// the rejected one alone.
+    /// `1/2 [(lw - eta (P - 1/2))^2 + (ll + eta (P - 1/2))^2]`, `P` the chosen response's
+    /// probability of beating the rejected one.
     SppoSingle,
     /// `(lw - eta/2)^2 + (ll + eta/2)^2`: a certain win and a certain loss, as TRL's `sppo_hard`.
     SppoHard,
@@ -32,13 +32,13 @@ pub enum Objective {
     /// `1 - sigmoid(beta (lw - max(0, mean ll)))` and `1 - sigmoid(beta (max(0, mean lw) - ll))`, the
     /// means over the batch (KTO, arXiv 2402.01306, on pairs).
     KtoPair,
-    /// `1/2 sum_k (l_k - eta (P_k - 1/2))^2` over all K answers: Algorithm 1 as written. With two
-    /// answers it is [`Self::Sppo`].
+    /// `1/2 sum_k (l_k - eta (P_k - 1/2))^2` over all K responses: Algorithm 1 as written. With two
+    /// responses it is [`Self::Sppo`].
     SppoAll,
 }
 
 impl Objective {
-    /// Whether an example's loss depends on the batch that it is in.
+    /// Whether an example's loss depends on the rest of its batch.
     #[must_use]
     pub fn couples_examples(self) -> bool {
         self == Self::KtoPair
@@ -48,11 +48,11 @@ impl Objective {
 /// A loss and its constants.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ObjectiveSettings {
-    /// Which loss.
+    /// The loss.
     pub objective: Objective,
-    /// How far log-ratios are meant to move; `beta = 1 / eta`.
+    /// Scale of the targets of log-ratios; `beta = 1 / eta`.
     pub eta: f64,
-    /// The share of labels taken to be wrong, in `[0, 1/2)`; used by [`Objective::Dpo`] alone.
+    /// Share of labels assumed to be wrong, in `[0, 1/2)`; only [`Objective::Dpo`] uses it.
     pub label_smoothing: f64,
 }
 
@@ -62,10 +62,10 @@ impl Default for ObjectiveSettings {
     }
 }
 
-/// What a loss needs to know of one answer.
+/// Inputs of the loss for one response.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ResponseTerm {
-    /// `log pi(y|x)`, summed over the answer's tokens.
+    /// `log pi(y|x)`, summed over the response's tokens.
     pub log_prob: f64,
     /// `log pi_t(y|x)`.
     pub reference_log_prob: f64,
@@ -81,10 +81,10 @@ impl ResponseTerm {
     }
 }
 
-/// What a loss needs to know of one prompt: `[chosen, rejected]`, or all K answers.
+/// Inputs of the loss for one prompt: `[chosen, rejected]`, or all K responses.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExampleTerms {
-    /// The answers.
+    /// The responses.
     pub responses: Vec<ResponseTerm>,
     /// `P(chosen beats rejected)`.
     pub chosen_probability: Option<f64>,
@@ -97,29 +97,29 @@ pub struct BatchLoss {
     pub losses: Vec<f64>,
     /// Their mean.
     pub mean: f64,
-    /// `d mean / d log_prob` of each answer of each example.
+    /// `d mean / d log_prob` of each response of each example.
     pub coefficients: Vec<Vec<f64>>,
 }
 
-/// Why an objective cannot be evaluated on a batch.
+/// A batch that does not fit its objective.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ObjectiveError {
-    /// The objective compares two answers and the example has another number.
+    /// The objective compares two responses and the example has another number.
     #[error("{objective:?} needs two answers per prompt, example {example} has {found}")]
     NotAPair {
         /// The objective.
         objective: Objective,
-        /// Its place in the batch.
+        /// Its index in the batch.
         example: usize,
-        /// How many answers it has.
+        /// Number of its responses.
         found: usize,
     },
-    /// The objective needs the probability that the chosen answer beats the rejected one.
+    /// The objective needs the probability that the chosen response beats the rejected one.
     #[error(
         "sppo_single needs the chosen answer's probability (`chosen_probs`), example {example} has none"
     )]
     NoChosenProbability {
-        /// Its place in the batch.
+        /// Its index in the batch.
         example: usize,
     },
 }

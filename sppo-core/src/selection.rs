@@ -1,55 +1,55 @@
-//! Which of the K answers are trained on.
+//! Selection of the responses to train on.
 
 use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Which answers are trained on.
+/// Strategies of selection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SelectionStrategy {
-    /// The answer with the highest score and the one with the lowest; of equals, the first (the
-    /// released code).
+    /// The responses with the highest and the lowest score; of equals, the first (the released
+    /// code).
     #[default]
     BestAndWorst,
-    /// All K answers, best first, each toward its own win rate (Algorithm 1 as written).
+    /// All K responses, best first, each toward its own win rate (Algorithm 1 as written).
     All,
 }
 
-/// How answers are chosen.
+/// Settings of the selection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SelectionRule {
-    /// Which answers are trained on.
+    /// The responses to train on.
     pub strategy: SelectionStrategy,
-    /// Keeps prompts whose answers all score the same or whose chosen and rejected answers read the
-    /// same, as the released code does; there is nothing to learn from them but staying put.
+    /// Keeps prompts whose responses all score the same, or whose chosen and rejected responses have
+    /// the same text, as the released code does. They only pull the policy towards the reference.
     pub keep_degenerate: bool,
 }
 
-/// Why a prompt is not trained on.
+/// Reasons to skip a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SkipReason {
-    /// The answers to be told apart read the same.
+    /// Chosen and rejected response have the same text.
     IdenticalTexts,
-    /// Every answer has the same score.
+    /// Every response has the same score.
     EqualScores,
 }
 
-/// What came of a selection.
+/// Outcome of a selection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
-    /// The chosen answers, the best first and the worst last.
+    /// The selected responses, the best first and the worst last.
     Chosen {
-        /// Their places among the K answers.
+        /// Their indices among the K responses.
         indices: Vec<usize>,
     },
     /// The prompt is skipped.
     Skipped(SkipReason),
 }
 
-/// How many prompts were skipped, and why.
+/// Numbers of skipped prompts by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SkipCounts {
     /// For [`SkipReason::IdenticalTexts`].
@@ -79,7 +79,7 @@ impl fmt::Display for SkipCounts {
     }
 }
 
-/// Chooses among answers by their scores; `scores` and `texts` are of the same, non-zero length.
+/// Selects responses by their scores; `scores` and `texts` are of the same, non-zero length.
 #[must_use]
 pub fn select(scores: &[f64], texts: &[&str], rule: &SelectionRule) -> Selection {
     let best = first_extreme(scores, |score, best| score > best);

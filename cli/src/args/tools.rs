@@ -1,4 +1,4 @@
-//! Everything without a model.
+//! Arguments of commands that load no model.
 
 use std::path::PathBuf;
 
@@ -53,7 +53,7 @@ pub(crate) struct GameArguments {
 /// The built-in games.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum GameKind {
-    /// Rock, paper, scissors and its like, of any odd size
+    /// Rock, paper, scissors of any odd size
     #[default]
     Cycle,
     /// Probabilities drawn by --seed
@@ -131,20 +131,20 @@ pub(crate) enum PluginCommand {
     },
     /// Write a crate with an oracle, to start from
     New {
-        /// Where to write it; the oracle is called as the directory
+        /// Directory of the crate; the oracle gets its name
         #[arg(value_name = "DIRECTORY")]
         directory: PathBuf,
         /// The source of sppo-core to build with [default: that of this program]
         #[arg(long, value_name = "DIRECTORY")]
         sppo_core: Option<PathBuf>,
     },
-    /// Have a plugin found by its name from now on, as long as its file stays as it is
+    /// Register a plugin by its name, until its file changes
     Add {
-        /// The plugin's library, which stays where it is
+        /// The plugin's library, which is not copied
         #[arg(value_name = "FILE")]
         library: PathBuf,
     },
-    /// Forget a plugin that was added; its file stays
+    /// Unregister an added plugin; its file stays
     Remove {
         /// The plugin's name
         #[arg(value_name = "NAME")]

@@ -1,4 +1,4 @@
-//! Progress of long work: moving bars for somebody who watches, a line now and then for a log.
+//! Progress of long work: moving bars on a terminal, a line now and then in a log.
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
@@ -12,12 +12,12 @@ use super::forecast::{ExpectedStage, Forecast};
 use super::{Terminal, bytes, duration, number};
 use crate::interrupt;
 
-/// A log gets a line about the stage under way this often.
+/// Interval of lines about the current stage in a log.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
-/// The expected time of the whole run is worked out anew this often.
+/// Interval of updates of the run's expected time.
 const FORECAST_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Shows what a command is doing.
+/// Progress display of a command.
 pub(crate) struct ProgressDisplay {
     terminal: Terminal,
     state: RefCell<State>,
@@ -25,12 +25,12 @@ pub(crate) struct ProgressDisplay {
 
 #[derive(Default)]
 struct State {
-    /// The stages under way: loading a model may be part of another.
+    /// The current stages: loading a model may be part of another stage.
     stages: Vec<ActiveStage>,
     run: Option<WholeRun>,
     /// The loss of the last optimiser step.
     loss: Option<f64>,
-    /// What the plugin at work says of itself, in words.
+    /// Metrics of the plugin at work, in words.
     metrics: String,
 }
 
@@ -57,7 +57,7 @@ impl ProgressDisplay {
         Self { terminal, state: RefCell::default() }
     }
 
-    /// Also shows how the whole run gets on.
+    /// Also shows the progress of the whole run.
     pub(crate) fn with_forecast(self, stages: Vec<ExpectedStage>) -> Self {
         let bar = self.terminal.bars.add(ProgressBar::new_spinner());
         bar.set_style(template("{spinner} {msg}", ""));
@@ -205,7 +205,7 @@ impl Drop for ProgressDisplay {
 }
 
 impl ActiveStage {
-    /// Counts its time from now on, unless it has done something already.
+    /// Starts its clock, unless it has made progress already.
     fn begin(&mut self) {
         if self.completed == 0 {
             self.started = Instant::now();
@@ -258,7 +258,7 @@ impl WholeRun {
     }
 }
 
-/// `requests 480, cache hits 20`; what is 0 goes without saying.
+/// `requests 480, cache hits 20`; zeros are left out.
 fn in_words(metrics: &[(&str, f64)]) -> String {
     let told = metrics.iter().filter(|(_, value)| *value != 0.0);
     let words = told.map(|(name, value)| {
@@ -303,7 +303,7 @@ fn template(layout: &str, unit: &'static str) -> ProgressStyle {
         .with_key("received", received)
 }
 
-/// Shows a download.
+/// Progress display of a download.
 pub(crate) struct Download {
     terminal: Terminal,
     state: RefCell<Option<DownloadState>>,
@@ -320,7 +320,7 @@ impl Download {
         Self { terminal, state: RefCell::new(None) }
     }
 
-    /// Shows how far it has come.
+    /// Shows the progress.
     pub(crate) fn show(&self, progress: &DownloadProgress) {
         let mut state = self.state.borrow_mut();
         if state.as_ref().is_none_or(|state| state.file != progress.file) {

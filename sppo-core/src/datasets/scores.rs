@@ -12,25 +12,25 @@ use crate::tables::{self, Place};
 /// A response whose log-probability is asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScoreRequest {
-    /// What to score.
+    /// The response with its prompt.
     pub content: ScoreContent,
     /// The row's number in the file, from 0.
     pub row: usize,
 }
 
-/// What to score.
+/// A response with its prompt, as text or as tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ScoreContent {
-    /// An answer to a conversation.
+    /// A response to a conversation.
     Text {
         /// The conversation, ending with the user's turn.
         messages: Conversation,
-        /// The answer.
+        /// The response.
         response: String,
     },
     /// Token ids, at least one of each.
     Tokens {
-        /// What precedes the response.
+        /// Tokens before the response.
         prompt: Vec<u32>,
         /// The response.
         response: Vec<u32>,

@@ -1,4 +1,4 @@
-//! Where libraries are looked for. The working directory is not among these places.
+//! Search for plugin libraries. The working directory is not searched.
 
 use std::env::consts::DLL_EXTENSION;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::config::PluginsTable;
 /// Environment variable with directories and files, separated as in `PATH`.
 const PATH_VARIABLE: &str = "SPPO_PLUGIN_PATH";
 
-/// Why a library was found, in the order in which the places are searched.
+/// Places of the search, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SearchStep {
@@ -28,7 +28,7 @@ pub enum SearchStep {
     BesideProgram,
 }
 
-/// A library and what is in it.
+/// A library and its plugins.
 pub(super) struct Found {
     pub(super) path: PathBuf,
     pub(super) step: SearchStep,

@@ -1,4 +1,4 @@
-//! What a run is made of; a run may only go on with the same.
+//! Identity of a run: its settings, model, prompts and plugins. A run may only resume with the same.
 
 use std::fs;
 use std::path::Path;
@@ -20,11 +20,11 @@ pub struct RunIdentity {
     /// SHA-256 of the prompts, in hexadecimal: their files may change under the same name.
     #[serde(default)]
     pub prompts_sha256: String,
-    /// The backend, the oracle, and whatever plugins these use.
+    /// The backend, the oracle, and the plugins that these use.
     pub plugins: Vec<PluginIdentity>,
 }
 
-/// Which weights self-play starts from.
+/// Identity of the weights that self-play starts from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelIdentity {
     /// Its short name, hub id or path.
@@ -33,7 +33,7 @@ pub struct ModelIdentity {
     pub sha256: String,
 }
 
-/// Which program computes or judges.
+/// Identity of a plugin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PluginIdentity {
     /// `backend` or `oracle`.
@@ -45,7 +45,7 @@ pub struct PluginIdentity {
     /// SHA-256 of its library, in hexadecimal; `None` for built-in plugins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    /// What its judgments come from besides itself, for instance a model and where it is asked.
+    /// Further origin of its judgments, for instance a model and its address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
 }
@@ -65,8 +65,8 @@ impl RunIdentity {
         write_atomically(file, &text)
     }
 
-    /// What differs from the recorded identity, but for the keys in `allow` and below them. Documents
-    /// are compared rather than types, so that a record of another version of sppo can be compared too.
+    /// Differences from the recorded identity, without the keys in `allow` and those below them. Compares
+    /// documents, not types, so that a record of another version of sppo can be compared too.
     pub(super) fn changes_since(&self, file: &Path, allow: &[String]) -> Result<Vec<Difference>> {
         let recorded = comparable(&read_value(file)?);
         let current = serde_json::to_value(self)

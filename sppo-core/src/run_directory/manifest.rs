@@ -1,4 +1,4 @@
-//! What an artefact consists of, to the byte.
+//! Manifests: size and hash of every file of an artefact.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -42,7 +42,7 @@ impl Manifest {
         Ok(Self { files })
     }
 
-    /// What is wrong with the artefact at this path, if anything.
+    /// The fault of the artefact at this path, if it has one.
     pub(super) fn fault(&self, artifact: &Path) -> Result<Option<String>> {
         if !artifact.exists() {
             return Ok(Some("it is missing".into()));

@@ -1,7 +1,7 @@
-//! A run is a directory. What a stage produces is an *artefact*: it is written beside its final name,
+//! A run is a directory. The output of a stage is an *artefact*: it is written beside its final name,
 //! synced, renamed, and only then entered into a manifest with the size and SHA-256 of each of its
-//! files. The manifests are all that resuming trusts, so a process may be killed at any moment: what
-//! has no manifest never happened, and what differs from its manifest is set aside and made anew.
+//! files. Resuming trusts only the manifests, so a process may be killed at any moment: an artefact
+//! without a manifest does not exist, and one that differs from its manifest is set aside and made again.
 //!
 //! ```text
 //! runs/<name>/
@@ -60,7 +60,7 @@ impl RunDirectory {
         Ok(Self { store: Store::open(&path)?, path, identity, _lock: lock })
     }
 
-    /// Goes on with a run. Every artefact is checked against its manifest; see [`Self::set_aside`].
+    /// Resumes a run. Every artefact is checked against its manifest; see [`Self::set_aside`].
     /// Settings, model and plugins must be those that the run was started with, up to the dotted keys
     /// in `allow` and those below them; the new ones are then recorded.
     ///
@@ -92,7 +92,7 @@ impl RunDirectory {
         Ok(Self { store: Store::open(&path)?, path, identity, _lock: lock })
     }
 
-    /// What a run was started with, without locking it.
+    /// The recorded identity of a run, read without locking it.
     ///
     /// # Errors
     /// When there is no run or its record cannot be read.
@@ -112,7 +112,7 @@ impl RunDirectory {
         &self.identity
     }
 
-    /// Artefacts that resuming found truncated, altered or missing, and will be made anew.
+    /// Artefacts that resuming found truncated, altered or missing, and that will be made again.
     #[must_use]
     pub fn set_aside(&self) -> &[SetAside] {
         self.store.set_aside()
@@ -129,7 +129,7 @@ impl RunDirectory {
         self.store.names()
     }
 
-    /// Where a committed artefact lies.
+    /// Path of a committed artefact.
     ///
     /// # Errors
     /// When there is none of this name.

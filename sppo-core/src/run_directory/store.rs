@@ -61,9 +61,9 @@ impl fmt::Display for ArtifactName {
 pub struct SetAside {
     /// Its name.
     pub name: ArtifactName,
-    /// What was wrong with it.
+    /// Its fault.
     pub reason: String,
-    /// Where it lies now; `None` when it was missing altogether.
+    /// Its new path; `None` when it was missing.
     pub moved_to: Option<PathBuf>,
 }
 
@@ -90,7 +90,7 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Checks every artefact, finishes or undoes interrupted commits, and clears what they left.
+    /// Checks every artefact, finishes or undoes interrupted commits, and removes their leftovers.
     pub(super) fn open(root: &Path) -> Result<Self> {
         let mut store =
             Self { root: root.to_path_buf(), trusted: BTreeMap::new(), set_aside: Vec::new() };
@@ -292,7 +292,7 @@ impl Store {
     }
 }
 
-/// Clears what interrupted commits left: everything that carries one of our prefixes.
+/// Removes leftovers of interrupted commits: everything with one of our prefixes.
 fn remove_leftovers(directory: &Path) -> Result<()> {
     for path in entries(directory)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-/// How rows are stored.
+/// File formats of tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TableFormat {
     /// One JSON object per line, UTF-8.
@@ -24,10 +24,10 @@ pub enum TableFormat {
 }
 
 impl TableFormat {
-    /// The format that a file's extension stands for.
+    /// The format of a file by its extension.
     ///
     /// # Errors
-    /// When it stands for none.
+    /// When the extension is unknown.
     pub fn of(path: &Path) -> Result<Self> {
         let extension = path.extension().map(|text| text.to_string_lossy().to_ascii_lowercase());
         match extension.as_deref() {

@@ -22,7 +22,7 @@ use crate::files::input_error;
 /// Rows that are turned into Arrow arrays at a time; bounds the memory beside the rows themselves.
 const ROWS_PER_BATCH: usize = 4096;
 
-/// What serde_arrow says, in words for people.
+/// An error of serde_arrow, in words for users.
 pub(super) fn fault(path: &Path, error: &serde_arrow::Error) -> Error {
     Error::input(path, reason(error))
 }

@@ -20,7 +20,7 @@ pub(super) struct Listed<'a> {
     found_by: SearchStep,
     /// Whether another plugin of this kind and name comes first.
     hidden: bool,
-    /// Why it cannot be used.
+    /// Its fault, if it cannot be used.
     trouble: Option<&'a Trouble>,
 }
 
@@ -77,7 +77,7 @@ pub(super) fn list(plugins: &PluginRegistry, json: bool, terminal: &Terminal) ->
     output::text(&table.render(terminal.stdout_style()))
 }
 
-/// Where a plugin lies, in words.
+/// Path of a plugin, or `built in`.
 pub(super) fn place(entry: &PluginEntry) -> String {
     entry.path().map_or("built in".into(), |path| path.display().to_string())
 }
