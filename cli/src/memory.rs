@@ -1,4 +1,4 @@
-//! Whether work fits into this machine's memory, worked out before anything is loaded.
+//! Comparison of planned work with this machine's memory, before anything is loaded.
 
 use serde::Serialize;
 use sppo_core::config::Config;
@@ -14,12 +14,12 @@ use crate::terminal::{Alignment, Style, Table};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct MachineMemory {
     pub(crate) total: u64,
-    /// What could be had at this moment.
+    /// Memory available at this moment.
     pub(crate) available: u64,
 }
 
 impl MachineMemory {
-    /// `None` where the system does not say.
+    /// `None` if the system does not report it.
     pub(crate) fn now() -> Option<Self> {
         let mut system = sysinfo::System::new();
         system.refresh_memory();
@@ -36,7 +36,7 @@ impl MachineMemory {
     }
 }
 
-/// What the planned work takes, and what there is.
+/// Memory of the planned work beside the machine's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct MemoryPlan {
     pub(crate) estimate: MemoryEstimate,
@@ -44,7 +44,7 @@ pub(crate) struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// `None` where the backend does not know.
+    /// `None` if the backend does not estimate it.
     pub(crate) fn new(
         backend: &dyn Backend,
         spec: &PolicySpec,
@@ -67,7 +67,7 @@ impl MemoryPlan {
         self.machine.is_none_or(|machine| self.estimate.peak() <= machine.total)
     }
 
-    /// What to say where there is room only when other programs give memory back.
+    /// A warning when there is room only if other programs release memory.
     pub(crate) fn warning(&self) -> Option<String> {
         let machine = self.machine.filter(|_| self.fits_machine() && !self.fits_now())?;
         Some(format!(
@@ -134,16 +134,16 @@ pub(crate) fn gibibytes(bytes: u64) -> String {
     format!("{:.2} GiB", in_gib(bytes))
 }
 
-/// What a run's prompts are to a model.
+/// Sizes of a run's prompts for a model.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PromptSizes {
     /// Prompts of an iteration.
     pub(crate) training: usize,
-    /// Prompts that models are compared on.
+    /// Held-out prompts.
     pub(crate) held_out: usize,
     /// Tokens of the longest.
     pub(crate) longest: usize,
-    /// Tokens that prompt and answer may have together.
+    /// Limit of prompt and response together, in tokens.
     pub(crate) context_length: usize,
 }
 

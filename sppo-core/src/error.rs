@@ -1,4 +1,4 @@
-//! The error type of the core: what is at fault, why, and what to do about it.
+//! The error type of the core: the fault, its cause, and the next step.
 
 use std::path::PathBuf;
 
@@ -7,18 +7,18 @@ use crate::plugin::{PluginError, PluginErrorKind};
 /// Shorthand for results of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What kind of thing went wrong; the command line turns it into an exit code.
+/// Kind of an error; the command line turns it into an exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorCategory {
     /// A configuration file, a flag or a combination of settings.
     Configuration,
-    /// A file that the user gave: prompts, pairs, a model.
+    /// A file of the user: prompts, pairs, a model.
     Input,
     /// The run directory: in use, altered, not writable, disk full.
     RunDirectory,
-    /// A backend or an oracle failed or answered nonsense.
+    /// A backend or an oracle failed or returned something invalid.
     Plugin,
-    /// The user asked to stop; what was committed is kept.
+    /// The user asked to stop; committed work is kept.
     Cancelled,
 }
 
@@ -30,21 +30,21 @@ pub enum Error {
     Configuration {
         /// The file and key (`sppo.toml: training.eta`) or the flag at fault.
         key: String,
-        /// What is wrong with it.
+        /// Description of the fault.
         message: String,
-        /// What to do instead.
+        /// Advice for the user.
         hint: Option<String>,
     },
-    /// A file that the user gave cannot be used.
+    /// A file of the user cannot be used.
     #[error("{}{}: {message}", path.display(), line.map(|line| format!(":{line}")).unwrap_or_default())]
     Input {
         /// The file at fault.
         path: PathBuf,
         /// The line at fault, counted from 1.
         line: Option<u64>,
-        /// What is wrong with it.
+        /// Description of the fault.
         message: String,
-        /// What to do about it.
+        /// Advice for the user.
         hint: Option<String>,
     },
     /// The run directory cannot be created, locked, read or written.
@@ -52,9 +52,9 @@ pub enum Error {
     RunDirectory {
         /// The file or directory at fault.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the fault.
         message: String,
-        /// What to do about it.
+        /// Advice for the user.
         hint: Option<String>,
     },
     /// A backend or an oracle failed.
@@ -62,7 +62,7 @@ pub enum Error {
     Plugin {
         /// The plugin at fault: ``oracle `rules` ``.
         plugin: String,
-        /// What the plugin reported.
+        /// The plugin's error.
         source: PluginError,
     },
     /// The user asked to stop.
@@ -95,7 +95,7 @@ impl Error {
         }
     }
 
-    /// Says which plugin is at fault, where the error came through a trait object that does not know
+    /// Names the plugin at fault, where the error came through a trait object that does not know
     /// its own name.
     #[must_use]
     pub fn from_plugin(mut self, name: impl std::fmt::Display) -> Self {
@@ -105,7 +105,7 @@ impl Error {
         self
     }
 
-    /// Adds what the user should do about it.
+    /// Adds advice for the user.
     #[must_use]
     pub fn with_hint(mut self, text: impl Into<String>) -> Self {
         match &mut self {
@@ -118,7 +118,7 @@ impl Error {
         self
     }
 
-    /// What the user should do about it, if there is something to say.
+    /// Advice for the user, if there is any.
     #[must_use]
     pub fn hint(&self) -> Option<&str> {
         match self {
@@ -130,7 +130,7 @@ impl Error {
         }
     }
 
-    /// The kind of thing that went wrong.
+    /// Kind of the error.
     #[must_use]
     pub fn category(&self) -> ErrorCategory {
         match self {

@@ -21,25 +21,25 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// As it should be.
+    /// The rule holds.
     Passed,
-    /// Allowed, but worth knowing.
+    /// The rule holds, with a remark.
     Remark(String),
     /// A defect.
     Failed(String),
 }
 
-/// One thing that was checked.
+/// One check and its result.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Finding {
     /// The rule that must hold.
     pub check: &'static str,
-    /// Whether it does.
+    /// The result.
     pub outcome: Outcome,
 }
 
 impl Finding {
-    /// The result of a check: `Ok`, or what is wrong.
+    /// The result of a check: `Ok`, or a description of the defect.
     #[must_use]
     pub fn new(check: &'static str, result: Result<(), String>) -> Self {
         let outcome = result.map_or_else(Outcome::Failed, |()| Outcome::Passed);
@@ -53,8 +53,8 @@ impl Finding {
     }
 }
 
-/// Checks an oracle: `create` makes it from settings, `settings` are those that it should be checked
-/// with, `services` are the models and other oracles that it may ask for.
+/// Checks an oracle: `create` makes it from settings, `settings` are the settings of the check, `services`
+/// offers the models and other oracles that it may use.
 pub fn check_oracle(
     create: &mut dyn FnMut(Value) -> Result<Box<dyn Oracle>, String>,
     settings: &Value,

@@ -1,4 +1,4 @@
-//! The plugins that the user has added, with the hashes that their files had then.
+//! Plugins added by the user, with the hashes of their files at that time.
 
 use std::path::{Path, PathBuf};
 
@@ -10,32 +10,32 @@ use crate::error::{Error, Result};
 use crate::files::{size_and_sha256, write_atomically};
 use crate::plugin::PluginKind;
 
-/// Overrides where the user's data lies.
+/// Environment variable with the directory of the user's data.
 const DATA_VARIABLE: &str = "SPPO_DATA_DIRECTORY";
 
-/// `~/.local/share/sppo` or what this system has instead.
+/// `~/.local/share/sppo`, or the equivalent of this system.
 pub(super) fn data_directory() -> Option<PathBuf> {
     let named = std::env::var_os(DATA_VARIABLE).map(PathBuf::from);
     named.filter(|path| path.is_absolute()).or_else(|| Some(dirs::data_dir()?.join("sppo")))
 }
 
-/// A library that the user has added.
+/// A library added by the user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddedPlugin {
     /// Kind.
     #[serde(deserialize_with = "kinds::deserialize")]
     pub kind: PluginKind,
-    /// Name that it is chosen by.
+    /// Name.
     pub name: String,
-    /// Version that it had then.
+    /// Version at the time.
     pub version: String,
     /// Its library.
     pub path: PathBuf,
-    /// SHA-256 of the library then, in hexadecimal.
+    /// SHA-256 of the library at the time, in hexadecimal.
     pub sha256: String,
 }
 
-/// All libraries that the user has added. They stay where they are.
+/// All libraries added by the user. They are not copied.
 #[derive(Clone, Debug, Default)]
 pub struct AddedPlugins {
     plugins: Vec<AddedPlugin>,
@@ -124,7 +124,7 @@ impl AddedPlugins {
         Ok(removed)
     }
 
-    /// Whether a library is as it was when it was added, if it was.
+    /// Refuses an added library whose file has changed since.
     pub(super) fn check(&self, library: &Path, sha256: &str) -> std::result::Result<(), Trouble> {
         let changed = |plugin: &&AddedPlugin| plugin.path == library && plugin.sha256 != sha256;
         match self.plugins.iter().find(changed) {
@@ -139,7 +139,7 @@ impl AddedPlugins {
         }
     }
 
-    /// As [`Self::check`], reading the file only where it was added.
+    /// As [`Self::check`]; reads the file only if it was added.
     pub(super) fn check_file(&self, library: &Path) -> Option<Trouble> {
         if self.plugins.iter().all(|plugin| plugin.path != library) {
             return None;

@@ -12,27 +12,27 @@ use crate::plugin::abi::{
     INTERFACE_VERSION, MANIFEST_SYMBOL_PREFIX, MODULE_SYMBOL_PREFIX, ManifestText,
 };
 
-/// Manifests are short: a name and a line of text.
+/// Limit of a manifest's size in bytes: a name and a line of text.
 const LONGEST_MANIFEST: u64 = 4096;
 
-/// A plugin as the file of its library tells.
+/// A plugin as described by the file of its library.
 #[derive(Clone, Debug)]
 pub(super) struct LibraryPlugin {
     pub(super) manifest: Manifest,
     /// The symbol of its functions.
     pub(super) module_symbol: String,
-    /// What to do where it cannot be opened for want of another library.
+    /// Advice for a user whose system lacks a library that it needs.
     pub(super) missing_library_hint: String,
-    /// Why it cannot be opened.
+    /// Its fault, if it cannot be opened.
     pub(super) trouble: Option<Trouble>,
 }
 
-/// Why a library or a plugin in it cannot be used, and what to do about it.
+/// Fault of a library or of a plugin in it, with advice.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Trouble {
-    /// What is wrong, as the end of a sentence that begins with the plugin.
+    /// The fault, as the end of a sentence that begins with the plugin.
     pub message: String,
-    /// What to do.
+    /// Advice for the user.
     pub hint: String,
     /// Whether the file is a whole library that has nothing to do with this program.
     #[serde(skip)]
@@ -230,7 +230,7 @@ fn manifest(text: &ManifestText<'_>) -> Result<Manifest, Trouble> {
     })
 }
 
-/// Code that anyone may replace is not run.
+/// Refuses code that anyone may replace.
 #[cfg(unix)]
 fn check_permissions(path: &Path) -> Result<(), Trouble> {
     use std::os::unix::fs::MetadataExt;

@@ -1,5 +1,5 @@
-//! Plugins by name: where they are looked for, what their files say of them, whether they are as they
-//! were when they were added, how they are opened, and whether their settings fit.
+//! Plugins by name: searches libraries, reads their manifests, compares them with the added ones, opens
+//! them, and checks settings.
 
 mod added;
 mod check_settings;

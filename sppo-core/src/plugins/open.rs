@@ -1,4 +1,4 @@
-//! Opens a library that has passed all checks of its file. What was opened stays open.
+//! Opens a library that has passed all checks of its file. It stays open.
 
 use std::error::Error;
 use std::io::Write;

@@ -1,5 +1,5 @@
-//! Finding plugins by name. Built-in ones register themselves at link time; the rest lie in libraries,
-//! which are only opened to make one of their plugins.
+//! Finds plugins by name. Built-in ones register themselves at link time; the rest are in libraries, which
+//! are opened only to make one of their plugins.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::plugin::{
     Backend, EmbeddedPlugin, Manifest, Oracle, PluginError, PluginKind, inventory, label,
 };
 
-/// Where a plugin's code is.
+/// Origin of a plugin's code.
 #[derive(Clone, Debug)]
 enum Code {
     Embedded(&'static EmbeddedPlugin),
@@ -27,7 +27,7 @@ enum Code {
         path: PathBuf,
         plugin: LibraryPlugin,
     },
-    /// In a file of which nothing is known.
+    /// A file that cannot be read as a library with plugins.
     Unreadable {
         path: PathBuf,
     },
@@ -43,7 +43,7 @@ pub struct PluginEntry {
 }
 
 impl PluginEntry {
-    /// Who it is; `None` for a file that does not say.
+    /// Its manifest; `None` for a file without one.
     #[must_use]
     pub fn manifest(&self) -> Option<&Manifest> {
         match &self.code {
@@ -62,13 +62,13 @@ impl PluginEntry {
         }
     }
 
-    /// Why it was found.
+    /// The place of the search that found it.
     #[must_use]
     pub fn step(&self) -> SearchStep {
         self.step
     }
 
-    /// Why it cannot be used.
+    /// Its fault, if it cannot be used.
     #[must_use]
     pub fn trouble(&self) -> Option<&Trouble> {
         self.trouble.as_ref()
@@ -101,9 +101,9 @@ impl PluginEntry {
 /// A plugin that this process has used.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UsedPlugin {
-    /// What it is.
+    /// Kind.
     pub kind: PluginKind,
-    /// The name it was chosen by.
+    /// Name.
     pub name: String,
     /// Its own version.
     pub version: String,
@@ -111,7 +111,7 @@ pub struct UsedPlugin {
     pub sha256: Option<String>,
 }
 
-/// All plugins that can be had by name.
+/// All plugins that are available by name.
 #[derive(Debug, Default)]
 pub struct PluginRegistry {
     entries: Vec<PluginEntry>,
@@ -193,7 +193,7 @@ impl PluginRegistry {
         names
     }
 
-    /// Marks the plugins whose libraries have changed since they were added, which takes reading them.
+    /// Marks the plugins whose libraries have changed since they were added; reads all added libraries.
     pub fn check_added(&mut self) {
         for entry in &mut self.entries {
             if let (None, Code::Library { path, .. }) = (&entry.trouble, &entry.code) {
@@ -202,10 +202,10 @@ impl PluginRegistry {
         }
     }
 
-    /// Refuses to go on when a file that was named is of no use.
+    /// Refuses named files that cannot be used.
     ///
     /// # Errors
-    /// Says what is wrong with the first such file.
+    /// Names the first such file and its fault.
     pub fn check_named(&self) -> Result<()> {
         let named = self.entries.iter().filter(|entry| entry.step == SearchStep::Named);
         for entry in named {
@@ -310,7 +310,7 @@ impl PluginRegistry {
         })
     }
 
-    /// Every plugin that was made so far, for whatever purpose.
+    /// Every plugin that this process has made.
     #[must_use]
     pub fn used(&self) -> Vec<UsedPlugin> {
         self.lock_used().iter().cloned().collect()

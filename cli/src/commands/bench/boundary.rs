@@ -1,5 +1,4 @@
-//! What it costs when backend and oracle lie in libraries: the time that calls with nothing to compute
-//! take on their way there and back.
+//! Cost of the plugin boundary: time of calls into a library and back that compute nothing.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,15 +12,15 @@ use sppo_core::plugin::{
 };
 use sppo_core::records::TrainingExample;
 
-/// How long calls are repeated to take their mean.
+/// Time over which calls are repeated to take their mean.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Seconds on the way.
+/// Seconds of crossing the boundary.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Boundary {
     /// One optimiser step on all examples: reference, forward, backward, step.
     pub(super) seconds_per_step: f64,
-    /// Judging one prompt's answers.
+    /// Judging the responses to one prompt.
     pub(super) seconds_per_comparison: f64,
 }
 
@@ -60,7 +59,7 @@ pub(super) fn measure(
     })
 }
 
-/// After one call that does not count.
+/// Mean time of a call, after one that is not counted.
 fn mean_seconds(mut call: impl FnMut() -> Result<(), PluginError>) -> Result<f64, PluginError> {
     call()?;
     let started = Instant::now();
@@ -89,7 +88,7 @@ impl Oracle for Undecided {
     }
 }
 
-/// Computes nothing, and answers in the right shape.
+/// Computes nothing, and returns the right shapes.
 struct Idle(PolicyInfo);
 
 impl Codec for Idle {

@@ -16,13 +16,13 @@ use super::guard::remember_panics;
 /// The target of all events that come from a library.
 const TARGET: &str = "plugin";
 
-/// What the program gives a library when it has opened it.
+/// The program's end of the log, handed to a library after opening it.
 #[repr(C)]
 #[derive(Clone, Copy, StableAbi)]
 pub struct AbiConnection {
     /// For instance ``oracle `rules` ``.
     pub plugin: RStr<'static>,
-    /// Nothing less important than this is logged; 0 for nothing at all.
+    /// Least important level that is logged; 0 for none.
     pub most_verbose: u8,
     pub log: extern "C" fn(plugin: RStr<'static>, level: u8, target: RStr<'_>, text: RStr<'_>),
 }

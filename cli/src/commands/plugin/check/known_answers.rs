@@ -1,18 +1,18 @@
-//! What the released PairRM says on the examples of its model card.
+//! Outputs of the released PairRM on the examples of its model card.
 
 use serde_json::Value;
 use sppo_core::plugin::conformance::{Finding, Outcome};
 use sppo_core::plugin::{Candidate, Comparison, Message, Oracle, Services, SilentHost, Verdict};
 
-/// The oracle whose answers are known.
+/// The oracle whose outputs are known.
 pub(super) const ORACLE: &str = "pairrm";
 
 const CHECK: &str = "the examples of PairRM's model card come out as there";
 
-/// How the identity of the released weights begins.
+/// Beginning of the identity of the released weights.
 const RELEASED: &str = "llm-blender/PairRM";
 
-/// bf16 and f16 backends are off by up to this much.
+/// Largest error of bf16 and f16 backends.
 const TOLERANCE: f32 = 0.05;
 
 /// Prompt, two answers, and the logit that the first is better when it is shown first.
@@ -27,7 +27,7 @@ const ORDERS: [(&str, [&str; 3], [usize; 3]); 2] = [
     ("I love you!", ["I love you too!", "I hate you!", "Thanks! You're a good guy!"], [0, 2, 1]),
 ];
 
-/// Asks for them, where the model is the released one.
+/// Compares the oracle with them, if its model is the released one.
 pub(super) fn check(
     create: &mut dyn FnMut(Value) -> Result<Box<dyn Oracle>, String>,
     mut settings: Value,
