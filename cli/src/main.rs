@@ -4,6 +4,7 @@ mod args;
 mod commands;
 mod exit_code;
 mod failure;
+mod flags;
 mod interrupt;
 mod logging;
 mod memory;

@@ -2,13 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use sppo_core::config::{Config, Layers, Override, Resolved};
+use sppo_core::config::{Config, Layers, Override, Resolved, SamplingTable};
+use sppo_core::plugin::check::{self, InvalidSetting};
 use sppo_core::{Error, Result};
 
-use crate::args::{
-    BackendArguments, ModelArguments, OracleArguments, SamplingArguments, SettingsArguments,
-    TrainingArguments,
-};
+use crate::args::{ModelArguments, SamplingArguments, SettingsArguments, TrainingArguments};
+use crate::flags::GivenFlags;
 
 /// The uppermost layer: settings from flags, each remembered with its flag.
 #[derive(Clone, Debug, Default)]
@@ -111,92 +110,55 @@ impl SettingFlags for SettingsArguments {
 
 impl SettingFlags for ModelArguments {
     fn add_to(&self, flags: &mut Flags) -> Result<()> {
-        flags.set("--model", "model", self.model.as_deref())?;
-        flags.set("--revision", "revision", self.revision.as_deref())
-    }
-}
-
-impl SettingFlags for BackendArguments {
-    fn add_to(&self, flags: &mut Flags) -> Result<()> {
-        flags.set("--backend", "backend.name", self.backend.as_deref())
-    }
-}
-
-impl SettingFlags for OracleArguments {
-    fn add_to(&self, flags: &mut Flags) -> Result<()> {
-        flags.set("--oracle", "oracle.name", self.oracle.as_deref())
-    }
-}
-
-impl SettingFlags for SamplingArguments {
-    fn add_to(&self, flags: &mut Flags) -> Result<()> {
-        flags.set("--samples", "sampling.samples_per_prompt", self.samples)?;
-        flags.set("--temperature", "sampling.temperature", self.temperature)?;
-        flags.set("--top-p", "sampling.top_p", self.top_p)?;
-        flags.set("--top-k", "sampling.top_k", self.top_k)?;
-        flags.set("--max-new-tokens", "sampling.max_new_tokens", self.max_new_tokens)?;
-        flags.set("--min-new-tokens", "sampling.min_new_tokens", self.min_new_tokens)
+        self.given.add_to(flags)
     }
 }
 
 impl SettingFlags for TrainingArguments {
     fn add_to(&self, flags: &mut Flags) -> Result<()> {
-        let mut set_text =
-            |flag: &str, key: &str, value: &Option<String>| flags.set(flag, key, value.as_deref());
-        set_text("--objective", "training.objective", &self.objective)?;
-        set_text("--schedule", "training.schedule", &self.schedule)?;
-        set_text("--tokenization", "training.tokenization", &self.tokenization)?;
-        set_text(
-            "--reference-log-probs",
-            "training.reference_log_probs",
-            &self.reference_log_probs,
-        )?;
-        let mut set_number =
-            |flag: &str, key: &str, value: Option<f64>| flags.set(flag, key, value);
-        set_number("--eta", "training.eta", self.eta)?;
-        set_number("--learning-rate", "training.learning_rate", self.learning_rate)?;
-        set_number("--label-smoothing", "training.label_smoothing", self.label_smoothing)?;
-        set_number("--warmup-ratio", "training.warmup_ratio", self.warmup_ratio)?;
-        set_number("--max-gradient-norm", "training.max_gradient_norm", self.max_gradient_norm)?;
-        let mut set_count = |flag: &str, key: &str, value: Option<i64>| flags.set(flag, key, value);
-        set_count("--epochs", "training.epochs", self.epochs)?;
-        set_count("--planned-epochs", "training.planned_epochs", self.planned_epochs)?;
-        set_count("--global-batch-size", "training.global_batch_size", self.global_batch_size)?;
-        set_count("--micro-batch-tokens", "training.micro_batch_tokens", self.micro_batch_tokens)?;
-        set_count("--max-length", "training.max_length", self.max_length)?;
-        set_count("--max-prompt-length", "training.max_prompt_length", self.max_prompt_length)?;
+        self.training.add_to(flags)?;
         self.optimizer.add_to(flags)?;
         self.lora.add_to(flags)
     }
 }
 
-impl SettingFlags for crate::args::LoraArguments {
+impl<G> SettingFlags for GivenFlags<G> {
     fn add_to(&self, flags: &mut Flags) -> Result<()> {
-        flags.set("--lora-rank", "training.lora.rank", self.lora_rank)?;
-        flags.set("--lora-alpha", "training.lora.alpha", self.lora_alpha)?;
-        flags.set("--lora-dropout", "training.lora.dropout", self.lora_dropout)?;
-        let modules = self.lora_target_modules.clone();
-        flags.set("--lora-target-modules", "training.lora.target_modules", modules)
+        self.iter().try_for_each(|(flag, key, value)| flags.set(flag, key, Some(value.clone())))
     }
 }
 
-impl SettingFlags for crate::args::OptimizerArguments {
-    fn add_to(&self, flags: &mut Flags) -> Result<()> {
-        // The type first: another type replaces the constants.
-        let name = self.optimizer.map(|name| name.in_config());
-        flags.set("--optimizer", "training.optimizer.type", name)?;
-        flags.set("--alpha", "training.optimizer.alpha", self.alpha)?;
-        flags.set("--epsilon", "training.optimizer.epsilon", self.epsilon)?;
-        flags.set("--beta1", "training.optimizer.beta1", self.beta1)?;
-        flags.set("--beta2", "training.optimizer.beta2", self.beta2)?;
-        flags.set("--weight-decay", "training.optimizer.weight_decay", self.weight_decay)?;
-        flags.set("--momentum", "training.optimizer.momentum", self.momentum)
+impl SamplingArguments {
+    /// Sampling settings with these flags over them, for commands whose answers are only looked at: one
+    /// answer to each prompt and a temperature of 0 are fine there, unlike in self-play.
+    ///
+    /// # Errors
+    /// When a value is out of its range.
+    pub(crate) fn over(&self, base: SamplingTable) -> Result<SamplingTable> {
+        const SECTION: &str = "sampling";
+        let refused = |refusal: InvalidSetting| {
+            let key = format!("{SECTION}.{}", refusal.key);
+            let flag = self.iter().find(|(_, given, _)| *given == key).map(|(flag, ..)| *flag);
+            let place = flag.map_or(key.clone(), |flag| format!("{flag}: {key}"));
+            Error::configuration(place, refusal.message).with_hint(refusal.hint)
+        };
+        let unreadable =
+            |error: &dyn std::fmt::Display| Error::configuration(SECTION, error.to_string());
+        let mut section = toml::Table::try_from(base).map_err(|error| unreadable(&error))?;
+        for (_, key, value) in self.iter() {
+            section.insert(key.trim_start_matches("sampling.").into(), value.clone());
+        }
+        let sampling: SamplingTable = section.try_into().map_err(|error| unreadable(&error))?;
+        check::at_least_one("samples_per_prompt", sampling.samples_per_prompt as u64)
+            .and_then(|()| sampling.parameters().check())
+            .map_err(refused)?;
+        Ok(sampling)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::{CommandFactory, Parser};
     use sppo_core::config::{Preset, Source};
     use sppo_core::plugin::Optimizer;
 
@@ -231,22 +193,45 @@ mod tests {
 
     #[test]
     fn every_name_that_a_flag_accepts_is_a_setting() {
-        use crate::args::{OBJECTIVES, REFERENCES, SCHEDULES, TOKENIZATIONS};
-        let groups: [(&str, &[&str]); 4] = [
-            ("--objective", &OBJECTIVES),
-            ("--schedule", &SCHEDULES),
-            ("--tokenization", &TOKENIZATIONS),
-            ("--reference-log-probs", &REFERENCES),
-        ];
-        for (flag, names) in groups {
+        let command = Arguments::command();
+        let train = command.find_subcommand("train").unwrap();
+        for id in ["objective", "schedule", "tokenization", "reference-log-probs", "optimizer"] {
+            let argument = train.get_arguments().find(|argument| argument.get_id() == id).unwrap();
+            let names = argument.get_possible_values();
+            assert!(names.len() > 1, "{id}");
             for name in names {
-                let mut words = vec![flag, name];
-                if *name == "official" {
+                let flag = format!("--{id}");
+                let mut words = vec![flag.as_str(), name.get_name()];
+                if name.get_name() == "official" {
                     words.extend(["--max-length", "9", "--max-prompt-length", "4"]);
                     words.extend(["--set", "training.reference_log_probs=\"recomputed\""]);
                 }
-                resolve(&train(&words)).unwrap();
+                resolve(&self::train(&words)).unwrap();
             }
+        }
+    }
+
+    #[test]
+    fn answers_that_are_only_looked_at_may_be_single_and_greedy() {
+        let eval = |flags: &[&str]| {
+            let words = ["sppo", "eval", "--model", "m"];
+            match Arguments::try_parse_from(words.iter().chain(flags)).unwrap().command {
+                Command::Eval(arguments) => arguments.sampling.over(SamplingTable::default()),
+                _ => unreachable!(),
+            }
+        };
+        let sampling = eval(&["--samples", "1", "--temperature", "0"]).unwrap();
+        assert_eq!((sampling.samples_per_prompt, sampling.temperature), (1, 0.0));
+        for [flag, value] in [
+            ["--samples", "0"],
+            ["--temperature", "inf"],
+            ["--top-p", "0"],
+            ["--max-new-tokens", "0"],
+            ["--min-new-tokens", "513"],
+        ] {
+            let error = eval(&[flag, value]).unwrap_err();
+            assert!(error.to_string().starts_with(&format!("{flag}: sampling.")), "{error}");
+            assert!(error.hint().is_some());
         }
     }
 

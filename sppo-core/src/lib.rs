@@ -21,6 +21,7 @@ pub mod plugins;
 pub mod records;
 pub mod run_directory;
 pub mod schedule;
+pub mod schema;
 pub mod selection;
 pub mod self_play;
 pub mod stages;

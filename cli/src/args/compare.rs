@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, value_parser};
 
 use super::{
-    BackendArguments, OracleArguments, ReportArguments, SamplingArguments, SettingsArguments,
+    BackendArguments, OracleArguments, ReportArguments, SamplingArguments, SeedArguments,
+    SettingsArguments,
 };
 
 /// Win rate of one model against another
@@ -31,9 +32,8 @@ pub(crate) struct EvalArguments {
     /// Prompts: JSONL or Parquet with `prompt` or `messages` [default: the 32 bundled held-out ones]
     #[arg(long, value_name = "FILE")]
     pub(crate) prompts: Option<PathBuf>,
-    /// Every random draw follows from it
-    #[arg(long, value_name = "SEED", value_parser = value_parser!(i64).range(0..))]
-    pub(crate) seed: Option<i64>,
+    #[command(flatten)]
+    pub(crate) seed: SeedArguments,
     #[command(flatten)]
     pub(crate) report: ReportArguments,
     #[command(flatten)]
@@ -74,9 +74,8 @@ pub(crate) struct SampleArguments {
     /// Use only what is on this machine
     #[arg(long)]
     pub(crate) offline: bool,
-    /// Every random draw follows from it
-    #[arg(long, value_name = "SEED", value_parser = value_parser!(i64).range(0..))]
-    pub(crate) seed: Option<i64>,
+    #[command(flatten)]
+    pub(crate) seed: SeedArguments,
     #[command(flatten)]
     pub(crate) report: ReportArguments,
     #[command(flatten)]

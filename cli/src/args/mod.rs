@@ -3,29 +3,24 @@
 mod bench;
 mod compare;
 mod run;
-mod sampling;
 mod settings;
 mod stages;
 mod tools;
-mod training;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use bench::{BenchArguments, ShapeChoice};
 pub(crate) use compare::{EvalArguments, SampleArguments};
 pub(crate) use run::RunArguments;
-pub(crate) use sampling::SamplingArguments;
 pub(crate) use settings::{
-    BackendArguments, ModelArguments, OracleArguments, ReportArguments, SettingsArguments,
+    BackendArguments, LoraArguments, ModelArguments, OracleArguments, ReportArguments,
+    SamplingArguments, SeedArguments, SettingsArguments, TrainingArguments,
 };
 pub(crate) use stages::{GenerateArguments, RankArguments, ScoreArguments, TrainArguments};
 pub(crate) use tools::{
     CompletionsArguments, ConfigArguments, ConfigCommand, GameArguments, GameKind, ManArguments,
     MergeArguments, PluginArguments, PluginCommand,
 };
-pub(crate) use training::{LoraArguments, OptimizerArguments, TrainingArguments};
-#[cfg(test)]
-pub(crate) use training::{OBJECTIVES, REFERENCES, SCHEDULES, TOKENIZATIONS};
 
 use crate::exit_code;
 

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, value_parser};
+use clap::Args;
 
 use super::{
     BackendArguments, ModelArguments, OracleArguments, ReportArguments, SamplingArguments,
-    SettingsArguments, TrainingArguments,
+    SeedArguments, SettingsArguments, TrainingArguments,
 };
+use crate::flags::{self, GivenFlags};
 
 /// Play: sample, judge, train and evaluate, iteration after iteration
 ///
@@ -41,12 +42,10 @@ pub(crate) struct RunArguments {
     /// Start even if more memory is needed than this machine has
     #[arg(long)]
     pub(crate) ignore_memory: bool,
-    /// Iterations of self-play
-    #[arg(long, value_name = "N", value_parser = value_parser!(i64).range(0..))]
-    pub(crate) iterations: Option<i64>,
-    /// Every random draw follows from it
-    #[arg(long, value_name = "SEED", value_parser = value_parser!(i64).range(0..))]
-    pub(crate) seed: Option<i64>,
+    #[command(flatten)]
+    pub(crate) length: GivenFlags<flags::Run>,
+    #[command(flatten)]
+    pub(crate) seed: SeedArguments,
     /// Prompts to train on: JSONL or Parquet with `prompt` or `messages` [default: 128 bundled ones]
     #[arg(long, value_name = "FILE")]
     pub(crate) prompts: Option<PathBuf>,

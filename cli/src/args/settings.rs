@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use sppo_core::config::Preset;
 
+use crate::flags::{self, GivenFlags};
+
 /// The layers below the flags.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Settings")]
@@ -45,40 +47,35 @@ impl From<PresetName> for Preset {
     }
 }
 
-/// Which model.
+/// The model to start from.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArguments {
-    /// A model directory, a .gguf file, or a Hugging Face hub id [default: smollm2-135m-instruct]
-    #[arg(long, value_name = "MODEL")]
-    pub(crate) model: Option<String>,
-    /// Branch, tag or commit of a hub model
-    #[arg(long, value_name = "REVISION")]
-    pub(crate) revision: Option<String>,
+    #[command(flatten)]
+    pub(crate) given: GivenFlags<flags::Model>,
     /// Use only what is on this machine
     #[arg(long)]
     pub(crate) offline: bool,
 }
 
-/// Which backend.
+/// Training, with the optimiser and adapters.
 #[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Plugins")]
-pub(crate) struct BackendArguments {
-    /// What computes; `sppo plugin list` shows what there is [default: candle]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) backend: Option<String>,
+pub(crate) struct TrainingArguments {
+    #[command(flatten)]
+    pub(crate) training: GivenFlags<flags::Training>,
+    #[command(flatten)]
+    pub(crate) optimizer: GivenFlags<flags::Optimizer>,
+    #[command(flatten)]
+    pub(crate) lora: LoraArguments,
 }
 
-/// Which oracle.
-#[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Plugins")]
-pub(crate) struct OracleArguments {
-    /// What judges; `sppo plugin list` shows what there is [default: rules]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) oracle: Option<String>,
-}
+pub(crate) type SeedArguments = GivenFlags<flags::Seed>;
+pub(crate) type BackendArguments = GivenFlags<flags::Backend>;
+pub(crate) type OracleArguments = GivenFlags<flags::Oracle>;
+pub(crate) type SamplingArguments = GivenFlags<flags::Sampling>;
+pub(crate) type LoraArguments = GivenFlags<flags::Lora>;
 
-/// In which form a command reports.
+/// Form of the report.
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub(crate) struct ReportArguments {
     /// Write the report as JSON, and nothing else, to standard output

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, value_parser};
+use clap::Args;
 
 use super::{
     BackendArguments, ModelArguments, OracleArguments, ReportArguments, SamplingArguments,
-    SettingsArguments, TrainingArguments,
+    SeedArguments, SettingsArguments, TrainingArguments,
 };
 
 /// Answer prompts: prompts in, candidates out
@@ -28,9 +28,8 @@ pub(crate) struct GenerateArguments {
     /// Also write everything known of the answers: tokens, log-probabilities, why they ended
     #[arg(long, value_name = "FILE")]
     pub(crate) rollouts: Option<PathBuf>,
-    /// Every random draw follows from it
-    #[arg(long, value_name = "SEED", value_parser = value_parser!(i64).range(0..))]
-    pub(crate) seed: Option<i64>,
+    #[command(flatten)]
+    pub(crate) seed: SeedArguments,
     #[command(flatten)]
     pub(crate) report: ReportArguments,
     #[command(flatten)]
@@ -91,9 +90,8 @@ pub(crate) struct TrainArguments {
     /// The directory for the checkpoint, in which there is no model yet
     #[arg(long, short, value_name = "DIRECTORY")]
     pub(crate) output: PathBuf,
-    /// Orders the pairs
-    #[arg(long, value_name = "SEED", value_parser = value_parser!(i64).range(0..))]
-    pub(crate) seed: Option<i64>,
+    #[command(flatten)]
+    pub(crate) seed: SeedArguments,
     #[command(flatten)]
     pub(crate) report: ReportArguments,
     #[command(flatten)]

@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use serde::Serialize;
+use sppo_core::config::{Config, SamplingTable};
 use sppo_core::evaluation;
 use sppo_core::observer::Stage;
 use sppo_core::records::{Prompt, Rollout};
 use sppo_core::stages::{self, SamplingPass};
 use sppo_core::statistics::{Interval, bootstrap_mean_interval};
 
-use super::session::{Session, samples_per_prompt, sampling_parameters};
+use super::session::Session;
 use crate::args::EvalArguments;
 use crate::failure::Result;
 use crate::models;
@@ -25,7 +26,7 @@ impl SettingFlags for EvalArguments {
     fn add_to(&self, flags: &mut Flags) -> sppo_core::Result<()> {
         flags.set_path("--prompts", "prompts.held_out", self.prompts.as_deref())?;
         flags.set("--against", "model", self.against.as_deref())?;
-        flags.set("--seed", "seed", self.seed)
+        self.seed.add_to(flags)
     }
 }
 
@@ -61,6 +62,7 @@ pub(super) fn eval(arguments: &EvalArguments, terminal: &Terminal) -> Result<()>
     let file = session.config.prompts.held_out.clone();
     let prompts = prompts::held_out(file.as_deref())?;
 
+    let sampling = sampling(arguments, &session)?;
     let challenger =
         answers(arguments, &session, &arguments.model, &prompts, file.as_deref(), terminal)?;
     let against = session.config.model.clone();
@@ -81,7 +83,7 @@ pub(super) fn eval(arguments: &EvalArguments, terminal: &Terminal) -> Result<()>
         against: describe(&against, &baseline),
         prompts: prompts::source(file.as_deref()),
         prompt_count: prompts.len(),
-        samples_per_prompt: samples_per_prompt(&arguments.sampling, evaluation.samples_per_prompt)?,
+        samples_per_prompt: sampling.samples_per_prompt,
         oracle: session.describe_oracle(oracle.as_ref()),
         win_rate: bootstrap_mean_interval(
             &win_rates,
@@ -94,6 +96,13 @@ pub(super) fn eval(arguments: &EvalArguments, terminal: &Terminal) -> Result<()>
     if arguments.report.json { output::json(&report) } else { print(&report, terminal) }
 }
 
+/// Sampling settings, with as many answers as evaluations have.
+fn sampling(arguments: &EvalArguments, session: &Session) -> sppo_core::Result<SamplingTable> {
+    let Config { sampling, evaluation, .. } = &session.config;
+    let samples_per_prompt = evaluation.samples_per_prompt;
+    arguments.sampling.over(SamplingTable { samples_per_prompt, ..sampling.clone() })
+}
+
 fn answers(
     arguments: &EvalArguments,
     session: &Session,
@@ -102,9 +111,8 @@ fn answers(
     file: Option<&Path>,
     terminal: &Terminal,
 ) -> Result<Vec<Rollout>> {
-    let parameters = sampling_parameters(&session.config.sampling, &arguments.sampling)?;
-    let samples =
-        samples_per_prompt(&arguments.sampling, session.config.evaluation.samples_per_prompt)?;
+    let sampling = sampling(arguments, session)?;
+    let (samples, parameters) = (sampling.samples_per_prompt, sampling.parameters());
     let path = models::find(model, &session.config, arguments.offline, terminal)?.path;
     models::check_prompts(&models::open(&path)?, prompts, file, None)?;
     let mut policy = session.load(path)?;

@@ -6,7 +6,7 @@ use sppo_core::plugin::Policy;
 use sppo_core::records::{Prompt, Rollout};
 use sppo_core::stages::{self, SamplingPass};
 
-use super::session::{Session, samples_per_prompt, sampling_parameters};
+use super::session::Session;
 use crate::args::{GenerateArguments, SamplingArguments};
 use crate::failure::Result;
 use crate::models;
@@ -18,7 +18,7 @@ use crate::terminal::{Terminal, percent};
 impl SettingFlags for GenerateArguments {
     fn add_to(&self, flags: &mut Flags) -> sppo_core::Result<()> {
         flags.set_path("PROMPTS", "prompts.train", self.prompts.as_deref())?;
-        flags.set("--seed", "seed", self.seed)
+        self.seed.add_to(flags)
     }
 }
 
@@ -51,9 +51,8 @@ fn answer(
     policy: &mut dyn Policy,
     prompts: &[Prompt],
 ) -> Result<Vec<Rollout>> {
-    let sampling = &session.config.sampling;
-    let parameters = sampling_parameters(sampling, typed)?;
-    let samples = samples_per_prompt(typed, sampling.samples_per_prompt)?;
+    let sampling = typed.over(session.config.sampling.clone())?;
+    let (samples, parameters) = (sampling.samples_per_prompt, sampling.parameters());
     let pass = SamplingPass {
         samples_per_prompt: samples,
         parameters: &parameters,

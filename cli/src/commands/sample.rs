@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::io::{BufRead, IsTerminal};
 
 use serde::Serialize;
+use sppo_core::config::SamplingTable;
 use sppo_core::observer::{PluginServices, SilentObserver, StageHost};
 use sppo_core::plugin::{
     Conversation, FinishReason, Message, Oracle, Policy, PolicySpec, SamplingParameters, SilentHost,
@@ -11,7 +12,6 @@ use sppo_core::plugin::{
 use sppo_core::records::{Prompt, Response, Rollout};
 use sppo_core::stages::{self, PreferenceSettings, SamplingPass};
 
-use super::session::{samples_per_prompt, sampling_parameters};
 use crate::args::SampleArguments;
 use crate::failure::{Failure, Result};
 use crate::models;
@@ -20,11 +20,11 @@ use crate::settings::{Flags, SettingFlags};
 use crate::terminal::{Style, Terminal};
 
 /// Longest answer unless something else is typed, in tokens.
-const DEFAULT_MAX_NEW_TOKENS: i64 = 256;
+const DEFAULT_MAX_NEW_TOKENS: usize = 256;
 
 impl SettingFlags for SampleArguments {
     fn add_to(&self, flags: &mut Flags) -> sppo_core::Result<()> {
-        flags.set("--seed", "seed", self.seed)
+        self.seed.add_to(flags)
     }
 }
 
@@ -101,15 +101,15 @@ pub(super) fn sample(arguments: &SampleArguments, terminal: &Terminal) -> Result
     let backend = models::backend(&plugins, &config)?;
     let services =
         PluginServices { backend: Some(backend.as_ref()), plugins: &plugins, config: &config };
-    let mut typed = arguments.sampling.clone();
-    typed.max_new_tokens.get_or_insert(DEFAULT_MAX_NEW_TOKENS);
+    let sampling = arguments.sampling.over(SamplingTable {
+        samples_per_prompt: arguments.best_of.map_or(1, |number| number as usize),
+        max_new_tokens: DEFAULT_MAX_NEW_TOKENS,
+        ..config.sampling.clone()
+    })?;
     let manner = Manner {
         arguments,
-        parameters: sampling_parameters(&config.sampling, &typed)?,
-        samples: match arguments.best_of {
-            Some(number) => number as usize,
-            None => samples_per_prompt(&typed, 1)?,
-        },
+        parameters: sampling.parameters(),
+        samples: sampling.samples_per_prompt,
         best: match arguments.best_of {
             Some(_) => Some(RefCell::new(Reranker::new(services)?)),
             None => None,

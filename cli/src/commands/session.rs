@@ -4,13 +4,12 @@ use std::cell::Cell;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use sppo_core::config::{Config, SamplingTable};
+use sppo_core::config::Config;
 use sppo_core::observer::{Event, Observer, PluginServices, Stage, StageHost};
-use sppo_core::plugin::{Backend, Oracle, Policy, PolicySpec, SamplingParameters};
+use sppo_core::plugin::{Backend, Oracle, Policy, PolicySpec};
 use sppo_core::plugins::PluginRegistry;
 use sppo_core::{Error, Result as CoreResult};
 
-use crate::args::SamplingArguments;
 use crate::failure::Result;
 use crate::interrupt;
 use crate::models;
@@ -132,53 +131,5 @@ impl StageMeter<'_> {
     pub(crate) fn finish(self, summary: String) {
         let elapsed = self.started.elapsed();
         self.session.display.event(Event::StageFinished { elapsed, summary });
-    }
-}
-
-/// How to draw tokens where answers are only looked at: what the settings say, but for what was typed.
-/// Unlike in self-play, a temperature of 0 makes sense here.
-pub(crate) fn sampling_parameters(
-    table: &SamplingTable,
-    typed: &SamplingArguments,
-) -> CoreResult<SamplingParameters> {
-    let count = |typed: Option<i64>, otherwise: usize| {
-        typed.and_then(|value| usize::try_from(value).ok()).unwrap_or(otherwise)
-    };
-    let parameters = SamplingParameters {
-        temperature: typed.temperature.unwrap_or(table.temperature),
-        top_p: typed.top_p.unwrap_or(table.top_p),
-        top_k: count(typed.top_k, table.top_k),
-        max_new_tokens: count(typed.max_new_tokens, table.max_new_tokens),
-        min_new_tokens: count(typed.min_new_tokens, table.min_new_tokens),
-    };
-    let refuse = |flag: &str, message: &str, hint: &str| {
-        Err(Error::configuration(flag, message).with_hint(hint))
-    };
-    if !parameters.temperature.is_finite() || parameters.temperature < 0.0 {
-        return refuse("--temperature", "must be 0 or above", "0 takes the most probable token");
-    }
-    if !(parameters.top_p > 0.0 && parameters.top_p <= 1.0) {
-        return refuse("--top-p", "must be above 0 and up to 1", "1 keeps all tokens");
-    }
-    if parameters.max_new_tokens == 0 {
-        return refuse("--max-new-tokens", "must be at least 1", "give for instance 256");
-    }
-    if parameters.min_new_tokens > parameters.max_new_tokens {
-        return refuse(
-            "--min-new-tokens",
-            "is more than --max-new-tokens",
-            "lower the one or raise the other",
-        );
-    }
-    Ok(parameters)
-}
-
-/// Answers per prompt: what was typed, at least 1.
-pub(crate) fn samples_per_prompt(typed: &SamplingArguments, otherwise: usize) -> CoreResult<usize> {
-    match typed.samples.map(usize::try_from) {
-        None => Ok(otherwise),
-        Some(Ok(samples)) if samples >= 1 => Ok(samples),
-        Some(_) => Err(Error::configuration("--samples", "must be at least 1")
-            .with_hint("give the number of answers per prompt")),
     }
 }

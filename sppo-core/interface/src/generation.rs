@@ -4,6 +4,8 @@ use abi_stable::StableAbi;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::check::{self, Check};
+
 /// The way tokens are drawn.
 #[repr(C)]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, StableAbi)]
@@ -24,6 +26,32 @@ pub struct SamplingParameters {
 impl Default for SamplingParameters {
     fn default() -> Self {
         Self { temperature: 1.0, top_p: 1.0, top_k: 0, max_new_tokens: 128, min_new_tokens: 0 }
+    }
+}
+
+impl SamplingParameters {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// When a value is out of its range, or the shortest response is longer than the longest.
+    pub fn check(&self) -> Check {
+        check::not_negative("temperature", self.temperature)?;
+        check::require(
+            self.top_p > 0.0 && self.top_p <= 1.0,
+            "top_p",
+            format!("{} is not above 0 and up to 1", self.top_p),
+            "give 1.0 to keep all tokens",
+        )?;
+        check::at_least_one("max_new_tokens", self.max_new_tokens as u64)?;
+        check::require(
+            self.min_new_tokens <= self.max_new_tokens,
+            "min_new_tokens",
+            format!(
+                "{} is more than `max_new_tokens` ({})",
+                self.min_new_tokens, self.max_new_tokens
+            ),
+            "lower the one or raise the other",
+        )
     }
 }
 

@@ -14,6 +14,7 @@ mod backend;
 mod batch;
 #[doc(hidden)]
 pub mod calls;
+pub mod check;
 pub mod conformance;
 mod error;
 mod generation;

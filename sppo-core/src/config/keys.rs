@@ -1,23 +1,12 @@
-//! Which keys exist, read off the JSON Schema, and which one a misspelt key was meant to be.
+//! Refusal of keys that no setting has, with the key that was probably meant.
 
-use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use serde_json::Value;
 use toml::Table;
 
 use super::Config;
-
-/// How alike two keys must be, from 0 to 1, for one to be suggested in place of the other.
-const ALIKE: f64 = 0.8;
-
-/// The keys below a key.
-#[derive(Debug, Default)]
-struct Keys {
-    known: BTreeMap<String, Keys>,
-    /// Any other key is fine too: the tables of plugins.
-    open: bool,
-}
+use crate::schema::{Schema, closest_key};
 
 /// A key that no setting has.
 #[derive(Debug, PartialEq)]
@@ -26,108 +15,64 @@ pub(super) struct UnknownKey {
     pub(super) hint: String,
 }
 
-static KEYS: LazyLock<Keys> = LazyLock::new(|| {
-    let schema = Config::json_schema();
-    let definitions = schema.get("$defs").cloned().unwrap_or_default();
-    Keys::of_schema(&schema, &definitions)
-});
+static DOCUMENT: LazyLock<Value> = LazyLock::new(Config::json_schema);
 
-impl Keys {
-    fn of_schema(schema: &Value, definitions: &Value) -> Self {
-        let mut keys = Self::default();
-        let referenced = schema
-            .get("$ref")
-            .and_then(Value::as_str)
-            .and_then(|reference| reference.strip_prefix("#/$defs/"))
-            .and_then(|name| definitions.get(name));
-        if let Some(referenced) = referenced {
-            keys.add(Self::of_schema(referenced, definitions));
-        }
-        for alternatives in ["oneOf", "anyOf", "allOf"] {
-            for alternative in
-                schema.get(alternatives).and_then(Value::as_array).into_iter().flatten()
-            {
-                keys.add(Self::of_schema(alternative, definitions));
-            }
-        }
-        for (name, property) in
-            schema.get("properties").and_then(Value::as_object).into_iter().flatten()
-        {
-            keys.known.entry(name.clone()).or_default().add(Self::of_schema(property, definitions));
-        }
-        keys.open |=
-            schema.get("additionalProperties").is_some_and(|value| value != &Value::Bool(false));
-        keys
-    }
+/// The first key of a layer that no setting has.
+pub(super) fn first_unknown(layer: &Table) -> Option<UnknownKey> {
+    let schema = Schema::new(&DOCUMENT);
+    let path = unknown_in(&[schema], layer, "")?;
+    Some(UnknownKey { hint: hint_for(&path, schema), path })
+}
 
-    fn add(&mut self, other: Self) {
-        for (name, keys) in other.known {
-            self.known.entry(name).or_default().add(keys);
+/// `forms` are all forms that the table may have.
+fn unknown_in(forms: &[Schema<'_>], table: &Table, prefix: &str) -> Option<String> {
+    table.iter().find_map(|(name, value)| {
+        let path = joined(prefix, name);
+        let found: Vec<Schema<'_>> =
+            forms.iter().filter_map(|form| form.property(name)).flat_map(Schema::forms).collect();
+        match value {
+            _ if found.is_empty() => (!is_open(forms)).then_some(path),
+            // A value that should not be a table cannot have keys; its deserialiser says so better.
+            toml::Value::Table(inner) if has_keys(&found) => unknown_in(&found, inner, &path),
+            _ => None,
         }
-        self.open |= other.open;
-    }
+    })
+}
 
-    fn unknown_in(&self, table: &Table, prefix: &str) -> Option<String> {
-        table.iter().find_map(|(name, value)| {
-            let path = joined(prefix, name);
-            match (self.known.get(name), value) {
-                (None, _) if self.open => None,
-                (None, _) => Some(path),
-                // What is not a table cannot have keys; its deserialiser says so better.
-                (Some(keys), toml::Value::Table(inner)) if !keys.known.is_empty() || keys.open => {
-                    keys.unknown_in(inner, &path)
-                }
-                (Some(_), _) => None,
-            }
-        })
-    }
+/// Whether other keys are allowed too: those of plugins.
+fn is_open(forms: &[Schema<'_>]) -> bool {
+    let mut additional = forms.iter().filter_map(|form| form.keyword("additionalProperties"));
+    additional.any(|value| value != &Value::Bool(false))
+}
 
-    fn at(&self, path: &str) -> Option<&Self> {
-        path.split('.')
-            .filter(|name| !name.is_empty())
-            .try_fold(self, |keys, name| keys.known.get(name))
-    }
-
-    fn collect(&self, prefix: &str, found: &mut Vec<String>) {
-        for (name, keys) in &self.known {
-            let path = joined(prefix, name);
-            keys.collect(&path, found);
-            found.push(path);
-        }
-    }
+fn has_keys(forms: &[Schema<'_>]) -> bool {
+    forms.iter().any(|form| form.properties().next().is_some()) || is_open(forms)
 }
 
 fn joined(prefix: &str, name: &str) -> String {
     if prefix.is_empty() { name.into() } else { format!("{prefix}.{name}") }
 }
 
-/// The first key of a layer that no setting has.
-pub(super) fn first_unknown(layer: &Table) -> Option<UnknownKey> {
-    let path = KEYS.unknown_in(layer, "")?;
-    Some(UnknownKey { hint: hint_for(&path), path })
+fn hint_for(path: &str, schema: Schema<'_>) -> String {
+    let mut all = Vec::new();
+    collect(schema, "", &mut all);
+    if let Some(key) = closest_key(path, all.iter().map(String::as_str)) {
+        return format!("did you mean `{key}`?");
+    }
+    let table = path.rsplit_once('.').map_or("", |(table, _)| table);
+    let forms = schema.at(table).map(Schema::forms).unwrap_or_default();
+    let mut known: Vec<&str> =
+        forms.iter().flat_map(|form| form.properties()).map(|(name, _)| name).collect();
+    known.sort_unstable();
+    known.dedup();
+    format!("known here: {}; `sppo config schema` explains all keys", known.join(", "))
 }
 
-fn hint_for(path: &str) -> String {
-    let (table, name) = path.rsplit_once('.').unwrap_or(("", path));
-    let mut all = Vec::new();
-    KEYS.collect("", &mut all);
-    let best = all
-        .into_iter()
-        .map(|key| {
-            let (its_table, its_name) = key.rsplit_once('.').unwrap_or(("", &key));
-            // The same table first, then the same word elsewhere.
-            let closeness = if its_table == table { 0.05 } else { 0.0 };
-            (strsim::jaro_winkler(name, its_name) + closeness, key)
-        })
-        .max_by(|(a, _), (b, _)| a.total_cmp(b));
-    match best {
-        Some((score, key)) if score >= ALIKE => format!("did you mean `{key}`?"),
-        _ => {
-            let known = KEYS.at(table).map(|keys| keys.known.keys().cloned().collect::<Vec<_>>());
-            format!(
-                "known here: {}; `sppo config schema` explains all keys",
-                known.unwrap_or_default().join(", ")
-            )
-        }
+/// All dotted keys, those of a table before the table.
+fn collect(schema: Schema<'_>, prefix: &str, found: &mut Vec<String>) {
+    for (name, property) in schema.forms().into_iter().flat_map(Schema::properties) {
+        let path = joined(prefix, name);
+        collect(property, &path, found);
+        found.push(path);
     }
 }

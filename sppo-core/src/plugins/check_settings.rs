@@ -4,18 +4,16 @@
 //! `allOf`, `minimum`, `maximum`, `properties`, `required`, `additionalProperties` and `items`. What it
 //! does not know allows everything: the plugin has the last word.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::plugin::PluginError;
+use crate::schema::{Schema, closest};
 
-/// How alike two names must be, from 0 to 1, for one to be suggested in place of the other.
-const ALIKE: f64 = 0.8;
+/// Deepest nesting that is followed: deeper than any settings. A schema may refer to itself.
+const MAX_DEPTH: usize = 64;
 
-/// Deeper than any settings. A schema may refer to itself.
-const DEEPEST: usize = 64;
-
-/// Refuses settings that the schema does not allow. What they are is not repeated: a secret may stand
-/// in the wrong place.
+/// Refuses settings that the schema does not allow. Values are not repeated: a secret may stand in the
+/// wrong place.
 ///
 /// # Errors
 /// Names the key at fault.
@@ -24,7 +22,7 @@ pub(super) fn check_settings(
     schema: &Value,
     settings: &Value,
 ) -> Result<(), PluginError> {
-    Checker { root: schema }.check(schema, settings, "", 0).map_err(|refusal| {
+    check(Schema::new(schema), settings, "", 0).map_err(|refusal| {
         let about = format!("`sppo plugin info {plugin}` describes all settings");
         let hint = match refusal.meant {
             Some(meant) => format!("did you mean `{meant}`? {about}"),
@@ -57,106 +55,73 @@ impl Refusal {
     }
 }
 
-struct Checker<'a> {
-    root: &'a Value,
-}
-
-impl Checker<'_> {
-    /// `place` is the dotted path of the value.
-    fn check(
-        &self,
-        schema: &Value,
-        value: &Value,
-        place: &str,
-        depth: usize,
-    ) -> Result<(), Refusal> {
-        if depth > DEEPEST {
-            return Ok(());
-        }
-        let deeper = |schema: &Value| self.check(schema, value, place, depth + 1);
-        if let Some(target) = self.referred_to(schema) {
-            deeper(target)?;
-        }
-        check_type(schema, value, place)?;
-        check_choices(schema, value, place)?;
-        check_range(schema, value, place)?;
-        list(schema, "allOf").iter().try_for_each(deeper)?;
-        for alternatives in ["oneOf", "anyOf"] {
-            let outcomes: Vec<_> = list(schema, alternatives)
-                .iter()
-                .filter(|schema| is_null(value) || schema.get("type") != Some(&"null".into()))
-                .map(deeper)
-                .collect();
-            check_alternatives(outcomes, place)?;
-        }
-        self.check_members(schema, value, place, depth)
+/// `place` is the dotted path of the value.
+fn check(schema: Schema<'_>, value: &Value, place: &str, depth: usize) -> Result<(), Refusal> {
+    if depth > MAX_DEPTH {
+        return Ok(());
     }
-
-    fn referred_to(&self, schema: &Value) -> Option<&Value> {
-        let reference = schema.get("$ref")?.as_str()?;
-        self.root.pointer(reference.strip_prefix('#')?)
+    let deeper = |schema| check(schema, value, place, depth + 1);
+    if let Some(target) = schema.referenced() {
+        deeper(target)?;
     }
-
-    fn check_members(
-        &self,
-        schema: &Value,
-        value: &Value,
-        place: &str,
-        depth: usize,
-    ) -> Result<(), Refusal> {
-        let join = |name: &str| match place {
-            "" => name.to_owned(),
-            place => format!("{place}.{name}"),
-        };
-        match value {
-            Value::Object(table) => {
-                let known = schema.get("properties").and_then(Value::as_object);
-                for (name, value) in table {
-                    let property = known.and_then(|known| known.get(name));
-                    match property.or_else(|| schema.get("additionalProperties")) {
-                        Some(Value::Bool(false)) => {
-                            let known = known.into_iter().flatten().map(|(name, _)| name);
-                            return Err(Refusal {
-                                message: format!("unknown field `{}`", join(name)),
-                                meant: closest(name, known),
-                                ..Refusal::default()
-                            });
-                        }
-                        Some(schema) => self.check(schema, value, &join(name), depth + 1)?,
-                        None => {}
-                    }
-                }
-                let required = list(schema, "required").iter().filter_map(Value::as_str);
-                match required.into_iter().find(|name| !table.contains_key(*name)) {
-                    Some(name) => Err(Refusal::new(place, &format!("lacks `{name}`"))),
-                    None => Ok(()),
-                }
-            }
-            Value::Array(items) => match schema.get("items") {
-                Some(schema) => items.iter().enumerate().try_for_each(|(index, item)| {
-                    self.check(schema, item, &format!("{place}[{index}]"), depth + 1)
-                }),
-                None => Ok(()),
-            },
-            _ => Ok(()),
-        }
+    check_type(schema, value, place)?;
+    check_choices(schema, value, place)?;
+    check_range(schema, value, place)?;
+    schema.subschemas("allOf").try_for_each(deeper)?;
+    for alternatives in ["oneOf", "anyOf"] {
+        let outcomes: Vec<_> = schema
+            .subschemas(alternatives)
+            .filter(|schema| value.is_null() || schema.text("type") != Some("null"))
+            .map(deeper)
+            .collect();
+        check_alternatives(outcomes, place)?;
+    }
+    match value {
+        Value::Object(table) => check_table(schema, table, place, depth),
+        Value::Array(items) => match schema.subschema("items") {
+            Some(schema) => items.iter().enumerate().try_for_each(|(index, item)| {
+                check(schema, item, &format!("{place}[{index}]"), depth + 1)
+            }),
+            None => Ok(()),
+        },
+        _ => Ok(()),
     }
 }
 
-fn list<'a>(schema: &'a Value, name: &str) -> &'a [Value] {
-    schema.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
-}
-
-fn is_null(value: &Value) -> bool {
-    matches!(value, Value::Null)
-}
-
-fn check_type(schema: &Value, value: &Value, place: &str) -> Result<(), Refusal> {
-    let types: Vec<&str> = match schema.get("type") {
-        Some(Value::String(name)) => vec![name],
-        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
-        _ => return Ok(()),
+fn check_table(
+    schema: Schema<'_>,
+    table: &Map<String, Value>,
+    place: &str,
+    depth: usize,
+) -> Result<(), Refusal> {
+    let join = |name: &str| match place {
+        "" => name.to_owned(),
+        place => format!("{place}.{name}"),
     };
+    let other = schema.subschema("additionalProperties");
+    for (name, value) in table {
+        match schema.property(name).or(other) {
+            Some(property) if property.allows_nothing() => {
+                let known = schema.properties().map(|(name, _)| name);
+                return Err(Refusal {
+                    message: format!("unknown field `{}`", join(name)),
+                    meant: closest(name, known).map(String::from),
+                    ..Refusal::default()
+                });
+            }
+            Some(schema) => check(schema, value, &join(name), depth + 1)?,
+            None => {}
+        }
+    }
+    let mut required = schema.list("required").iter().filter_map(Value::as_str);
+    match required.find(|name| !table.contains_key(*name)) {
+        Some(name) => Err(Refusal::new(place, &format!("lacks `{name}`"))),
+        None => Ok(()),
+    }
+}
+
+fn check_type(schema: Schema<'_>, value: &Value, place: &str) -> Result<(), Refusal> {
+    let types = schema.types();
     let is_of = |name: &&str| match *name {
         "object" => value.is_object(),
         "array" => value.is_array(),
@@ -175,17 +140,17 @@ fn check_type(schema: &Value, value: &Value, place: &str) -> Result<(), Refusal>
         "integer" => "a whole number",
         _ => "a number",
     };
-    if types.iter().any(is_of) {
+    if types.is_empty() || types.iter().any(is_of) {
         return Ok(());
     }
     let named = types.iter().filter(|name| **name != "null").map(in_words);
     Err(Refusal::new(place, &format!("is not {}", named.collect::<Vec<_>>().join(" or "))))
 }
 
-fn check_choices(schema: &Value, value: &Value, place: &str) -> Result<(), Refusal> {
-    let choices: Vec<&Value> = match schema.get("const") {
+fn check_choices(schema: Schema<'_>, value: &Value, place: &str) -> Result<(), Refusal> {
+    let choices: Vec<&Value> = match schema.keyword("const") {
         Some(only) => vec![only],
-        None => list(schema, "enum").iter().collect(),
+        None => schema.list("enum").iter().collect(),
     };
     if choices.is_empty() || choices.contains(&value) {
         return Ok(());
@@ -193,9 +158,9 @@ fn check_choices(schema: &Value, value: &Value, place: &str) -> Result<(), Refus
     Err(Refusal::not_one_of(place, choices.into_iter().map(Value::to_string).collect()))
 }
 
-fn check_range(schema: &Value, value: &Value, place: &str) -> Result<(), Refusal> {
+fn check_range(schema: Schema<'_>, value: &Value, place: &str) -> Result<(), Refusal> {
     let Some(number) = value.as_f64() else { return Ok(()) };
-    let bound = |name| schema.get(name).and_then(Value::as_f64);
+    let bound = |name| schema.keyword(name).and_then(Value::as_f64);
     match (bound("minimum"), bound("maximum")) {
         (Some(least), _) if number < least => {
             Err(Refusal::new(place, &format!("is less than {least}")))
@@ -219,14 +184,8 @@ fn check_alternatives(outcomes: Vec<Result<(), Refusal>>, place: &str) -> Result
     }
     match (refusals.pop(), refusals.is_empty()) {
         (Some(only), true) => Err(only),
-        _ => Err(Refusal::new(place, "is none of what it may be")),
+        _ => Err(Refusal::new(place, "matches none of its allowed forms")),
     }
-}
-
-fn closest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Option<String> {
-    let scored = known.map(|known| (strsim::jaro_winkler(name, known), known));
-    let (likeness, known) = scored.max_by(|a, b| a.0.total_cmp(&b.0))?;
-    (likeness >= ALIKE).then(|| known.clone())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sppo_core::plugin::Manifest;
 use sppo_core::plugins::{PluginEntry, PluginRegistry};
+use sppo_core::schema::Schema;
 
 use super::list::{Listed, place};
 use crate::failure::Result;
@@ -53,7 +54,7 @@ fn print(manifest: &Manifest, place: &str, settings: &Value, terminal: &Terminal
         style.bold(name),
         style.bold(&format!("Settings, below [{kind}.{name}]"))
     );
-    let found = settings_of(settings);
+    let found = settings_of(Schema::new(settings));
     if found.is_empty() {
         text.push_str("none\n");
     }
@@ -67,60 +68,39 @@ fn print(manifest: &Manifest, place: &str, settings: &Value, terminal: &Terminal
     output::text(&text)
 }
 
-/// The settings that a schema describes, tables before what is in them.
-fn settings_of(schema: &Value) -> Vec<Setting> {
-    fn visit(
-        schema: &Value,
-        root: &Value,
-        prefix: &str,
-        default: &Value,
-        found: &mut Vec<Setting>,
-    ) {
-        let properties = schema.get("properties").and_then(Value::as_object);
-        for (name, property) in properties.into_iter().flatten() {
-            let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
-            let target = resolved(property, root);
-            let default = property.get("default").or_else(|| default.get(name));
-            let is_table = target.get("properties").is_some();
-            let description = property.get("description").or_else(|| target.get("description"));
-            found.push(Setting {
-                key: key.clone(),
-                kind: kind_of(target),
-                default: match default {
-                    Some(value) if !is_table => value.to_string(),
-                    _ => String::new(),
-                },
-                description: description.and_then(Value::as_str).unwrap_or_default().into(),
-            });
-            visit(target, root, &key, default.unwrap_or(&Value::Null), found);
-        }
-    }
+/// The settings that a schema describes, each table before its keys.
+fn settings_of(schema: Schema<'_>) -> Vec<Setting> {
     let mut found = Vec::new();
-    visit(schema, schema, "", &Value::Null, &mut found);
+    collect(schema, "", &Value::Null, &mut found);
     found
 }
 
-/// What a property refers to, or the property itself.
-fn resolved<'a>(property: &'a Value, root: &'a Value) -> &'a Value {
-    property
-        .get("$ref")
-        .and_then(Value::as_str)
-        .and_then(|reference| reference.strip_prefix('#'))
-        .and_then(|pointer| root.pointer(pointer))
-        .unwrap_or(property)
+/// `default` is that of the whole table.
+fn collect(schema: Schema<'_>, prefix: &str, default: &Value, found: &mut Vec<Setting>) {
+    for (name, property) in schema.properties() {
+        let key = if prefix.is_empty() { name.into() } else { format!("{prefix}.{name}") };
+        let target = property.resolved();
+        let default = property.keyword("default").or_else(|| default.get(name));
+        let is_table = target.keyword("properties").is_some();
+        let description = property.text("description").or_else(|| target.text("description"));
+        found.push(Setting {
+            key: key.clone(),
+            kind: kind_of(target),
+            default: match default {
+                Some(value) if !is_table => value.to_string(),
+                _ => String::new(),
+            },
+            description: description.unwrap_or_default().into(),
+        });
+        collect(target, &key, default.unwrap_or(&Value::Null), found);
+    }
 }
 
-fn kind_of(schema: &Value) -> String {
-    let choices = |list: &Vec<Value>| {
-        let names = list.iter().filter_map(|choice| {
-            choice.get("const").unwrap_or(choice).as_str().map(|name| format!("`{name}`"))
-        });
-        names.collect::<Vec<_>>().join(" or ")
-    };
-    for key in ["enum", "oneOf"] {
-        if let Some(list) = schema.get(key).and_then(Value::as_array) {
-            return choices(list);
-        }
+fn kind_of(schema: Schema<'_>) -> String {
+    let choices = schema.choices();
+    if !choices.is_empty() {
+        let names = choices.iter().filter_map(|choice| choice.value.as_str());
+        return names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ");
     }
     let named = |name: &str| match name {
         "object" => "table",
@@ -130,13 +110,10 @@ fn kind_of(schema: &Value) -> String {
         "boolean" => "true or false",
         _ => "number",
     };
-    match schema.get("type") {
-        Some(Value::String(name)) => named(name).into(),
-        Some(Value::Array(names)) => {
-            let names = names.iter().filter_map(Value::as_str).filter(|name| *name != "null");
-            names.map(named).collect::<Vec<_>>().join(" or ")
-        }
-        _ => "value".into(),
+    let types = schema.types().into_iter().filter(|name| *name != "null");
+    match types.map(named).collect::<Vec<_>>() {
+        types if types.is_empty() => "value".into(),
+        types => types.join(" or "),
     }
 }
 
@@ -176,7 +153,7 @@ mod tests {
             default: default.into(),
             description: description.into(),
         };
-        let found = settings_of(&schema);
+        let found = settings_of(Schema::new(&schema));
         assert_eq!(found.len(), 3);
         assert!(found.contains(&setting("length", "table", "", "How long.")));
         assert!(found.contains(&setting("length.words", "whole number", "5", "")));

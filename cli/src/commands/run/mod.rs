@@ -29,8 +29,8 @@ impl SettingFlags for RunArguments {
     fn add_to(&self, flags: &mut Flags) -> CoreResult<()> {
         flags.set("--name", "name", self.name.as_deref())?;
         flags.set_path("--run-directory", "run_directory", self.run_directory.as_deref())?;
-        flags.set("--iterations", "iterations", self.iterations)?;
-        flags.set("--seed", "seed", self.seed)?;
+        self.length.add_to(flags)?;
+        self.seed.add_to(flags)?;
         flags.set_path("--prompts", "prompts.train", self.prompts.as_deref())?;
         flags.set_path("--held-out", "prompts.held_out", self.held_out.as_deref())
     }

@@ -27,7 +27,7 @@ const MEASURED_PAIRS: usize = 16;
 
 impl SettingFlags for TrainArguments {
     fn add_to(&self, flags: &mut Flags) -> CoreResult<()> {
-        flags.set("--seed", "seed", self.seed)
+        self.seed.add_to(flags)
     }
 }
 
