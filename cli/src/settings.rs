@@ -1,4 +1,4 @@
-//! From what was typed to the settings of a run: flags become a layer of the configuration.
+//! Settings of a command from its flags, which are the uppermost layer of the configuration.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ pub(crate) trait SettingFlags {
 }
 
 impl Flags {
-    /// What these groups of flags say; of two that set the same, the later counts.
+    /// Settings of these groups of flags; of two that set the same key, the later counts.
     pub(crate) fn of(groups: &[&dyn SettingFlags]) -> Result<Self> {
         let mut flags = Self::default();
         for group in groups {
@@ -79,8 +79,8 @@ impl SettingsArguments {
         })
     }
 
-    /// As [`Self::resolve`], on top of settings that are complete, such as those of an earlier run. A
-    /// preset or a file that was named replaces these.
+    /// As [`Self::resolve`], on top of complete settings such as those of an earlier run. A named preset or
+    /// file replaces these.
     ///
     /// # Errors
     /// As [`Self::resolve`].
@@ -129,8 +129,8 @@ impl<G> SettingFlags for GivenFlags<G> {
 }
 
 impl SamplingArguments {
-    /// Sampling settings with these flags over them, for commands whose answers are only looked at: one
-    /// answer to each prompt and a temperature of 0 are fine there, unlike in self-play.
+    /// Sampling settings with these flags over them, for commands that only show responses: unlike in
+    /// self-play, one response per prompt and a temperature of 0 are fine.
     ///
     /// # Errors
     /// When a value is out of its range.

@@ -8,10 +8,10 @@ use super::{BackendArguments, LoraArguments, ModelArguments, ReportArguments, Se
 
 /// Measure sampling and training on this machine
 ///
-/// Samples answers of a fixed length to eight prompts, lets the oracle judge them, then trains on
-/// sixteen pairs (reference log-probabilities, forward, backward and RMSProp step), and puts the speed
-/// beside what the machine reaches in matrix products alone, and the memory beside what was predicted.
-/// Each part runs once untimed, then --repetitions times.
+/// Samples responses of a fixed length to eight prompts, lets the oracle judge them, then trains on sixteen
+/// pairs (reference log-probabilities, forward, backward and RMSProp step). Prints the speed beside the
+/// machine's rate of matrix products alone, and the memory beside the prediction. Each part runs once
+/// untimed, then --repetitions times.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -21,13 +21,13 @@ Examples:
   sppo bench --shape 1b --lora-rank 16 --samples 1 --new-tokens 32 --repetitions 1")]
 pub(crate) struct BenchArguments {
     /// Measure a model of random weights in the shape of SmolLM2-135M, Llama-3.2-1B or Llama-3.1-8B,
-    /// which takes 2 bytes for each parameter in the directory for temporary files ($TMPDIR) meanwhile
+    /// which takes 2 bytes per parameter in the directory for temporary files ($TMPDIR)
     #[arg(long, value_name = "SIZE", value_enum, conflicts_with = "model")]
     pub(crate) shape: Option<ShapeChoice>,
-    /// Answers per prompt
+    /// Responses per prompt
     #[arg(long, value_name = "K", default_value_t = 5, value_parser = value_parser!(u16).range(1..))]
     pub(crate) samples: u16,
-    /// Tokens per answer
+    /// Tokens per response
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = value_parser!(u16).range(1..))]
     pub(crate) new_tokens: u16,
     /// Pairs per optimiser step
@@ -36,7 +36,7 @@ pub(crate) struct BenchArguments {
     /// Timed repetitions of each part
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = value_parser!(u16).range(1..))]
     pub(crate) repetitions: u16,
-    /// Pairs to train on in place of the bundled ones
+    /// Pairs to train on instead of the bundled ones
     #[arg(long, value_name = "FILE")]
     pub(crate) pairs: Option<PathBuf>,
     #[command(flatten)]

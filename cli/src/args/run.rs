@@ -12,9 +12,8 @@ use crate::flags::{self, GivenFlags};
 
 /// Play: sample, judge, train and evaluate, iteration after iteration
 ///
-/// Without any flag this plays three iterations of a small model on the bundled prompts. Everything is
-/// committed to a run directory as it is made, so that a run which was stopped in whatever way goes on
-/// with --resume.
+/// Without any flag this plays three iterations of a small model on the bundled prompts. It commits every
+/// result to a run directory, so that --resume continues a run that was stopped in any way.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -30,16 +29,16 @@ pub(crate) struct RunArguments {
     /// The directory that holds all runs [default: runs]
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) run_directory: Option<PathBuf>,
-    /// Go on with the run named by --name, or else with the latest, under the settings that it has
+    /// Continue the run named by --name, or else the latest, with its settings
     #[arg(long)]
     pub(crate) resume: bool,
-    /// With --resume, a setting that may differ from what the run was started with
+    /// With --resume, a setting that may differ from the run's start
     #[arg(long, value_name = "KEY", requires = "resume")]
     pub(crate) allow: Vec<String>,
-    /// Print the plan, with the memory that it takes, and do nothing
+    /// Print the plan with its memory, and do nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Start even if more memory is needed than this machine has
+    /// Start even if the run needs more memory than this machine has
     #[arg(long)]
     pub(crate) ignore_memory: bool,
     #[command(flatten)]

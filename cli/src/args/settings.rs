@@ -1,4 +1,4 @@
-//! Flags that most commands share.
+//! Shared flags of most commands.
 
 use std::path::PathBuf;
 
@@ -31,9 +31,9 @@ pub(crate) enum PresetName {
     /// A small model on a small machine, within minutes
     #[default]
     Quick,
-    /// What the released code of the paper does
+    /// The released code of the paper
     Official,
-    /// What the paper's text says, where it differs
+    /// The paper's text, where it differs from the code
     Paper,
 }
 
@@ -53,7 +53,7 @@ impl From<PresetName> for Preset {
 pub(crate) struct ModelArguments {
     #[command(flatten)]
     pub(crate) given: GivenFlags<flags::Model>,
-    /// Use only what is on this machine
+    /// Use only files on this machine
     #[arg(long)]
     pub(crate) offline: bool,
 }
@@ -78,7 +78,7 @@ pub(crate) type LoraArguments = GivenFlags<flags::Lora>;
 /// Form of the report.
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub(crate) struct ReportArguments {
-    /// Write the report as JSON, and nothing else, to standard output
+    /// Write only the report, as JSON, to standard output
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
 }

@@ -11,7 +11,7 @@ use super::{
 
 /// Answer prompts: prompts in, candidates out
 ///
-/// Each line of the result holds the prompt and `candidates`, K sampled answers, ready for `sppo rank`.
+/// Each line of the result holds the prompt and `candidates`, K sampled responses, ready for `sppo rank`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -22,10 +22,10 @@ pub(crate) struct GenerateArguments {
     /// Prompts: JSONL or Parquet with `prompt` or `messages`; the bundled training prompts if left out
     #[arg(value_name = "PROMPTS")]
     pub(crate) prompts: Option<PathBuf>,
-    /// Where the candidates go, .jsonl or .parquet [default: JSON lines on standard output]
+    /// Output file of the candidates, .jsonl or .parquet [default: JSON lines on standard output]
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
-    /// Also write everything known of the answers: tokens, log-probabilities, why they ended
+    /// Also write tokens, log-probabilities and finish reasons of the responses
     #[arg(long, value_name = "FILE")]
     pub(crate) rollouts: Option<PathBuf>,
     #[command(flatten)]
@@ -44,8 +44,8 @@ pub(crate) struct GenerateArguments {
 
 /// Judge candidates: candidates in, the same lines with preferences out
 ///
-/// Each line comes back with `probability`, where row i and column j hold the probability that
-/// candidate i beats candidate j, and with `rm_scores` where the oracle scores.
+/// Adds `probability` to each line, whose row i and column j hold the probability that candidate i beats
+/// candidate j, and `rm_scores` if the oracle scores.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -56,7 +56,7 @@ pub(crate) struct RankArguments {
     /// Candidates: JSONL or Parquet with `prompt` or `messages`, and `candidates`
     #[arg(value_name = "CANDIDATES")]
     pub(crate) candidates: PathBuf,
-    /// Where the ranked lines go, .jsonl or .parquet [default: JSON lines on standard output]
+    /// Output file of the ranked lines, .jsonl or .parquet [default: JSON lines on standard output]
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// Also write the best and the worst candidate of each line, as pairs to train on
@@ -74,8 +74,8 @@ pub(crate) struct RankArguments {
 
 /// Train on preference pairs: pairs in, a checkpoint out
 ///
-/// Pairs come from any source. The checkpoint has the Hugging Face layout; beside it lies
-/// `metrics.jsonl` with the loss, log-probabilities, gradient norm and learning rate of every step.
+/// Pairs may come from any source. The checkpoint has the Hugging Face layout; `metrics.jsonl` beside it
+/// holds the loss, log-probabilities, gradient norm and learning rate of every step.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -87,7 +87,7 @@ pub(crate) struct TrainArguments {
     /// `chosen_probs_win`, `chosen_probs_lose`; or `prompt_tokens`, `chosen_tokens`, `rejected_tokens`
     #[arg(value_name = "PAIRS")]
     pub(crate) pairs: PathBuf,
-    /// The directory for the checkpoint, in which there is no model yet
+    /// The directory for the checkpoint, without a model in it
     #[arg(long, short, value_name = "DIRECTORY")]
     pub(crate) output: PathBuf,
     #[command(flatten)]
@@ -117,7 +117,7 @@ pub(crate) struct ScoreArguments {
     /// `response_tokens`
     #[arg(value_name = "RESPONSES")]
     pub(crate) responses: PathBuf,
-    /// Where the scores go, .jsonl or .parquet [default: JSON lines on standard output]
+    /// Output file of the scores, .jsonl or .parquet [default: JSON lines on standard output]
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     #[command(flatten)]

@@ -11,9 +11,9 @@ use super::{
 
 /// Self-play on a small game, exactly, beside the theorem's bound
 ///
-/// The update that SPPO approximates with a language model, on a finite table of preferences. Per
-/// iteration it prints the duality gap (0 at the equilibrium) of the last policy and of the uniform
-/// mixture of all policies so far, for which the theorem promises O(1/sqrt(T)).
+/// Plays the update that SPPO approximates with a language model, on a finite table of preferences. Each
+/// iteration prints the duality gap (0 at the equilibrium) of the last policy and of the uniform mixture of
+/// all policies so far, for which the theorem promises O(1/sqrt(T)).
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -28,7 +28,7 @@ pub(crate) struct GameArguments {
     /// Answers of a built-in game [default: 3 for cycle, 10 for random]
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(2..=1000))]
     pub(crate) size: Option<u16>,
-    /// Draws a random game
+    /// Seed of a random game
     #[arg(long, value_name = "SEED", default_value_t = 42)]
     pub(crate) seed: u64,
     /// A game of your own: a CSV file whose row i and column j hold P(i beats j)
@@ -37,7 +37,7 @@ pub(crate) struct GameArguments {
     /// Iterations of self-play
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = value_parser!(u32).range(1..=100_000))]
     pub(crate) iterations: u32,
-    /// The step size [default: the one that makes the bound smallest]
+    /// The step size [default: the one with the smallest bound]
     #[arg(long, value_name = "ETA")]
     pub(crate) eta: Option<f64>,
     /// Draw the gaps and the bound, on logarithmic axes
@@ -62,9 +62,8 @@ pub(crate) enum GameKind {
 
 /// Merge low-rank adapters into their model
 ///
-/// Reads a directory in the layout of Python's PEFT, as training with --lora-rank leaves it, and the
-/// model that the adapters were made for, which must be on this machine. Writes a checkpoint in f32
-/// that needs neither.
+/// Reads a directory in the layout of Python's PEFT, as written by training with --lora-rank, and the
+/// adapters' base model, which must be on this machine. Writes a complete checkpoint in f32.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -78,11 +77,11 @@ pub(crate) struct MergeArguments {
     pub(crate) output: PathBuf,
 }
 
-/// The backends and oracles at hand
+/// The available backends and oracles
 ///
-/// Plugins are looked for in the files and directories that are named here or in a configuration file
-/// (`plugins.files`, `plugins.path`), in the directories of SPPO_PLUGIN_PATH, among those that
-/// `sppo plugin add` added, among the built-in ones, and beside the program. The first of a name counts.
+/// sppo searches for plugins in this order: files and directories named here or in a configuration file
+/// (`plugins.files`, `plugins.path`), the directories of SPPO_PLUGIN_PATH, those added with
+/// `sppo plugin add`, the built-in ones, and the directory of the program. The first of a name counts.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct PluginArguments {
     /// A TOML file with settings; may be given several times, the later wins
@@ -116,7 +115,7 @@ pub(crate) enum PluginCommand {
         #[arg(value_name = "PLUGIN", id = "named_plugin")]
         plugin: String,
     },
-    /// Check that a plugin does what every plugin of its kind must
+    /// Check the requirements of every plugin of its kind
     Check {
         /// The plugin's name, or its library
         #[arg(value_name = "PLUGIN", id = "named_plugin")]
@@ -129,7 +128,7 @@ pub(crate) enum PluginCommand {
         #[command(flatten)]
         report: ReportArguments,
     },
-    /// Write a crate with an oracle, to start from
+    /// Write the crate of an oracle to start from
     New {
         /// Directory of the crate; the oracle gets its name
         #[arg(value_name = "DIRECTORY")]

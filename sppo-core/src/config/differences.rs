@@ -1,4 +1,4 @@
-//! What changed between two sets of settings.
+//! Differences between two sets of settings.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,9 +10,9 @@ use serde_json::Value;
 pub struct Difference {
     /// The dotted key.
     pub key: String,
-    /// The value before, in JSON notation; `None` when the key did not exist.
+    /// The value before, in JSON notation; `None` when there was none.
     pub before: Option<String>,
-    /// The value after; `None` when the key is gone.
+    /// The value after; `None` when there is none.
     pub after: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Putting a configuration together from its layers, remembering which layer set what.
+//! Merges the layers of a configuration, and remembers the layer of every value.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +11,7 @@ use super::{Config, Preset, keys};
 use crate::error::{Error, Result};
 use crate::files::input_error;
 
-/// Where settings come from; the later wins: defaults, preset, files in order, overrides in order.
+/// Layers of a configuration; the later wins: defaults, preset, files in order, overrides in order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Layers {
     /// A named set of settings.
@@ -70,10 +70,10 @@ impl Override {
     }
 }
 
-/// Which layer set a value.
+/// Origin of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Nobody: the default.
+    /// The default.
     Default,
     /// A preset.
     Preset(Preset),
@@ -95,7 +95,7 @@ impl fmt::Display for Source {
 }
 
 impl Source {
-    /// How an error names a key that this layer set.
+    /// Name of a key of this layer in error messages.
     fn locate(&self, key: &str) -> String {
         match self {
             Self::Default => key.into(),
@@ -109,12 +109,12 @@ impl Source {
 pub struct Resolved {
     /// The settings.
     pub config: Config,
-    /// Which layer set each dotted key.
+    /// The layer that set each dotted key.
     pub sources: BTreeMap<String, Source>,
 }
 
 impl Config {
-    /// Puts the layers together and checks the result.
+    /// Merges the layers and checks the result.
     ///
     /// # Errors
     /// When a file cannot be read, a key is unknown, or a value is malformed or makes no sense; the
@@ -252,7 +252,7 @@ fn record(value: &Value, path: &str, source: &Source, sources: &mut BTreeMap<Str
     }
 }
 
-/// Serde speaks of Rust's types; people think of numbers and text.
+/// Replaces names of Rust types in serde's messages by plain words.
 fn in_plain_words(message: &str) -> String {
     let types = [
         ("expected usize", "expected a whole number from 0"),

@@ -10,9 +10,9 @@ use crate::error::Error;
 pub enum Preset {
     /// A small model on a small machine, within minutes.
     Quick,
-    /// What the released code of the paper does (`scripts/` of uclaml/SPPO).
+    /// The settings of the paper's released code (`scripts/` of uclaml/SPPO).
     Official,
-    /// What the paper's text says (arXiv 2405.00675), where it differs from the code.
+    /// The settings of the paper's text (arXiv 2405.00675), where they differ from the code's.
     Paper,
 }
 
@@ -20,7 +20,7 @@ impl Preset {
     /// All presets.
     pub const ALL: [Self; 3] = [Self::Quick, Self::Official, Self::Paper];
 
-    /// The name that it is chosen by.
+    /// Its name.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
