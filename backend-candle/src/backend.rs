@@ -11,7 +11,7 @@ use sppo_plugin::{
     Scorer,
 };
 
-use crate::engine::{CandleOps, LOGITS_CHUNK_BYTES};
+use crate::ops::CandleOps;
 
 /// What the program takes without a model, its tokenizer included.
 const PROGRAM_BYTES: u64 = 64 << 20;
@@ -97,8 +97,8 @@ impl Backend for CandleBackend {
             number_bytes: size_of::<f32>() as u64,
             keeps_frozen_bf16: true,
             copies_matrices_for_decoding: true,
-            keep_logits_limit: self.ops.keep_logits_limit as u64,
-            logits_chunk: LOGITS_CHUNK_BYTES as u64,
+            keep_logits_limit: self.ops.limits.kept_bytes as u64,
+            logits_chunk: self.ops.limits.chunk_bytes as u64,
             program: PROGRAM_BYTES,
         };
         Ok(estimate_policy_memory(spec, traits, self.limits, work)?)

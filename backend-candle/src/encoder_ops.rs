@@ -4,13 +4,13 @@ use candle_core::Tensor;
 use sppo_model::ops::encoder::{DisentangledShape, EncoderOps, EncoderSegment, Pointwise};
 use sppo_model::{ModelError, Result};
 
-use crate::engine::{CandleOps, dimensions};
 use crate::kernels::disentangled_attention::{Operands, disentangled_attention};
-use crate::kernels::layer_norm::{LayerNorm, layer_norm};
+use crate::kernels::elementwise::pointwise;
+use crate::kernels::norm::{LayerNorm, layer_norm};
 use crate::kernels::panels;
-use crate::kernels::pointwise::pointwise;
+use crate::ops::CandleOps;
 use crate::parameter::Parameter;
-use crate::tensors::{Values, tensor};
+use crate::tensors::{Values, dimensions, tensor};
 
 /// Relative positions as keys and as queries, in panels of 16 rows each.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl EncoderOps for CandleOps {
             let (rows, features) = dimensions(table)?;
             let values = Values::of(table)?;
             let values: &[f32] = &values;
-            Ok(self.pool.install(|| panels::pack(values, rows, features)))
+            Ok(self.threads.run(|| panels::pack(values, rows, features)))
         };
         Ok(RelativeTables { keys: pack(keys)?, queries: pack(queries)? })
     }
@@ -49,14 +49,14 @@ impl EncoderOps for CandleOps {
         let bias = Values::of(bias.value()?)?;
         let norm = LayerNorm { weight: &weight, bias: &bias, epsilon };
         let x: &[f32] = &x;
-        tensor(self.pool.install(|| layer_norm(norm, x)), shape)
+        tensor(self.threads.run(|| layer_norm(norm, x)), shape)
     }
 
     fn pointwise(&self, x: &Tensor, function: Pointwise) -> Result<Tensor> {
         let shape = x.dims();
         let x = Values::of(x)?;
         let x: &[f32] = &x;
-        tensor(self.pool.install(|| pointwise(x, function)), shape)
+        tensor(self.threads.run(|| pointwise(x, function)), shape)
     }
 
     fn disentangled_attention(
@@ -80,7 +80,7 @@ impl EncoderOps for CandleOps {
             relative_keys: &tables.keys,
             relative_queries: &tables.queries,
         };
-        let output = self.pool.install(|| disentangled_attention(operands)).ok_or_else(|| {
+        let output = self.threads.run(|| disentangled_attention(operands)).ok_or_else(|| {
             ModelError::Backend("two encoder segments have the same query rows".into())
         })?;
         tensor(output, &[rows, features])

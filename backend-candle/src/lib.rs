@@ -8,8 +8,7 @@
 
 mod backend;
 mod encoder_ops;
-mod engine;
-mod half_matrix;
+mod head;
 mod kernels;
 mod ops;
 mod parameter;
@@ -20,6 +19,5 @@ mod threads;
 
 pub use backend::{CandleBackend, CandleConfig};
 pub use encoder_ops::RelativeTables;
-pub use engine::CandleOps;
-pub use ops::KeyValueCache;
+pub use ops::{CandleOps, KeyValueCache};
 pub use parameter::Parameter;

@@ -1,24 +1,109 @@
 //! The op vocabulary on the CPU: each op borrows its tensors' memory and runs a kernel on it.
 
-use std::borrow::Cow;
+use std::rc::Rc;
 
 use candle_core::Tensor;
 use sppo_model::ops::{
-    Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, Ops,
-    RotaryFrequencies, UpdateRule,
+    Accumulation, Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow,
+    LogitsLimits, Memo, Ops, RotaryFrequencies, UpdateRule,
 };
+use sppo_model::serve::keep_large_buffers;
 use sppo_model::{ModelError, Result};
 
-use crate::engine::{CandleOps, dimensions};
+use crate::head::Head;
 use crate::kernels::attention::{Operands, attention};
 use crate::kernels::attention_backward::{Forward, attention_backward};
 use crate::kernels::cached_attention::{LayerCache, cached_attention};
+use crate::kernels::elementwise;
 use crate::kernels::matrix::{Destination, Matrix, multiply};
 use crate::kernels::norm::{RmsNorm, rms_norm, rms_norm_backward};
-use crate::kernels::rotary::Direction;
-use crate::kernels::{elementwise, log_probs};
-use crate::parameter::{Accumulation, Parameter};
-use crate::tensors::{Values, modify, tensor, zeros};
+use crate::kernels::rotary::{RotaryTable, apply_rotary};
+use crate::parameter::Parameter;
+use crate::tensors::{Values, dimensions, modify, tensor, zeros};
+use crate::threads::Threads;
+
+/// The ops on candle tensors in the memory of the CPU, with fused kernels, f32. Clones share their
+/// threads.
+#[derive(Clone)]
+pub struct CandleOps {
+    pub(crate) threads: Threads,
+    pub(crate) limits: LogitsLimits,
+    /// By frequencies and number of positions.
+    rotary_tables: Rc<Memo<f32, usize, RotaryTable>>,
+}
+
+/// Fewest positions of a rotary table, so that growing sequences rarely need another.
+const FEWEST_POSITIONS: usize = 1024;
+
+/// Borrows the memory of tensors as slices of the same names.
+macro_rules! borrow {
+    ($($name:ident),+) => {
+        $(
+            let $name = Values::of($name)?;
+            let $name: &[f32] = &$name;
+        )+
+    };
+}
+
+impl CandleOps {
+    /// Ops on `threads` threads (0 for one per core). Training keeps all logits of a batch for its
+    /// backward pass when they take at most `keep_logits_limit` bytes, and computes them again when
+    /// they take more.
+    ///
+    /// # Errors
+    /// When threads cannot be started.
+    pub fn new(threads: usize, keep_logits_limit: usize) -> Result<Self> {
+        keep_large_buffers();
+        let limits =
+            LogitsLimits { kept_bytes: keep_logits_limit, chunk_bytes: 96 << 20, chunk_rows: 512 };
+        Ok(Self { threads: Threads::new(threads)?, limits, rotary_tables: Rc::default() })
+    }
+
+    fn apply_rotary(
+        &self,
+        x: &Tensor,
+        positions: &[u32],
+        frequencies: &RotaryFrequencies,
+        inverse: bool,
+    ) -> Result<Tensor> {
+        let (rows, columns) = dimensions(x)?;
+        let positions_needed = positions.iter().max().map_or(0, |&largest| largest as usize + 1);
+        let size = positions_needed.next_power_of_two().max(FEWEST_POSITIONS);
+        let table =
+            self.rotary_tables.get_or_insert_with(&frequencies.frequencies, &size, || {
+                Ok::<_, ModelError>(RotaryTable::new(frequencies, size))
+            })?;
+        let table: &RotaryTable = &table;
+        borrow!(x);
+        let rotated = self.threads.run(|| apply_rotary(x, columns, positions, table, inverse));
+        tensor(rotated, &[rows, columns])
+    }
+
+    fn head(&self, soft_cap: Option<f32>) -> Head<'_> {
+        Head { threads: &self.threads, limits: self.limits, soft_cap }
+    }
+
+    /// A matrix product on all threads, to be timed.
+    pub(crate) fn matrix_product(
+        &self,
+        rows: usize,
+        inner: usize,
+        columns: usize,
+    ) -> impl FnMut() -> Result<()> + use<'_> {
+        let (left, right) = (vec![0.5; rows * inner], vec![0.5; inner * columns]);
+        let mut product = vec![0.0; rows * columns];
+        let threads = &self.threads;
+        move || {
+            threads.run(|| {
+                let left = Matrix::new(&left, rows, inner);
+                let right = Matrix::new(&right, columns, inner).transposed();
+                let destination = Destination::replace(&mut product, rows, columns);
+                multiply(destination, left, right, threads.count());
+            });
+            Ok(())
+        }
+    }
+}
 
 /// Keys and values of past tokens, one pair of `[slots, features]` tensors per layer.
 #[derive(Debug)]
@@ -33,16 +118,6 @@ impl KeyValueCache {
             .get(layer)
             .ok_or_else(|| ModelError::Backend(format!("the cache has no layer {layer}")))
     }
-}
-
-/// Borrows the memory of tensors as slices of the same names.
-macro_rules! borrow {
-    ($($name:ident),+) => {
-        $(
-            let $name = Values::of($name)?;
-            let $name: &[f32] = &$name;
-        )+
-    };
 }
 
 impl Ops for CandleOps {
@@ -71,7 +146,7 @@ impl Ops for CandleOps {
     }
 
     fn parameter_values(&self, parameter: &Parameter) -> Result<Vec<f32>> {
-        self.pool.install(|| parameter.values())
+        self.threads.run(|| parameter.values())
     }
 
     fn parameter_gradient(&self, parameter: &Parameter) -> Result<Option<Vec<f32>>> {
@@ -79,7 +154,7 @@ impl Ops for CandleOps {
     }
 
     fn gradient_square_sum(&self, parameter: &Parameter) -> Result<f64> {
-        self.pool.install(|| parameter.gradient_square_sum())
+        self.threads.run(|| parameter.gradient_square_sum())
     }
 
     fn clear_gradient(&self, parameter: &mut Parameter) -> Result<()> {
@@ -88,7 +163,7 @@ impl Ops for CandleOps {
     }
 
     fn update(&self, parameter: &mut Parameter, rule: &UpdateRule) -> Result<()> {
-        self.pool.install(|| parameter.update(rule))
+        self.threads.run(|| parameter.update(rule))
     }
 
     fn optimizer_state(&self, parameter: &Parameter) -> Result<Vec<Vec<f32>>> {
@@ -101,7 +176,7 @@ impl Ops for CandleOps {
 
     fn embedding(&self, table: &Parameter, tokens: &[u32]) -> Result<Tensor> {
         let (_, features) = table.dimensions()?;
-        let rows = self.pool.install(|| table.select_rows(tokens))?;
+        let rows = self.threads.run(|| table.select_rows(tokens))?;
         tensor(rows, &[tokens.len(), features])
     }
 
@@ -111,7 +186,8 @@ impl Ops for CandleOps {
         let bias = bias.map(|bias| Values::of(bias.value()?)).transpose()?;
         let bias = bias.as_deref();
         borrow!(x);
-        let y = self.pool.install(|| weight.linear(x, rows, bias, self.threads()))?;
+        let threads = self.threads.count();
+        let y = self.threads.run(|| weight.linear(x, rows, bias, threads))?;
         tensor(y, &[rows, outputs])
     }
 
@@ -126,7 +202,7 @@ impl Ops for CandleOps {
         let weight = weight.value()?;
         borrow!(x, weight);
         let norm = RmsNorm { weight, epsilon, offset };
-        tensor(self.pool.install(|| rms_norm(norm, x)), shape)
+        tensor(self.threads.run(|| rms_norm(norm, x)), shape)
     }
 
     fn rotary(
@@ -135,7 +211,7 @@ impl Ops for CandleOps {
         positions: &[u32],
         frequencies: &RotaryFrequencies,
     ) -> Result<Tensor> {
-        self.turn(x, positions, frequencies, Direction::Forward)
+        self.apply_rotary(x, positions, frequencies, false)
     }
 
     fn attention(
@@ -149,7 +225,7 @@ impl Ops for CandleOps {
         let (rows, columns) = dimensions(queries)?;
         borrow!(queries, keys, values);
         let operands = Operands { shape, segments, queries, keys, values };
-        let (output, log_sum_exp) = self.pool.install(|| attention(operands)).ok_or_else(|| {
+        let (output, log_sum_exp) = self.threads.run(|| attention(operands)).ok_or_else(|| {
             ModelError::Backend("two attention segments have the same query rows".into())
         })?;
         Ok(AttentionOutput {
@@ -166,26 +242,26 @@ impl Ops for CandleOps {
     ) -> Result<Tensor> {
         let shape = gate.dims();
         borrow!(gate, up);
-        let y = self.pool.install(|| elementwise::gated_activation(gate, up, activation));
+        let y = self.threads.run(|| elementwise::gated_activation(gate, up, activation));
         tensor(y, shape)
     }
 
     fn add(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         let shape = a.dims();
         borrow!(a, b);
-        tensor(self.pool.install(|| elementwise::add(a, b)), shape)
+        tensor(self.threads.run(|| elementwise::add(a, b)), shape)
     }
 
     fn scale(&self, x: &Tensor, factor: f32) -> Result<Tensor> {
         let shape = x.dims();
         borrow!(x);
-        tensor(self.pool.install(|| elementwise::scale(x, factor)), shape)
+        tensor(self.threads.run(|| elementwise::scale(x, factor)), shape)
     }
 
     fn select_rows(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
         let (_, features) = dimensions(x)?;
         borrow!(x);
-        let selected = self.pool.install(|| elementwise::select_rows(x, features, rows));
+        let selected = self.threads.run(|| elementwise::select_rows(x, features, rows));
         tensor(selected, &[rows.len(), features])
     }
 
@@ -197,29 +273,18 @@ impl Ops for CandleOps {
         soft_cap: Option<f32>,
         keep: bool,
     ) -> Result<(Vec<f32>, Option<Tensor>)> {
-        let (rows, features) = dimensions(hidden)?;
         let (vocabulary, _) = head.dimensions()?;
         borrow!(hidden);
-        let keep = keep && rows * vocabulary * size_of::<f32>() <= self.keep_logits_limit;
-        let chunk = if keep { rows.max(1) } else { self.logits_rows(rows, vocabulary) };
-        let mut result = Vec::with_capacity(rows);
-        for (hidden, targets) in hidden.chunks(chunk * features).zip(targets.chunks(chunk)) {
-            let logits = self.capped_logits(hidden, targets.len(), head, soft_cap)?;
-            let (log_probs, _) =
-                self.pool.install(|| log_probs::log_probs(&logits, vocabulary, targets));
-            result.extend(log_probs);
-            if keep {
-                return Ok((result, Some(tensor(logits, &[rows, vocabulary])?)));
-            }
-        }
-        Ok((result, None))
+        let (log_probs, kept) = self.head(soft_cap).log_probs(hidden, head, targets, keep)?;
+        let kept = kept.map(|logits| tensor(logits, &[targets.len(), vocabulary]));
+        Ok((log_probs, kept.transpose()?))
     }
 
     fn logits(&self, hidden: &Tensor, head: &Parameter, soft_cap: Option<f32>) -> Result<Tensor> {
         let (rows, _) = dimensions(hidden)?;
         let (vocabulary, _) = head.dimensions()?;
         borrow!(hidden);
-        tensor(self.capped_logits(hidden, rows, head, soft_cap)?, &[rows, vocabulary])
+        tensor(self.head(soft_cap).logits(hidden, rows, head)?, &[rows, vocabulary])
     }
 
     fn embedding_backward(
@@ -248,10 +313,11 @@ impl Ops for CandleOps {
         let (rows, inputs) = dimensions(x)?;
         borrow!(x, gradient);
         if let Some(bias) = bias {
-            self.pool.install(|| add_bias_gradient(bias, gradient))?;
+            self.threads.run(|| bias.accumulate_row_sums(gradient))?;
         }
-        self.pool.install(|| self.add_weight_gradient(weight, x, rows, gradient))?;
-        let x_gradient = self.input_gradient(weight, rows, gradient)?;
+        let threads = self.threads.count();
+        self.threads.run(|| weight.accumulate_product(gradient, x, rows, threads))?;
+        let x_gradient = self.threads.run(|| weight.input_gradient(gradient, rows, threads))?;
         tensor(x_gradient, &[rows, inputs])
     }
 
@@ -269,7 +335,7 @@ impl Ops for CandleOps {
             let weight = weight.value()?;
             borrow!(weight);
             let norm = RmsNorm { weight, epsilon, offset };
-            self.pool.install(|| rms_norm_backward(norm, x, gradient))
+            self.threads.run(|| rms_norm_backward(norm, x, gradient))
         };
         weight.accumulate(|sum, accumulation| {
             if accumulation == Accumulation::Overwrite {
@@ -287,7 +353,7 @@ impl Ops for CandleOps {
         frequencies: &RotaryFrequencies,
         gradient: &Tensor,
     ) -> Result<Tensor> {
-        self.turn(gradient, positions, frequencies, Direction::Backward)
+        self.apply_rotary(gradient, positions, frequencies, true)
     }
 
     fn attention_backward(
@@ -306,7 +372,7 @@ impl Ops for CandleOps {
         borrow!(queries, keys, values, output, log_sum_exp, gradient);
         let operands = Operands { shape, segments, queries, keys, values };
         let forward = Forward { output, log_sum_exp, gradient };
-        let [queries, keys, values] = self.pool.install(|| attention_backward(operands, forward));
+        let [queries, keys, values] = self.threads.run(|| attention_backward(operands, forward));
         Ok([
             tensor(queries, &[rows, columns])?,
             tensor(keys, &[key_rows, key_columns])?,
@@ -324,8 +390,8 @@ impl Ops for CandleOps {
         let shape = gate.dims();
         borrow!(gate, up, gradient);
         let [gate, up] = self
-            .pool
-            .install(|| elementwise::gated_activation_backward(gate, up, activation, gradient));
+            .threads
+            .run(|| elementwise::gated_activation_backward(gate, up, activation, gradient));
         Ok([tensor(gate, shape)?, tensor(up, shape)?])
     }
 
@@ -352,27 +418,15 @@ impl Ops for CandleOps {
         coefficients: &[f32],
     ) -> Result<Tensor> {
         let (rows, features) = dimensions(hidden)?;
-        let (vocabulary, _) = head.dimensions()?;
         borrow!(hidden);
         let kept = kept.as_ref().map(Values::of).transpose()?;
-        let chunk = self.logits_rows(rows, vocabulary);
-        let mut hidden_gradient = Vec::with_capacity(rows * features);
-        for start in (0..rows).step_by(chunk) {
-            let part = start..(start + chunk).min(rows);
-            let hidden = &hidden[part.start * features..part.end * features];
-            let (targets, coefficients) = (&targets[part.clone()], &coefficients[part.clone()]);
-            let logits = match kept.as_deref() {
-                Some(kept) => Cow::Borrowed(&kept[part.start * vocabulary..part.end * vocabulary]),
-                None => Cow::Owned(self.capped_logits(hidden, part.len(), head, soft_cap)?),
-            };
-            let gradient = self.pool.install(|| {
-                let (_, sums) = log_probs::log_probs(&logits, vocabulary, targets);
-                log_probs::logit_gradients(&logits, &sums, targets, coefficients, soft_cap)
-            });
-            drop(logits);
-            self.pool.install(|| self.add_weight_gradient(head, hidden, part.len(), &gradient))?;
-            hidden_gradient.extend(self.input_gradient(head, part.len(), &gradient)?);
-        }
+        let hidden_gradient = self.head(soft_cap).log_probs_backward(
+            hidden,
+            head,
+            targets,
+            kept.as_deref(),
+            coefficients,
+        )?;
         tensor(hidden_gradient, &[rows, features])
     }
 
@@ -416,57 +470,16 @@ impl Ops for CandleOps {
         let (keys, values) = cache.layer(layer)?;
         borrow!(queries, keys, values);
         let cache = LayerCache { keys, values };
-        let output = self.pool.install(|| cached_attention(queries, cache, shape, rows));
+        let output = self.threads.run(|| cached_attention(queries, cache, shape, rows));
         tensor(output, dimensions)
     }
 
     fn prepare_for_decoding(&self, parameter: &mut Parameter) -> Result<()> {
-        self.pool.install(|| parameter.prepare_for_decoding())
+        self.threads.run(|| parameter.prepare_for_decoding())
     }
 
     fn end_decoding(&self, parameter: &mut Parameter) -> Result<()> {
         parameter.end_decoding();
         Ok(())
     }
-}
-
-impl CandleOps {
-    /// Adds `gradient^T x` to the gradient of a linear weight.
-    fn add_weight_gradient(
-        &self,
-        weight: &mut Parameter,
-        x: &[f32],
-        rows: usize,
-        gradient: &[f32],
-    ) -> Result<()> {
-        let (outputs, inputs) = weight.dimensions()?;
-        let gradient = Matrix::new(gradient, rows, outputs);
-        let x = Matrix::new(x, rows, inputs);
-        weight.accumulate(|sum, accumulation| {
-            let destination = match accumulation {
-                Accumulation::Overwrite => Destination::replace(sum, outputs, inputs),
-                Accumulation::Add => Destination::add(sum, outputs, inputs),
-            };
-            multiply(destination, gradient.transposed(), x, self.threads());
-        })
-    }
-
-    /// `gradient weight`: the gradient of a linear op's input.
-    fn input_gradient(
-        &self,
-        weight: &Parameter,
-        rows: usize,
-        gradient: &[f32],
-    ) -> Result<Vec<f32>> {
-        self.pool.install(|| weight.input_gradient(gradient, rows, self.threads()))
-    }
-}
-
-fn add_bias_gradient(bias: &mut Parameter, gradient: &[f32]) -> Result<()> {
-    bias.accumulate(|sum, accumulation| {
-        if accumulation == Accumulation::Overwrite {
-            sum.fill(0.0);
-        }
-        elementwise::add_row_sums(gradient, sum);
-    })
 }

@@ -1,93 +1,81 @@
 //! A weight with its gradient and the optimiser's state.
 
 use candle_core::Tensor;
-use sppo_model::ops::UpdateRule;
+use sppo_model::ops::{Accumulation, GradientSlot, UpdateRule, ensure_state};
 use sppo_model::{ModelError, Result};
 use sppo_plugin::Optimizer;
 
-use crate::half_matrix::HalfMatrix;
+use crate::kernels::bf16_matrix::Bf16Matrix;
 use crate::kernels::matrix::{Destination, Matrix, linear, multiply};
 use crate::kernels::optimizer::{AdamW, Momentum, RmsProp, sgd, square_sum};
 use crate::kernels::panels::{self, Panels};
 use crate::kernels::{elementwise, produce};
-use crate::tensors::{Values, modify, tensor, zeros};
+use crate::tensors::{Values, dimensions, modify, tensor, zeros};
 
 /// A weight, its gradient and the optimiser's state, f32, changed in place.
 #[derive(Debug)]
 pub struct Parameter {
     value: Weight,
     trainable: bool,
-    gradient: Gradient,
+    gradient: GradientSlot<Tensor>,
     state: Vec<Tensor>,
-    /// The layout for small batches, while decoding.
-    decoding: Decoding,
+    decoding: DecodingLayout,
 }
 
 /// The numbers of a weight.
 #[derive(Debug)]
 enum Weight {
-    Full(Tensor),
-    /// A matrix that is not trained and whose values bf16 has.
-    Half(HalfMatrix),
+    F32(Tensor),
+    /// A matrix that is not trained and whose values bf16 holds exactly.
+    Bf16(Bf16Matrix),
 }
 
-/// In which layout products of few rows read a weight.
+/// The layout from which products of few rows read a weight.
 #[derive(Debug)]
-enum Decoding {
-    /// The weight's own; nothing is being decoded.
+enum DecodingLayout {
+    /// Row-major: nothing is being decoded.
     Off,
-    /// The weight's own, in panels.
+    /// The panels that the weight itself is kept in.
     Own,
-    /// A copy.
+    /// A copy in panels.
     Copy(Tensor),
 }
 
-/// Memory of a cleared gradient is kept and overwritten by the next pass, which saves zeroing it.
-#[derive(Debug)]
-enum Gradient {
-    Absent,
-    Cleared(Tensor),
-    Accumulated(Tensor),
-}
-
-/// How a backward pass meets the gradient's memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Accumulation {
-    /// What is there is old and must be overwritten.
-    Overwrite,
-    /// What is there must be added to.
-    Add,
+impl Weight {
+    fn in_f32(&self) -> Result<&Tensor> {
+        match self {
+            Self::F32(value) => Ok(value),
+            Self::Bf16(_) => {
+                Err(ModelError::Backend("this op takes no weight that is kept in bf16".into()))
+            }
+        }
+    }
 }
 
 impl Parameter {
     pub(crate) fn new(values: Vec<f32>, shape: &[usize], trainable: bool) -> Result<Self> {
-        let half = match *shape {
-            [outputs, inputs] if !trainable => HalfMatrix::new(&values, outputs, inputs),
+        let bf16 = match *shape {
+            [outputs, inputs] if !trainable => Bf16Matrix::new(&values, outputs, inputs),
             _ => None,
         };
-        let value = match half {
-            Some(half) => Weight::Half(half),
-            None => Weight::Full(tensor(values, shape)?),
+        let value = match bf16 {
+            Some(matrix) => Weight::Bf16(matrix),
+            None => Weight::F32(tensor(values, shape)?),
         };
-        let (gradient, decoding) = (Gradient::Absent, Decoding::Off);
+        let (gradient, decoding) = (GradientSlot::Absent, DecodingLayout::Off);
         Ok(Self { value, trainable, gradient, state: Vec::new(), decoding })
     }
 
     /// The weight itself, which must be in f32: a vector, or trained.
     pub(crate) fn value(&self) -> Result<&Tensor> {
-        match &self.value {
-            Weight::Full(value) => Ok(value),
-            Weight::Half(_) => {
-                Err(ModelError::Backend("a weight in bf16 stands where it cannot".into()))
-            }
-        }
+        self.value.in_f32()
     }
 
     /// All values, row-major.
     pub(crate) fn values(&self) -> Result<Vec<f32>> {
         match &self.value {
-            Weight::Full(value) => Ok(Values::of(value)?.to_vec()),
-            Weight::Half(half) => Ok(half.values()),
+            Weight::F32(value) => Ok(Values::of(value)?.to_vec()),
+            Weight::Bf16(matrix) => Ok(matrix.values()),
         }
     }
 
@@ -95,10 +83,8 @@ impl Parameter {
     pub(crate) fn select_rows(&self, rows: &[u32]) -> Result<Vec<f32>> {
         let (_, features) = self.dimensions()?;
         match &self.value {
-            Weight::Full(value) => {
-                Ok(elementwise::select_rows(&Values::of(value)?, features, rows))
-            }
-            Weight::Half(half) => Ok(half.select_rows(rows)),
+            Weight::F32(value) => Ok(elementwise::select_rows(&Values::of(value)?, features, rows)),
+            Weight::Bf16(matrix) => Ok(matrix.select_rows(rows)),
         }
     }
 
@@ -111,7 +97,7 @@ impl Parameter {
     ) -> Result<Vec<f32>> {
         let (outputs, inputs) = self.dimensions()?;
         match &self.value {
-            Weight::Full(value) => {
+            Weight::F32(value) => {
                 let weight = Values::of(value)?;
                 Ok(produce(rows * inputs, |out| {
                     let gradient = Matrix::new(gradient, rows, outputs);
@@ -120,27 +106,24 @@ impl Parameter {
                     multiply(destination, gradient, weight, threads);
                 }))
             }
-            Weight::Half(half) => Ok(half.input_gradient(gradient, rows, threads)),
+            Weight::Bf16(matrix) => Ok(matrix.input_gradient(gradient, rows, threads)),
         }
     }
 
     /// `[output, input]` of a linear weight, `[rows, features]` of a table.
     pub(crate) fn dimensions(&self) -> Result<(usize, usize)> {
         match &self.value {
-            Weight::Full(value) => value.dims2().map_err(crate::tensors::candle_error),
-            Weight::Half(half) => Ok(half.dimensions()),
+            Weight::F32(value) => dimensions(value),
+            Weight::Bf16(matrix) => Ok(matrix.dimensions()),
         }
     }
 
     /// The accumulated gradient, if any.
     pub(crate) fn gradient(&self) -> Option<&Tensor> {
-        match &self.gradient {
-            Gradient::Accumulated(gradient) => Some(gradient),
-            Gradient::Absent | Gradient::Cleared(_) => None,
-        }
+        self.gradient.get()
     }
 
-    /// Lets a backward pass add to the gradient, where one is wanted.
+    /// Lets a backward pass add to the gradient of a trained weight.
     pub(crate) fn accumulate(
         &mut self,
         add: impl FnOnce(&mut [f32], Accumulation) + Send,
@@ -148,18 +131,41 @@ impl Parameter {
         if !self.trainable {
             return Ok(());
         }
-        let (gradient, accumulation) = match std::mem::replace(&mut self.gradient, Gradient::Absent)
-        {
-            Gradient::Absent => {
-                let value = self.value()?;
-                (tensor(zeros(value.elem_count())?, value.dims())?, Accumulation::Overwrite)
+        let value = self.value.in_f32()?;
+        self.gradient.accumulate(
+            || tensor(zeros(value.elem_count())?, value.dims()),
+            |gradient, accumulation| modify(gradient, |values| add(values, accumulation)),
+        )
+    }
+
+    /// Adds `output_gradient^T x` of `rows` rows: the gradient of a linear weight.
+    pub(crate) fn accumulate_product(
+        &mut self,
+        output_gradient: &[f32],
+        x: &[f32],
+        rows: usize,
+        threads: usize,
+    ) -> Result<()> {
+        let (outputs, inputs) = self.dimensions()?;
+        let output_gradient = Matrix::new(output_gradient, rows, outputs);
+        let x = Matrix::new(x, rows, inputs);
+        self.accumulate(|sum, accumulation| {
+            let destination = match accumulation {
+                Accumulation::Overwrite => Destination::replace(sum, outputs, inputs),
+                Accumulation::Add => Destination::add(sum, outputs, inputs),
+            };
+            multiply(destination, output_gradient.transposed(), x, threads);
+        })
+    }
+
+    /// Adds the sum of the rows of `output_gradient`: the gradient of a bias.
+    pub(crate) fn accumulate_row_sums(&mut self, output_gradient: &[f32]) -> Result<()> {
+        self.accumulate(|sum, accumulation| {
+            if accumulation == Accumulation::Overwrite {
+                sum.fill(0.0);
             }
-            Gradient::Cleared(gradient) => (gradient, Accumulation::Overwrite),
-            Gradient::Accumulated(gradient) => (gradient, Accumulation::Add),
-        };
-        modify(&gradient, |values| add(values, accumulation))?;
-        self.gradient = Gradient::Accumulated(gradient);
-        Ok(())
+            elementwise::add_row_sums(output_gradient, sum);
+        })
     }
 
     /// Sum of squares of the gradient; 0 when there is none.
@@ -167,12 +173,9 @@ impl Parameter {
         self.gradient().map_or(Ok(0.0), |gradient| Ok(square_sum(&Values::of(gradient)?)))
     }
 
-    /// Forgets the gradient, keeping its memory.
+    /// Forgets the gradient and keeps its memory.
     pub(crate) fn clear_gradient(&mut self) {
-        self.gradient = match std::mem::replace(&mut self.gradient, Gradient::Absent) {
-            Gradient::Accumulated(memory) => Gradient::Cleared(memory),
-            other => other,
-        };
+        self.gradient.clear();
     }
 
     /// The optimiser's state.
@@ -189,50 +192,39 @@ impl Parameter {
 
     /// Applies the gradient; nothing happens without one.
     pub(crate) fn update(&mut self, rule: &UpdateRule) -> Result<()> {
-        let Gradient::Accumulated(gradient) = &self.gradient else { return Ok(()) };
-        if !self.trainable {
+        let Some(gradient) = self.gradient.get().filter(|_| self.trainable) else {
             return Ok(());
-        }
-        self.decoding = Decoding::Off;
-        let value = self.value()?.clone();
-        let wanted = state_count(&rule.optimizer);
-        if self.state.is_empty() {
-            for _ in 0..wanted {
-                self.state.push(tensor(zeros(value.elem_count())?, value.dims())?);
-            }
-        } else if self.state.len() != wanted {
-            return Err(ModelError::Backend(format!(
-                "the optimiser keeps {wanted} state tensors per weight, {} were loaded",
-                self.state.len()
-            )));
-        }
+        };
+        self.decoding = DecodingLayout::Off;
+        let value = self.value.in_f32()?;
+        ensure_state(&mut self.state, &rule.optimizer, || {
+            tensor(zeros(value.elem_count())?, value.dims())
+        })?;
         let gradients = Values::of(gradient)?;
         let gradients: &[f32] = &gradients;
-        modify(&value, |values| apply(rule, values, gradients, &self.state))?
+        modify(value, |values| apply(rule, values, gradients, &self.state))?
     }
 
-    /// Keeps a copy of a matrix that suits small batches, in the memory that a gradient left; a matrix
-    /// in bf16 suits them as it is.
+    /// Keeps a copy of a matrix in panels, in the memory that a gradient left; a matrix in bf16 is in
+    /// panels already.
     pub(crate) fn prepare_for_decoding(&mut self) -> Result<()> {
-        if let Gradient::Cleared(_) = self.gradient {
-            self.gradient = Gradient::Absent;
-        }
+        self.gradient.free_cleared();
         self.decoding = match &self.value {
-            Weight::Full(value) if value.rank() == 2 => {
+            Weight::F32(value) if value.rank() == 2 => {
                 let (outputs, inputs) = self.dimensions()?;
                 let packed = panels::pack(&Values::of(value)?, outputs, inputs);
                 let length = packed.len();
-                Decoding::Copy(tensor(packed, &[length])?)
+                DecodingLayout::Copy(tensor(packed, &[length])?)
             }
-            Weight::Full(_) => Decoding::Off,
-            Weight::Half(_) => Decoding::Own,
+            Weight::F32(_) => DecodingLayout::Off,
+            Weight::Bf16(_) => DecodingLayout::Own,
         };
         Ok(())
     }
 
     /// Frees the copy.
     pub(crate) fn end_decoding(&mut self) {
-        self.decoding = Decoding::Off;
+        self.decoding = DecodingLayout::Off;
     }
 
     /// `x weight^T (+ bias)` of `rows` rows, in whichever layout is faster.
@@ -246,34 +238,25 @@ impl Parameter {
         let (outputs, inputs) = self.dimensions()?;
         let is_small = (1..=DECODING_ROWS).contains(&rows);
         match (&self.value, &self.decoding) {
-            (Weight::Full(_), Decoding::Copy(packed)) if is_small => {
+            (Weight::F32(_), DecodingLayout::Copy(packed)) if is_small => {
                 let packed = Values::of(packed)?;
-                Ok(panels::linear(x, rows, Panels::Full(&packed), [inputs, outputs], bias))
+                Ok(panels::linear(x, rows, Panels::F32(&packed), [inputs, outputs], bias))
             }
-            (Weight::Full(value), _) => {
+            (Weight::F32(value), _) => {
                 let weight = Values::of(value)?;
                 let weight = Matrix::new(&weight, outputs, inputs).transposed();
                 Ok(linear(x, rows, weight, bias, threads))
             }
-            (Weight::Half(half), Decoding::Own) if is_small => {
-                Ok(half.decoding_linear(x, rows, bias))
+            (Weight::Bf16(matrix), DecodingLayout::Own) if is_small => {
+                Ok(matrix.decoding_linear(x, rows, bias))
             }
-            (Weight::Half(half), _) => Ok(half.linear(x, rows, bias, threads)),
+            (Weight::Bf16(matrix), _) => Ok(matrix.linear(x, rows, bias, threads)),
         }
     }
 }
 
 /// Most rows for which the decoding layout is the faster one.
 const DECODING_ROWS: usize = 64;
-
-/// State tensors per weight: the mean square; both moments; the velocity.
-fn state_count(optimizer: &Optimizer) -> usize {
-    match optimizer {
-        Optimizer::RmsProp { .. } => 1,
-        Optimizer::AdamW { .. } => 2,
-        Optimizer::Sgd { momentum } => usize::from(*momentum != 0.0),
-    }
-}
 
 fn apply(rule: &UpdateRule, values: &mut [f32], gradients: &[f32], state: &[Tensor]) -> Result<()> {
     let (learning_rate, gradient_scale) = (rule.learning_rate as f32, rule.gradient_scale as f32);

@@ -18,7 +18,12 @@ pub(crate) fn tensor(values: Vec<f32>, shape: &[usize]) -> Result<Tensor> {
     Tensor::from_vec(values, shape, &Device::Cpu).map_err(candle_error)
 }
 
-/// Zeros that will live long, with an error where memory is not to be had.
+/// `(rows, columns)` of an activation.
+pub(crate) fn dimensions(tensor: &Tensor) -> Result<(usize, usize)> {
+    tensor.dims2().map_err(candle_error)
+}
+
+/// Zeros that will live long; an error if there is not enough memory.
 pub(crate) fn zeros(length: usize) -> Result<Vec<f32>> {
     let mut values = Vec::new();
     values.try_reserve_exact(length).map_err(|_| {

@@ -1,14 +1,44 @@
-//! Gated activations, sums, copies of rows.
+//! Functions of each element, gated activations, sums, copies of rows.
 
 use rayon::prelude::*;
 use sppo_model::ops::Activation;
+use sppo_model::ops::encoder::Pointwise;
 
-use super::vector::{exp, multiply_add, sigmoid, tanh, vectorised};
+use super::vector::{exp, gelu, multiply_add, sigmoid, tanh, vectorised};
 use super::{TASK_ELEMENTS, Uninitialised, copy, produce, rows_per_task};
 
 /// `sqrt(2 / pi)` and the cubic coefficient of GELU's tanh approximation.
 const GELU_SCALE: f32 = 0.797_884_6;
 const GELU_CUBIC: f32 = 0.044_715;
+
+vectorised! {
+    fn gelu_slice(x: &[f32], out: &mut Uninitialised) {
+        for (out, &x) in out.iter_mut().zip(x) {
+            out.write(gelu::<FUSED>(x));
+        }
+    }
+}
+
+vectorised! {
+    fn tanh_slice(x: &[f32], out: &mut Uninitialised) {
+        for (out, &x) in out.iter_mut().zip(x) {
+            out.write(tanh::<FUSED>(x));
+        }
+    }
+}
+
+/// The function of every element.
+pub(crate) fn pointwise(x: &[f32], function: Pointwise) -> Vec<f32> {
+    let kernel = match function {
+        Pointwise::Gelu => gelu_slice,
+        Pointwise::Tanh => tanh_slice,
+    };
+    produce(x.len(), |out| {
+        out.par_chunks_mut(TASK_ELEMENTS)
+            .zip(x.par_chunks(TASK_ELEMENTS))
+            .for_each(|(out, x)| kernel(x, out));
+    })
+}
 
 vectorised! {
     fn silu_times(gate: &[f32], up: &[f32], out: &mut Uninitialised) {

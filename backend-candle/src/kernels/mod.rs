@@ -4,17 +4,16 @@
 pub(crate) mod attention;
 pub(crate) mod attention_backward;
 pub(crate) mod attention_layout;
+pub(crate) mod bf16_matrix;
 pub(crate) mod block;
 pub(crate) mod cached_attention;
 pub(crate) mod disentangled_attention;
 pub(crate) mod elementwise;
-pub(crate) mod layer_norm;
 pub(crate) mod log_probs;
 pub(crate) mod matrix;
 pub(crate) mod norm;
 pub(crate) mod optimizer;
 pub(crate) mod panels;
-pub(crate) mod pointwise;
 pub(crate) mod rotary;
 pub(crate) mod vector;
 

@@ -1,12 +1,13 @@
-//! Root-mean-square normalisation (arXiv 1910.07467), over whole rows or over heads.
+//! Root-mean-square normalisation (arXiv 1910.07467) over whole rows or over heads, and layer
+//! normalisation (arXiv 1607.06450) of whole rows.
 
 use rayon::prelude::*;
 
 use super::elementwise::add_to;
-use super::vector::{dot, vectorised};
+use super::vector::{dot, sum, vectorised};
 use super::{Uninitialised, produce, rows_per_task};
 
-/// What a normalisation computes.
+/// Constants of a root-mean-square normalisation.
 #[derive(Clone, Copy)]
 pub(crate) struct RmsNorm<'a> {
     /// One factor per feature of a group.
@@ -18,7 +19,7 @@ pub(crate) struct RmsNorm<'a> {
 }
 
 vectorised! {
-    fn normalise(norm: RmsNorm, x: &[f32], out: &mut Uninitialised) {
+    fn rms_norm_rows(norm: RmsNorm, x: &[f32], out: &mut Uninitialised) {
         let features = norm.weight.len();
         for (x, out) in x.chunks_exact(features).zip(out.chunks_exact_mut(features)) {
             let inverse = inverse_root::<FUSED>(x, norm.epsilon);
@@ -30,7 +31,9 @@ vectorised! {
 }
 
 vectorised! {
-    fn normalise_backward(
+    /// With `n = x / sqrt(mean(x^2) + epsilon)` and `h = gradient * (weight + offset)`:
+    /// `x_gradient = (h - n mean(h n)) / sqrt(..)`, `weight_gradient += gradient * n`.
+    fn rms_norm_backward_rows(
         norm: RmsNorm,
         x: &[f32],
         gradient: &[f32],
@@ -70,7 +73,7 @@ pub(crate) fn rms_norm(norm: RmsNorm, x: &[f32]) -> Vec<f32> {
     produce(x.len(), |out| {
         out.par_chunks_mut(task)
             .zip(x.par_chunks(task))
-            .for_each(|(out, x)| normalise(norm, x, out));
+            .for_each(|(out, x)| rms_norm_rows(norm, x, out));
     })
 }
 
@@ -91,7 +94,7 @@ pub(crate) fn rms_norm_backward(
             .zip(gradient.par_chunks(task))
             .map(|((out, x), gradient)| {
                 let mut sum = vec![0.0; norm.weight.len()];
-                normalise_backward(norm, x, gradient, out, &mut sum);
+                rms_norm_backward_rows(norm, x, gradient, out, &mut sum);
                 sum
             })
             .collect();
@@ -102,4 +105,47 @@ pub(crate) fn rms_norm_backward(
 
 fn task_elements(norm: &RmsNorm) -> usize {
     norm.weight.len() * rows_per_task(norm.weight.len())
+}
+
+/// Constants of a layer normalisation.
+#[derive(Clone, Copy)]
+pub(crate) struct LayerNorm<'a> {
+    /// One factor per feature.
+    pub(crate) weight: &'a [f32],
+    /// Added to each feature.
+    pub(crate) bias: &'a [f32],
+    /// Added to the variance.
+    pub(crate) epsilon: f32,
+}
+
+vectorised! {
+    fn layer_norm_rows(norm: LayerNorm, x: &[f32], out: &mut Uninitialised) {
+        let features = norm.weight.len();
+        let mut centred = vec![0.0; features];
+        for (x, out) in x.chunks_exact(features).zip(out.chunks_exact_mut(features)) {
+            let mean = sum(x) / features as f32;
+            for (centred, &x) in centred.iter_mut().zip(x) {
+                *centred = x - mean;
+            }
+            let variance = dot::<FUSED>(&centred, &centred) / features as f32;
+            let inverse = 1.0 / (variance + norm.epsilon).sqrt();
+            let factors = norm.weight.iter().zip(norm.bias);
+            for ((out, &centred), (&weight, &bias)) in out.iter_mut().zip(&centred).zip(factors) {
+                out.write(centred * inverse * weight + bias);
+            }
+        }
+    }
+}
+
+/// `(x - mean) / sqrt(variance + epsilon) * weight + bias` of each row.
+pub(crate) fn layer_norm(norm: LayerNorm, x: &[f32]) -> Vec<f32> {
+    let features = norm.weight.len();
+    assert_eq!(norm.bias.len(), features, "operands differ in size");
+    assert_eq!(x.len() % features, 0, "rows are not whole");
+    let task = features * rows_per_task(features);
+    produce(x.len(), |out| {
+        out.par_chunks_mut(task)
+            .zip(x.par_chunks(task))
+            .for_each(|(out, x)| layer_norm_rows(norm, x, out));
+    })
 }

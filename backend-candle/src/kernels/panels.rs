@@ -1,4 +1,11 @@
 //! Linear products of few rows, as in decoding, with the weight laid out for them once.
+//!
+//! ```text
+//! weight [outputs, inputs]        panel p, [inputs, 16]: outputs 16 p to 16 p + 15
+//!   w[0,0] w[0,1] ...              w[16p,0] w[16p+1,0] ... w[16p+15,0]
+//!   w[1,0] w[1,1] ...              w[16p,1] w[16p+1,1] ... w[16p+15,1]
+//!   ...                            ...                     (zeros after the last output)
+//! ```
 
 use std::mem::MaybeUninit;
 
@@ -6,7 +13,6 @@ use rayon::prelude::*;
 
 use super::block::{Left, ProductSize, Right, TILE_COLUMNS, Target, multiply_block};
 use super::{copy, produce, rows_per_task};
-use crate::half_matrix::widened;
 
 /// Elements of one panel.
 pub(crate) fn panel_elements(inputs: usize) -> usize {
@@ -17,28 +23,33 @@ pub(crate) fn panel_elements(inputs: usize) -> usize {
 #[derive(Clone, Copy)]
 pub(crate) enum Panels<'a> {
     /// In f32.
-    Full(&'a [f32]),
-    /// In bf16.
-    Half(&'a [u16]),
+    F32(&'a [f32]),
+    /// The bits of bf16 numbers.
+    Bf16(&'a [u16]),
 }
 
 impl<'a> Panels<'a> {
-    /// One panel, widened into `scratch` where that is needed.
+    /// One panel in f32, converted into `scratch` if need be.
     fn panel<'s>(self, index: usize, inputs: usize, scratch: &'s mut Vec<f32>) -> &'s [f32]
     where
         'a: 's,
     {
         let length = panel_elements(inputs);
         match self {
-            Self::Full(values) => &values[index * length..][..length],
-            Self::Half(halves) => {
+            Self::F32(values) => &values[index * length..][..length],
+            Self::Bf16(bits) => {
+                let panel = &bits[index * length..][..length];
                 scratch.clear();
-                scratch
-                    .extend(halves[index * length..][..length].iter().map(|&half| widened(half)));
+                scratch.extend(panel.iter().map(|&bits| bf16_to_f32(bits)));
                 scratch
             }
         }
     }
+}
+
+/// The number of these bits, exactly.
+pub(crate) fn bf16_to_f32(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
 }
 
 /// Lays an `[outputs, inputs]` weight out as panels of 16 outputs, each `[inputs, 16]`, so that

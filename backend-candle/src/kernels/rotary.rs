@@ -6,10 +6,9 @@ use sppo_model::ops::RotaryFrequencies;
 use super::vector::{multiply_add, vectorised};
 use super::{Uninitialised, produce, rows_per_task};
 
-/// Cosines and sines of every position up to some length.
+/// Cosines and sines of all positions up to some length, each `[positions, head_size / 2]`.
 pub(crate) struct RotaryTable {
-    frequencies: RotaryFrequencies,
-    positions: usize,
+    half: usize,
     cosines: Vec<f32>,
     sines: Vec<f32>,
 }
@@ -19,37 +18,21 @@ impl RotaryTable {
     pub(crate) fn new(frequencies: &RotaryFrequencies, positions: usize) -> Self {
         let angles = (0..positions).flat_map(|position| frequencies.angles(position as u32));
         let (cosines, sines) = angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
-        Self { frequencies: frequencies.clone(), positions, cosines, sines }
+        Self { half: frequencies.frequencies.len(), cosines, sines }
     }
-
-    /// Whether the table has these frequencies.
-    pub(crate) fn is_for(&self, frequencies: &RotaryFrequencies) -> bool {
-        self.frequencies == *frequencies
-    }
-
-    /// Number of positions in the table.
-    pub(crate) fn positions(&self) -> usize {
-        self.positions
-    }
-}
-
-/// Which way to turn.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Direction {
-    Forward,
-    /// The inverse, which is also the transpose: the backward pass.
-    Backward,
 }
 
 vectorised! {
-    fn turn_row(x: &[f32], cosines: &[f32], sines: &[f32], sign: f32, out: &mut Uninitialised) {
+    /// `x * cos + rotate_half(x) * sin` of every head of a row, where `rotate_half` maps the halves
+    /// `(a, b)` of a head to `(-b, a)`; a `sign` of -1 inverts the rotation.
+    fn rotate_row(x: &[f32], cosines: &[f32], sines: &[f32], sign: f32, out: &mut Uninitialised) {
         let half = cosines.len();
         for (x, out) in x.chunks_exact(2 * half).zip(out.chunks_exact_mut(2 * half)) {
             let (first, second) = x.split_at(half);
             let (first_out, second_out) = out.split_at_mut(half);
-            let turns = cosines.iter().zip(sines).zip(first.iter().zip(second));
+            let pairs = cosines.iter().zip(sines).zip(first.iter().zip(second));
             let outs = first_out.iter_mut().zip(second_out);
-            for ((first_out, second_out), ((&cosine, &sine), (&first, &second))) in outs.zip(turns) {
+            for ((first_out, second_out), ((&cosine, &sine), (&first, &second))) in outs.zip(pairs) {
                 let sine = sign * sine;
                 first_out.write(multiply_add::<FUSED>(first, cosine, -second * sine));
                 second_out.write(multiply_add::<FUSED>(second, cosine, first * sine));
@@ -58,18 +41,19 @@ vectorised! {
     }
 }
 
-/// Turns every head of every row of `x` (`columns` features) by its position's angles.
-pub(crate) fn rotary(
+/// Rotates every head of every row of `x` (`columns` features) by its position's angles, or back by
+/// them if `inverse`: the inverse is also the transpose, and so the backward pass.
+pub(crate) fn apply_rotary(
     x: &[f32],
     columns: usize,
     positions: &[u32],
     table: &RotaryTable,
-    direction: Direction,
+    inverse: bool,
 ) -> Vec<f32> {
-    let half = table.frequencies.frequencies.len();
+    let half = table.half;
     assert_eq!(x.len(), columns * positions.len(), "each row has one position");
     assert_eq!(columns % (2 * half), 0, "rows are not whole heads");
-    let sign = if direction == Direction::Forward { 1.0 } else { -1.0 };
+    let sign = if inverse { -1.0 } else { 1.0 };
     let per_task = rows_per_task(columns);
     produce(x.len(), |out| {
         out.par_chunks_mut(per_task * columns)
@@ -80,7 +64,7 @@ pub(crate) fn rotary(
                 for ((out, x), &position) in rows.zip(positions) {
                     let angles = position as usize * half..(position as usize + 1) * half;
                     let (cosines, sines) = (&table.cosines[angles.clone()], &table.sines[angles]);
-                    turn_row(x, cosines, sines, sign, out);
+                    rotate_row(x, cosines, sines, sign, out);
                 }
             });
     })

@@ -4,12 +4,18 @@
 pub mod conformance;
 pub mod encoder;
 pub mod encoder_conformance;
+mod logits;
+mod memo;
+mod parameter_state;
 mod parameters;
 pub(crate) mod random;
 pub mod reference;
 mod tape;
 mod vocabulary;
 
+pub use logits::LogitsLimits;
+pub use memo::Memo;
+pub use parameter_state::{Accumulation, GradientSlot, ensure_state, state_count};
 pub use parameters::{NamedParameter, ParameterId, ParameterStore};
 pub use tape::{AdapterUse, Graph, Tape, Variable};
 pub use vocabulary::{

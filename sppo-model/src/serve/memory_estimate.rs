@@ -4,12 +4,12 @@
 //! ([`crate::generation`]). What an op set does beyond that, its [`MemoryTraits`] say.
 
 use sppo_plugin::{
-    LoraSettings, MemoryEstimate, MemoryUse, Optimizer, PlannedSampling, PlannedTraining,
-    PlannedWork, PolicySpec,
+    LoraSettings, MemoryEstimate, MemoryUse, PlannedSampling, PlannedTraining, PlannedWork, PolicySpec,
 };
 
 use crate::decoder::{DecoderConfig, NormPlacement, adapter_shapes, tensor_layout};
 use crate::generation::{GenerationLimits, planned_cache};
+use crate::ops::state_count;
 
 /// What an op set needs beyond the values that the model asks it to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,12 +153,7 @@ impl Estimator<'_> {
     }
 
     fn optimizer_state(&self, training: &PlannedTraining) -> u64 {
-        let per_number = match training.optimizer {
-            Optimizer::RmsProp { .. } => 1,
-            Optimizer::AdamW { .. } => 2,
-            Optimizer::Sgd { momentum } => u64::from(momentum != 0.0),
-        };
-        per_number * self.trained_numbers() * self.traits.number_bytes
+        state_count(&training.optimizer) as u64 * self.trained_numbers() * self.traits.number_bytes
     }
 
     fn cache(&self, sampling: &PlannedSampling) -> u64 {

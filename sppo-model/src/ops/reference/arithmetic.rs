@@ -3,17 +3,13 @@
 use sppo_plugin::Optimizer;
 
 use super::{ReferenceParameter, UpdateRule};
+use crate::ops::state_count;
 
 /// Applies the gradient; a parameter without one is left as it is.
 pub(super) fn update(parameter: &mut ReferenceParameter, rule: &UpdateRule) {
     let Some(gradient) = &parameter.gradient else { return };
-    let state_count = match rule.optimizer {
-        Optimizer::RmsProp { .. } => 1,
-        Optimizer::AdamW { .. } => 2,
-        Optimizer::Sgd { momentum } => usize::from(momentum != 0.0),
-    };
     let length = parameter.values.len();
-    parameter.state.resize_with(state_count, || vec![0.0; length]);
+    parameter.state.resize_with(state_count(&rule.optimizer), || vec![0.0; length]);
     for index in 0..length {
         let mut state: Vec<f64> = parameter.state.iter().map(|tensor| tensor[index]).collect();
         let value = &mut parameter.values[index];

@@ -1,31 +1,32 @@
-//! A matrix that is not trained, kept in bf16 and widened part by part where it is used.
+//! A matrix that is not trained, kept in bf16 and converted to f32 part by part where it is used.
 //!
-//! Products are those of the widened matrix: parts are cut where no sum is.
+//! Products are those of the matrix in f32, bit for bit: parts are cut along outputs (or, backward,
+//! inputs), so that no sum is divided.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::kernels::block::TILE_COLUMNS;
-use crate::kernels::matrix::{Destination, Matrix, minimal_rows, multiply, padded_to, repeated};
-use crate::kernels::panels::{self, Panels, panel_elements};
-use crate::kernels::produce;
+use super::block::TILE_COLUMNS;
+use super::matrix::{Destination, Matrix, minimal_rows, multiply, padded_to, repeated};
+use super::panels::{self, Panels, bf16_to_f32, panel_elements};
+use super::produce;
 
-/// Numbers that are widened together: small enough to stay in the processor's cache, large enough for
+/// Numbers that are converted together: small enough to stay in the processor's cache, large enough for
 /// an efficient product.
 const PART_ELEMENTS: usize = 4 << 20;
 
 /// `[outputs, inputs]` as panels of 16 outputs, each `[inputs, 16]`: what decoding reads.
 #[derive(Debug)]
-pub(crate) struct HalfMatrix {
-    /// The upper halves of the numbers in f32.
+pub(crate) struct Bf16Matrix {
+    /// The bits of bf16 numbers: the upper halves of f32.
     panels: Vec<u16>,
     outputs: usize,
     inputs: usize,
 }
 
-impl HalfMatrix {
-    /// `None` where a value is none of bf16, so that keeping it so would change it.
+impl Bf16Matrix {
+    /// Packs a row-major matrix; `None` if bf16 cannot hold some value exactly.
     pub(crate) fn new(values: &[f32], outputs: usize, inputs: usize) -> Option<Self> {
         let is_exact = |value: &f32| value.to_bits().trailing_zeros() >= 16;
         if inputs == 0 || !values.par_iter().with_min_len(1 << 16).all(is_exact) {
@@ -37,10 +38,10 @@ impl HalfMatrix {
             .zip(values.par_chunks(panel_elements(inputs)))
             .for_each(|(panel, values)| {
                 for (output, row) in values.chunks_exact(inputs).enumerate() {
-                    let places = panel.iter_mut().skip(output).step_by(TILE_COLUMNS);
-                    places
+                    let column = panel.iter_mut().skip(output).step_by(TILE_COLUMNS);
+                    column
                         .zip(row)
-                        .for_each(|(place, value)| *place = (value.to_bits() >> 16) as u16);
+                        .for_each(|(bits, value)| *bits = (value.to_bits() >> 16) as u16);
                 }
             });
         Some(Self { panels, outputs, inputs })
@@ -60,14 +61,14 @@ impl HalfMatrix {
     pub(crate) fn select_rows(&self, rows: &[u32]) -> Vec<f32> {
         let mut selected = vec![0.0; rows.len() * self.inputs];
         for (out, &row) in selected.chunks_exact_mut(self.inputs).zip(rows) {
-            self.widen_row(row as usize, 0, out);
+            self.read_row(row as usize, 0, out);
         }
         selected
     }
 
     /// `x weight^T (+ bias)` of a few rows, as decoding computes it.
     pub(crate) fn decoding_linear(&self, x: &[f32], rows: usize, bias: Option<&[f32]>) -> Vec<f32> {
-        panels::linear(x, rows, Panels::Half(&self.panels), [self.inputs, self.outputs], bias)
+        panels::linear(x, rows, Panels::Bf16(&self.panels), [self.inputs, self.outputs], bias)
     }
 
     /// `x weight^T (+ bias)`.
@@ -120,28 +121,23 @@ impl HalfMatrix {
         })
     }
 
-    /// Some rows and columns, widened, row-major.
+    /// Some rows and columns, in f32, row-major.
     fn part(&self, rows: Range<usize>, columns: Range<usize>) -> Vec<f32> {
         let mut values = vec![0.0; rows.len() * columns.len()];
-        let widen = |(row, out): (usize, &mut [f32])| {
-            self.widen_row(rows.start + row, columns.start, out);
+        let read = |(row, out): (usize, &mut [f32])| {
+            self.read_row(rows.start + row, columns.start, out);
         };
-        values.par_chunks_mut(columns.len()).enumerate().with_min_len(16).for_each(widen);
+        values.par_chunks_mut(columns.len()).enumerate().with_min_len(16).for_each(read);
         values
     }
 
-    /// A row from a column on.
-    fn widen_row(&self, row: usize, column: usize, out: &mut [f32]) {
+    /// Fills `out` with a row from a column on.
+    fn read_row(&self, row: usize, column: usize, out: &mut [f32]) {
         let panel = &self.panels[row / TILE_COLUMNS * panel_elements(self.inputs)..];
-        let places = panel[column * TILE_COLUMNS..].iter().skip(row % TILE_COLUMNS);
-        let places = places.step_by(TILE_COLUMNS);
-        out.iter_mut().zip(places).for_each(|(out, &half)| *out = widened(half));
+        let numbers = panel[column * TILE_COLUMNS..].iter().skip(row % TILE_COLUMNS);
+        let numbers = numbers.step_by(TILE_COLUMNS);
+        out.iter_mut().zip(numbers).for_each(|(out, &bits)| *out = bf16_to_f32(bits));
     }
-}
-
-/// The number whose upper half is given.
-pub(crate) fn widened(half: u16) -> f32 {
-    f32::from_bits(u32::from(half) << 16)
 }
 
 /// `0..length` in parts of at most `most`.
@@ -155,29 +151,30 @@ mod tests {
     use crate::kernels::matrix::linear;
     use crate::test_support::{assert_close, random};
 
-    fn halved(count: usize, seed: u64) -> Vec<f32> {
+    /// Random numbers that bf16 holds exactly.
+    fn bf16_values(count: usize, seed: u64) -> Vec<f32> {
         let values = random(count, seed);
         values.iter().map(|value| f32::from_bits(value.to_bits() >> 16 << 16)).collect()
     }
 
     #[test]
-    fn products_are_those_of_the_widened_matrix() {
+    fn products_are_those_of_the_matrix_in_f32() {
         // The last is cut into parts.
         for (outputs, inputs) in [(5, 12), (48, 70), (2100, 2050)] {
-            let weight = halved(outputs * inputs, 1);
-            let half = HalfMatrix::new(&weight, outputs, inputs).unwrap();
-            assert_eq!(half.values(), weight);
+            let weight = bf16_values(outputs * inputs, 1);
+            let matrix = Bf16Matrix::new(&weight, outputs, inputs).unwrap();
+            assert_eq!(matrix.values(), weight);
             let full = Matrix::new(&weight, outputs, inputs);
             let bias = random(outputs, 2);
             for rows in [1, 3, 20, 70] {
                 let x = random(rows * inputs, 3);
                 for bias in [None, Some(bias.as_slice())] {
                     let expected = linear(&x, rows, full.transposed(), bias, 2);
-                    assert_eq!(half.linear(&x, rows, bias, 2), expected, "{rows} x {outputs}");
+                    assert_eq!(matrix.linear(&x, rows, bias, 2), expected, "{rows} x {outputs}");
                     let packed = panels::pack(&weight, outputs, inputs);
                     let size = [inputs, outputs];
-                    let expected = panels::linear(&x, rows, Panels::Full(&packed), size, bias);
-                    assert_eq!(half.decoding_linear(&x, rows, bias), expected);
+                    let expected = panels::linear(&x, rows, Panels::F32(&packed), size, bias);
+                    assert_eq!(matrix.decoding_linear(&x, rows, bias), expected);
                 }
                 let gradient = random(rows * outputs, 4);
                 let mut expected = vec![0.0; rows * inputs];
@@ -185,10 +182,10 @@ mod tests {
                 multiply(destination, Matrix::new(&gradient, rows, outputs), full, 2);
                 // `gemm` may sum the product with a narrow part in another order.
                 let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
-                assert_close(&half.input_gradient(&gradient, rows, 2), &expected, 1e-4);
+                assert_close(&matrix.input_gradient(&gradient, rows, 2), &expected, 1e-4);
             }
             let last = outputs as u32 - 1;
-            let selected = half.select_rows(&[last, 0]);
+            let selected = matrix.select_rows(&[last, 0]);
             assert_eq!(selected[..inputs], weight[(outputs - 1) * inputs..]);
             assert_eq!(selected[inputs..], weight[..inputs]);
         }
@@ -196,6 +193,6 @@ mod tests {
 
     #[test]
     fn values_that_bf16_does_not_have_are_left_alone() {
-        assert!(HalfMatrix::new(&[1.0, 0.1], 1, 2).is_none());
+        assert!(Bf16Matrix::new(&[1.0, 0.1], 1, 2).is_none());
     }
 }
