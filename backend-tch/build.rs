@@ -33,7 +33,7 @@ fn main() {
 /// The feature brings the crate that calls the compiler.
 #[cfg(feature = "libtorch")]
 fn compile_kernel_call(libtorch: &Path) {
-    const SOURCE: &str = "src/ragged_attention.cpp";
+    const SOURCE: &str = "src/attention/varlen.cpp";
     println!("cargo::rerun-if-changed={SOURCE}");
     cc::Build::new()
         .cpp(true)
@@ -43,7 +43,7 @@ fn compile_kernel_call(libtorch: &Path) {
         // libtorch's headers are not ours to mend.
         .warnings(false)
         .file(SOURCE)
-        .compile("sppo_ragged_attention");
+        .compile("sppo_varlen_attention");
 }
 
 #[cfg(not(feature = "libtorch"))]

@@ -42,7 +42,7 @@ struct Bench {
     other: f64,
 }
 
-/// What an op's speed is measured in.
+/// Unit of an op's speed.
 enum Work {
     /// Floating-point operations of matrix products.
     Flops(f64),

@@ -1,31 +1,26 @@
-//! The plugin: its settings, and policies on the op set.
+//! The plugin: its settings, and the op set that they make.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sppo_model::GenerationLimits;
-use sppo_model::serve::{
-    DecoderPolicy, MemoryTraits, estimate_policy_memory, load_scorer, measure_matrix_products,
-};
-use sppo_plugin::{
-    Backend, MemoryEstimate, ModelSpec, PlannedWork, Plugin, PluginError, Policy, PolicySpec,
-    Scorer,
-};
+use sppo_model::serve::{MemoryTraits, ModelBackend};
+use sppo_plugin::{Backend, IntoObject, Plugin, PluginError};
 
 use crate::ops::CandleOps;
 
-/// What the program takes without a model, its tokenizer included.
+/// Memory of the program without a model, its tokenizer included.
 const PROGRAM_BYTES: u64 = 64 << 20;
 
 /// The table `[backend.candle]`.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CandleConfig {
-    /// Where to compute: `cpu`.
+    /// Device to compute on: `cpu`.
     pub device: String,
     /// Threads to compute on; 0 takes one per core.
     pub threads: usize,
-    /// Training keeps the logits of a batch for its backward pass where they take at most this many
-    /// MiB, and otherwise computes them twice: more memory or more time.
+    /// Training keeps the logits of a batch for its backward pass if they take at most this many MiB,
+    /// and otherwise computes them twice: more memory or more time.
     pub keep_logits_limit_mebibytes: usize,
     /// Most responses that are sampled together. More are faster and take more memory.
     pub max_rows: usize,
@@ -43,10 +38,7 @@ impl Default for CandleConfig {
 }
 
 /// The backend `candle`.
-pub struct CandleBackend {
-    ops: CandleOps,
-    limits: GenerationLimits,
-}
+pub struct CandleBackend(ModelBackend<CandleOps>);
 
 impl Plugin for CandleBackend {
     type Config = CandleConfig;
@@ -62,7 +54,14 @@ impl Plugin for CandleBackend {
         let keep_logits_limit = config.keep_logits_limit_mebibytes.saturating_mul(1 << 20);
         let ops = CandleOps::new(config.threads, keep_logits_limit)?;
         let limits = GenerationLimits { max_rows: config.max_rows, ..GenerationLimits::default() };
-        Ok(Self { ops, limits })
+        let memory = MemoryTraits {
+            number_bytes: size_of::<f32>() as u64,
+            keeps_frozen_bf16: true,
+            copies_matrices_for_decoding: true,
+            logits: ops.limits,
+            program: PROGRAM_BYTES,
+        };
+        Ok(Self(ModelBackend::new(ops, limits, Some(memory))))
     }
 }
 
@@ -79,39 +78,9 @@ fn check_device(device: &str) -> Result<(), PluginError> {
     }
 }
 
-impl Backend for CandleBackend {
-    fn load_policy(&self, spec: &PolicySpec) -> Result<Box<dyn Policy>, PluginError> {
-        Ok(Box::new(DecoderPolicy::load(self.ops.clone(), spec, self.limits)?))
-    }
-
-    fn load_scorer(&self, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
-        Ok(load_scorer(self.ops.clone(), &model.path)?)
-    }
-
-    fn estimate_memory(
-        &self,
-        spec: &PolicySpec,
-        work: &PlannedWork,
-    ) -> Result<MemoryEstimate, PluginError> {
-        let traits = MemoryTraits {
-            number_bytes: size_of::<f32>() as u64,
-            keeps_frozen_bf16: true,
-            copies_matrices_for_decoding: true,
-            keep_logits_limit: self.ops.limits.kept_bytes as u64,
-            logits_chunk: self.ops.limits.chunk_bytes as u64,
-            program: PROGRAM_BYTES,
-        };
-        Ok(estimate_policy_memory(spec, traits, self.limits, work)?)
-    }
-
-    fn matrix_product_rate(
-        &self,
-        rows: usize,
-        inner: usize,
-        columns: usize,
-    ) -> Result<f64, PluginError> {
-        let product = self.ops.matrix_product(rows, inner, columns);
-        Ok(measure_matrix_products([rows, inner, columns], product)?)
+impl IntoObject<dyn Backend> for CandleBackend {
+    fn into_object(self) -> Box<dyn Backend> {
+        Box::new(self.0)
     }
 }
 
@@ -122,9 +91,7 @@ mod tests {
     use std::path::PathBuf;
 
     use serde_json::json;
-    use sppo_plugin::{SequenceBatch, create_backend};
-
-    use super::*;
+    use sppo_plugin::{PolicySpec, SequenceBatch, create_backend};
 
     #[test]
     fn a_registered_backend_loads_a_checkpoint_and_scores_it() {
@@ -141,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_make_no_sense_are_refused_by_name() {
+    fn invalid_settings_are_refused_by_name() {
         let refusal = |config| {
             let error = create_backend("candle", config).err().unwrap();
             error.to_string()

@@ -9,7 +9,7 @@ use crate::kernels::log_probs::{cap_logits, log_probs, logit_gradients};
 use crate::parameter::Parameter;
 use crate::threads::Threads;
 
-/// How logits are computed: on these threads, as many at a time as the limits allow, capped.
+/// Computes capped logits on these threads, as many rows at a time as the limits allow.
 pub(crate) struct Head<'a> {
     pub(crate) threads: &'a Threads,
     pub(crate) limits: LogitsLimits,

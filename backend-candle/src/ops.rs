@@ -7,7 +7,7 @@ use sppo_model::ops::{
     Accumulation, Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow,
     LogitsLimits, Memo, Ops, RotaryFrequencies, UpdateRule,
 };
-use sppo_model::serve::keep_large_buffers;
+use sppo_model::serve::{MatrixRate, keep_large_buffers};
 use sppo_model::{ModelError, Result};
 
 use crate::head::Head;
@@ -82,18 +82,17 @@ impl CandleOps {
     fn head(&self, soft_cap: Option<f32>) -> Head<'_> {
         Head { threads: &self.threads, limits: self.limits, soft_cap }
     }
+}
 
-    /// A matrix product on all threads, to be timed.
-    pub(crate) fn matrix_product(
+impl MatrixRate for CandleOps {
+    fn matrix_product(
         &self,
-        rows: usize,
-        inner: usize,
-        columns: usize,
-    ) -> impl FnMut() -> Result<()> + use<'_> {
+        [rows, inner, columns]: [usize; 3],
+    ) -> Result<impl FnMut() -> Result<()>> {
         let (left, right) = (vec![0.5; rows * inner], vec![0.5; inner * columns]);
         let mut product = vec![0.0; rows * columns];
         let threads = &self.threads;
-        move || {
+        Ok(move || {
             threads.run(|| {
                 let left = Matrix::new(&left, rows, inner);
                 let right = Matrix::new(&right, columns, inner).transposed();
@@ -101,7 +100,7 @@ impl CandleOps {
                 multiply(destination, left, right, threads.count());
             });
             Ok(())
-        }
+        })
     }
 }
 

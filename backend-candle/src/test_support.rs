@@ -1,4 +1,4 @@
-//! What several test modules share: pseudo-random data and comparison with an exact result.
+//! Pseudo-random data and comparison with an exact result, for several test modules.
 
 /// Reproducible numbers between -1 and 1.
 pub(crate) fn random(length: usize, seed: u64) -> Vec<f32> {

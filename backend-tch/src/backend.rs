@@ -1,53 +1,49 @@
-//! The plugin: its settings, and policies on the op set.
+//! The plugin: its settings, and the op set that they make.
 
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sppo_model::GenerationLimits;
-use sppo_model::serve::{
-    DecoderPolicy, MemoryTraits, estimate_policy_memory, load_scorer, measure_matrix_products,
-};
-use sppo_plugin::{
-    Backend, MemoryEstimate, ModelSpec, PlannedWork, Plugin, PluginError, Policy, PolicySpec,
-    Scorer,
-};
+use sppo_model::serve::{MemoryTraits, ModelBackend};
+use sppo_plugin::{Backend, IntoObject, Plugin, PluginError};
 use tch::{Device, Kind};
 
+use crate::context::Context;
 use crate::device::{choose_device, has_bf16_units};
-use crate::engine::{LOGITS_CHUNK_BYTES, TchOps, TchOptions};
 use crate::libraries::{MISSING_LIBTORCH_HINT, check_version};
+use crate::ops::{TchOps, TchOptions};
 
-/// What libtorch takes without a model.
+/// Memory of libtorch without a model.
 const PROGRAM_BYTES: u64 = 256 << 20;
 
 /// The table `[backend.tch]`.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TchConfig {
-    /// Where to compute: `auto` (the first CUDA device, or the CPU where there is none), `cpu`, or
-    /// `cuda:N`.
+    /// Device to compute on: `auto` (the first CUDA device, or else the CPU), `cpu`, or `cuda:N`.
     pub device: String,
-    /// The number format of matrix products. Weights, gradients, log-probabilities and the optimiser
-    /// are f32 always.
-    pub data_type: DataType,
+    /// The dtype of matrix products. Weights, gradients, log-probabilities and the optimiser are f32
+    /// always.
+    #[serde(rename = "data_type")]
+    pub dtype: DataType,
     /// CPU threads to compute on; 0 takes one per core.
     pub threads: usize,
-    /// Training keeps the logits of a batch for its backward pass where they take at most this many
-    /// MiB, and otherwise computes them twice: more memory or more time.
+    /// Training keeps the logits of a batch for its backward pass if they take at most this many MiB,
+    /// and otherwise computes them twice: more memory or more time.
     pub keep_logits_limit_mebibytes: usize,
-    /// Most responses that are sampled together; more are faster and take more memory. 0 takes 64 on the
+    /// Most responses that are sampled together; more are faster and take more memory. 0 means 64 on the
     /// CPU and 512 on a CUDA device.
     pub max_rows: usize,
-    /// Most MiB of the key-value cache; 0 takes 1024 on the CPU and 8192 on a CUDA device. Fewer responses
-    /// are sampled together where it is short.
+    /// Most MiB of the key-value cache; 0 means 1024 on the CPU and 8192 on a CUDA device. If it is too
+    /// small for `max_rows` responses, fewer are sampled together.
     pub cache_limit_mebibytes: usize,
-    /// A directory with libtorch's CUDA library, for instance that of the Python package torch. Left
-    /// out, it is looked for where LIBTORCH says, and beside the CPU's library.
+    /// A directory with libtorch's CUDA library, for instance that of the Python package torch. By
+    /// default it is looked for in the directory that LIBTORCH names, and beside the CPU's library.
     pub libtorch: Option<PathBuf>,
 }
 
-/// The number format of matrix products.
+/// A dtype of matrix products.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DataType {
@@ -71,7 +67,7 @@ impl Default for TchConfig {
     fn default() -> Self {
         Self {
             device: "auto".into(),
-            data_type: DataType::default(),
+            dtype: DataType::default(),
             threads: 0,
             keep_logits_limit_mebibytes: 512,
             max_rows: 0,
@@ -82,10 +78,7 @@ impl Default for TchConfig {
 }
 
 /// The backend `tch`.
-pub struct TchBackend {
-    ops: TchOps,
-    limits: GenerationLimits,
-}
+pub struct TchBackend(ModelBackend<TchOps>);
 
 impl Plugin for TchBackend {
     type Config = TchConfig;
@@ -96,18 +89,19 @@ impl Plugin for TchBackend {
     fn create(config: TchConfig) -> Result<Self, PluginError> {
         check_version()?;
         let device = choose_device(&config.device, config.libtorch.as_deref())?;
-        if config.data_type == DataType::Bf16 && !has_bf16_units(device) {
+        if config.dtype == DataType::Bf16 && !has_bf16_units(device) {
             tracing::warn!(
                 "this CPU has no bf16 arithmetic, so data_type = \"bf16\" is slower here than \"f32\""
             );
         }
         let ops = TchOps::new(&TchOptions {
             device,
-            matrix_kind: config.data_type.kind(),
+            compute_dtype: config.dtype.kind(),
             threads: config.threads,
             keep_logits_limit: config.keep_logits_limit_mebibytes.saturating_mul(1 << 20),
         })?;
-        Ok(Self { ops, limits: generation_limits(&config, device) })
+        let memory = memory_traits(&ops);
+        Ok(Self(ModelBackend::new(ops, generation_limits(&config, device), memory)))
     }
 }
 
@@ -124,51 +118,28 @@ fn generation_limits(config: &TchConfig, device: Device) -> GenerationLimits {
     if config.cache_limit_mebibytes > 0 {
         limits.cache_bytes = config.cache_limit_mebibytes.saturating_mul(1 << 20);
     }
-    if config.data_type == DataType::Bf16 {
-        // The limit is reckoned at four bytes a number, and the cache takes two.
+    if config.dtype == DataType::Bf16 {
+        // The limit counts four bytes a number, and the cache takes two.
         limits.cache_bytes = limits.cache_bytes.saturating_mul(2);
     }
     limits
 }
 
-impl Backend for TchBackend {
-    fn load_policy(&self, spec: &PolicySpec) -> Result<Box<dyn Policy>, PluginError> {
-        Ok(Box::new(DecoderPolicy::load(self.ops.clone(), spec, self.limits)?))
-    }
+/// Traits of f32 on the CPU; a GPU's memory is not the machine's, and in bf16 weights exist in two dtypes.
+fn memory_traits(ops: &TchOps) -> Option<MemoryTraits> {
+    let Context { device, compute_dtype } = ops.context;
+    (device == Device::Cpu && compute_dtype == Kind::Float).then(|| MemoryTraits {
+        number_bytes: size_of::<f32>() as u64,
+        keeps_frozen_bf16: false,
+        copies_matrices_for_decoding: false,
+        logits: ops.limits,
+        program: PROGRAM_BYTES,
+    })
+}
 
-    fn load_scorer(&self, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
-        Ok(load_scorer(self.ops.clone(), &model.path)?)
-    }
-
-    fn estimate_memory(
-        &self,
-        spec: &PolicySpec,
-        work: &PlannedWork,
-    ) -> Result<MemoryEstimate, PluginError> {
-        if self.ops.device != Device::Cpu || self.ops.matrix_kind != Kind::Float {
-            // A GPU's memory is not the machine's, and in bf16 weights exist in two formats.
-            return Err(PluginError::unsupported("memory is worked out for f32 on the CPU alone"));
-        }
-        let traits = MemoryTraits {
-            number_bytes: size_of::<f32>() as u64,
-            keeps_frozen_bf16: false,
-            copies_matrices_for_decoding: false,
-            keep_logits_limit: self.ops.keep_logits_limit as u64,
-            logits_chunk: LOGITS_CHUNK_BYTES as u64,
-            program: PROGRAM_BYTES,
-        };
-        Ok(estimate_policy_memory(spec, traits, self.limits, work)?)
-    }
-
-    fn matrix_product_rate(
-        &self,
-        rows: usize,
-        inner: usize,
-        columns: usize,
-    ) -> Result<f64, PluginError> {
-        let mut product =
-            self.ops.matrix_product(rows, inner, columns).map_err(sppo_model::ModelError::from)?;
-        Ok(measure_matrix_products([rows, inner, columns], || Ok(product()?))?)
+impl IntoObject<dyn Backend> for TchBackend {
+    fn into_object(self) -> Box<dyn Backend> {
+        Box::new(self.0)
     }
 }
 
@@ -179,7 +150,7 @@ mod tests {
     use std::path::PathBuf;
 
     use serde_json::json;
-    use sppo_plugin::{SequenceBatch, create_backend};
+    use sppo_plugin::{PlannedWork, PolicySpec, SequenceBatch, create_backend};
 
     use super::*;
 
@@ -189,8 +160,7 @@ mod tests {
         let log_probs = ["f32", "bf16"].map(|data_type| {
             let config = json!({"device": "cpu", "data_type": data_type, "threads": 2});
             let backend = create_backend("tch", config).unwrap();
-            let model = ModelSpec { path: path.clone() };
-            let mut policy = backend.load_policy(&model).unwrap();
+            let mut policy = backend.load_policy(&PolicySpec::new(&path)).unwrap();
             assert_eq!((&*policy.info().device, &*policy.info().dtype), ("cpu", data_type));
             assert!(backend.matrix_product_rate(64, 64, 64).unwrap() > 0.0);
             let mut batch = SequenceBatch::new();
@@ -198,18 +168,17 @@ mod tests {
             batch.push_response(prompt, &[7, 3, 8, 100, 200, 300]);
             policy.token_log_probs(&batch).unwrap()[0].iter().sum::<f32>()
         });
-        let [wide, narrow] = log_probs;
-        assert!(wide < 0.0 && (narrow / wide - 1.0).abs() < 0.01, "{log_probs:?}");
+        let [in_f32, in_bf16] = log_probs;
+        assert!(in_f32 < 0.0 && (in_bf16 / in_f32 - 1.0).abs() < 0.01, "{log_probs:?}");
     }
 
     #[test]
-    fn memory_is_worked_out_where_the_machine_s_is_used_in_one_format() {
+    fn memory_is_estimated_for_f32_on_the_cpu_alone() {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/lm/llama");
         let estimate = |data_type: &str| {
             let backend = create_backend("tch", json!({"device": "cpu", "data_type": data_type}));
-            let model = ModelSpec { path: path.clone() };
-            let work = PlannedWork { adapters: None, sampling: Vec::new(), training: None };
-            backend.unwrap().estimate_memory(&model, &work)
+            let work = PlannedWork { sampling: Vec::new(), training: None };
+            backend.unwrap().estimate_memory(&PolicySpec::new(&path), &work)
         };
         assert!(estimate("f32").unwrap().loading.weights > 0);
         assert!(estimate("bf16").is_err());
@@ -226,13 +195,13 @@ mod tests {
         assert_eq!(limits(&plain, Device::Cuda(0)), (512, 8192));
         let given = TchConfig { max_rows: 3, cache_limit_mebibytes: 100, ..plain };
         assert_eq!(limits(&given, Device::Cuda(0)), (3, 100));
-        // Bytes are reckoned at four a number, and bf16 takes two.
-        let narrow = TchConfig { data_type: DataType::Bf16, ..given };
-        assert_eq!(limits(&narrow, Device::Cpu), (3, 200));
+        // The limit counts four bytes a number, and bf16 takes two.
+        let bf16 = TchConfig { dtype: DataType::Bf16, ..given };
+        assert_eq!(limits(&bf16, Device::Cpu), (3, 200));
     }
 
     #[test]
-    fn settings_that_make_no_sense_are_refused_by_name() {
+    fn invalid_settings_are_refused_by_name() {
         let refusal = |config| {
             let error = create_backend("tch", config).err().unwrap();
             error.to_string()

@@ -1,4 +1,4 @@
-//! Where to compute, and what is slow there.
+//! Choice of the device, and whether it has bf16 arithmetic.
 
 use std::path::Path;
 
@@ -7,11 +7,11 @@ use tch::{Cuda, Device, Kind, Tensor};
 
 use crate::libraries;
 
-/// The device of a setting: `auto`, `cpu`, `cuda` or `cuda:N`. `libtorch` is where CUDA's library is
-/// looked for first. The first call in a process decides whether CUDA can be used in it.
+/// The device of a setting: `auto`, `cpu`, `cuda` or `cuda:N`. CUDA's library is looked for in `libtorch`
+/// first. The first call in a process decides whether CUDA can be used in it.
 ///
 /// # Errors
-/// When there is no such device, and why.
+/// When there is no such device; the message says why.
 pub fn choose_device(setting: &str, libtorch: Option<&Path>) -> Result<Device, PluginError> {
     match setting.split_once(':').unwrap_or((setting, "0")) {
         ("cpu", _) if setting == "cpu" => {
@@ -70,7 +70,7 @@ fn unknown(setting: &str) -> PluginError {
         .with_hint("choose \"auto\", \"cpu\", \"cuda\" or \"cuda:N\"")
 }
 
-/// Whether the device multiplies bf16 numbers as such. A CPU that does not widens them, or worse.
+/// Whether the device has instructions for bf16. A CPU without them converts every operand to f32.
 pub(crate) fn has_bf16_units(device: Device) -> bool {
     match device {
         #[cfg(target_arch = "x86_64")]

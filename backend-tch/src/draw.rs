@@ -1,4 +1,5 @@
-//! Draws tokens on the device: the races of [`sppo_model::generation::Sampler`] as tensor operations.
+//! Draws tokens on the device: the exponential race (Gumbel-max) of [`sppo_model::generation::Sampler`] as
+//! tensor operations.
 
 use sppo_model::ops::{DeviceDraw, Draw, not_finite};
 use sppo_plugin::SamplingParameters;
@@ -32,7 +33,7 @@ pub(crate) fn draw(logits: &Tensor, draw: &DeviceDraw) -> TorchResult<Vec<Draw>>
     draws.collect()
 }
 
-/// Logits that are minus infinity for end tokens where a row may not end yet.
+/// Logits that are minus infinity for end tokens in the rows that may not end yet.
 fn without_end_tokens(logits: &Tensor, draw: &DeviceDraw) -> TorchResult<Tensor> {
     let rows = index(&draw.without_end, logits.device())?;
     let ends = index(&draw.end_tokens, logits.device())?;
@@ -82,11 +83,11 @@ fn winners(weights: &Tensor, draw: &DeviceDraw) -> TorchResult<Tensor> {
     Ok(first_blocks.f_mul_scalar(block)?.f_add(&first_tokens)?)
 }
 
-/// Which of each row's weights arrives first, `[rows, 1]`.
+/// Index of the weight that arrives first in each row, `[rows, 1]`.
 fn first(weights: &Tensor, times: &[f64]) -> TorchResult<Tensor> {
     let times = Tensor::f_from_slice(times)?.f_view(weights.size().as_slice())?;
     let arrivals = times.f_to_device(weights.device())?.f_div(weights)?;
-    // What weighs nothing never arrives, not even at the time 0.
+    // A weight of 0 never arrives, not even at the time 0.
     let never = weights.f_eq(0.0)?;
     Ok(arrivals.f_masked_fill(&never, f64::INFINITY)?.f_argmin(1, true)?)
 }
@@ -103,14 +104,15 @@ mod tests {
         (0..40).map(|row| (0..600).map(|token| logit(row, token)).collect()).collect()
     }
 
-    fn places() -> Vec<(DrawKey, usize)> {
+    /// Key and position of each row's draw.
+    fn keys_and_positions() -> Vec<(DrawKey, usize)> {
         let key = |prompt| DrawKey { seed: 1, stream: 2, prompt, sample: 3 };
         (0..40).map(|row| (key(row), (row % 7) as usize)).collect()
     }
 
     #[test]
     fn a_device_draws_what_the_host_draws() {
-        let (rows, places) = (rows(), places());
+        let (rows, keys) = (rows(), keys_and_positions());
         let logits = Tensor::f_from_slice(&rows.concat()).unwrap().view([40, 600]);
         let plain = SamplingParameters::default();
         for parameters in [
@@ -123,11 +125,11 @@ mod tests {
         ] {
             // The largest logits are among those banned.
             let sampler = Sampler::new(&parameters, &[0, 30, 71, 598]).unwrap();
-            let requests: Vec<_> = (rows.iter().zip(&places))
+            let requests: Vec<_> = (rows.iter().zip(&keys))
                 .map(|(logits, &(key, position))| DrawRequest { logits, key, position })
                 .collect();
             let expected = sampler.draw_all(&requests).unwrap();
-            let actual = draw(&logits, &sampler.for_device(&places, 600)).unwrap();
+            let actual = draw(&logits, &sampler.for_device(&keys, 600)).unwrap();
             for (expected, actual) in expected.iter().zip(&actual) {
                 assert_eq!(expected.token, actual.token, "{parameters:?}");
                 assert!((expected.log_prob - actual.log_prob).abs() < 1e-5);
@@ -142,7 +144,7 @@ mod tests {
             let mut row = rows().remove(0);
             row[3] = bad;
             let logits = Tensor::f_from_slice(&row).unwrap().view([1, 600]);
-            assert!(draw(&logits, &sampler.for_device(&places()[..1], 600)).is_err());
+            assert!(draw(&logits, &sampler.for_device(&keys_and_positions()[..1], 600)).is_err());
         }
     }
 }

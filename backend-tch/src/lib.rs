@@ -3,32 +3,32 @@
 //!
 //! libtorch's automatic differentiation is not used: every op of [`sppo_model::ops::Ops`] has its
 //! backward form here, made of libtorch's kernels, and gradients of weights accumulate in place.
-//! Attention runs on libtorch's fused kernels where these have what the model needs.
+//! Attention runs on libtorch's fused kernels where these can do what the model needs.
 //!
-//! The crate is empty without its feature `libtorch`; `fetch-libtorch` beside it provides what that
-//! needs.
+//! The crate is empty without its feature `libtorch`; `fetch-libtorch` beside it provides the library.
 #![cfg(feature = "libtorch")]
 
 mod attention;
 mod backend;
-mod cached_attention;
+mod context;
 mod device;
 mod draw;
-mod encoder;
-mod engine;
+mod elementwise;
+mod encoder_ops;
+mod head;
 mod libraries;
+mod linear;
+mod norm;
 mod ops;
 mod optimizer;
-mod packed_attention;
 mod parameter;
-mod ragged_attention;
-mod ragged_decoding;
+mod rotary;
 mod tensors;
 
+pub use attention::cached::KeyValueCache;
+pub use attention::disentangled::RelativeTables;
 pub use backend::{DataType, TchBackend, TchConfig};
-pub use cached_attention::KeyValueCache;
 pub use device::choose_device;
-pub use encoder::RelativeTables;
-pub use engine::{TchOps, TchOptions};
+pub use ops::{TchOps, TchOptions};
 pub use parameter::Parameter;
 pub use tensors::Activation;

@@ -1,4 +1,4 @@
-//! The libtorch that was found at run time, and its CUDA library, opened where it is wanted.
+//! The libtorch that was found at run time, and its CUDA library, opened on demand.
 //!
 //! The backend is linked to libtorch's CPU libraries alone, so that one build serves machines with and
 //! without a GPU. libtorch looks for its CUDA part when it is first used and never again; so the choice
@@ -14,7 +14,7 @@ use sppo_plugin::PluginError;
 /// The version that this crate is built for, as its build script checked.
 const VERSION: &str = env!("SPPO_LIBTORCH_VERSION");
 
-/// What to do where libtorch is missing or another version.
+/// Advice where libtorch is missing or of another version.
 pub(crate) const MISSING_LIBTORCH_HINT: &str = concat!(
     "run `backend-tch/install` in the repository of sppo: it provides libtorch ",
     env!("SPPO_LIBTORCH_VERSION"),
@@ -31,14 +31,14 @@ pub(crate) fn open_cuda(libtorch: Option<&Path>) -> Result<(), String> {
     CHOICE.get_or_init(|| find_and_open(libtorch)).clone()
 }
 
-/// Makes do without CUDA, unless it is open already.
+/// Settles for the CPU, unless CUDA is open already.
 pub(crate) fn settle_for_cpu() {
     let without = "this process already uses libtorch without CUDA, which cannot be added later";
     CHOICE.get_or_init(|| Err(without.into()));
 }
 
-/// Refuses a libtorch of another version than this crate was built for: a Python package that was
-/// updated, say.
+/// Refuses a libtorch of another version than this crate was built for, for instance a Python package
+/// that was updated.
 pub(crate) fn check_version() -> Result<(), PluginError> {
     let directory = cpu_library_directory();
     let found = directory.as_deref().and_then(Path::parent).and_then(version_of);
@@ -67,11 +67,11 @@ fn version_of(libtorch: &Path) -> Option<String> {
 }
 
 fn find_and_open(libtorch: Option<&Path>) -> Result<(), String> {
-    let places = places(libtorch);
-    let Some(path) = places.iter().map(|place| place.join(CUDA_LIBRARY)).find(|path| path.exists())
-    else {
-        let places: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
-        return Err(format!("there is no {CUDA_LIBRARY} in {}", places.join(", ")));
+    let directories = directories(libtorch);
+    let mut paths = directories.iter().map(|directory| directory.join(CUDA_LIBRARY));
+    let Some(path) = paths.find(|path| path.exists()) else {
+        let searched: Vec<_> = directories.iter().map(|path| path.display().to_string()).collect();
+        return Err(format!("there is no {CUDA_LIBRARY} in {}", searched.join(", ")));
     };
     // SAFETY: running the initialisers of libtorch's own library is what opening it is for. It stays
     // open, so nothing of it is ever used after it was closed.
@@ -89,15 +89,15 @@ fn find_and_open(libtorch: Option<&Path>) -> Result<(), String> {
     }
 }
 
-/// Where the library may be: in the directory given, in `LIBTORCH`, beside the CPU's library.
-fn places(libtorch: Option<&Path>) -> Vec<PathBuf> {
-    let mut places = Vec::new();
+/// Directories that may hold the library: the one given, `LIBTORCH`, the CPU library's own.
+fn directories(libtorch: Option<&Path>) -> Vec<PathBuf> {
+    let mut directories = Vec::new();
     for directory in libtorch.map(PathBuf::from).into_iter().chain(environment()) {
-        places.push(directory.join("lib"));
-        places.push(directory);
+        directories.push(directory.join("lib"));
+        directories.push(directory);
     }
-    places.extend(cpu_library_directory());
-    places
+    directories.extend(cpu_library_directory());
+    directories
 }
 
 fn environment() -> Option<PathBuf> {

@@ -1,19 +1,144 @@
 //! The op vocabulary on libtorch.
 
-use sppo_model::Result;
+use std::rc::Rc;
+
 use sppo_model::ops::Activation as ActivationFunction;
+use sppo_model::ops::encoder::{DisentangledShape, EncoderSegment};
 use sppo_model::ops::{
-    AttentionOutput, AttentionSegment, AttentionShape, CachedRow, DeviceDraw, Draw, Ops,
-    RotaryFrequencies, UpdateRule,
+    Accumulation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, DeviceDraw, Draw,
+    LogitsLimits, Memo, Ops, RotaryFrequencies, UpdateRule,
 };
+use sppo_model::serve::{MatrixRate, keep_large_buffers};
+use sppo_model::{ModelError, Result};
 use tch::{Device, Kind, Tensor};
 
-use crate::attention::{attention, attention_backward};
-use crate::cached_attention::{KeyValueCache, cached_attention};
+use crate::attention::cached::{DecodingPlan, DecodingVarlen, KeyValueCache};
+use crate::attention::disentangled::DistanceRows;
+use crate::attention::packed::{PackedVarlen, attention, attention_backward};
+use crate::context::Context;
 use crate::draw::draw;
-use crate::engine::{Direction, TchOps};
-use crate::parameter::{Accumulation, Parameter};
+use crate::elementwise::{add_to_rows, column_sums, gated, gated_backward, select_rows};
+use crate::head::Head;
+use crate::linear::{add_weight_gradient, input_gradient, linear, matrix_product};
+use crate::norm::{Norm, fused_norm};
+use crate::parameter::Parameter;
+use crate::rotary::{RotaryTable, apply_rotary};
 use crate::tensors::{Activation, TorchError, TorchResult, dimensions, download, index, upload};
+
+/// Settings of computation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TchOptions {
+    /// The device.
+    pub device: Device,
+    /// The dtype of matrix products and of what they return: `Float` or `BFloat16`. Weights, their
+    /// gradients, sums over layers, norms, log-probabilities and the optimiser are f32 always.
+    pub compute_dtype: Kind,
+    /// CPU threads; 0 for one per core.
+    pub threads: usize,
+    /// Training keeps all logits of a batch for its backward pass when they take at most so many
+    /// bytes, and computes them again when they take more.
+    pub keep_logits_limit: usize,
+}
+
+/// The ops on libtorch. Clones share their tables.
+#[derive(Clone)]
+pub struct TchOps {
+    pub(crate) context: Context,
+    pub(crate) limits: LogitsLimits,
+    pub(crate) memos: Rc<Memos>,
+}
+
+/// Tables and plans that one layer computes and the next needs again.
+#[derive(Default)]
+pub(crate) struct Memos {
+    rotary: Memo<u32, RotaryFrequencies, RotaryTable>,
+    /// By segments and window.
+    packed: Memo<AttentionSegment, Option<usize>, Option<PackedVarlen>>,
+    /// By rows, window and slots of the cache.
+    decoding: Memo<CachedRow, (Option<usize>, usize), DecodingPlan>,
+    /// By rows, window and query heads per key-value head.
+    decoding_varlen: Memo<CachedRow, (Option<usize>, usize), Option<DecodingVarlen>>,
+    /// Slots of the cache that a step writes, as an index on the device.
+    slots: Memo<u32, (), Tensor>,
+    pub(crate) distances: Memo<EncoderSegment, DisentangledShape, DistanceRows>,
+}
+
+impl TchOps {
+    /// Ops on a device that [`choose_device`](crate::choose_device) returned.
+    ///
+    /// # Errors
+    /// When there are more threads than libtorch can count.
+    pub fn new(options: &TchOptions) -> Result<Self> {
+        keep_large_buffers();
+        let threads = match options.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            given => given,
+        };
+        let threads = i32::try_from(threads)
+            .map_err(|_| ModelError::Backend(format!("{threads} threads are too many")))?;
+        if tch::get_num_threads() != threads {
+            tch::set_num_threads(threads);
+        }
+        let TchOptions { device, compute_dtype, keep_logits_limit, .. } = *options;
+        let limits = LogitsLimits {
+            kept_bytes: keep_logits_limit,
+            // On the CPU few, on CUDA devices enough to keep them busy.
+            chunk_bytes: if device.is_cuda() { 1 << 30 } else { 96 << 20 },
+            chunk_rows: 4096,
+        };
+        Ok(Self { context: Context { device, compute_dtype }, limits, memos: Rc::default() })
+    }
+
+    fn apply_rotary(
+        &self,
+        x: &Activation,
+        positions: &[u32],
+        frequencies: &RotaryFrequencies,
+        inverse: bool,
+    ) -> TorchResult<Activation> {
+        let make = || RotaryTable::new(positions, frequencies, self.context.device);
+        let table = self.memos.rotary.get_or_insert_with(positions, frequencies, make)?;
+        Ok(Activation(apply_rotary(&x.0, &table, inverse)?))
+    }
+
+    fn head(&self, soft_cap: Option<f32>) -> Head<'_> {
+        Head { context: &self.context, limits: self.limits, soft_cap }
+    }
+
+    /// The batch as calls of the varlen kernel; none where that kernel does not cover it.
+    fn packed_varlen(
+        &self,
+        segments: &[AttentionSegment],
+        shape: &AttentionShape,
+    ) -> TorchResult<Rc<Option<PackedVarlen>>> {
+        if !self.context.has_varlen_kernel(shape) {
+            return Ok(Rc::default());
+        }
+        let make = || PackedVarlen::new(segments, shape.window, self.context.device);
+        self.memos.packed.get_or_insert_with(segments, &shape.window, make)
+    }
+
+    /// The step as calls of the varlen kernel; none where that kernel does not cover it.
+    fn decoding_varlen(
+        &self,
+        rows: &[CachedRow],
+        shape: &AttentionShape,
+    ) -> TorchResult<Rc<Option<DecodingVarlen>>> {
+        if !self.context.has_varlen_kernel(shape) {
+            return Ok(Rc::default());
+        }
+        let groups = shape.query_heads / shape.key_value_heads.max(1);
+        let make = || DecodingVarlen::new(rows, shape.window, groups, self.context.device);
+        self.memos.decoding_varlen.get_or_insert_with(rows, &(shape.window, groups), make)
+    }
+}
+
+impl MatrixRate for TchOps {
+    fn matrix_product(&self, shape: [usize; 3]) -> Result<impl FnMut() -> Result<()>> {
+        let mut product = matrix_product(&self.context, shape)?;
+        Ok(move || Ok(product()?))
+    }
+}
 
 impl Ops for TchOps {
     type Tensor = Activation;
@@ -21,15 +146,15 @@ impl Ops for TchOps {
     type Cache = KeyValueCache;
 
     fn describe(&self) -> (String, String) {
-        let device = match self.device {
+        let device = match self.context.device {
             Device::Cuda(number) => format!("cuda:{number}"),
             _ => "cpu".into(),
         };
-        (device, if self.matrix_kind == Kind::Float { "f32" } else { "bf16" }.into())
+        (device, if self.context.compute_dtype == Kind::Float { "f32" } else { "bf16" }.into())
     }
 
     fn tensor(&self, values: Vec<f32>, rows: usize, columns: usize) -> Result<Activation> {
-        Ok(Activation(upload(&values, &[rows as i64, columns as i64], self.device)?))
+        Ok(Activation(upload(&values, &[rows as i64, columns as i64], self.context.device)?))
     }
 
     fn values(&self, tensor: &Activation) -> Result<Vec<f32>> {
@@ -42,9 +167,9 @@ impl Ops for TchOps {
 
     fn parameter(&self, values: Vec<f32>, shape: &[usize], trainable: bool) -> Result<Parameter> {
         // What is trained is f32, and so are norms. A frozen matrix is only ever multiplied with.
-        let narrow = !trainable && shape.len() == 2;
-        let kind = if narrow { self.matrix_kind } else { Kind::Float };
-        Ok(Parameter::new(&values, shape, trainable, (kind, self.device))?)
+        let is_operand = !trainable && shape.len() == 2;
+        let dtype = if is_operand { self.context.compute_dtype } else { Kind::Float };
+        Ok(Parameter::new(&values, shape, trainable, (dtype, self.context.device))?)
     }
 
     fn parameter_values(&self, parameter: &Parameter) -> Result<Vec<f32>> {
@@ -77,7 +202,7 @@ impl Ops for TchOps {
     }
 
     fn embedding(&self, table: &Parameter, tokens: &[u32]) -> Result<Activation> {
-        let rows = select(table.value(), tokens)?.f_to_kind(Kind::Float);
+        let rows = select_rows(table.value(), tokens)?.f_to_kind(Kind::Float);
         Ok(Activation(rows.map_err(TorchError::from)?))
     }
 
@@ -87,8 +212,7 @@ impl Ops for TchOps {
         weight: &Parameter,
         bias: Option<&Parameter>,
     ) -> Result<Activation> {
-        let product = self.product(&x.0, weight, bias)?;
-        Ok(Activation(product))
+        Ok(Activation(linear(&self.context, &x.0, weight, bias)?))
     }
 
     fn rms_norm(
@@ -98,11 +222,11 @@ impl Ops for TchOps {
         epsilon: f32,
         offset: f32,
     ) -> Result<Activation> {
-        if self.device.is_cuda() {
-            return Ok(Activation(self.operand(&fused_norm(&x.0, weight, epsilon, offset)?)?));
-        }
-        let norm = Norm::of(&x.0, weight, epsilon, offset)?;
-        Ok(Activation(self.operand(&norm.output()?)?))
+        let output = match self.context.device.is_cuda() {
+            true => fused_norm(&x.0, weight, epsilon, offset)?,
+            false => Norm::of(&x.0, weight, epsilon, offset)?.output()?,
+        };
+        Ok(Activation(self.context.operand(&output)?))
     }
 
     fn rotary(
@@ -111,7 +235,7 @@ impl Ops for TchOps {
         positions: &[u32],
         frequencies: &RotaryFrequencies,
     ) -> Result<Activation> {
-        Ok(Activation(self.turn(&x.0, positions, frequencies, Direction::Forward)?))
+        Ok(self.apply_rotary(x, positions, frequencies, false)?)
     }
 
     fn attention(
@@ -122,8 +246,11 @@ impl Ops for TchOps {
         shape: &AttentionShape,
         segments: &[AttentionSegment],
     ) -> Result<AttentionOutput<Activation>> {
-        let operands = [&queries.0, &keys.0, &values.0];
-        let (output, log_sum_exp) = attention(self, operands, shape, segments)?;
+        let operands = self.context.operands([&queries.0, &keys.0, &values.0])?;
+        let (output, log_sum_exp) = match &*self.packed_varlen(segments, shape)? {
+            Some(varlen) => varlen.forward(operands.each_ref(), shape)?,
+            None => attention(&self.context, operands.each_ref(), shape, segments)?,
+        };
         Ok(AttentionOutput { output: Activation(output), log_sum_exp: Activation(log_sum_exp) })
     }
 
@@ -146,7 +273,7 @@ impl Ops for TchOps {
     }
 
     fn select_rows(&self, x: &Activation, rows: &[u32]) -> Result<Activation> {
-        Ok(Activation(select(&x.0, rows)?))
+        Ok(Activation(select_rows(&x.0, rows)?))
     }
 
     fn token_log_probs(
@@ -157,7 +284,8 @@ impl Ops for TchOps {
         soft_cap: Option<f32>,
         keep: bool,
     ) -> Result<(Vec<f32>, Option<Activation>)> {
-        Ok(self.log_probs(&hidden.0, head, targets, soft_cap, keep)?)
+        let (log_probs, kept) = self.head(soft_cap).log_probs(&hidden.0, head, targets, keep)?;
+        Ok((log_probs, kept.map(Activation)))
     }
 
     fn logits(
@@ -166,11 +294,11 @@ impl Ops for TchOps {
         head: &Parameter,
         soft_cap: Option<f32>,
     ) -> Result<Activation> {
-        Ok(Activation(self.capped_logits(&hidden.0, head, soft_cap)?))
+        Ok(Activation(self.head(soft_cap).logits(&hidden.0, head)?))
     }
 
     fn draws(&self) -> bool {
-        self.device.is_cuda()
+        self.context.device.is_cuda()
     }
 
     fn draw(&self, logits: &Activation, plan: &DeviceDraw) -> Result<Vec<Draw>> {
@@ -200,12 +328,12 @@ impl Ops for TchOps {
         bias: Option<&mut Parameter>,
         gradient: &Activation,
     ) -> Result<Activation> {
-        let gradient = self.operand(&gradient.0)?;
+        let gradient = self.context.operand(&gradient.0)?;
         if let Some(bias) = bias.filter(|bias| bias.is_trainable()) {
             bias.accumulate_tensor(&column_sums(&gradient)?)?;
         }
-        self.add_weight_gradient(weight, &x.0, &gradient)?;
-        Ok(Activation(self.input_gradient(weight, &gradient)?))
+        add_weight_gradient(&self.context, weight, &x.0, &gradient)?;
+        Ok(Activation(input_gradient(&self.context, weight, &gradient)?))
     }
 
     fn rms_norm_backward(
@@ -228,7 +356,7 @@ impl Ops for TchOps {
         frequencies: &RotaryFrequencies,
         gradient: &Activation,
     ) -> Result<Activation> {
-        Ok(Activation(self.turn(&gradient.0, positions, frequencies, Direction::Backward)?))
+        Ok(self.apply_rotary(gradient, positions, frequencies, true)?)
     }
 
     fn attention_backward(
@@ -241,9 +369,17 @@ impl Ops for TchOps {
         segments: &[AttentionSegment],
         gradient: &Activation,
     ) -> Result<[Activation; 3]> {
-        let operands = [&queries.0, &keys.0, &values.0];
+        let operands = self.context.operands([&queries.0, &keys.0, &values.0])?;
+        let operands = operands.each_ref();
         let forward = [&forward.output.0, &forward.log_sum_exp.0];
-        let gradients = attention_backward(self, operands, forward, &gradient.0, shape, segments)?;
+        let gradient = self.context.operand(&gradient.0)?;
+        let gradients = match &*self.packed_varlen(segments, shape)? {
+            Some(varlen) => varlen.backward(operands, forward, &gradient, shape)?,
+            None => {
+                let context = &self.context;
+                attention_backward(context, operands, forward, &gradient, shape, segments)?
+            }
+        };
         Ok(gradients.map(Activation))
     }
 
@@ -254,7 +390,7 @@ impl Ops for TchOps {
         activation: ActivationFunction,
         gradient: &Activation,
     ) -> Result<[Activation; 2]> {
-        let gradient = self.operand(&gradient.0)?;
+        let gradient = self.context.operand(&gradient.0)?;
         Ok(gated_backward(&gate.0, &up.0, activation, &gradient)?.map(Activation))
     }
 
@@ -270,21 +406,15 @@ impl Ops for TchOps {
     fn token_log_probs_backward(
         &self,
         hidden: &Activation,
-        head: &mut Parameter,
+        weight: &mut Parameter,
         targets: &[u32],
         soft_cap: Option<f32>,
         kept: Option<Activation>,
         coefficients: &[f32],
     ) -> Result<Activation> {
-        let kept = kept.map(|kept| kept.0);
-        Ok(Activation(self.log_probs_backward(
-            &hidden.0,
-            head,
-            targets,
-            soft_cap,
-            kept,
-            coefficients,
-        )?))
+        let head = self.head(soft_cap);
+        let kept = kept.as_ref().map(|kept| &kept.0);
+        Ok(Activation(head.log_probs_backward(&hidden.0, weight, targets, kept, coefficients)?))
     }
 
     fn cache(
@@ -293,7 +423,7 @@ impl Ops for TchOps {
         slots: usize,
         key_value_features: usize,
     ) -> Result<KeyValueCache> {
-        let options = (self.matrix_kind, self.device);
+        let options = (self.context.compute_dtype, self.context.device);
         Ok(KeyValueCache::new(layers, slots, key_value_features, options)?)
     }
 
@@ -305,7 +435,9 @@ impl Ops for TchOps {
         values: &Activation,
         slots: &[u32],
     ) -> Result<()> {
-        Ok(cache.write(layer, [&keys.0, &values.0], &self.slots(slots)?)?)
+        let make = || index(slots, self.context.device);
+        let slots = self.memos.slots.get_or_insert_with(slots, &(), make)?;
+        Ok(cache.write(layer, [&keys.0, &values.0], &slots)?)
     }
 
     fn cached_attention(
@@ -316,226 +448,15 @@ impl Ops for TchOps {
         shape: &AttentionShape,
         rows: &[CachedRow],
     ) -> Result<Activation> {
-        Ok(Activation(cached_attention(self, &queries.0, cache, layer, shape, rows)?))
-    }
-}
-
-impl TchOps {
-    /// Adds `gradient^T x` to the gradient of a linear weight.
-    fn add_weight_gradient(
-        &self,
-        weight: &mut Parameter,
-        x: &Tensor,
-        gradient: &Tensor,
-    ) -> TorchResult<()> {
-        if !weight.is_trainable() {
-            return Ok(());
+        let queries = self.context.operand(&queries.0)?;
+        let layer = cache.layer(layer)?;
+        if let Some(varlen) = &*self.decoding_varlen(rows, shape)? {
+            return Ok(Activation(varlen.attend(&queries, layer, shape)?));
         }
-        let (x, gradient) = (self.operand(x)?, gradient.f_transpose(0, 1)?);
-        if self.matrix_kind != Kind::Float {
-            return weight.accumulate_tensor(&gradient.f_mm(&x)?);
-        }
-        weight.accumulate(|sum, accumulation| {
-            match accumulation {
-                Accumulation::Overwrite => drop(gradient.f_mm_out(sum, &x)?),
-                Accumulation::Add => drop(sum.f_addmm_(&gradient, &x)?),
-            }
-            Ok(())
-        })
+        let (window, device) = (shape.window, self.context.device);
+        let slots = layer[0].size()[0] as usize;
+        let make = || DecodingPlan::new(rows, window, slots, device);
+        let plan = self.memos.decoding.get_or_insert_with(rows, &(window, slots), make)?;
+        Ok(Activation(plan.attend(&self.context, &queries, layer, shape)?))
     }
-
-    /// `gradient weight`: the gradient of a linear op's input.
-    fn input_gradient(&self, weight: &Parameter, gradient: &Tensor) -> TorchResult<Tensor> {
-        Ok(gradient.f_mm(&weight.operand(self.matrix_kind)?)?)
-    }
-
-    fn log_probs(
-        &self,
-        hidden: &Tensor,
-        head: &Parameter,
-        targets: &[u32],
-        soft_cap: Option<f32>,
-        keep: bool,
-    ) -> TorchResult<(Vec<f32>, Option<Activation>)> {
-        let (vocabulary, _) = dimensions(head.value())?;
-        let (rows, vocabulary) = (targets.len(), vocabulary as usize);
-        let keep = keep && rows * vocabulary * size_of::<f32>() <= self.keep_logits_limit;
-        let kept = keep.then(|| self.capped_logits(hidden, head, soft_cap)).transpose()?;
-        let chunk = self.logits_rows(rows, vocabulary);
-        let mut log_probs = Vec::with_capacity(rows);
-        for (number, targets) in targets.chunks(chunk).enumerate() {
-            let part = |x: &Tensor| x.f_narrow(0, (number * chunk) as i64, targets.len() as i64);
-            let logits = match &kept {
-                Some(kept) => part(kept)?,
-                None => self.capped_logits(&part(hidden)?, head, soft_cap)?,
-            };
-            let targets = index(targets, self.device)?.f_unsqueeze(1)?;
-            let of_targets = logits.f_gather(1, &targets, false)?.f_squeeze_dim(1)?;
-            // Takes as much memory as the logits, which is why they go through it in parts.
-            let chosen = of_targets.f_sub(&logits.f_logsumexp([1], false)?)?;
-            log_probs.extend(download(&chosen)?);
-        }
-        Ok((log_probs, kept.map(Activation)))
-    }
-
-    fn log_probs_backward(
-        &self,
-        hidden: &Tensor,
-        head: &mut Parameter,
-        targets: &[u32],
-        soft_cap: Option<f32>,
-        kept: Option<Tensor>,
-        coefficients: &[f32],
-    ) -> TorchResult<Tensor> {
-        let (vocabulary, _) = dimensions(head.value())?;
-        let chunk = self.logits_rows(targets.len(), vocabulary as usize);
-        let mut of_hidden = Vec::new();
-        for (number, targets) in targets.chunks(chunk).enumerate() {
-            let (start, length) = (number * chunk, targets.len());
-            let part = |x: &Tensor| x.f_narrow(0, start as i64, length as i64);
-            let hidden = part(hidden)?;
-            let logits = match &kept {
-                Some(kept) => part(kept)?,
-                None => self.capped_logits(&hidden, head, soft_cap)?,
-            };
-            let coefficients = coefficients.get(start..start + length).unwrap_or_default();
-            let gradient = self.logit_gradient(&logits, targets, coefficients, soft_cap)?;
-            self.add_weight_gradient(head, &hidden, &gradient)?;
-            of_hidden.push(self.input_gradient(head, &gradient)?);
-        }
-        match &of_hidden[..] {
-            [] => Ok(hidden.f_zeros_like()?),
-            [of_all] => Ok(of_all.shallow_clone()),
-            parts => Ok(Tensor::f_cat(parts, 0)?),
-        }
-    }
-
-    /// `coefficient * (one at the target - probabilities)`, through the cap, as the operand of a
-    /// matrix product.
-    fn logit_gradient(
-        &self,
-        logits: &Tensor,
-        targets: &[u32],
-        coefficients: &[f32],
-        soft_cap: Option<f32>,
-    ) -> TorchResult<Tensor> {
-        let coefficients = upload(coefficients, &[targets.len() as i64, 1], self.device)?;
-        let targets = index(targets, self.device)?.f_unsqueeze(1)?;
-        let mut gradient = logits.f_softmax(1, Kind::Float)?;
-        let _ = gradient.f_mul_(&coefficients.f_neg()?)?;
-        let _ = gradient.f_scatter_add_(1, &targets, &coefficients)?;
-        if let Some(cap) = soft_cap {
-            let mut slope = logits.f_square()?;
-            let _ = slope.f_mul_scalar_(-1.0 / f64::from(cap).powi(2))?;
-            let _ = slope.f_add_scalar_(1.0)?;
-            let _ = gradient.f_mul_(&slope)?;
-        }
-        self.operand(&gradient)
-    }
-}
-
-/// [`Norm::output`] in one kernel, which CUDA devices have.
-fn fused_norm(x: &Tensor, weight: &Parameter, epsilon: f32, offset: f32) -> TorchResult<Tensor> {
-    let weight = norm_weight(weight, offset)?;
-    let groups = x.f_to_kind(Kind::Float)?.f_view([-1, weight.numel() as i64])?;
-    let output = groups.f_rms_norm(weight.size(), Some(&weight), f64::from(epsilon))?;
-    Ok(output.f_view(x.size().as_slice())?)
-}
-
-fn norm_weight(weight: &Parameter, offset: f32) -> TorchResult<Tensor> {
-    Ok(match offset {
-        0.0 => weight.value().shallow_clone(),
-        offset => weight.value().f_add_scalar(f64::from(offset))?,
-    })
-}
-
-/// Root-mean-square normalisation, in f32, over groups of the weight's length.
-struct Norm {
-    /// `[groups, size]`.
-    x: Tensor,
-    /// `1 / sqrt(mean(x^2) + epsilon)`, `[groups, 1]`.
-    inverse: Tensor,
-    /// The weight, its offset added.
-    weight: Tensor,
-    shape: Vec<i64>,
-    kind: Kind,
-}
-
-impl Norm {
-    fn of(x: &Tensor, weight: &Parameter, epsilon: f32, offset: f32) -> TorchResult<Self> {
-        let weight = norm_weight(weight, offset)?;
-        let (shape, kind, size) = (x.size(), x.f_kind()?, weight.numel() as i64);
-        let x = x.f_to_kind(Kind::Float)?.f_view([-1, size])?;
-        let norm = x.f_norm_scalaropt_dim(2.0, [1].as_slice(), true)?;
-        let mut inverse = norm.f_square()?;
-        let _ = inverse.f_mul_scalar_(1.0 / size as f64)?;
-        let _ = inverse.f_add_scalar_(f64::from(epsilon))?;
-        let _ = inverse.f_rsqrt_()?;
-        Ok(Self { x, inverse, weight, shape, kind })
-    }
-
-    fn output(&self) -> TorchResult<Tensor> {
-        let mut output = self.x.f_mul(&self.inverse)?;
-        let _ = output.f_mul_(&self.weight)?;
-        Ok(output.f_view(self.shape.as_slice())?)
-    }
-
-    /// Gradients of `x`, in its number format, and of the weight.
-    fn backward(&self, gradient: &Tensor) -> TorchResult<(Tensor, Tensor)> {
-        let gradient = gradient.f_to_kind(Kind::Float)?.f_view([-1, self.weight.numel() as i64])?;
-        let normed = self.x.f_mul(&self.inverse)?;
-        let of_weight = column_sums(&gradient.f_mul(&normed)?)?;
-        let mut of_x = gradient.f_mul(&self.weight)?;
-        let mean = of_x.f_mul(&normed)?.f_mean_dim([1].as_slice(), true, Kind::Float)?;
-        let _ = of_x.f_addcmul_(&normed, &mean.f_neg()?)?;
-        let _ = of_x.f_mul_(&self.inverse)?;
-        Ok((of_x.f_view(self.shape.as_slice())?.f_to_kind(self.kind)?, of_weight))
-    }
-}
-
-fn activate(gate: &Tensor, activation: ActivationFunction) -> TorchResult<Tensor> {
-    Ok(match activation {
-        ActivationFunction::Silu => gate.f_silu()?,
-        ActivationFunction::GeluTanh => gate.f_gelu("tanh")?,
-    })
-}
-
-fn gated(gate: &Tensor, up: &Tensor, activation: ActivationFunction) -> TorchResult<Tensor> {
-    let mut output = activate(gate, activation)?;
-    let _ = output.f_mul_(up)?;
-    Ok(output)
-}
-
-/// Gradients of the gate and of `up`.
-fn gated_backward(
-    gate: &Tensor,
-    up: &Tensor,
-    activation: ActivationFunction,
-    gradient: &Tensor,
-) -> TorchResult<[Tensor; 2]> {
-    let mut of_up = activate(gate, activation)?;
-    let _ = of_up.f_mul_(gradient)?;
-    let of_activated = gradient.f_mul(up)?;
-    let of_gate = match activation {
-        ActivationFunction::Silu => gate.f_silu_backward(&of_activated)?,
-        ActivationFunction::GeluTanh => gate.f_gelu_backward(&of_activated, "tanh")?,
-    };
-    Ok([of_gate, of_up])
-}
-
-fn select(x: &Tensor, rows: &[u32]) -> TorchResult<Tensor> {
-    Ok(x.f_index_select(0, &index(rows, x.device())?)?)
-}
-
-/// The sum over the places where each of `row_count` rows was selected.
-fn add_to_rows(rows: &[u32], row_count: usize, gradient: &Tensor) -> TorchResult<Tensor> {
-    let (_, columns) = dimensions(gradient)?;
-    let options = (gradient.f_kind()?, gradient.device());
-    let mut sum = Tensor::f_zeros([row_count as i64, columns], options)?;
-    let _ = sum.f_index_add_(0, &index(rows, gradient.device())?, gradient)?;
-    Ok(sum)
-}
-
-fn column_sums(x: &Tensor) -> TorchResult<Tensor> {
-    Ok(x.f_sum_dim_intlist([0].as_slice(), false, Kind::Float)?)
 }

@@ -1,8 +1,8 @@
 //! The optimisers' steps and the gradient's norm, in place.
 //!
-//! A step is half a dozen elementwise kernels. On the CPU they run over one stretch of the weight
-//! after the other, short enough that each kernel finds in the cache what the one before it left
-//! there; so a weight goes through memory once per step. A CUDA device takes a weight as a whole.
+//! A step is half a dozen elementwise kernels. On the CPU they run over one stretch of the weight after
+//! the other, short enough to stay in the cache from kernel to kernel; so a weight goes through memory
+//! once per step. A CUDA device takes a weight as a whole.
 
 use sppo_model::ModelError;
 use sppo_model::ops::UpdateRule;
@@ -13,15 +13,6 @@ use crate::tensors::TorchResult;
 
 /// Numbers that a kernel takes at a time on the CPU: half a mebibyte, shared by the cores.
 const STRETCH: i64 = 1 << 17;
-
-/// State tensors per weight: the mean square; both moments; the velocity.
-pub(crate) fn state_count(optimizer: &Optimizer) -> usize {
-    match optimizer {
-        Optimizer::RmsProp { .. } => 1,
-        Optimizer::AdamW { .. } => 2,
-        Optimizer::Sgd { momentum } => usize::from(*momentum != 0.0),
-    }
-}
 
 /// Applies a gradient to a weight.
 pub(crate) fn apply(

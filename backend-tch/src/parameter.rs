@@ -2,41 +2,23 @@
 
 use std::cell::RefCell;
 
-use sppo_model::ModelError;
-use sppo_model::ops::UpdateRule;
+use sppo_model::ops::{Accumulation, GradientSlot, UpdateRule, ensure_state};
 use tch::{Device, Kind, Tensor};
 
 use crate::optimizer;
-use crate::tensors::{TorchResult, upload};
+use crate::tensors::{TorchError, TorchResult, upload};
 
 /// A weight, its gradient and the optimiser's state, changed in place, and the weight's copy in the
-/// number format of matrix products where that is another. All but the copy are f32; only a weight that
-/// is not trained may be in the other format itself.
+/// compute dtype where that is not f32. All but the copy are f32; only a weight that is not trained may be
+/// in the compute dtype itself.
 #[derive(Debug)]
 pub struct Parameter {
     value: Tensor,
     trainable: bool,
-    gradient: Gradient,
+    gradient: GradientSlot<Tensor>,
     state: Vec<Tensor>,
     /// Made when it is first needed and brought up to date by every update.
-    narrow: RefCell<Option<Tensor>>,
-}
-
-/// Memory of a cleared gradient is kept and overwritten by the next pass.
-#[derive(Debug)]
-enum Gradient {
-    Absent,
-    Cleared(Tensor),
-    Accumulated(Tensor),
-}
-
-/// How a backward pass meets the gradient's memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Accumulation {
-    /// What is there is old and must be overwritten.
-    Overwrite,
-    /// What is there must be added to.
-    Add,
+    in_compute_dtype: RefCell<Option<Tensor>>,
 }
 
 impl Parameter {
@@ -44,15 +26,15 @@ impl Parameter {
         values: &[f32],
         shape: &[usize],
         trainable: bool,
-        (kind, device): (Kind, Device),
+        (dtype, device): (Kind, Device),
     ) -> TorchResult<Self> {
         let shape: Vec<i64> = shape.iter().map(|&length| length as i64).collect();
         Ok(Self {
-            value: upload(values, &shape, device)?.f_to_kind(kind)?,
+            value: upload(values, &shape, device)?.f_to_kind(dtype)?,
             trainable,
-            gradient: Gradient::Absent,
+            gradient: GradientSlot::Absent,
             state: Vec::new(),
-            narrow: RefCell::new(None),
+            in_compute_dtype: RefCell::new(None),
         })
     }
 
@@ -61,17 +43,17 @@ impl Parameter {
         &self.value
     }
 
-    /// The weight in the number format of matrix products.
-    pub(crate) fn operand(&self, kind: Kind) -> TorchResult<Tensor> {
-        if kind == self.value.f_kind()? {
+    /// The weight in the compute dtype.
+    pub(crate) fn operand(&self, dtype: Kind) -> TorchResult<Tensor> {
+        if dtype == self.value.f_kind()? {
             return Ok(self.value.shallow_clone());
         }
-        let mut narrow = self.narrow.borrow_mut();
-        if let Some(narrow) = &*narrow {
-            return Ok(narrow.shallow_clone());
+        let mut copy = self.in_compute_dtype.borrow_mut();
+        if let Some(copy) = &*copy {
+            return Ok(copy.shallow_clone());
         }
-        let made = self.value.f_to_kind(kind)?;
-        *narrow = Some(made.shallow_clone());
+        let made = self.value.f_to_kind(dtype)?;
+        *copy = Some(made.shallow_clone());
         Ok(made)
     }
 
@@ -81,13 +63,10 @@ impl Parameter {
 
     /// The accumulated gradient, if any.
     pub(crate) fn gradient(&self) -> Option<&Tensor> {
-        match &self.gradient {
-            Gradient::Accumulated(gradient) => Some(gradient),
-            Gradient::Absent | Gradient::Cleared(_) => None,
-        }
+        self.gradient.get()
     }
 
-    /// Lets a backward pass add to the gradient, where one is wanted.
+    /// Lets a backward pass add to the gradient of a trained weight.
     pub(crate) fn accumulate(
         &mut self,
         add: impl FnOnce(&mut Tensor, Accumulation) -> TorchResult<()>,
@@ -95,15 +74,7 @@ impl Parameter {
         if !self.trainable {
             return Ok(());
         }
-        let (mut gradient, accumulation) =
-            match std::mem::replace(&mut self.gradient, Gradient::Absent) {
-                Gradient::Absent => (self.value.f_empty_like()?, Accumulation::Overwrite),
-                Gradient::Cleared(gradient) => (gradient, Accumulation::Overwrite),
-                Gradient::Accumulated(gradient) => (gradient, Accumulation::Add),
-            };
-        add(&mut gradient, accumulation)?;
-        self.gradient = Gradient::Accumulated(gradient);
-        Ok(())
+        self.gradient.accumulate(|| Ok(self.value.f_empty_like()?), add)
     }
 
     /// Adds a gradient that was computed elsewhere.
@@ -122,12 +93,9 @@ impl Parameter {
         self.gradient().map_or(Ok(0.0), optimizer::square_sum)
     }
 
-    /// Forgets the gradient, keeping its memory.
+    /// Forgets the gradient and keeps its memory.
     pub(crate) fn clear_gradient(&mut self) {
-        self.gradient = match std::mem::replace(&mut self.gradient, Gradient::Absent) {
-            Gradient::Accumulated(memory) => Gradient::Cleared(memory),
-            other => other,
-        };
+        self.gradient.clear();
     }
 
     /// The optimiser's state.
@@ -147,25 +115,14 @@ impl Parameter {
 
     /// Applies the gradient; nothing happens without one.
     pub(crate) fn update(&mut self, rule: &UpdateRule) -> TorchResult<()> {
-        let Gradient::Accumulated(gradient) = &self.gradient else { return Ok(()) };
-        if !self.trainable {
+        let Some(gradient) = self.gradient.get().filter(|_| self.trainable) else {
             return Ok(());
-        }
-        let wanted = optimizer::state_count(&rule.optimizer);
-        if self.state.is_empty() {
-            for _ in 0..wanted {
-                self.state.push(self.value.f_zeros_like()?);
-            }
-        } else if self.state.len() != wanted {
-            return Err(ModelError::Backend(format!(
-                "the optimiser keeps {wanted} state tensors per weight, {} were loaded",
-                self.state.len()
-            ))
-            .into());
-        }
+        };
+        let zeros = || Ok::<_, TorchError>(self.value.f_zeros_like()?);
+        ensure_state(&mut self.state, &rule.optimizer, zeros)?;
         optimizer::apply(rule, &self.value, gradient, &self.state)?;
-        if let Some(narrow) = &mut *self.narrow.borrow_mut() {
-            narrow.f_copy_(&self.value)?;
+        if let Some(copy) = &mut *self.in_compute_dtype.borrow_mut() {
+            copy.f_copy_(&self.value)?;
         }
         Ok(())
     }

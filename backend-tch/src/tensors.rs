@@ -3,8 +3,8 @@
 use sppo_model::ModelError;
 use tch::{Device, Kind, TchError, Tensor};
 
-/// An activation, `[rows, features]`: f32, or the number format of matrix products where it is the
-/// operand or the result of one.
+/// An activation, `[rows, features]`: f32, or the compute dtype where it is the operand or the result of a
+/// matrix product.
 #[derive(Debug)]
 pub struct Activation(pub(crate) Tensor);
 
@@ -18,7 +18,7 @@ impl Clone for Activation {
 #[derive(Debug)]
 pub(crate) struct TorchError(ModelError);
 
-/// What functions return that call libtorch.
+/// Result of functions that call libtorch.
 pub(crate) type TorchResult<T> = std::result::Result<T, TorchError>;
 
 impl From<TchError> for TorchError {
@@ -49,7 +49,7 @@ impl From<TorchError> for ModelError {
     }
 }
 
-/// What libtorch says, in one line, without the C++ call stack that follows it.
+/// libtorch's message in one line, without the C++ call stack that follows it.
 fn without_backtrace(text: &str) -> String {
     let message = text.split("Exception raised from").next().unwrap_or_default();
     message.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn more_memory_than_there_is_is_an_error_that_says_so() {
+    fn a_failed_allocation_is_an_out_of_memory_error() {
         let error = Tensor::f_empty([1 << 46], (Kind::Float, Device::Cpu)).unwrap_err();
         let error = ModelError::from(TorchError::from(error));
         assert!(matches!(error, ModelError::OutOfMemory(_)), "{error}");

@@ -12,10 +12,10 @@ use tch::Kind;
 const NONE: [String; 0] = [];
 
 /// On the CPU, or on the device that SPPO_TCH_TEST_DEVICE names.
-fn ops(matrix_kind: Kind, keep_logits_limit: usize) -> Result<TchOps> {
+fn ops(compute_dtype: Kind, keep_logits_limit: usize) -> Result<TchOps> {
     let device = std::env::var("SPPO_TCH_TEST_DEVICE").unwrap_or_else(|_| "cpu".into());
     let device = choose_device(&device, None).unwrap();
-    TchOps::new(&TchOptions { device, matrix_kind, threads: 2, keep_logits_limit })
+    TchOps::new(&TchOptions { device, compute_dtype, threads: 2, keep_logits_limit })
 }
 
 #[test]

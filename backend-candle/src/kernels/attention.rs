@@ -124,6 +124,14 @@ fn attend(operands: &Operands, keys: &Transposed, mut task: Task) {
     }
 }
 
+/// One key-value head's part of a task: for each block of keys `k` and values `v`, with scaled queries `q`,
+///
+/// ```text
+/// scores = cap(q k^T)        m' = max(m, max(scores))        w = exp(scores - m')
+/// s' = s exp(m - m') + sum(w)        a' = a exp(m - m') + w v
+/// ```
+///
+/// and in the end the output `a / s` and the log-sum-exp `m + log(s)`. Rows are tokens x heads of the group.
 fn attend_with_head(operands: &Operands, keys: &Transposed, task: &mut Task, head: usize) {
     let Task { segment, tokens, output, log_sum_exp } = task;
     let shape = operands.shape;
@@ -189,8 +197,8 @@ impl Default for RunningSum {
 }
 
 vectorised! {
-    /// Turns the scores of one query into weights relative to the new maximum, zero where not seen,
-    /// and rescales what was accumulated before.
+    /// Turns the scores of one query into weights relative to the new maximum, zero outside `seen`, and
+    /// rescales the sums so far.
     fn carry_softmax(
         scores: &mut [f32],
         seen: Range<usize>,

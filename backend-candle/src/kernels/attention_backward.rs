@@ -16,7 +16,7 @@ use super::elementwise::add_to;
 use super::log_probs::cap_slice;
 use super::vector::{dot, exp, vectorised};
 
-/// What the forward pass returned, and the gradient of its output.
+/// Results of the forward pass, and the gradient of its output.
 #[derive(Clone, Copy)]
 pub(crate) struct Forward<'a> {
     pub(crate) output: &'a [f32],
@@ -30,7 +30,7 @@ struct TransposedOperands {
     values: Transposed,
 }
 
-/// Gradients of one segment, from the heads that share one key-value head.
+/// Gradients of one segment, from the query heads that share one key-value head (`head`).
 struct Part<'a> {
     segment: &'a AttentionSegment,
     head: usize,
@@ -127,7 +127,14 @@ fn segment_backward<'a>(
     part
 }
 
-/// Adds what the queries of one block contribute.
+/// Adds the contributions of one block of queries. With scaled queries `q`, gradients `g`, outputs `o`, and
+/// for each block of keys `k` and values `v`:
+///
+/// ```text
+/// scores = cap(q k^T)        p = exp(scores - log_sum_exp)     rows: tokens x heads of the group
+/// slopes = g v^T             t = p (slopes - sum(g o)) cap'    columns: keys, padded to whole tiles
+/// v' += p^T g                k' += t^T q                       q' += t k (times scale, when collected)
+/// ```
 fn block_backward(
     operands: &Operands,
     transposed: &TransposedOperands,
@@ -172,18 +179,18 @@ fn block_backward(
                 [(token_rows.start + token) * shape.query_heads + head * group + member];
             softmax_backward(scores, slopes, seen, shape.soft_cap, log_sum_exp, projections[row]);
         }
-        let own = block.positions.start * size..block.positions.end * size;
+        let of_keys = block.positions.start * size..block.positions.end * size;
         for (left, right, values) in [
-            (&*scores, &gradients, &mut part.values[own.clone()]),
-            (&*slopes, &queries, &mut part.keys[own]),
+            (&*scores, &gradients, &mut part.values[of_keys.clone()]),
+            (&*slopes, &queries, &mut part.keys[of_keys]),
         ] {
             let left = Left::Columns { values: left, stride };
             let target = Target { values, stride: size, adds: true };
             let product = ProductSize { rows: keys, depth: rows, columns: size };
             multiply_block(target, left, as_right(right), product);
         }
-        let own = tokens.start * group * size..tokens.end * group * size;
-        let target = Target { values: &mut part.queries[own], stride: size, adds: true };
+        let of_tokens = tokens.start * group * size..tokens.end * group * size;
+        let target = Target { values: &mut part.queries[of_tokens], stride: size, adds: true };
         let left = Left::Rows { values: slopes, stride };
         let right = block_rows(operands, operands.keys, block, head);
         multiply_block(target, left, right, ProductSize { rows, depth: keys, columns: size });
@@ -202,7 +209,8 @@ vectorised! {
 
 vectorised! {
     /// Turns the scores of one query into probabilities, and the gradients of its probabilities
-    /// (`slopes`) into gradients of its scores; both are zero where not seen.
+    /// (`slopes`) into gradients of its scores; both are zero outside `seen`. `projection` is the dot
+    /// product of the query's output and its gradient.
     fn softmax_backward(
         scores: &mut [f32],
         slopes: &mut [f32],

@@ -1,4 +1,9 @@
-//! Which keys a query sees, and how attention is cut into blocks.
+//! Blocks of queries and keys, and the keys that a query sees.
+//!
+//! ```text
+//! positions of a segment's keys:  | prefix (rows of the prompt) | own (rows of the segment) |
+//! blocks, split at the prefix:    [ at most 512 ][ ............. ][ at most 512 ][ ..........]
+//! ```
 
 use std::ops::Range;
 
@@ -18,7 +23,7 @@ pub(crate) struct KeyBlock {
     pub(crate) first_row: usize,
 }
 
-/// Keys in a segment's sight, prefix included.
+/// Number of a segment's keys, prefix included.
 pub(crate) fn key_count(segment: &AttentionSegment) -> usize {
     segment.prefix.len() + segment.own.len()
 }

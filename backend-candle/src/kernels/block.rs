@@ -1,5 +1,5 @@
 //! Products of small matrices on one thread, for attention: the `gemm` crate's packing and dispatch
-//! weigh too much at these sizes. Also the layouts that such products read fastest.
+//! cost too much at these sizes. Also the layouts that such products read fastest.
 
 use std::mem::MaybeUninit;
 
@@ -37,11 +37,11 @@ pub(crate) struct ProductSize {
     pub(crate) columns: usize,
 }
 
-/// Where a product goes, row-major: rows are `stride` apart.
+/// Destination of a product, row-major: rows are `stride` apart.
 pub(crate) struct Target<'a> {
     pub(crate) values: &'a mut [f32],
     pub(crate) stride: usize,
-    /// Whether the product is added to what is there; else it replaces it.
+    /// Whether the product is added to the old values; otherwise it replaces them.
     pub(crate) adds: bool,
 }
 
@@ -184,7 +184,7 @@ mod tests {
     use crate::test_support::{assert_close, random};
 
     #[test]
-    fn products_of_all_shapes_and_layouts_add_to_what_is_there() {
+    fn products_of_all_shapes_and_layouts_add_to_old_values() {
         for (rows, depth, columns) in [(1, 1, 1), (6, 5, 16), (17, 64, 43), (96, 70, 250)] {
             let (a, b) = (random(rows * depth, 1), random(depth * columns, 2));
             let start = random(rows * columns, 3);

@@ -14,7 +14,7 @@ pub(crate) struct LayerCache<'a> {
     pub(crate) values: &'a [f32],
 }
 
-/// Parts in which a score is summed.
+/// Independent sums of a dot product.
 const LANES: usize = 8;
 
 /// One output row per entry of `rows`.
@@ -52,7 +52,8 @@ fn visible_slots(row: &CachedRow, window: Option<usize>) -> Vec<usize> {
 }
 
 vectorised! {
-    /// One head of one row; `output` starts at zero, `parts` is scratch, one entry per slot.
+    /// One head of one row: `softmax(cap(scale query keys^T)) values` over the row's slots. The cache is
+    /// `[slots, heads, size]`; `output` starts at zero, `parts` is scratch, one entry per slot.
     fn attend(
         query: &[f32],
         cache: LayerCache,
@@ -65,7 +66,7 @@ vectorised! {
         let size = shape.head_size;
         let features = shape.key_value_heads * size;
         let mut weights = vec![0.0; slots.len()];
-        // Sums in parts are stored before they are added up: so each stays one vector.
+        // Stored before they are added up, so that the compiler keeps each as one vector register.
         for (parts, slot) in parts.iter_mut().zip(slots) {
             let key = &cache.keys[slot * features + head * size..][..size];
             *parts = dot_parts::<FUSED>(query, key);

@@ -1,6 +1,10 @@
 //! Disentangled attention (arXiv 2006.03654): scores of content with content, content with the relative
 //! position, and the relative position with content.
 //!
+//! ```text
+//! score(query, key) = scale (q k + q K[d] + Q[d] k)        d = distance bucket of query and key
+//! ```
+//!
 //! A task is one head of one sequence. The products with all relative positions that occur are small
 //! matrix products; each score then picks its two numbers by the distance of query and key.
 
@@ -31,7 +35,7 @@ pub(crate) struct Operands<'a> {
     pub(crate) relative_queries: &'a [f32],
 }
 
-/// What all heads of a sequence share.
+/// Data that all heads of a sequence share.
 struct Sequence<'a> {
     segment: &'a EncoderSegment,
     /// The keys of all heads in panels.
@@ -96,9 +100,9 @@ pub(crate) fn disentangled_attention(operands: Operands) -> Option<Vec<f32>> {
         .map(|task| attend(&operands, &sequences[task / heads], task % heads))
         .collect();
     let mut output = vec![0.0; queries.len()];
-    let places = places(&sequences, queries.len() / features.max(1))?;
-    output.par_chunks_exact_mut(features).zip(places).for_each(|(output, place)| {
-        let Some((sequence, row)) = place else { return };
+    let sources = sources(&sequences, queries.len() / features.max(1))?;
+    output.par_chunks_exact_mut(features).zip(sources).for_each(|(output, source)| {
+        let Some((sequence, row)) = source else { return };
         let of_heads = &attended[sequence * heads..][..heads];
         for (output, attended) in output.chunks_exact_mut(size).zip(of_heads) {
             output.copy_from_slice(&attended[row * size..][..size]);
@@ -107,18 +111,18 @@ pub(crate) fn disentangled_attention(operands: Operands) -> Option<Vec<f32>> {
     Some(output)
 }
 
-/// The sequence, and the number among its queries, of each query row.
-fn places(sequences: &[Sequence], rows: usize) -> Option<Vec<Option<(usize, usize)>>> {
-    let mut places = vec![None; rows];
+/// The sequence of each query row, and its number among that sequence's queries.
+fn sources(sequences: &[Sequence], rows: usize) -> Option<Vec<Option<(usize, usize)>>> {
+    let mut sources = vec![None; rows];
     for (number, sequence) in sequences.iter().enumerate() {
         for (query, row) in sequence.segment.queries.clone().enumerate() {
-            let place = places.get_mut(row)?;
-            if place.replace((number, query)).is_some() {
+            let source = sources.get_mut(row)?;
+            if source.replace((number, query)).is_some() {
                 return None;
             }
         }
     }
-    Some(places)
+    Some(sources)
 }
 
 /// The output of one head, `[queries, head size]`.
@@ -140,7 +144,7 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Memory that the tasks of a thread use one after the other. What is in it is old.
+/// Memory that the tasks of a thread use one after the other. Its values are old.
 #[derive(Default)]
 struct Scratch {
     /// Keys with relative positions as queries, `[keys, table_stride]`.
@@ -164,7 +168,7 @@ struct Head<'a> {
 }
 
 impl<'a> Head<'a> {
-    /// Computes the key scores on the way.
+    /// Also computes the key scores, into `scratch`.
     fn new(
         operands: &'a Operands,
         sequence: &'a Sequence,
@@ -193,8 +197,8 @@ impl<'a> Head<'a> {
         let targets = scratch.key_scores.chunks_mut(KEY_ROWS * table_stride);
         for (block, (keys, target)) in blocks.zip(targets).enumerate() {
             let rows = block * KEY_ROWS..length.min((block + 1) * KEY_ROWS);
-            let wanted = sequence.rows_of_keys(rows);
-            head.multiply(keys, operands.relative_queries, wanted, target, table_stride);
+            let columns = sequence.rows_of_keys(rows);
+            head.multiply(keys, operands.relative_queries, columns, target, table_stride);
         }
         head
     }
@@ -214,19 +218,19 @@ impl<'a> Head<'a> {
         self.operands.shape.heads * self.size
     }
 
-    /// `target[rows, wanted] = left[rows, size] panels[size, wanted]`, where a panel holds 16 columns of
+    /// `target[rows, columns] = left[rows, size] panels[size, columns]`, where a panel holds 16 columns of
     /// all heads.
     fn multiply(
         &self,
         left: &[f32],
         panels: &[f32],
-        wanted: Range<usize>,
+        columns: Range<usize>,
         target: &mut [f32],
         stride: usize,
     ) {
         let rows = left.len() / self.size;
         let size = ProductSize { rows, depth: self.size, columns: TILE_COLUMNS };
-        for column in wanted.step_by(TILE_COLUMNS) {
+        for column in columns.step_by(TILE_COLUMNS) {
             let panel = &panels[column * self.features() + self.first_column * TILE_COLUMNS..];
             let target = Target { values: &mut target[column..], stride, adds: false };
             let left = Left::Rows { values: left, stride: self.size };
@@ -242,8 +246,8 @@ impl<'a> Head<'a> {
         let queries = self.gather(operands.queries, first..first + rows, operands.shape.scale);
         let scores = &mut scores[..rows * self.score_stride];
         self.multiply(&queries, &sequence.keys, 0..length, scores, self.score_stride);
-        let wanted = sequence.rows_of_queries(positions);
-        self.multiply(&queries, operands.relative_keys, wanted, query_scores, self.table_stride);
+        let columns = sequence.rows_of_queries(positions);
+        self.multiply(&queries, operands.relative_keys, columns, query_scores, self.table_stride);
         for start in (0..length).step_by(KEY_ROWS) {
             let keys = start..length.min(start + KEY_ROWS);
             let key_scores =
@@ -270,8 +274,8 @@ impl<'a> Head<'a> {
     }
 }
 
-/// Adds to a query's scores with some keys what both say of the other's relative position: the numbers
-/// at the distance's table row among the query's, and among the key's.
+/// Adds the relative terms to a query's scores with some keys. `rows` holds the table row of the distance
+/// to each key: one term is the query's score with that row, the other the key's.
 fn add_relative(scores: &mut [f32], rows: &[u32], query_scores: &[f32], key_scores: &[f32]) {
     let keys = key_scores.chunks_exact(query_scores.len());
     for ((score, &row), key_scores) in scores.iter_mut().zip(rows).zip(keys) {

@@ -52,7 +52,7 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Where a product goes.
+/// Destination of a product: a row-major part of a mutable slice.
 pub(crate) struct Destination<'a> {
     pointer: *mut f32,
     rows: usize,

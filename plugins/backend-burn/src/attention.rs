@@ -1,23 +1,25 @@
 //! Attention over packed segments, forward and backward.
 //!
 //! Each segment attends by itself, to the keys of its prompt followed by its own. Query heads that share
-//! keys lie side by side in one matrix, `[shared heads, groups * queries, size]`, so that a product with
-//! keys or values sums over them.
+//! keys lie side by side in one matrix, so that a product with keys or values sums over them:
+//!
+//! ```text
+//! queries [shared heads, groups * queries, size]    keys, values [shared heads, prompt + own, size]
+//! scores  [shared heads, groups * queries, prompt + own] + mask [1, 1, queries, prompt + own]
+//! ```
 
 use std::ops::Range;
-use std::rc::Rc;
 
-use burn_tensor::Tensor;
+use burn_tensor::{Device, Tensor};
 use sppo_model::Result;
-use sppo_model::ops::{AttentionSegment, AttentionShape};
+use sppo_model::ops::{AttentionOutput, AttentionSegment, AttentionShape};
 
-use crate::engine::BurnOps;
 use crate::tensors::{add_to_rows, rows, set_rows, soft_cap, soft_cap_backward, upload};
 
 /// Added to the scores of keys that a query does not see.
 pub(crate) const HIDDEN: f32 = -1e30;
 
-/// How heads lie in a row.
+/// Heads of a row: `shared` key-value heads, each of `groups` query heads, of `size` features.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Heads {
     pub(crate) groups: usize,
@@ -99,7 +101,14 @@ impl Part<'_> {
         (weights.matmul(self.values.clone()), log_sum_exp)
     }
 
-    /// Gradients of queries, keys and values.
+    /// Gradients of queries, keys and values, from output `o`, log-sum-exp `l` and the output's gradient
+    /// `g`.
+    ///
+    /// ```text
+    /// w = exp(scores - l)        scores = cap(scale q k^T)
+    /// v' = w^T g                 t = w (g v^T - sum(g o)) scale cap'
+    /// q' = t k                   k' = t^T q
+    /// ```
     fn backward(
         &self,
         output: Tensor<3>,
@@ -118,7 +127,7 @@ impl Part<'_> {
     }
 }
 
-/// Over the last dimension: weights, and the logarithm of what they were divided by.
+/// Softmax over the last dimension, and the log-sum-exp.
 pub(crate) fn softmax<const D: usize>(scores: Tensor<D>) -> (Tensor<D>, Tensor<D>) {
     let largest = scores.clone().max_dim(D - 1);
     let weights = (scores - largest.clone()).exp();
@@ -135,8 +144,16 @@ fn visible_rows(x: &Tensor<2>, segment: &AttentionSegment) -> Tensor<2> {
     }
 }
 
-/// Hides what comes after a query, and what lies beyond the window: `[1, 1, queries, keys]`.
-fn mask(ops: &BurnOps, segment: &AttentionSegment, window: Option<usize>) -> Result<Tensor<4>> {
+/// Masks of segments, `[1, 1, queries, keys]` each: they hide keys after a query and beyond the window.
+pub(crate) fn masks(
+    segments: &[AttentionSegment],
+    window: Option<usize>,
+    device: &Device,
+) -> Result<Vec<Tensor<4>>> {
+    segments.iter().map(|segment| mask(segment, window, device)).collect()
+}
+
+fn mask(segment: &AttentionSegment, window: Option<usize>, device: &Device) -> Result<Tensor<4>> {
     let (queries, prefix) = (segment.queries.len(), segment.prefix.len());
     let keys = prefix + segment.own.len();
     let mut mask = vec![HIDDEN; queries * keys];
@@ -145,92 +162,80 @@ fn mask(ops: &BurnOps, segment: &AttentionSegment, window: Option<usize>) -> Res
         let start = window.map_or(0, |window| end.saturating_sub(window));
         mask[start..end].fill(0.0);
     }
-    upload(mask, [1, 1, queries, keys], &ops.device)
+    upload(mask, [1, 1, queries, keys], device)
 }
 
-impl BurnOps {
-    fn masks(
-        &self,
-        segments: &[AttentionSegment],
-        window: Option<usize>,
-    ) -> Result<Rc<[Tensor<4>]>> {
-        self.shared.masks.find_or_make(segments, &window, || {
-            segments.iter().map(|segment| mask(self, segment, window)).collect()
-        })
-    }
+/// Segments and their operands, one mask for each.
+fn parts<'a>(
+    [queries, keys, values]: [&'a Tensor<2>; 3],
+    shape: &'a AttentionShape,
+    segments: &'a [AttentionSegment],
+    masks: &'a [Tensor<4>],
+) -> impl Iterator<Item = (&'a AttentionSegment, Part<'a>)> {
+    let heads = Heads::of(shape);
+    segments.iter().zip(masks).map(move |(segment, mask)| {
+        let part = Part {
+            queries: heads.gather(rows(queries, &segment.queries), heads.size),
+            keys: heads.keys(visible_rows(keys, segment)),
+            values: heads.keys(visible_rows(values, segment)),
+            mask: mask.clone(),
+            shape,
+        };
+        (segment, part)
+    })
+}
 
-    fn parts<'a>(
-        &self,
-        [queries, keys, values]: [&'a Tensor<2>; 3],
-        shape: &'a AttentionShape,
-        segments: &'a [AttentionSegment],
-    ) -> Result<impl Iterator<Item = (&'a AttentionSegment, Part<'a>)> + use<'a>> {
-        let heads = Heads::of(shape);
-        let masks = self.masks(segments, shape.window)?;
-        Ok(segments.iter().enumerate().map(move |(number, segment)| {
-            let part = Part {
-                queries: heads.gather(rows(queries, &segment.queries), heads.size),
-                keys: heads.keys(visible_rows(keys, segment)),
-                values: heads.keys(visible_rows(values, segment)),
-                mask: masks[number].clone(),
-                shape,
-            };
-            (segment, part)
-        }))
+/// Output `[rows, query heads * size]` and log-sum-exp `[rows, query heads]`.
+pub(crate) fn attention(
+    operands: [&Tensor<2>; 3],
+    shape: &AttentionShape,
+    segments: &[AttentionSegment],
+    masks: &[Tensor<4>],
+) -> (Tensor<2>, Tensor<2>) {
+    let heads = Heads::of(shape);
+    let mut output = operands[0].zeros_like();
+    let rows = output.dims()[0];
+    let mut log_sum_exp = Tensor::zeros([rows, shape.query_heads], &output.device());
+    for (segment, part) in parts(operands, shape, segments, masks) {
+        let (of_part, log_sum_exp_of_part) = part.forward();
+        set_rows(&mut output, &segment.queries, heads.scatter(of_part));
+        set_rows(&mut log_sum_exp, &segment.queries, heads.scatter(log_sum_exp_of_part));
     }
+    (output, log_sum_exp)
+}
 
-    /// Output `[rows, query heads * size]` and log-sum-exp `[rows, query heads]`.
-    pub(crate) fn attend(
-        &self,
-        operands: [&Tensor<2>; 3],
-        shape: &AttentionShape,
-        segments: &[AttentionSegment],
-    ) -> Result<(Tensor<2>, Tensor<2>)> {
-        let heads = Heads::of(shape);
-        let mut output = operands[0].zeros_like();
-        let rows = output.dims()[0];
-        let mut log_sum_exp = Tensor::zeros([rows, shape.query_heads], &self.device);
-        for (segment, part) in self.parts(operands, shape, segments)? {
-            let (of_part, log_sum_exp_of_part) = part.forward();
-            set_rows(&mut output, &segment.queries, heads.scatter(of_part));
-            set_rows(&mut log_sum_exp, &segment.queries, heads.scatter(log_sum_exp_of_part));
-        }
-        Ok((output, log_sum_exp))
-    }
-
-    /// Gradients of queries, keys and values.
-    pub(crate) fn attend_backward(
-        &self,
-        operands: [&Tensor<2>; 3],
-        [output, log_sum_exp]: [&Tensor<2>; 2],
-        gradient: &Tensor<2>,
-        shape: &AttentionShape,
-        segments: &[AttentionSegment],
-    ) -> Result<[Tensor<2>; 3]> {
-        let heads = Heads::of(shape);
-        let [mut of_queries, mut of_keys, mut of_values] = operands.map(Tensor::zeros_like);
-        for (segment, part) in self.parts(operands, shape, segments)? {
-            let of_segment = |x: &Tensor<2>, size| heads.gather(rows(x, &segment.queries), size);
-            let [part_queries, part_keys, part_values] = part.backward(
-                of_segment(output, heads.size),
-                of_segment(log_sum_exp, 1),
-                of_segment(gradient, heads.size),
-            );
-            set_rows(&mut of_queries, &segment.queries, heads.scatter(part_queries));
-            // Several segments add to the keys of a prompt.
-            for (sum, of_part) in [(&mut of_keys, part_keys), (&mut of_values, part_values)] {
-                let of_part = heads.key_rows(of_part);
-                let split = segment.prefix.len();
-                let all = 0..of_part.dims()[0];
-                let halves: [(&Range<usize>, Range<usize>); 2] =
-                    [(&segment.prefix, 0..split), (&segment.own, split..all.end)];
-                for (to, from) in halves {
-                    if !to.is_empty() {
-                        add_to_rows(sum, to, rows(&of_part, &from));
-                    }
+/// Gradients of queries, keys and values.
+pub(crate) fn attention_backward(
+    operands: [&Tensor<2>; 3],
+    forward: &AttentionOutput<Tensor<2>>,
+    gradient: &Tensor<2>,
+    shape: &AttentionShape,
+    segments: &[AttentionSegment],
+    masks: &[Tensor<4>],
+) -> [Tensor<2>; 3] {
+    let heads = Heads::of(shape);
+    let [mut of_queries, mut of_keys, mut of_values] = operands.map(Tensor::zeros_like);
+    for (segment, part) in parts(operands, shape, segments, masks) {
+        let of_segment = |x: &Tensor<2>, size| heads.gather(rows(x, &segment.queries), size);
+        let [part_queries, part_keys, part_values] = part.backward(
+            of_segment(&forward.output, heads.size),
+            of_segment(&forward.log_sum_exp, 1),
+            of_segment(gradient, heads.size),
+        );
+        set_rows(&mut of_queries, &segment.queries, heads.scatter(part_queries));
+        // Several segments add to the keys of a prompt.
+        for (sum, of_part) in [(&mut of_keys, part_keys), (&mut of_values, part_values)] {
+            let of_part = heads.key_rows(of_part);
+            let split = segment.prefix.len();
+            let all = 0..of_part.dims()[0];
+            let halves: [(&Range<usize>, Range<usize>); 2] =
+                [(&segment.prefix, 0..split), (&segment.own, split..all.end)];
+            for (to, from) in halves {
+                if !to.is_empty() {
+                    add_to_rows(sum, to, rows(&of_part, &from));
                 }
             }
         }
-        Ok([of_queries, of_keys, of_values])
     }
+    [of_queries, of_keys, of_values]
 }

@@ -1,23 +1,23 @@
-//! The plugin: its settings, and policies on the op set.
+//! The plugin: its settings, and the op set that they make.
 
 use burn_tensor::Device;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sppo_model::GenerationLimits;
-use sppo_model::serve::{DecoderPolicy, load_scorer, measure_matrix_products};
-use sppo_plugin::{Backend, ModelSpec, Plugin, PluginError, Policy, PolicySpec, Scorer};
+use sppo_model::serve::ModelBackend;
+use sppo_plugin::{Backend, IntoObject, Plugin, PluginError};
 
-use crate::engine::BurnOps;
+use crate::ops::BurnOps;
 
 /// The table `[backend.burn]`.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BurnConfig {
-    /// Where to compute: `cpu`, or `wgpu` for the best GPU that wgpu finds, where the backend was built
+    /// Device to compute on: `cpu`, or `wgpu` for the best GPU that wgpu finds, if the backend was built
     /// with that feature.
     pub device: String,
-    /// Training keeps the logits of a batch for its backward pass where they take at most this many
-    /// MiB, and otherwise computes them twice: more memory or more time.
+    /// Training keeps the logits of a batch for its backward pass if they take at most this many MiB,
+    /// and otherwise computes them twice: more memory or more time.
     pub keep_logits_limit_mebibytes: usize,
     /// Most responses that are sampled together. More are faster and take more memory.
     pub max_rows: usize,
@@ -34,10 +34,7 @@ impl Default for BurnConfig {
 }
 
 /// The backend `burn`.
-pub struct BurnBackend {
-    ops: BurnOps,
-    limits: GenerationLimits,
-}
+pub struct BurnBackend(ModelBackend<BurnOps>);
 
 impl Plugin for BurnBackend {
     type Config = BurnConfig;
@@ -52,7 +49,7 @@ impl Plugin for BurnBackend {
         let device = choose_device(&config.device)?;
         let ops = BurnOps::new(device, config.keep_logits_limit_mebibytes.saturating_mul(1 << 20));
         let limits = GenerationLimits { max_rows: config.max_rows, ..GenerationLimits::default() };
-        Ok(Self { ops, limits })
+        Ok(Self(ModelBackend::new(ops, limits, None)))
     }
 }
 
@@ -81,23 +78,9 @@ fn gpu() -> Result<Device, PluginError> {
     ))
 }
 
-impl Backend for BurnBackend {
-    fn load_policy(&self, spec: &PolicySpec) -> Result<Box<dyn Policy>, PluginError> {
-        Ok(Box::new(DecoderPolicy::load(self.ops.clone(), spec, self.limits)?))
-    }
-
-    fn load_scorer(&self, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
-        Ok(load_scorer(self.ops.clone(), &model.path)?)
-    }
-
-    fn matrix_product_rate(
-        &self,
-        rows: usize,
-        inner: usize,
-        columns: usize,
-    ) -> Result<f64, PluginError> {
-        let product = self.ops.matrix_product(rows, inner, columns);
-        Ok(measure_matrix_products([rows, inner, columns], product)?)
+impl IntoObject<dyn Backend> for BurnBackend {
+    fn into_object(self) -> Box<dyn Backend> {
+        Box::new(self.0)
     }
 }
 
@@ -108,9 +91,7 @@ mod tests {
     use std::path::PathBuf;
 
     use serde_json::json;
-    use sppo_plugin::{SequenceBatch, create_backend};
-
-    use super::*;
+    use sppo_plugin::{PolicySpec, SequenceBatch, create_backend};
 
     #[test]
     fn a_registered_backend_loads_a_checkpoint_and_scores_it() {
@@ -127,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_make_no_sense_are_refused_by_name() {
+    fn invalid_settings_are_refused_by_name() {
         let refusal = |config| {
             let error = create_backend("burn", config).err().unwrap();
             error.to_string()

@@ -1,6 +1,11 @@
 //! The key-value cache, and attention of one query per response over it.
 //!
-//! The keys that each response sees are gathered, as many for each as for the one that sees most.
+//! The keys that each row sees are gathered, as many for each as for the row that sees most:
+//!
+//! ```text
+//! row 0   | prompt | own     |          slots [rows, keys], flat
+//! row 1   | prompt | own | hidden |     mask  [rows, 1, 1, keys]
+//! ```
 
 use std::ops::Range;
 
@@ -9,7 +14,6 @@ use sppo_model::ops::{AttentionShape, CachedRow};
 use sppo_model::{ModelError, Result};
 
 use crate::attention::{HIDDEN, Heads, softmax};
-use crate::engine::BurnOps;
 use crate::tensors::{index, soft_cap, upload};
 
 /// Keys and values of past tokens, one pair of `[slots, features]` tensors per layer.
@@ -22,6 +26,11 @@ impl KeyValueCache {
     pub(crate) fn new(layers: usize, slots: usize, features: usize, device: &Device) -> Self {
         let empty = || Tensor::zeros([slots, features], device);
         Self { layers: (0..layers).map(|_| [empty(), empty()]).collect() }
+    }
+
+    /// Keys and values of a layer.
+    pub(crate) fn layer(&self, layer: usize) -> Result<&[Tensor<2>; 2]> {
+        self.layers.get(layer).ok_or_else(|| no_layer(layer))
     }
 
     /// Writes rows to slots.
@@ -44,17 +53,16 @@ fn no_layer(layer: usize) -> ModelError {
     ModelError::Backend(format!("the cache has no layer {layer}"))
 }
 
-/// How a step's rows lie in the cache; the same for all layers with the same window.
-#[derive(Clone)]
+/// A decoding step's rows in the cache; the same for all layers with the same window.
 pub(crate) struct DecodingPlan {
     /// The slots that the rows see, row after row.
     slots: Tensor<1, Int>,
-    /// Hides what only fills a row up, `[rows, 1, 1, keys]`.
+    /// Hides the slots that only fill a row up, `[rows, 1, 1, keys]`.
     mask: Tensor<4>,
 }
 
 impl DecodingPlan {
-    fn new(rows: &[CachedRow], window: Option<usize>, device: &Device) -> Result<Self> {
+    pub(crate) fn new(rows: &[CachedRow], window: Option<usize>, device: &Device) -> Result<Self> {
         let seen: Vec<[Range<usize>; 2]> = rows.iter().map(|row| visible(row, window)).collect();
         let length = |[prefix, own]: &[Range<usize>; 2]| prefix.len() + own.len();
         let longest = seen.iter().map(length).max().unwrap_or(0).max(1);
@@ -72,6 +80,24 @@ impl DecodingPlan {
             mask: upload(mask, [rows.len(), 1, 1, longest], device)?,
         })
     }
+    /// Attention of one query per row over a layer of the cache, `[rows, query heads * size]`.
+    pub(crate) fn attend(
+        &self,
+        queries: &Tensor<2>,
+        [keys, values]: &[Tensor<2>; 2],
+        shape: &AttentionShape,
+    ) -> Tensor<2> {
+        let Heads { groups, shared, size } = Heads::of(shape);
+        let [rows, _, _, length] = self.mask.dims();
+        let gathered = |x: &Tensor<2>| {
+            let gathered = x.clone().select(0, self.slots.clone());
+            gathered.reshape([rows, length, shared, size]).swap_dims(1, 2)
+        };
+        let grouped = queries.clone().reshape([rows, shared, groups, size]);
+        let scores = grouped.matmul(gathered(keys).swap_dims(2, 3)) * shape.scale;
+        let (weights, _) = softmax(soft_cap(scores, shape.soft_cap) + self.mask.clone());
+        weights.matmul(gathered(values)).reshape(queries.dims())
+    }
 }
 
 /// The slots of the prompt and of the response that lie within the window.
@@ -81,34 +107,6 @@ fn visible(row: &CachedRow, window: Option<usize>) -> [Range<usize>; 2] {
     };
     let window = window.unwrap_or(usize::MAX);
     [cut(&row.prefix, window.saturating_sub(row.own.len())), cut(&row.own, window)]
-}
-
-impl BurnOps {
-    /// Attention of one query per row over a layer of the cache, `[rows, query heads * size]`.
-    pub(crate) fn attend_to_cache(
-        &self,
-        queries: &Tensor<2>,
-        cache: &KeyValueCache,
-        layer: usize,
-        shape: &AttentionShape,
-        rows: &[CachedRow],
-    ) -> Result<Tensor<2>> {
-        let [keys, values] = cache.layers.get(layer).ok_or_else(|| no_layer(layer))?;
-        let window = shape.window;
-        let plan = self
-            .shared
-            .decoding
-            .find_or_make(rows, &window, || DecodingPlan::new(rows, window, &self.device))?;
-        let Heads { groups, shared, size } = Heads::of(shape);
-        let gathered = |x: &Tensor<2>| {
-            let gathered = x.clone().select(0, plan.slots.clone());
-            gathered.reshape([rows.len(), plan.mask.dims()[3], shared, size]).swap_dims(1, 2)
-        };
-        let grouped = queries.clone().reshape([rows.len(), shared, groups, size]);
-        let scores = grouped.matmul(gathered(keys).swap_dims(2, 3)) * shape.scale;
-        let (weights, _) = softmax(soft_cap(scores, shape.soft_cap) + plan.mask.clone());
-        Ok(weights.matmul(gathered(values)).reshape(queries.dims()))
-    }
 }
 
 #[cfg(test)]

@@ -11,18 +11,18 @@
 mod attention;
 mod backend;
 mod cached_attention;
-mod encoder;
-mod engine;
-mod log_probs;
+mod encoder_ops;
+mod gated;
+mod head;
 mod ops;
 mod optimizer;
 mod parameter;
-mod recent;
+mod rotary;
 mod tensors;
 
 pub use backend::{BurnBackend, BurnConfig, choose_device};
 pub use burn_tensor::Device;
 pub use cached_attention::KeyValueCache;
-pub use encoder::RelativeTables;
-pub use engine::BurnOps;
+pub use encoder_ops::RelativeTables;
+pub use ops::BurnOps;
 pub use parameter::Parameter;

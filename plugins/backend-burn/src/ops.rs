@@ -1,19 +1,95 @@
 //! The op vocabulary on burn.
 
-use std::f64::consts::PI;
+use std::rc::Rc;
 
-use burn_tensor::activation::{sigmoid, silu};
-use burn_tensor::{Device, IndexingUpdateOp, Tensor};
+use burn_tensor::{Device, IndexingUpdateOp, Int, Tensor};
 use sppo_model::Result;
+use sppo_model::ops::encoder::{DisentangledShape, EncoderSegment};
 use sppo_model::ops::{
-    Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, Ops,
-    RotaryFrequencies, UpdateRule,
+    Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, LogitsLimits, Memo,
+    Ops, RotaryFrequencies, UpdateRule,
 };
+use sppo_model::serve::{MatrixRate, keep_large_buffers};
 
-use crate::cached_attention::KeyValueCache;
-use crate::engine::{BurnOps, Direction};
+use crate::attention::{attention, attention_backward, masks};
+use crate::cached_attention::{DecodingPlan, KeyValueCache};
+use crate::gated::{gated, gated_backward};
+use crate::head::Head;
 use crate::parameter::Parameter;
+use crate::rotary::{RotaryTable, apply_rotary};
 use crate::tensors::{download, index, upload};
+
+/// The ops on burn tensors, f32. Clones share their tables.
+#[derive(Clone)]
+pub struct BurnOps {
+    pub(crate) device: Device,
+    pub(crate) limits: LogitsLimits,
+    pub(crate) memos: Rc<Memos>,
+}
+
+/// Tables and plans that one layer computes and the next needs again.
+#[derive(Default)]
+pub(crate) struct Memos {
+    rotary: Memo<u32, RotaryFrequencies, RotaryTable>,
+    /// By segments and window; one mask per segment.
+    masks: Memo<AttentionSegment, Option<usize>, Vec<Tensor<4>>>,
+    /// By rows and window.
+    decoding: Memo<CachedRow, Option<usize>, DecodingPlan>,
+    /// The table rows of each sequence's queries and keys.
+    pub(crate) distances: Memo<EncoderSegment, DisentangledShape, Vec<Tensor<3, Int>>>,
+}
+
+impl BurnOps {
+    /// Ops on a device. Training keeps all logits of a batch for its backward pass when they take at
+    /// most `keep_logits_limit` bytes, and computes them again when they take more.
+    #[must_use]
+    pub fn new(device: Device, keep_logits_limit: usize) -> Self {
+        keep_large_buffers();
+        let limits =
+            LogitsLimits { kept_bytes: keep_logits_limit, chunk_bytes: 96 << 20, chunk_rows: 512 };
+        Self { device, limits, memos: Rc::default() }
+    }
+
+    fn apply_rotary(
+        &self,
+        x: &Tensor<2>,
+        positions: &[u32],
+        frequencies: &RotaryFrequencies,
+        inverse: bool,
+    ) -> Result<Tensor<2>> {
+        let make = || RotaryTable::new(positions, frequencies, &self.device);
+        let table = self.memos.rotary.get_or_insert_with(positions, frequencies, make)?;
+        Ok(apply_rotary(x, &table, inverse))
+    }
+
+    fn masks(
+        &self,
+        segments: &[AttentionSegment],
+        window: Option<usize>,
+    ) -> Result<Rc<Vec<Tensor<4>>>> {
+        let make = || masks(segments, window, &self.device);
+        self.memos.masks.get_or_insert_with(segments, &window, make)
+    }
+
+    fn head(&self, soft_cap: Option<f32>) -> Head<'_> {
+        Head { device: &self.device, limits: self.limits, soft_cap }
+    }
+}
+
+impl MatrixRate for BurnOps {
+    fn matrix_product(
+        &self,
+        [rows, inner, columns]: [usize; 3],
+    ) -> Result<impl FnMut() -> Result<()>> {
+        let left = Tensor::<2>::ones([rows, inner], &self.device);
+        let right = Tensor::<2>::ones([columns, inner], &self.device);
+        Ok(move || {
+            let product = left.clone().matmul(right.clone().transpose());
+            // Waits for the device.
+            download(&product.narrow(0, 0, 1).narrow(1, 0, 1)).map(|_| ())
+        })
+    }
+}
 
 impl Ops for BurnOps {
     type Tensor = Tensor<2>;
@@ -104,7 +180,7 @@ impl Ops for BurnOps {
         positions: &[u32],
         frequencies: &RotaryFrequencies,
     ) -> Result<Tensor<2>> {
-        self.turn(x, positions, frequencies, Direction::Forward)
+        self.apply_rotary(x, positions, frequencies, false)
     }
 
     fn attention(
@@ -115,7 +191,9 @@ impl Ops for BurnOps {
         shape: &AttentionShape,
         segments: &[AttentionSegment],
     ) -> Result<AttentionOutput<Tensor<2>>> {
-        let (output, log_sum_exp) = self.attend([queries, keys, values], shape, segments)?;
+        let masks = self.masks(segments, shape.window)?;
+        let operands = [queries, keys, values];
+        let (output, log_sum_exp) = attention(operands, shape, segments, &masks);
         Ok(AttentionOutput { output, log_sum_exp })
     }
 
@@ -125,11 +203,7 @@ impl Ops for BurnOps {
         up: &Tensor<2>,
         activation: Activation,
     ) -> Result<Tensor<2>> {
-        let activated = match activation {
-            Activation::Silu => silu(gate.clone()),
-            Activation::GeluTanh => gate.clone() * gelu_factor(gate.clone()),
-        };
-        Ok(activated * up.clone())
+        Ok(gated(gate, up, activation))
     }
 
     fn add(&self, a: &Tensor<2>, b: &Tensor<2>) -> Result<Tensor<2>> {
@@ -152,7 +226,7 @@ impl Ops for BurnOps {
         soft_cap: Option<f32>,
         keep: bool,
     ) -> Result<(Vec<f32>, Option<Tensor<2>>)> {
-        self.log_probs(hidden, head, targets, soft_cap, keep)
+        self.head(soft_cap).log_probs(hidden, head, targets, keep)
     }
 
     fn logits(
@@ -161,7 +235,7 @@ impl Ops for BurnOps {
         head: &Parameter,
         soft_cap: Option<f32>,
     ) -> Result<Tensor<2>> {
-        Ok(self.capped_logits(hidden.clone(), head, soft_cap))
+        Ok(self.head(soft_cap).logits(hidden.clone(), head))
     }
 
     fn embedding_backward(
@@ -210,7 +284,7 @@ impl Ops for BurnOps {
         frequencies: &RotaryFrequencies,
         gradient: &Tensor<2>,
     ) -> Result<Tensor<2>> {
-        self.turn(gradient, positions, frequencies, Direction::Backward)
+        self.apply_rotary(gradient, positions, frequencies, true)
     }
 
     fn attention_backward(
@@ -223,8 +297,9 @@ impl Ops for BurnOps {
         segments: &[AttentionSegment],
         gradient: &Tensor<2>,
     ) -> Result<[Tensor<2>; 3]> {
-        let forward = [&forward.output, &forward.log_sum_exp];
-        self.attend_backward([queries, keys, values], forward, gradient, shape, segments)
+        let masks = self.masks(segments, shape.window)?;
+        let operands = [queries, keys, values];
+        Ok(attention_backward(operands, forward, gradient, shape, segments, &masks))
     }
 
     fn gated_activation_backward(
@@ -234,24 +309,7 @@ impl Ops for BurnOps {
         activation: Activation,
         gradient: &Tensor<2>,
     ) -> Result<[Tensor<2>; 2]> {
-        let gate = gate.clone();
-        let (factor, slope) = match activation {
-            Activation::Silu => {
-                let factor = sigmoid(gate.clone());
-                let slope = factor.clone() * (gate.clone() * (factor.clone().neg() + 1.0) + 1.0);
-                (factor, slope)
-            }
-            Activation::GeluTanh => {
-                let factor = gelu_factor(gate.clone());
-                // The factor is (1 + tanh) / 2, so 4 factor (1 - factor) is the slope of tanh.
-                let of_tanh = factor.clone() * (factor.clone().neg() + 1.0) * 4.0;
-                let inner = gate.clone().square() * (3.0 * GELU_CUBIC) + 1.0;
-                let slope = gate.clone() * of_tanh * inner * (0.5 * gelu_root()) + factor.clone();
-                (factor, slope)
-            }
-        };
-        let of_up = gate * factor * gradient.clone();
-        Ok([slope * up.clone() * gradient.clone(), of_up])
+        Ok(gated_backward(gate, up, activation, gradient))
     }
 
     fn select_rows_backward(
@@ -275,7 +333,8 @@ impl Ops for BurnOps {
         kept: Option<Tensor<2>>,
         coefficients: &[f32],
     ) -> Result<Tensor<2>> {
-        self.log_probs_backward(hidden, head, targets, soft_cap, kept.as_ref(), coefficients)
+        let kept = kept.as_ref();
+        self.head(soft_cap).log_probs_backward(hidden, head, targets, kept, coefficients)
     }
 
     fn cache(
@@ -306,7 +365,9 @@ impl Ops for BurnOps {
         shape: &AttentionShape,
         rows: &[CachedRow],
     ) -> Result<Tensor<2>> {
-        self.attend_to_cache(queries, cache, layer, shape, rows)
+        let make = || DecodingPlan::new(rows, shape.window, &self.device);
+        let plan = self.memos.decoding.get_or_insert_with(rows, &shape.window, make)?;
+        Ok(plan.attend(queries, cache.layer(layer)?, shape))
     }
 }
 
@@ -314,7 +375,7 @@ impl Ops for BurnOps {
 struct Norm {
     /// `x / sqrt(mean(x^2) + epsilon)`, `[groups, size]`.
     normed: Tensor<2>,
-    /// What `x` was multiplied by, `[groups, 1]`.
+    /// `1 / sqrt(mean(x^2) + epsilon)`, `[groups, 1]`.
     inverse: Tensor<2>,
     /// The weight, its offset added, `[1, size]`.
     weight: Tensor<2>,
@@ -328,16 +389,4 @@ impl Norm {
         let inverse = (groups.clone().square().mean_dim(1) + epsilon).sqrt().recip();
         Self { normed: groups * inverse.clone(), inverse, weight }
     }
-}
-
-const GELU_CUBIC: f64 = 0.044_715;
-
-fn gelu_root() -> f64 {
-    (2.0 / PI).sqrt()
-}
-
-/// What the tanh approximation of GELU multiplies its input by.
-fn gelu_factor(x: Tensor<2>) -> Tensor<2> {
-    let inner = x.clone() * (x.square() * GELU_CUBIC + 1.0) * gelu_root();
-    (inner.tanh() + 1.0) * 0.5
 }

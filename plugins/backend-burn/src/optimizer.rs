@@ -4,16 +4,7 @@ use burn_tensor::Tensor;
 use sppo_model::ops::UpdateRule;
 use sppo_plugin::Optimizer;
 
-/// State tensors per weight: the mean square; both moments; the velocity.
-pub(crate) fn state_count(optimizer: &Optimizer) -> usize {
-    match optimizer {
-        Optimizer::RmsProp { .. } => 1,
-        Optimizer::AdamW { .. } => 2,
-        Optimizer::Sgd { momentum } => usize::from(*momentum != 0.0),
-    }
-}
-
-/// Applies a gradient to a weight. There are [`state_count`] state tensors.
+/// Applies a gradient to a weight; `state` has as many tensors as the optimiser keeps.
 pub(crate) fn apply(
     rule: &UpdateRule,
     value: &mut Tensor<2>,

@@ -1,7 +1,7 @@
 //! A weight with its gradient and the optimiser's state.
 
 use burn_tensor::{Device, IndexingUpdateOp, Int, Tensor};
-use sppo_model::ops::UpdateRule;
+use sppo_model::ops::{UpdateRule, ensure_state};
 use sppo_model::{ModelError, Result};
 
 use crate::optimizer;
@@ -12,6 +12,7 @@ use crate::tensors::{download, upload};
 pub struct Parameter {
     value: Tensor<2>,
     trainable: bool,
+    /// Operations make new tensors, so a cleared gradient's memory could not be used again.
     gradient: Option<Tensor<2>>,
     state: Vec<Tensor<2>>,
 }
@@ -46,7 +47,7 @@ impl Parameter {
         self.gradient.as_ref()
     }
 
-    /// Adds to the gradient, where one is wanted.
+    /// Adds to the gradient of a trained weight.
     pub(crate) fn accumulate(&mut self, addend: impl FnOnce() -> Tensor<2>) {
         if self.trainable {
             self.gradient = Some(match self.gradient.take() {
@@ -71,6 +72,7 @@ impl Parameter {
         Ok(of_rows.into_iter().map(f64::from).sum())
     }
 
+    /// Forgets the gradient.
     pub(crate) fn clear_gradient(&mut self) {
         self.gradient = None;
     }
@@ -95,15 +97,8 @@ impl Parameter {
         let Some(gradient) = self.gradient.clone().filter(|_| self.trainable) else {
             return Ok(());
         };
-        let wanted = optimizer::state_count(&rule.optimizer);
-        if self.state.is_empty() {
-            self.state.resize_with(wanted, || self.value.zeros_like());
-        } else if self.state.len() != wanted {
-            return Err(ModelError::Backend(format!(
-                "the optimiser keeps {wanted} state tensors per weight, {} were loaded",
-                self.state.len()
-            )));
-        }
+        let zeros = || Ok::<_, ModelError>(self.value.zeros_like());
+        ensure_state(&mut self.state, &rule.optimizer, zeros)?;
         optimizer::apply(rule, &mut self.value, gradient, &mut self.state);
         Ok(())
     }

@@ -29,6 +29,7 @@ mod policy;
 pub mod preference;
 pub mod win_rate;
 
+pub use abi::IntoObject;
 pub use backend::{Backend, ModelSpec, PolicySpec, Scorer};
 pub use batch::{Segment, SequenceBatch};
 pub use calls::{PluginAtWork, plugin_at_work};

@@ -1,17 +1,18 @@
-//! How much memory a decoder takes, part by part, from its configuration alone.
+//! Estimates the memory that a decoder takes, part by part, from its configuration alone.
 //!
 //! Follows what the tape keeps of a forward pass ([`Tape`](crate::ops::Tape)) and what generation holds
 //! ([`crate::generation`]). What an op set does beyond that, its [`MemoryTraits`] say.
 
 use sppo_plugin::{
-    LoraSettings, MemoryEstimate, MemoryUse, PlannedSampling, PlannedTraining, PlannedWork, PolicySpec,
+    LoraSettings, MemoryEstimate, MemoryUse, PlannedSampling, PlannedTraining, PlannedWork,
+    PolicySpec,
 };
 
 use crate::decoder::{DecoderConfig, NormPlacement, adapter_shapes, tensor_layout};
 use crate::generation::{GenerationLimits, planned_cache};
-use crate::ops::state_count;
+use crate::ops::{LogitsLimits, state_count};
 
-/// What an op set needs beyond the values that the model asks it to keep.
+/// Memory of an op set beyond the values that the model asks it to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryTraits {
     /// Bytes of an activation's number, and of a trained weight's.
@@ -21,11 +22,9 @@ pub struct MemoryTraits {
     pub keeps_frozen_bf16: bool,
     /// Whether decoding makes a copy of all other matrices.
     pub copies_matrices_for_decoding: bool,
-    /// Most bytes of logits that training keeps for its backward pass.
-    pub keep_logits_limit: u64,
-    /// Bytes of logits, or of their gradients, that exist at a time otherwise.
-    pub logits_chunk: u64,
-    /// What the program takes without a model.
+    /// Logits, or their gradients, that exist at a time.
+    pub logits: LogitsLimits,
+    /// Bytes of the program without a model.
     pub program: u64,
 }
 
@@ -192,7 +191,7 @@ impl Estimator<'_> {
 
     /// What a training pass keeps, and what comes and goes beside it.
     fn activations(&self, training: &PlannedTraining) -> (u64, u64) {
-        let MemoryTraits { number_bytes, keep_logits_limit, logits_chunk, .. } = self.traits;
+        let MemoryTraits { number_bytes, logits: limits, .. } = self.traits;
         let config = self.config;
         let (tokens, predicted) = (training.tokens as u64, training.predicted_tokens as u64);
         let hidden = config.hidden_size as u64;
@@ -205,8 +204,8 @@ impl Estimator<'_> {
         let kept = number_bytes * (layers + 2 * predicted * hidden);
         let logits = number_bytes * predicted * config.vocabulary_size as u64;
         // All logits or a part of them, and the gradients of a part.
-        let part = logits.min(logits_chunk);
-        let at_head = part + if logits <= keep_logits_limit { logits } else { part };
+        let part = logits.min(limits.chunk_bytes as u64);
+        let at_head = part + if logits <= limits.kept_bytes as u64 { logits } else { part };
         // The gradients of the residual, of its norm, and of gate and up.
         let inner = config.intermediate_size as u64;
         let in_layer = number_bytes * tokens * 2 * (hidden + inner);

@@ -109,7 +109,7 @@ fn adapted_model<O: Ops>(
 ///
 /// # Errors
 /// When the model cannot be opened.
-pub fn estimate_policy_memory(
+pub(super) fn estimate_policy_memory(
     spec: &PolicySpec,
     traits: MemoryTraits,
     limits: GenerationLimits,

@@ -35,9 +35,11 @@ pub trait Pluggable: 'static {
     fn import(plugin: &'static str, object: Self::Abi) -> Result<Box<Self>, PluginError>;
 }
 
-/// An author's object, as the trait object of its kind.
+/// A plugin as the trait object of its kind. Every [`Oracle`](crate::Oracle) and every
+/// [`Backend`](crate::Backend) is one; a plugin that builds on another type's implementation says here which
+/// object it makes.
 pub trait IntoObject<K: ?Sized> {
-    /// Boxes it.
+    /// The object.
     fn into_object(self) -> Box<K>;
 }
 

@@ -1,7 +1,13 @@
-//! Attention on CUDA devices: all sequences of a batch, whatever their lengths, in one kernel.
+//! The varlen kernel of CUDA devices: all sequences of a batch, whatever their lengths, in one call.
 //!
 //! Two calls serve a batch: one for what each sequence sees of itself, one for what it sees of a shared
-//! prompt; they are joined by their log-sum-exps as in [`crate::attention`].
+//! prompt. Sequences lie in the rows of the operands, `[rows, heads, size]`, one after another; the
+//! kernel's table of log-sum-exps is padded:
+//!
+//! ```text
+//! queries        | sequence 0 | sequence 1      | ...     query_starts = [0, 3, 8, ...]
+//! log-sum-exps   [sequences, heads, longest]              padded_rows[query] = sequence * longest + row
+//! ```
 
 use std::ffi::{CStr, c_char};
 
@@ -13,9 +19,9 @@ use crate::tensors::TorchResult;
 /// The kernel pads the log-sum-exps of a sequence to a multiple of this.
 const LOG_SUM_EXP_ALIGNMENT: usize = 32;
 
-/// Which rows of queries see which rows of keys.
+/// Rows of queries, and for each sequence of them the rows of the keys that they see.
 #[derive(Debug)]
-pub(crate) struct Sequences {
+pub(super) struct Sequences {
     count: i64,
     /// Row of each sequence's first query, and the end of the last; i32.
     query_starts: Tensor,
@@ -27,13 +33,13 @@ pub(crate) struct Sequences {
     longest_keys: i64,
     /// Whether query `j` of a sequence sees keys `0..=j` only.
     causal: bool,
-    /// Where the log-sum-exp of each query is in the kernel's padded table.
+    /// The row of each query's log-sum-exp in the kernel's padded table.
     padded_rows: Tensor,
 }
 
 impl Sequences {
     /// Sequences whose keys follow each other: `lengths` counts the queries and keys of each.
-    pub(crate) fn packed(
+    pub(super) fn packed(
         lengths: &[(usize, usize)],
         causal: bool,
         device: Device,
@@ -45,7 +51,7 @@ impl Sequences {
     }
 
     /// Sequences whose keys are anywhere: `keys` has the first row and the length of each.
-    pub(crate) fn scattered(
+    pub(super) fn scattered(
         queries: &[usize],
         keys: &[std::ops::Range<usize>],
         device: Device,
@@ -83,9 +89,9 @@ impl Sequences {
         })
     }
 
-    /// Output `[queries, heads, size]`, in the operands' number format, and log-sum-exp
+    /// Output `[queries, heads, size]`, in the operands' dtype, and log-sum-exp
     /// `[queries, heads]`, f32. All operands are `[rows, heads, size]`.
-    pub(crate) fn forward(
+    pub(super) fn forward(
         &self,
         [queries, keys, values]: [&Tensor; 3],
         scale: f64,
@@ -98,7 +104,7 @@ impl Sequences {
 
     /// The output, and the log-sum-exps as the kernel lays them out:
     /// `[sequences, heads, queries of the longest and some more]`.
-    pub(crate) fn forward_padded(
+    pub(super) fn forward_padded(
         &self,
         operands: [&Tensor; 3],
         scale: f64,
@@ -114,7 +120,7 @@ impl Sequences {
         // SAFETY: the tensors live as long as the call. The function stores two new tensors, which are
         // taken over below, or returns a message and stores nothing.
         let message = unsafe {
-            sppo_ragged_attention(
+            sppo_varlen_attention(
                 results.as_mut_ptr(),
                 queries,
                 keys,
@@ -143,7 +149,7 @@ impl Sequences {
 
     /// Gradients of queries, keys and values, from the whole output and log-sum-exp of the queries, of
     /// which these sequences may be a part.
-    pub(crate) fn backward(
+    pub(super) fn backward(
         &self,
         [queries, keys, values]: [&Tensor; 3],
         [output, log_sum_exp]: [&Tensor; 2],
@@ -178,8 +184,7 @@ impl Sequences {
         Ok([of_queries.f_squeeze_dim(0)?, of_keys.f_squeeze_dim(0)?, of_values.f_squeeze_dim(0)?])
     }
 
-    /// Log-sum-exps as the kernel wants them, `[sequences, heads, queries]`. What is padded has no
-    /// weight.
+    /// Log-sum-exps in the kernel's padded table, `[sequences, heads, queries]`. Padding has no weight.
     fn pad(&self, log_sum_exp: &Tensor) -> TorchResult<Tensor> {
         let heads = log_sum_exp.size()[1];
         let padded = (self.longest_queries as usize).next_multiple_of(LOG_SUM_EXP_ALIGNMENT) as i64;
@@ -190,13 +195,7 @@ impl Sequences {
     }
 }
 
-/// Whether the kernel takes heads of this size.
-pub(crate) fn takes(head_size: usize, kind: Kind) -> bool {
-    let numbers_per_word: usize = if kind == Kind::Float { 4 } else { 8 };
-    head_size.is_multiple_of(numbers_per_word)
-}
-
-/// Where parts of these lengths begin that follow each other, and where the last one ends.
+/// Starts of consecutive parts of these lengths, and the end of the last one.
 fn starts(lengths: &[usize]) -> impl Iterator<Item = usize> + '_ {
     std::iter::once(0).chain(lengths.iter().scan(0, |end, length| {
         *end += length;
@@ -210,7 +209,7 @@ fn numbers(values: impl Iterator<Item = usize>, device: Device) -> TorchResult<T
 }
 
 unsafe extern "C" {
-    fn sppo_ragged_attention(
+    fn sppo_varlen_attention(
         results: *mut *mut C_tensor,
         queries: *const C_tensor,
         keys: *const C_tensor,
@@ -246,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn log_sum_exps_are_padded_with_what_weighs_nothing() {
+    fn padding_of_log_sum_exps_has_no_weight() {
         let sequences = Sequences::packed(&[(2, 2), (33, 1)], false, Device::Cpu).unwrap();
         let rows = Tensor::f_arange(35, (Kind::Float, Device::Cpu)).unwrap().unsqueeze(1);
         let padded = sequences.pad(&rows).unwrap();

@@ -1,15 +1,20 @@
-//! The ops of encoders.
+//! The ops of encoders. Disentangled attention (arXiv 2006.03654):
+//!
+//! ```text
+//! score(query, key) = scale (q k + q K[d] + Q[d] k)        d = distance bucket of query and key
+//! ```
+//!
+//! `K` and `Q` are the tables of relative positions as keys and as queries.
 
 use std::ops::Range;
-use std::rc::Rc;
 
 use burn_tensor::activation::gelu;
-use burn_tensor::{Int, Tensor};
-use sppo_model::Result;
+use burn_tensor::{Device, Int, Tensor};
 use sppo_model::ops::encoder::{DisentangledShape, EncoderOps, EncoderSegment, Pointwise};
+use sppo_model::{ModelError, Result};
 
 use crate::attention::softmax;
-use crate::engine::BurnOps;
+use crate::ops::BurnOps;
 use crate::parameter::Parameter;
 use crate::tensors::{index, rows, set_rows};
 
@@ -62,12 +67,12 @@ impl EncoderOps for BurnOps {
         shape: &DisentangledShape,
         segments: &[EncoderSegment],
     ) -> Result<Tensor<2>> {
-        let distances = self.shared.distances.find_or_make(segments, shape, || {
-            let of_segment = |segment| distance_rows(self, shape, segment);
-            Ok(segments.iter().map(of_segment).collect::<Rc<[_]>>())
+        let distances = self.memos.distances.get_or_insert_with(segments, shape, || {
+            let of_segment = |segment| distance_rows(shape, segment, &self.device);
+            Ok::<_, ModelError>(segments.iter().map(of_segment).collect())
         })?;
         let mut output = queries.zeros_like();
-        for (segment, distances) in segments.iter().zip(&*distances) {
+        for (segment, distances) in segments.iter().zip(distances.iter()) {
             let of_rows = |x, range: &Range<usize>| heads_first(rows(x, range), shape);
             let attended = attend(
                 [
@@ -95,9 +100,9 @@ fn heads_first(x: Tensor<2>, shape: &DisentangledShape) -> Tensor<3> {
 
 /// The table row of each query and key of a sequence, `[1, queries, keys]`.
 fn distance_rows(
-    ops: &BurnOps,
     shape: &DisentangledShape,
     segment: &EncoderSegment,
+    device: &Device,
 ) -> Tensor<3, Int> {
     let length = segment.keys.len();
     let by_distance = shape.buckets.rows(length);
@@ -106,7 +111,7 @@ fn distance_rows(
         by_distance[first..first + length].iter().copied()
     };
     let rows = segment.positions.iter().flat_map(of_query);
-    index(rows, &ops.device).reshape([1, segment.positions.len(), length])
+    index(rows, device).reshape([1, segment.positions.len(), length])
 }
 
 /// One sequence's queries, keys and values, `[heads, queries or keys, head_size]`.

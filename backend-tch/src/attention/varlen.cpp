@@ -19,7 +19,7 @@ std::optional<at::Tensor> optional(const at::Tensor *tensor) {
 
 // Stores new tensors in `results` (output, log-sum-exp) and returns null, or returns what went wrong, to
 // be freed by `free`.
-extern "C" char *sppo_ragged_attention(at::Tensor **results, const at::Tensor *queries,
+extern "C" char *sppo_varlen_attention(at::Tensor **results, const at::Tensor *queries,
                                        const at::Tensor *keys, const at::Tensor *values,
                                        const at::Tensor *query_starts, const at::Tensor *key_starts,
                                        const at::Tensor *key_lengths, int64_t longest_queries,
