@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use sppo_backend_candle as _;
-use sppo_core::config::PluginsTable;
 use sppo_core::plugins::PluginRegistry;
+use sppo_core::plugins::PluginSearch;
 use sppo_model::synthetic::{SYNTHETIC_RANKER_MARKERS, write_synthetic_ranker};
 use sppo_plugin::ModelSpec;
 
@@ -29,7 +29,7 @@ fn main() -> Result<(), AnyError> {
     }
     let name = arguments.next().unwrap_or_else(|| "candle".into());
     let settings = arguments.next().map_or(Ok(serde_json::json!({})), |text| text.parse())?;
-    let plugins = PluginRegistry::discover(&PluginsTable::default())?;
+    let plugins = PluginRegistry::discover(&PluginSearch::default())?;
     let backend = plugins.create_backend(&name, settings)?;
     let started = Instant::now();
     let mut scorer = backend.load_scorer(&ModelSpec { path })?;

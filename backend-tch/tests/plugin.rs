@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use serde_json::json;
 use sppo_backend_tch as _;
-use sppo_core::config::PluginsTable;
 use sppo_core::plugins::PluginRegistry;
+use sppo_core::plugins::PluginSearch;
 use sppo_plugin::{
     Backend, Optimizer, Policy, PolicySpec, SequenceBatch, SilentHost, StepSettings, create_backend,
 };
@@ -46,7 +46,7 @@ fn several_loads_in_one_process_compute_side_by_side() {
     for name in ["one", "another"] {
         let copy = directory.path().join(format!("{DLL_PREFIX}{name}{DLL_SUFFIX}"));
         std::fs::copy(library(), &copy).unwrap();
-        let table = PluginsTable { files: vec![copy], ..PluginsTable::default() };
+        let table = PluginSearch { files: vec![copy], ..PluginSearch::default() };
         let plugins = PluginRegistry::discover(&table).unwrap();
         backends.push(plugins.create_backend("tch", settings()).unwrap());
         assert!(plugins.used()[0].sha256.is_some(), "the built-in one was taken");

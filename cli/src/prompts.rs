@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use sppo_core::config::PromptsTable;
+use sppo_core::datasets::PromptSettings;
 use sppo_core::datasets::{parse_prompts, read_prompts};
 use sppo_core::records::Prompt;
 use sppo_core::self_play::PromptSet;
@@ -20,10 +20,10 @@ pub(crate) const BUNDLED: &str = "bundled";
 ///
 /// # Errors
 /// When a file cannot be read; the error names the line.
-pub(crate) fn load(table: &PromptsTable) -> Result<PromptSet> {
-    let mut training = training(table.train.as_deref())?;
-    training.truncate(table.limit.unwrap_or(usize::MAX));
-    let held_out = held_out(table.held_out.as_deref())?;
+pub(crate) fn load(settings: &PromptSettings) -> Result<PromptSet> {
+    let mut training = training(settings.train.as_deref())?;
+    training.truncate(settings.limit.unwrap_or(usize::MAX));
+    let held_out = held_out(settings.held_out.as_deref())?;
     warn_of_overlap(&training, &held_out);
     Ok(PromptSet { training, held_out })
 }
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn the_bundled_prompts_are_many_and_disjoint() {
-        let prompts = load(&PromptsTable::default()).unwrap();
+        let prompts = load(&PromptSettings::default()).unwrap();
         assert_eq!((prompts.training.len(), prompts.held_out.len()), (128, 32));
         let texts: HashSet<&str> = prompts
             .training

@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use sppo_core::config::{Config, Layers, Override, Resolved, SamplingTable};
+use sppo_core::config::{Config, Layers, Override, Resolved};
 use sppo_core::plugin::check::{self, InvalidSetting};
+use sppo_core::plugins::check_sections;
+use sppo_core::stages::SamplingSettings;
 use sppo_core::{Error, Result};
 
 use crate::args::{ModelArguments, SamplingArguments, SettingsArguments, TrainingArguments};
@@ -59,6 +61,13 @@ impl Flags {
     }
 }
 
+/// Puts the layers together, and refuses settings of plugins that do not exist.
+fn resolve(layers: &Layers) -> Result<Resolved> {
+    let resolved = Config::resolve(layers)?;
+    check_sections(&resolved)?;
+    Ok(resolved)
+}
+
 fn path_text<'a>(flag: &str, path: &'a Path) -> Result<&'a str> {
     path.to_str().ok_or_else(|| {
         Error::configuration(flag, format!("{} is not UTF-8", path.display()))
@@ -72,7 +81,7 @@ impl SettingsArguments {
     /// # Errors
     /// When a file cannot be read, or a setting is unknown or makes no sense.
     pub(crate) fn resolve(&self, flags: Flags) -> Result<Resolved> {
-        Config::resolve(&Layers {
+        resolve(&Layers {
             preset: Some(self.preset.unwrap_or_default().into()),
             files: self.config.clone(),
             overrides: flags.0,
@@ -95,7 +104,7 @@ impl SettingsArguments {
             .map(|(key, value)| Override::set("run.json", &key, value))
             .collect::<Result<Vec<_>>>()?;
         let overrides = recorded.into_iter().chain(flags.0).collect();
-        Config::resolve(&Layers { preset: None, files: Vec::new(), overrides })
+        resolve(&Layers { preset: None, files: Vec::new(), overrides })
     }
 }
 
@@ -134,7 +143,7 @@ impl SamplingArguments {
     ///
     /// # Errors
     /// When a value is out of its range.
-    pub(crate) fn over(&self, base: SamplingTable) -> Result<SamplingTable> {
+    pub(crate) fn over(&self, base: SamplingSettings) -> Result<SamplingSettings> {
         const SECTION: &str = "sampling";
         let refused = |refusal: InvalidSetting| {
             let key = format!("{SECTION}.{}", refusal.key);
@@ -148,7 +157,7 @@ impl SamplingArguments {
         for (_, key, value) in self.iter() {
             section.insert(key.trim_start_matches("sampling.").into(), value.clone());
         }
-        let sampling: SamplingTable = section.try_into().map_err(|error| unreadable(&error))?;
+        let sampling: SamplingSettings = section.try_into().map_err(|error| unreadable(&error))?;
         check::at_least_one("samples_per_prompt", sampling.samples_per_prompt as u64)
             .and_then(|()| sampling.parameters().check())
             .map_err(refused)?;
@@ -216,7 +225,7 @@ mod tests {
         let eval = |flags: &[&str]| {
             let words = ["sppo", "eval", "--model", "m"];
             match Arguments::try_parse_from(words.iter().chain(flags)).unwrap().command {
-                Command::Eval(arguments) => arguments.sampling.over(SamplingTable::default()),
+                Command::Eval(arguments) => arguments.sampling.over(SamplingSettings::default()),
                 _ => unreachable!(),
             }
         };

@@ -1,10 +1,52 @@
 //! How much better one model's answers are than another's, by an oracle's word.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::error::Result;
+use crate::plugin::check::{self, Check};
 use crate::plugin::{Candidate, Comparison, Oracle, Progress};
 use crate::preference::PreferenceMatrix;
 use crate::records::Rollout;
 use crate::stages::{self, PreferenceSettings};
+
+/// Settings of the section `[evaluation]`: held-out prompts, answered by two models, judged by the run's
+/// oracle.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvaluationSettings {
+    /// Whether each iteration is compared with the starting model.
+    pub enabled: bool,
+    /// Responses per held-out prompt and model.
+    pub samples_per_prompt: usize,
+    /// Resamples of the bootstrap over prompts.
+    pub bootstrap_resamples: usize,
+    /// Confidence of the interval, between 0 and 1.
+    pub confidence: f64,
+}
+
+impl Default for EvaluationSettings {
+    fn default() -> Self {
+        Self { enabled: true, samples_per_prompt: 1, bootstrap_resamples: 2000, confidence: 0.95 }
+    }
+}
+
+impl EvaluationSettings {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// When a value is out of its range.
+    pub fn check(&self) -> Check {
+        check::at_least_one("samples_per_prompt", self.samples_per_prompt as u64)?;
+        check::at_least_one("bootstrap_resamples", self.bootstrap_resamples as u64)?;
+        check::require(
+            self.confidence > 0.0 && self.confidence < 1.0,
+            "confidence",
+            format!("{} is not between 0 and 1", self.confidence),
+            "give for instance 0.95",
+        )
+    }
+}
 
 /// For each prompt, the mean probability that the challenger's answer beats the baseline's, sample
 /// against sample. Both lists answer the same prompts with the same number of samples.

@@ -5,6 +5,8 @@
 //! are those of the released trainer (`sppo/trainer.py` of uclaml/SPPO), checked against it. All
 //! log-probabilities are summed over tokens, and the batch loss is the mean over its terms.
 
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -38,11 +40,43 @@ pub enum Objective {
 }
 
 impl Objective {
-    /// Whether an example's loss depends on the rest of its batch.
+    /// Inputs that the loss needs.
     #[must_use]
-    pub fn couples_examples(self) -> bool {
-        self == Self::KtoPair
+    pub fn requires(self) -> Requirements {
+        let pair = Requirements {
+            responses: Some(2),
+            win_rates: false,
+            chosen_probability: false,
+            whole_batch: false,
+        };
+        match self {
+            Self::Sppo => Requirements { win_rates: true, ..pair },
+            Self::SppoSingle => Requirements { chosen_probability: true, ..pair },
+            Self::SppoHard | Self::Dpo | Self::Ipo | Self::Hinge => pair,
+            Self::KtoPair => Requirements { whole_batch: true, ..pair },
+            Self::SppoAll => Requirements { responses: None, win_rates: true, ..pair },
+        }
     }
+}
+
+/// The name in the configuration.
+impl fmt::Display for Objective {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(formatter)
+    }
+}
+
+/// Inputs that an objective needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Requirements {
+    /// Responses of each example; `None` for any number.
+    pub responses: Option<usize>,
+    /// Whether it reads [`ResponseTerm::win_rate`].
+    pub win_rates: bool,
+    /// Whether it reads [`ExampleTerms::chosen_probability`].
+    pub chosen_probability: bool,
+    /// Whether an example's loss depends on the rest of its batch.
+    pub whole_batch: bool,
 }
 
 /// A loss and its constants.
@@ -105,7 +139,7 @@ pub struct BatchLoss {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ObjectiveError {
     /// The objective compares two responses and the example has another number.
-    #[error("{objective:?} needs two answers per prompt, example {example} has {found}")]
+    #[error("`{objective}` needs two answers per prompt, example {example} has {found}")]
     NotAPair {
         /// The objective.
         objective: Objective,
@@ -132,7 +166,7 @@ pub fn evaluate(
     settings: &ObjectiveSettings,
     examples: &[ExampleTerms],
 ) -> Result<BatchLoss, ObjectiveError> {
-    if settings.objective.couples_examples() {
+    if settings.objective.requires().whole_batch {
         return kto_pair(settings, examples);
     }
     let mut losses = Vec::with_capacity(examples.len());

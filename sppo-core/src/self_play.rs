@@ -23,7 +23,7 @@ use std::time::Instant;
 use artifacts::{Names, StageMeter};
 pub use prompt_set::PromptSet;
 
-use crate::config::{Config, ReferenceLogProbs};
+use crate::config::Config;
 use crate::datasets::write_generated;
 use crate::error::Result;
 use crate::observer::{Event, IterationReport, Observer, PluginServices, Stage};
@@ -32,7 +32,9 @@ use crate::plugins::PluginRegistry;
 use crate::records::{Judgment, Rollout, TrainingExample};
 use crate::run_directory::RunDirectory;
 use crate::selection::SkipCounts;
-use crate::stages::{self, SamplingPass, TokenizationRule, TrainingProgress};
+use crate::stages::{
+    self, ReferenceLogProbs, SamplingPass, TokenizationRule, TrainingPass, TrainingProgress,
+};
 
 /// Who plays, by which rules.
 pub struct Game<'a> {
@@ -154,7 +156,7 @@ impl SelfPlay<'_, '_> {
     /// `P(y_k > y_j | x)` for every pair of answers.
     fn judge(&mut self, iteration: u32, rollouts: &[Rollout]) -> Result<Vec<Judgment>> {
         let config = self.game.config;
-        let settings = config.preference.settings();
+        let settings = config.preference;
         let meter =
             StageMeter::start(self.game.observer, Stage::Judge, rollouts.len() as u64, "prompts");
         let mut judgments: Vec<Judgment> = Vec::with_capacity(rollouts.len());
@@ -238,7 +240,8 @@ impl SelfPlay<'_, '_> {
             return self.run.path(&name);
         }
         let config = self.game.config;
-        let settings = config.training.settings(config.seed.wrapping_add(u64::from(iteration)));
+        let settings = &config.training;
+        let seed = config.seed.wrapping_add(u64::from(iteration));
         let (mut policy, mut progress) = self.policy_in_training(iteration)?;
         let meter = StageMeter::start(
             self.game.observer,
@@ -253,7 +256,7 @@ impl SelfPlay<'_, '_> {
         stages::train(
             policy.as_mut(),
             examples,
-            &settings,
+            &TrainingPass { settings, seed },
             iteration,
             &mut progress,
             self.game.observer,

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use serde::Serialize;
-use sppo_core::config::{Config, SamplingTable};
+use sppo_core::config::Config;
 use sppo_core::evaluation;
 use sppo_core::observer::Stage;
 use sppo_core::records::{Prompt, Rollout};
-use sppo_core::stages::{self, SamplingPass};
+use sppo_core::stages::{self, SamplingPass, SamplingSettings};
 use sppo_core::statistics::{Interval, bootstrap_mean_interval};
 
 use super::session::Session;
@@ -69,7 +69,7 @@ pub(super) fn eval(arguments: &EvalArguments, terminal: &Terminal) -> Result<()>
     let baseline = answers(arguments, &session, &against, &prompts, file.as_deref(), terminal)?;
 
     let meter = session.stage(Stage::Judge, prompts.len(), "prompts");
-    let settings = session.config.preference.settings();
+    let settings = session.config.preference;
     let win_rates =
         evaluation::win_rates(oracle.as_mut(), &challenger, &baseline, &settings, &meter.host())
             .map_err(|error| {
@@ -97,10 +97,10 @@ pub(super) fn eval(arguments: &EvalArguments, terminal: &Terminal) -> Result<()>
 }
 
 /// Sampling settings, with as many answers as evaluations have.
-fn sampling(arguments: &EvalArguments, session: &Session) -> sppo_core::Result<SamplingTable> {
+fn sampling(arguments: &EvalArguments, session: &Session) -> sppo_core::Result<SamplingSettings> {
     let Config { sampling, evaluation, .. } = &session.config;
     let samples_per_prompt = evaluation.samples_per_prompt;
-    arguments.sampling.over(SamplingTable { samples_per_prompt, ..sampling.clone() })
+    arguments.sampling.over(SamplingSettings { samples_per_prompt, ..sampling.clone() })
 }
 
 fn answers(

@@ -54,7 +54,7 @@ pub(super) fn rank(arguments: &RankArguments, terminal: &Terminal) -> Result<()>
 
 fn judge(session: &Session, oracle: &mut dyn Oracle, sets: &[CandidateSet]) -> Result<Vec<Judged>> {
     let meter = session.stage(Stage::Judge, sets.len(), "prompts");
-    let settings = session.config.preference.settings();
+    let settings = session.config.preference;
     let mut judged = Vec::with_capacity(sets.len());
     for part in sets.chunks(session.config.sampling.prompts_per_shard) {
         let comparisons: Vec<_> = part.iter().map(comparison).collect();

@@ -4,13 +4,12 @@ use std::cell::RefCell;
 use std::io::{BufRead, IsTerminal};
 
 use serde::Serialize;
-use sppo_core::config::SamplingTable;
 use sppo_core::observer::{PluginServices, SilentObserver, StageHost};
 use sppo_core::plugin::{
     Conversation, FinishReason, Message, Oracle, Policy, PolicySpec, SamplingParameters, SilentHost,
 };
 use sppo_core::records::{Prompt, Response, Rollout};
-use sppo_core::stages::{self, PreferenceSettings, SamplingPass};
+use sppo_core::stages::{self, PreferenceSettings, SamplingPass, SamplingSettings};
 
 use crate::args::SampleArguments;
 use crate::failure::{Failure, Result};
@@ -74,7 +73,7 @@ impl<'a> Reranker<'a> {
             oracle: models::ready_oracle(services)?,
             services,
             name: format!("oracle `{}`", config.oracle.name),
-            settings: config.preference.settings(),
+            settings: config.preference,
         })
     }
 
@@ -101,7 +100,7 @@ pub(super) fn sample(arguments: &SampleArguments, terminal: &Terminal) -> Result
     let backend = models::backend(&plugins, &config)?;
     let services =
         PluginServices { backend: Some(backend.as_ref()), plugins: &plugins, config: &config };
-    let sampling = arguments.sampling.over(SamplingTable {
+    let sampling = arguments.sampling.over(SamplingSettings {
         samples_per_prompt: arguments.best_of.map_or(1, |number| number as usize),
         max_new_tokens: DEFAULT_MAX_NEW_TOKENS,
         ..config.sampling.clone()

@@ -6,7 +6,7 @@ use crate::PluginError;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {message}")]
 pub struct InvalidSetting {
-    /// The dotted key, from the section that was checked.
+    /// The dotted key within the section that was checked; empty for the section itself.
     pub key: String,
     /// The fault.
     pub message: String,
@@ -21,7 +21,8 @@ impl InvalidSetting {
     /// The same refusal, seen from the table that holds the section under `name`.
     #[must_use]
     pub fn within(self, name: &str) -> Self {
-        Self { key: format!("{name}.{}", self.key), ..self }
+        let key = if self.key.is_empty() { name.into() } else { format!("{name}.{}", self.key) };
+        Self { key, ..self }
     }
 }
 

@@ -4,6 +4,8 @@ use abi_stable::StableAbi;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::check::{self, Check};
+
 /// The optimiser and its constants. State is kept in f32.
 #[repr(u8)]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, StableAbi)]
@@ -65,6 +67,46 @@ impl Default for Optimizer {
     }
 }
 
+impl Optimizer {
+    /// Checks the constants; their type is the key at fault.
+    ///
+    /// # Errors
+    /// When a constant is out of its range.
+    pub fn check(&self) -> Check {
+        const KEY: &str = "";
+        let share = |name: &str, value: f64| {
+            check::require(
+                (0.0..1.0).contains(&value),
+                KEY,
+                format!("{name} {value} is not from 0 to below 1"),
+                "leave it out for the usual value",
+            )
+        };
+        // It divides where a gradient is 0, and optimisers compute in f32.
+        let positive_in_f32 = |epsilon: f64| {
+            check::require(
+                epsilon.is_finite() && epsilon as f32 > 0.0,
+                KEY,
+                format!("epsilon {epsilon} is no number above 0 in f32"),
+                "leave it out for the usual value",
+            )
+        };
+        match *self {
+            Self::RmsProp { alpha, epsilon } => {
+                share("alpha", alpha)?;
+                positive_in_f32(epsilon)
+            }
+            Self::AdamW { beta1, beta2, epsilon, weight_decay } => {
+                share("beta1", beta1)?;
+                share("beta2", beta2)?;
+                positive_in_f32(epsilon)?;
+                check::not_negative(KEY, weight_decay)
+            }
+            Self::Sgd { momentum } => share("momentum", momentum),
+        }
+    }
+}
+
 /// Settings of one optimiser step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepSettings {
@@ -82,26 +124,76 @@ pub struct StepReport {
     pub gradient_norm: f64,
 }
 
-/// Low-rank adaptation (LoRA, arXiv 2106.09685): an adapted matrix `W` stays as it is, and
-/// `W + scale * B A` is used in its place, of which only `A` (`[rank, input]`) and `B`
-/// (`[output, rank]`) are trained. `B` starts at zero, so that a fresh adapter changes nothing.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Low-rank adapters (LoRA, arXiv 2106.09685): an adapted matrix `W` stays as it is, and `W + scale * B A`
+/// is used in its place, of which only `A` (`[rank, input]`) and `B` (`[output, rank]`) are trained. `B`
+/// starts at zero, so that a fresh adapter changes nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct LoraSettings {
-    /// Rows of `A`, columns of `B`.
+    /// Rank of the adapters: rows of `A`, columns of `B`. 0 trains all weights and no adapters.
     pub rank: usize,
-    /// The numerator of the scale.
+    /// Numerator of the scale, which is alpha over the rank.
     pub alpha: f64,
     /// Probability that a feature is left out of an adapter's input while training.
     pub dropout: f64,
-    /// The matrices that are adapted in every layer, by the last part of their Hugging Face name.
+    /// Matrices that are adapted in every layer, by the last part of their Hugging Face name.
     pub target_modules: Vec<String>,
-    /// Divides alpha by the root of the rank rather than by the rank (rsLoRA, arXiv 2312.03732).
+    /// Whether alpha is divided by the root of the rank instead (rsLoRA, arXiv 2312.03732).
     pub rank_stabilized: bool,
-    /// Seed of `A` and of dropout.
+    /// Seed of `A` and of dropout: the run's, and no setting of its own.
+    #[serde(skip)]
     pub seed: u64,
 }
 
+impl Default for LoraSettings {
+    fn default() -> Self {
+        let all = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+        Self {
+            rank: 0,
+            alpha: 16.0,
+            dropout: 0.0,
+            target_modules: all.map(String::from).to_vec(),
+            rank_stabilized: false,
+            seed: 0,
+        }
+    }
+}
+
 impl LoraSettings {
+    /// Adapters that begin with this seed; `None` at rank 0, where all weights are trained.
+    #[must_use]
+    pub fn seeded(&self, seed: u64) -> Option<Self> {
+        (self.rank > 0).then(|| Self { seed, ..self.clone() })
+    }
+
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// When a value is out of its range, or adapters adapt nothing.
+    pub fn check(&self) -> Check {
+        /// Above every matrix of every model.
+        const LARGEST_RANK: usize = 1 << 16;
+        check::require(
+            self.rank <= LARGEST_RANK,
+            "rank",
+            format!("{} is above {LARGEST_RANK}", self.rank),
+            "ranks from 8 to 64 are usual",
+        )?;
+        check::positive("alpha", self.alpha)?;
+        check::require(
+            (0.0..1.0).contains(&self.dropout),
+            "dropout",
+            format!("{} is not from 0 to below 1", self.dropout),
+            "give 0 to leave nothing out",
+        )?;
+        check::require(
+            self.rank == 0 || !self.target_modules.is_empty(),
+            "target_modules",
+            "is empty, so nothing would be trained",
+            "name matrices such as `q_proj` and `v_proj`, or leave it out to adapt all",
+        )
+    }
+
     /// Factor of `B A`.
     #[must_use]
     pub fn scale(&self) -> f64 {

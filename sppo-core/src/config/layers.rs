@@ -10,6 +10,7 @@ use toml::{Table, Value};
 use super::{Config, Preset, keys};
 use crate::error::{Error, Result};
 use crate::files::input_error;
+use crate::plugin::check::InvalidSetting;
 
 /// Layers of a configuration; the later wins: defaults, preset, files in order, overrides in order.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -113,6 +114,14 @@ pub struct Resolved {
     pub sources: BTreeMap<String, Source>,
 }
 
+impl Resolved {
+    /// The error of a refused setting, with the layer that set it.
+    pub(crate) fn refuse(&self, refusal: InvalidSetting) -> Error {
+        let place = source_of(&self.sources, &refusal.key).locate(&refusal.key);
+        Error::configuration(place, refusal.message).with_hint(refusal.hint)
+    }
+}
+
 impl Config {
     /// Merges the layers and checks the result.
     ///
@@ -135,11 +144,9 @@ impl Config {
             merged.add(table.clone(), &Source::Flag(flag.clone()))?;
         }
         let config = merged.deserialize()?;
-        config.validate().map_err(|invalid| {
-            let located = merged.source_of(invalid.key).locate(invalid.key);
-            Error::configuration(located, invalid.message).with_hint(invalid.hint)
-        })?;
-        Ok(Resolved { config, sources: merged.sources })
+        let resolved = Resolved { config, sources: merged.sources };
+        resolved.config.check().map_err(|refusal| resolved.refuse(refusal))?;
+        Ok(resolved)
     }
 }
 
@@ -184,7 +191,8 @@ impl Merged {
             |error: serde_path_to_error::Error<toml::de::Error>| {
                 let key = error.path().to_string();
                 let message = in_plain_words(error.inner().message());
-                let fault = Error::configuration(self.source_of(&key).locate(&key), message);
+                let fault =
+                    Error::configuration(source_of(&self.sources, &key).locate(&key), message);
                 match key.as_str() {
                     "backend" | "oracle" => fault.with_hint(format!(
                         "write `{key}.name = \"...\"`, and its settings below `[{key}.<name>]`"
@@ -194,20 +202,18 @@ impl Merged {
             },
         )
     }
+}
 
-    /// The layer that set this key, or last set anything below or above it.
-    fn source_of(&self, key: &str) -> &Source {
-        let below = format!("{key}.");
-        self.sources
-            .get(key)
-            .or_else(|| {
-                let within = |(name, _): &(&String, &Source)| name.starts_with(&below);
-                let mut candidates = self.sources.iter().filter(within).map(|(_, source)| source);
-                let first = candidates.next()?;
-                Some(candidates.find(|source| **source != Source::Default).unwrap_or(first))
-            })
-            .unwrap_or(&Source::Default)
-    }
+/// The layer that set this key, or last set anything below or above it.
+fn source_of<'a>(sources: &'a BTreeMap<String, Source>, key: &str) -> &'a Source {
+    let below = format!("{key}.");
+    let within = || {
+        let of_table = sources.iter().filter(|(name, _)| name.starts_with(&below));
+        let mut candidates = of_table.map(|(_, source)| source);
+        let first = candidates.next()?;
+        Some(candidates.find(|source| **source != Source::Default).unwrap_or(first))
+    };
+    sources.get(key).or_else(within).unwrap_or(&Source::Default)
 }
 
 /// Lays `layer` over `base`. Tables are merged key by key, except that one of another `type` replaces

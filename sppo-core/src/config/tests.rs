@@ -3,7 +3,10 @@ use std::io::Write;
 use proptest::prelude::*;
 
 use super::*;
+use crate::datasets::PromptsPerIteration;
 use crate::plugin::Optimizer;
+use crate::plugins::check_sections;
+use crate::records::Prompt;
 use crate::stages::TokenizationRule;
 use crate::win_rate::WinRateEstimator;
 
@@ -14,7 +17,8 @@ fn flags(assignments: &[&str]) -> Layers {
 }
 
 fn refusal(layers: &Layers) -> (String, String) {
-    let error = Config::resolve(layers).unwrap_err();
+    let checked = Config::resolve(layers).and_then(|resolved| check_sections(&resolved));
+    let error = checked.unwrap_err();
     (error.to_string(), error.hint().unwrap_or_default().to_owned())
 }
 
@@ -53,7 +57,7 @@ fn later_layers_win_and_are_remembered() {
 fn the_official_preset_is_the_released_recipe() {
     let layers = Layers { preset: Some(Preset::Official), ..Layers::default() };
     let config = Config::resolve(&layers).unwrap().config;
-    let SamplingTable { samples_per_prompt, temperature, top_p, max_new_tokens, .. } =
+    let SamplingSettings { samples_per_prompt, temperature, top_p, max_new_tokens, .. } =
         config.sampling;
     assert_eq!((samples_per_prompt, temperature, top_p, max_new_tokens), (5, 0.7, 0.9, 2048));
     let training = config.training;
@@ -206,7 +210,7 @@ proptest! {
         let prompts: Vec<Prompt> =
             (0..count as u64).map(|id| Prompt { id, messages: Vec::new() }).collect();
         let table =
-            PromptsTable { per_iteration: PromptsPerIteration::Portions, ..Default::default() };
+            PromptSettings { per_iteration: PromptsPerIteration::Portions, ..Default::default() };
         let portions: Vec<&[Prompt]> =
             (1..=iterations).map(|i| table.of_iteration(&prompts, i, iterations)).collect();
         prop_assert_eq!(&portions.concat(), &prompts);

@@ -13,8 +13,10 @@ pub use candidates::{
     CandidateSet, RankedCandidates, read_candidates, write_candidates, write_ranked,
 };
 pub use generated::write_generated;
-pub use pairs::{Pair, PairContent, RequiredColumns, parse_pairs, read_pairs, write_pairs};
-pub use prompts::{parse_prompts, read_prompts, write_prompts};
+pub use pairs::{Pair, PairContent, parse_pairs, read_pairs, write_pairs};
+pub use prompts::{
+    PromptSettings, PromptsPerIteration, parse_prompts, read_prompts, write_prompts,
+};
 pub use scores::{ScoreContent, ScoreRequest, ScoredResponse, read_score_requests};
 pub use stored::Stored;
 

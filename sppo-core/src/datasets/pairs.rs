@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::stored::PairRow;
 use super::text::{TextOrMessages, answerable, conversation, not_empty};
 use crate::error::{Error, Result};
+use crate::objective::Objective;
 use crate::plugin::Conversation;
 use crate::records::TrainingExample;
 use crate::tables::{self, Place};
@@ -57,15 +58,6 @@ pub enum PairContent {
     },
 }
 
-/// The probabilities that an objective needs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RequiredColumns {
-    /// `chosen_probs`.
-    pub chosen_probability: bool,
-    /// `chosen_probs_win` and `chosen_probs_lose`.
-    pub win_rates: bool,
-}
-
 const COLUMNS: [&str; 14] = [
     "prompt",
     "messages",
@@ -104,11 +96,11 @@ struct Row {
 /// Reads pairs; tokens count where a row has both tokens and text.
 ///
 /// # Errors
-/// When the file cannot be read, is empty, or a row is incomplete, contradictory or lacks a required
-/// probability; the error names the line.
-pub fn read_pairs(path: &Path, required: RequiredColumns) -> Result<Vec<Pair>> {
+/// When the file cannot be read, is empty, or a row is incomplete, contradictory or lacks a probability that
+/// the objective needs; the error names the line.
+pub fn read_pairs(path: &Path, objective: Objective) -> Result<Vec<Pair>> {
     let wanted = |column: &arrow_schema::Field| COLUMNS.contains(&column.name().as_str());
-    let pairs = tables::read_with(path, wanted, |row: Row, place| row.into_pair(required, place))?;
+    let pairs = tables::read_with(path, wanted, |row: Row, place| row.into_pair(objective, place))?;
     not_empty(pairs, path)
 }
 
@@ -116,9 +108,9 @@ pub fn read_pairs(path: &Path, required: RequiredColumns) -> Result<Vec<Pair>> {
 ///
 /// # Errors
 /// As [`read_pairs`].
-pub fn parse_pairs(name: &str, text: &str, required: RequiredColumns) -> Result<Vec<Pair>> {
+pub fn parse_pairs(name: &str, text: &str, objective: Objective) -> Result<Vec<Pair>> {
     let pairs =
-        tables::read_text_with(name, text, |row: Row, place| row.into_pair(required, place))?;
+        tables::read_text_with(name, text, |row: Row, place| row.into_pair(objective, place))?;
     not_empty(pairs, Path::new(name))
 }
 
@@ -137,25 +129,26 @@ pub fn write_pairs(path: &Path, examples: &[TrainingExample]) -> Result<()> {
 }
 
 impl Row {
-    fn into_pair(self, required: RequiredColumns, place: &Place) -> Result<Pair> {
-        let need = |needed, column| if needed { Some(column) } else { None };
+    fn into_pair(self, objective: Objective, place: &Place) -> Result<Pair> {
+        let required = objective.requires();
+        let win_rates = required.win_rates.then_some(objective);
         let pair = Pair {
             chosen_probability: probability(
                 self.chosen_probs,
                 "chosen_probs",
-                need(required.chosen_probability, "sppo_single"),
+                required.chosen_probability.then_some(objective),
                 place,
             )?,
             chosen_win_rate: probability(
                 self.chosen_probs_win,
                 "chosen_probs_win",
-                need(required.win_rates, "sppo"),
+                win_rates,
                 place,
             )?,
             rejected_win_rate: probability(
                 self.chosen_probs_lose,
                 "chosen_probs_lose",
-                need(required.win_rates, "sppo"),
+                win_rates,
                 place,
             )?,
             reference_chosen_log_prob: self.reference_chosen_log_prob,
@@ -233,7 +226,7 @@ fn answer(
 fn probability(
     value: Option<f64>,
     column: &str,
-    needed_by: Option<&str>,
+    needed_by: Option<Objective>,
     place: &Place,
 ) -> Result<Option<f64>> {
     match (value, needed_by) {

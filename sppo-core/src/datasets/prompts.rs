@@ -1,10 +1,12 @@
 //! Prompts: `{"prompt": text}` or `{"messages": [{role, content}, ...]}`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::text::{TextOrMessages, answerable, conversation, not_empty};
+use crate::config::zero_is_none;
 use crate::error::Result;
 use crate::plugin::Conversation;
 use crate::records::Prompt;
@@ -58,4 +60,56 @@ pub fn write_prompts(path: &Path, prompts: &[Prompt]) -> Result<()> {
     let rows: Vec<Written> =
         prompts.iter().map(|prompt| Written { messages: prompt.messages.clone() }).collect();
     tables::write(path, &rows)
+}
+
+/// Settings of the section `[prompts]`: the files, and each iteration's part of them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PromptSettings {
+    /// A JSONL or Parquet file with `prompt` or `messages`; the bundled prompts when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train: Option<PathBuf>,
+    /// Prompts that are never trained on, to compare models; the bundled ones when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<PathBuf>,
+    /// The prompts of one iteration.
+    pub per_iteration: PromptsPerIteration,
+    /// Largest number of training prompts; 0 uses all.
+    #[serde(with = "zero_is_none")]
+    #[schemars(with = "usize")]
+    pub limit: Option<usize>,
+}
+
+/// The prompts of one iteration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PromptsPerIteration {
+    /// All of them, every time.
+    #[default]
+    All,
+    /// Each iteration its own portion, as equal as possible (the released recipe: three portions of
+    /// UltraFeedback).
+    Portions,
+}
+
+impl PromptSettings {
+    /// The prompts of an iteration (from 1) out of `iterations`.
+    #[must_use]
+    pub fn of_iteration<'a>(
+        &self,
+        prompts: &'a [Prompt],
+        iteration: u32,
+        iterations: u32,
+    ) -> &'a [Prompt] {
+        let boundary = |portion: u32| {
+            let share = prompts.len() as u128 * u128::from(portion);
+            (share / u128::from(iterations.max(1))) as usize
+        };
+        match self.per_iteration {
+            PromptsPerIteration::All => prompts,
+            PromptsPerIteration::Portions => prompts
+                .get(boundary(iteration.saturating_sub(1))..boundary(iteration))
+                .unwrap_or_default(),
+        }
+    }
 }

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::objective::Objective;
 use crate::plugin::{Conversation, FinishReason, Message};
 use crate::records::{Judgment, Prompt, Response, Rollout, TrainingExample, TrainingResponse};
 use crate::tables;
@@ -126,12 +127,13 @@ fn pairs_are_text_conversations_or_tokens() {
         row["chosen_probs_lose"] = json!(0.375);
         row
     };
-    let required = RequiredColumns { chosen_probability: true, win_rates: true };
     let check = |row: Value, expected: PairContent| {
         in_both_formats(&[with(row)], |path| {
-            let [pair] = &read_pairs(path, required).unwrap()[..] else { panic!() };
-            let found = (pair.chosen_probability, pair.chosen_win_rate, pair.rejected_win_rate);
-            assert_eq!((&pair.content, found), (&expected, probabilities));
+            for objective in [Objective::Sppo, Objective::SppoSingle] {
+                let [pair] = &read_pairs(path, objective).unwrap()[..] else { panic!() };
+                let found = (pair.chosen_probability, pair.chosen_win_rate, pair.rejected_win_rate);
+                assert_eq!((&pair.content, found), (&expected, probabilities));
+            }
         });
     };
     let text =
@@ -152,7 +154,6 @@ fn pairs_are_text_conversations_or_tokens() {
 
 #[test]
 fn unusable_pairs_are_refused_with_their_line() {
-    let win_rates = RequiredColumns { win_rates: true, ..Default::default() };
     for (row, reason) in [
         (json!({"prompt": "Hi", "chosen": "a"}), ":1: missing column `rejected`"),
         (
@@ -172,13 +173,19 @@ fn unusable_pairs_are_refused_with_their_line() {
             ":1: `chosen` does not end",
         ),
     ] {
-        let message = refusal(row, |path| read_pairs(path, RequiredColumns::default()));
+        let message = refusal(row, |path| read_pairs(path, Objective::Dpo));
         assert!(message.starts_with(reason), "{message}");
     }
-    let message = refusal(json!({"prompt": "Hi", "chosen": "a", "rejected": "b"}), |path| {
-        read_pairs(path, win_rates)
-    });
-    assert!(message.starts_with(":1: missing column `chosen_probs_win`"), "{message}");
+    for (objective, column) in [
+        (Objective::Sppo, "chosen_probs_win"),
+        (Objective::SppoAll, "chosen_probs_win"),
+        (Objective::SppoSingle, "chosen_probs"),
+    ] {
+        let row = json!({"prompt": "Hi", "chosen": "a", "rejected": "b"});
+        let message = refusal(row, |path| read_pairs(path, objective));
+        assert!(message.starts_with(&format!(":1: missing column `{column}`")), "{message}");
+        assert!(message.contains(&format!("`{objective}`")), "{message}");
+    }
 }
 
 #[test]

@@ -8,9 +8,11 @@ mod kinds;
 mod open;
 mod registry;
 mod search;
+mod sections;
 
 pub use added::{AddedPlugin, AddedPlugins};
 pub use inspect::Trouble;
 pub use kinds::all as kinds;
 pub use registry::{PluginEntry, PluginRegistry, UsedPlugin};
 pub use search::SearchStep;
+pub use sections::{BackendChoice, OracleChoice, PluginSearch, check_sections};

@@ -12,7 +12,7 @@ use super::check_settings::check_settings;
 use super::inspect::{LibraryPlugin, Trouble};
 use super::open::{Opened, open};
 use super::search::{Found, SearchStep, search};
-use crate::config::PluginsTable;
+use super::sections::PluginSearch;
 use crate::error::{Error, Result};
 use crate::plugin::abi::{Pluggable, object_of};
 use crate::plugin::{
@@ -134,10 +134,10 @@ impl PluginRegistry {
     ///
     /// # Errors
     /// When the list of added plugins cannot be read.
-    pub fn discover(table: &PluginsTable) -> Result<Self> {
+    pub fn discover(places: &PluginSearch) -> Result<Self> {
         let added = AddedPlugins::load()?;
         let mut registry = Self::default();
-        let mut found = search(table, &added).into_iter().peekable();
+        let mut found = search(places, &added).into_iter().peekable();
         while let Some(library) = found.next_if(|found| found.step < SearchStep::Embedded) {
             registry.take(library);
         }

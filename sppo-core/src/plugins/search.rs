@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::added::{AddedPlugins, data_directory};
 use super::inspect::{LibraryPlugin, Trouble, inspect};
-use crate::config::PluginsTable;
+use super::sections::PluginSearch;
 
 /// Environment variable with directories and files, separated as in `PATH`.
 const PATH_VARIABLE: &str = "SPPO_PLUGIN_PATH";
@@ -36,16 +36,16 @@ pub(super) struct Found {
 }
 
 /// All libraries that may hold plugins, those that are searched first in front.
-pub(super) fn search(table: &PluginsTable, added: &AddedPlugins) -> Vec<Found> {
+pub(super) fn search(places: &PluginSearch, added: &AddedPlugins) -> Vec<Found> {
     let mut found = Search::default();
-    for file in &table.files {
+    for file in &places.files {
         found.file(file, SearchStep::Named);
     }
-    for place in &table.path {
+    for place in &places.path {
         found.place(place, SearchStep::Configuration);
     }
-    if let Some(places) = std::env::var_os(PATH_VARIABLE) {
-        for place in std::env::split_paths(&places).filter(|place| !place.as_os_str().is_empty()) {
+    if let Some(more) = std::env::var_os(PATH_VARIABLE) {
+        for place in std::env::split_paths(&more).filter(|place| !place.as_os_str().is_empty()) {
             if place.is_absolute() {
                 found.place(&place, SearchStep::Environment);
             } else {

@@ -116,7 +116,7 @@ impl SelfPlay<'_, '_> {
         let meter =
             StageMeter::start(self.game.observer, Stage::Judge, held_out.len() as u64, "prompts");
         let host = meter.host(self.game.services());
-        let settings = config.preference.settings();
+        let settings = config.preference;
         let win_rates = evaluation::win_rates(self.game.oracle, held_out, &start, &settings, &host)
             .map_err(|error| error.from_plugin(format!("oracle `{}`", config.oracle.name)))?;
         let interval = bootstrap_mean_interval(

@@ -1,17 +1,38 @@
 //! Stage 2: the oracle compares the answers, and its word becomes a preference matrix.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::error::Result;
+use crate::plugin::check::{self, Check};
 use crate::plugin::{Candidate, Comparison, Oracle, Progress};
 use crate::records::{Judgment, Rollout};
 use crate::win_rate::{self, Judged, WinRateEstimator};
 
-/// How an oracle's verdicts become probabilities.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Settings of the section `[preference]`: the way an oracle's verdicts become probabilities.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct PreferenceSettings {
-    /// For rankers that return logits.
+    /// Estimator of win rates from the pairwise logits of a ranker.
     pub estimator: WinRateEstimator,
-    /// For oracles that return scores: `P(i > j) = sigmoid((s_i - s_j) / temperature)`.
+    /// Temperature for oracles that return scores: `P(i > j) = sigmoid((s_i - s_j) / temperature)`.
     pub bradley_terry_temperature: f64,
+}
+
+impl Default for PreferenceSettings {
+    fn default() -> Self {
+        Self { estimator: WinRateEstimator::default(), bradley_terry_temperature: 1.0 }
+    }
+}
+
+impl PreferenceSettings {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// When the temperature is not above 0.
+    pub fn check(&self) -> Check {
+        check::positive("bradley_terry_temperature", self.bradley_terry_temperature)
+    }
 }
 
 /// A rollout as the oracle sees it.

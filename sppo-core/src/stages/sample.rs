@@ -1,7 +1,11 @@
 //! Stage 1: the policy answers each prompt K times.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use super::tokenize::{TokenizationRule, tokenize_prompt};
 use crate::error::{Error, Result};
+use crate::plugin::check::{self, Check};
 use crate::plugin::{
     Codec, FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, Progress, Sampler,
     SamplingParameters,
@@ -21,6 +25,77 @@ pub struct SamplingPass<'a> {
     pub seed: u64,
     /// Separates passes that use the same seed; see [`GenerationRequest::stream`].
     pub stream: u64,
+}
+
+/// Settings of the section `[sampling]`: how many responses, and the way they are drawn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SamplingSettings {
+    /// Responses per prompt (K in the paper), at least 2.
+    pub samples_per_prompt: usize,
+    /// Divisor of the logits before sampling; 0 takes the most probable token.
+    pub temperature: f64,
+    /// Probability that the most probable tokens must reach together to be kept; 1 keeps all.
+    pub top_p: f64,
+    /// Number of most probable tokens that are kept; 0 keeps all.
+    pub top_k: usize,
+    /// Longest response, in tokens, the stop token included.
+    pub max_new_tokens: usize,
+    /// Tokens before which no stop token is drawn.
+    pub min_new_tokens: usize,
+    /// Prompts whose responses and judgments are committed together.
+    pub prompts_per_shard: usize,
+}
+
+impl Default for SamplingSettings {
+    fn default() -> Self {
+        let SamplingParameters { temperature, top_p, top_k, min_new_tokens, .. } =
+            SamplingParameters::default();
+        Self {
+            samples_per_prompt: 5,
+            temperature,
+            top_p,
+            top_k,
+            max_new_tokens: 512,
+            min_new_tokens,
+            prompts_per_shard: 64,
+        }
+    }
+}
+
+impl SamplingSettings {
+    /// The part that a sampler takes.
+    #[must_use]
+    pub fn parameters(&self) -> SamplingParameters {
+        SamplingParameters {
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            max_new_tokens: self.max_new_tokens,
+            min_new_tokens: self.min_new_tokens,
+        }
+    }
+
+    /// Checks the ranges, for self-play: its responses must differ to be compared.
+    ///
+    /// # Errors
+    /// When a value is out of its range, or all responses to a prompt would be the same.
+    pub fn check(&self) -> Check {
+        check::require(
+            self.samples_per_prompt >= 2,
+            "samples_per_prompt",
+            format!("{} answers per prompt cannot be compared", self.samples_per_prompt),
+            "give at least 2; the paper uses 5",
+        )?;
+        self.parameters().check()?;
+        check::require(
+            self.temperature > 0.0,
+            "temperature",
+            "at 0 all answers to a prompt are the same, and nothing is left to compare",
+            "give a number above 0, for instance 1.0",
+        )?;
+        check::at_least_one("prompts_per_shard", self.prompts_per_shard as u64)
+    }
 }
 
 /// Samples K answers to each prompt (Algorithm 1, line 4).

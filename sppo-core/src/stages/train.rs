@@ -1,5 +1,7 @@
 //! Stage 4: the regression. Reference log-probabilities, micro-batches, and optimiser steps.
 
+mod settings;
+
 use std::borrow::Borrow;
 use std::time::Instant;
 
@@ -7,33 +9,19 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::error::{Error, Result};
-use crate::objective::{self, ExampleTerms, ObjectiveSettings, ResponseTerm};
+use crate::objective::{self, ExampleTerms, ResponseTerm};
 use crate::observer::{Event, Observer, TrainingStep};
 use crate::plugin::{Learner, PluginError, SequenceBatch, StepSettings};
 use crate::records::TrainingExample;
-use crate::schedule::Schedule;
 
-/// Everything about the regression but the data.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TrainingSettings {
-    /// The loss.
-    pub objective: ObjectiveSettings,
-    /// Passes over the examples.
-    pub epochs: u32,
-    /// Passes that the learning-rate schedule is laid out for; training stops after `epochs`
-    /// (paper: 18 planned, 1 done).
-    pub planned_epochs: u32,
-    /// Examples per optimiser step.
-    pub global_batch_size: usize,
-    /// Most tokens that go through the policy at once; at least one example always does.
-    pub micro_batch_tokens: usize,
-    /// Peak learning rate.
-    pub learning_rate: f64,
-    /// Its course.
-    pub schedule: Schedule,
-    /// Gradient clipping, if any.
-    pub max_gradient_norm: Option<f64>,
-    /// Orders the examples.
+pub use settings::{ReferenceLogProbs, TrainingSettings};
+
+/// Training settings, and the seed that orders the examples.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TrainingPass<'a> {
+    /// The settings.
+    pub settings: &'a TrainingSettings,
+    /// Seed of the order of the examples.
     pub seed: u64,
 }
 
@@ -42,25 +30,6 @@ pub struct TrainingSettings {
 pub struct TrainingProgress {
     /// Optimiser steps taken.
     pub step: u64,
-}
-
-impl TrainingSettings {
-    /// Optimiser steps in one pass over `examples` examples.
-    #[must_use]
-    pub fn steps_per_epoch(&self, examples: usize) -> u64 {
-        examples.div_ceil(self.global_batch_size.max(1)) as u64
-    }
-
-    /// Optimiser steps that will be taken.
-    #[must_use]
-    pub fn steps(&self, examples: usize) -> u64 {
-        self.steps_per_epoch(examples) * u64::from(self.epochs)
-    }
-
-    /// Steps that the schedule is laid out for.
-    fn planned_steps(&self, examples: usize) -> u64 {
-        self.steps_per_epoch(examples) * u64::from(self.planned_epochs.max(self.epochs))
-    }
 }
 
 /// Computes the reference log-probabilities that are missing: one pass without gradients under the
@@ -97,12 +66,13 @@ pub fn reference_log_probs(
 pub fn train(
     policy: &mut dyn Learner,
     examples: &[TrainingExample],
-    settings: &TrainingSettings,
+    pass: &TrainingPass<'_>,
     iteration: u32,
     progress: &mut TrainingProgress,
     observer: &dyn Observer,
     mut after_step: impl FnMut(&mut dyn Learner, TrainingProgress) -> Result<()>,
 ) -> Result<()> {
+    let TrainingPass { settings, seed } = *pass;
     let steps = settings.steps(examples.len());
     let steps_per_epoch = settings.steps_per_epoch(examples.len());
     while progress.step < steps {
@@ -110,7 +80,7 @@ pub fn train(
             return Err(Error::Cancelled);
         }
         let started = Instant::now();
-        let order = shuffled(examples.len(), settings.seed, progress.step / steps_per_epoch);
+        let order = shuffled(examples.len(), seed, progress.step / steps_per_epoch);
         let position = (progress.step % steps_per_epoch) as usize * settings.global_batch_size;
         let batch: Vec<&TrainingExample> = order
             .iter()
@@ -120,9 +90,7 @@ pub fn train(
             .collect();
 
         let gradient = accumulate_gradient(policy, &batch, settings)?;
-        let multiplier =
-            settings.schedule.multiplier(progress.step, settings.planned_steps(examples.len()));
-        let learning_rate = settings.learning_rate * multiplier;
+        let learning_rate = settings.learning_rate_at(progress.step, examples.len());
         let report = policy
             .step(&StepSettings { learning_rate, max_gradient_norm: settings.max_gradient_norm })?;
         progress.step += 1;
@@ -208,7 +176,8 @@ fn accumulate_gradient(
     settings: &TrainingSettings,
 ) -> Result<AccumulatedGradient> {
     let parts = micro_batches(batch, settings.micro_batch_tokens);
-    let coupled = settings.objective.objective.couples_examples() && parts.len() > 1;
+    let loss_settings = settings.loss();
+    let coupled = settings.objective.requires().whole_batch && parts.len() > 1;
     let mut terms = Vec::with_capacity(batch.len());
     let mut loss = 0.0;
     let mut tokens = 0;
@@ -219,7 +188,7 @@ fn accumulate_gradient(
             let log_probs = sequence_log_probs(policy, part)?;
             terms.extend(example_terms(part, &log_probs)?);
         }
-        let evaluated = objective::evaluate(&settings.objective, &terms).map_err(loss_error)?;
+        let evaluated = objective::evaluate(&loss_settings, &terms).map_err(loss_error)?;
         loss = evaluated.mean;
         whole_batch_coefficients = evaluated.coefficients;
     }
@@ -233,8 +202,7 @@ fn accumulate_gradient(
             whole_batch_coefficients[done..done + part.len()].concat()
         } else {
             let part_terms = example_terms(part, &log_probs)?;
-            let evaluated =
-                objective::evaluate(&settings.objective, &part_terms).map_err(loss_error)?;
+            let evaluated = objective::evaluate(&loss_settings, &part_terms).map_err(loss_error)?;
             let share = part.len() as f64 / batch.len() as f64;
             loss += evaluated.mean * share;
             terms.extend(part_terms);
@@ -243,7 +211,7 @@ fn accumulate_gradient(
         policy.backward(&coefficients)?;
         done += part.len();
     }
-    Ok(AccumulatedGradient { loss, tokens, means: means(&terms, settings.objective.eta) })
+    Ok(AccumulatedGradient { loss, tokens, means: means(&terms, settings.eta) })
 }
 
 fn loss_error(error: objective::ObjectiveError) -> Error {

@@ -3,15 +3,15 @@
 use std::time::Instant;
 
 use serde::Serialize;
-use sppo_core::objective::{Objective, ObjectiveSettings};
+use sppo_core::objective::Objective;
 use sppo_core::observer::Observer;
 use sppo_core::plugin::{
     Backend, Candidate, Comparison, GeneratedResponse, GenerationPrompt, GenerationRequest,
     Optimizer, Policy, PolicyInfo, Progress, SamplingParameters,
 };
 use sppo_core::records::{Prompt, TrainingExample};
-use sppo_core::schedule::{Schedule, ScheduleShape};
-use sppo_core::stages::{self, TrainingProgress, TrainingSettings};
+use sppo_core::schedule::ScheduleShape;
+use sppo_core::stages::{self, TrainingPass, TrainingProgress, TrainingSettings};
 use sppo_core::{Error, Result};
 
 use crate::watchers::QuietWatcher;
@@ -21,6 +21,9 @@ use crate::watchers::QuietWatcher;
 const CPU_MATRICES: [usize; 3] = [912, 576, 1536];
 /// What keeps a whole GPU busy.
 const GPU_MATRICES: [usize; 3] = [8192; 3];
+
+/// The loss that is trained: it needs no probabilities.
+pub(crate) const OBJECTIVE: Objective = Objective::SppoHard;
 
 /// The work to measure.
 pub(crate) struct Workload {
@@ -150,20 +153,14 @@ pub(crate) fn measure_judging(
 
 fn measure_training(policy: &mut dyn Policy, workload: &Workload) -> Result<Rate> {
     let settings = TrainingSettings {
-        objective: ObjectiveSettings {
-            objective: Objective::SppoHard,
-            eta: 1000.0,
-            ..ObjectiveSettings::default()
-        },
-        epochs: 1,
-        planned_epochs: 1,
+        objective: OBJECTIVE,
         global_batch_size: workload.global_batch_size,
         micro_batch_tokens: workload.micro_batch_tokens,
-        learning_rate: 5e-7,
-        schedule: Schedule { shape: ScheduleShape::Constant, warmup_ratio: 0.0 },
-        max_gradient_norm: None,
-        seed: 0,
+        schedule: ScheduleShape::Constant,
+        warmup_ratio: 0.0,
+        ..TrainingSettings::default()
     };
+    let pass = TrainingPass { settings: &settings, seed: 0 };
     policy.begin_training(&Optimizer::default())?;
     let mut examples = workload.examples.clone();
     let seconds = repeat(workload.repetitions, |_| {
@@ -171,7 +168,7 @@ fn measure_training(policy: &mut dyn Policy, workload: &Workload) -> Result<Rate
             if QuietWatcher.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
         })?;
         let mut progress = TrainingProgress::default();
-        stages::train(policy, &examples, &settings, 0, &mut progress, &QuietWatcher, |_, _| Ok(()))
+        stages::train(policy, &examples, &pass, 0, &mut progress, &QuietWatcher, |_, _| Ok(()))
     })?;
     let (tokens, predicted) = examples.iter().fold((0, 0), |(tokens, predicted), example| {
         let answers: usize = example.responses.iter().map(|answer| answer.tokens.len()).sum();

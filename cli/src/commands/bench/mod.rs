@@ -5,9 +5,7 @@ mod measure;
 mod words;
 
 use serde::Serialize;
-use sppo_core::datasets::{
-    Pair, PairContent, RequiredColumns, parse_pairs, parse_prompts, read_pairs,
-};
+use sppo_core::datasets::{Pair, PairContent, parse_pairs, parse_prompts, read_pairs};
 use sppo_core::plugin::{
     MemoryEstimate, MemoryUse, Optimizer, PlannedSampling, PlannedTraining, PlannedWork, Policy,
     PolicySpec,
@@ -19,7 +17,9 @@ use sppo_model::synthetic::{Shape, write_synthetic_model};
 use tempfile::TempDir;
 
 use self::boundary::Boundary;
-use self::measure::{Measurements, Rate, Workload, comparisons, measure, measure_judging};
+use self::measure::{
+    Measurements, OBJECTIVE, Rate, Workload, comparisons, measure, measure_judging,
+};
 use super::session::Session;
 use crate::args::{BenchArguments, ShapeChoice};
 use crate::failure::{Failure, Result};
@@ -72,7 +72,7 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
     let backend = session.backend.as_ref();
     let (measurements, responses) = measure(backend, policy.as_mut(), &workload, &host)
         .map_err(|error| session.blame_backend(error))?;
-    let preference = session.config.preference.settings();
+    let preference = session.config.preference;
     let texts = responses.iter().map(|response| Ok(policy.decode(&response.tokens)?));
     let texts: sppo_core::Result<Vec<String>> = texts.collect();
     let texts = texts.map_err(|error| session.blame_backend(error))?;
@@ -178,12 +178,11 @@ fn workload(
     session: &Session,
     policy: &dyn Policy,
 ) -> Result<Workload> {
-    let required = RequiredColumns::default();
     let vocabulary = policy.info().vocabulary_size;
     let pairs = match (&arguments.pairs, arguments.shape) {
-        (Some(file), _) => read_pairs(file, required)?,
-        (None, None) => parse_pairs("bundled pairs", PAIRS, required)?,
-        (None, Some(_)) => parse_pairs("made-up pairs", &words::pairs(vocabulary), required)?,
+        (Some(file), _) => read_pairs(file, OBJECTIVE)?,
+        (None, None) => parse_pairs("bundled pairs", PAIRS, OBJECTIVE)?,
+        (None, Some(_)) => parse_pairs("made-up pairs", &words::pairs(vocabulary), OBJECTIVE)?,
     };
     let prompts = match arguments.shape {
         None => parse_prompts("bundled prompts", PROMPTS)?,

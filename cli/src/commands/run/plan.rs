@@ -5,7 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
-use sppo_core::config::{Config, PromptsPerIteration, Resolved, Source};
+use sppo_core::config::{Config, Resolved, Source};
+use sppo_core::datasets::PromptsPerIteration;
 use sppo_core::observer::Stage;
 use sppo_core::plugin::{Backend, Manifest, Oracle, PluginKind};
 use sppo_core::plugins::PluginRegistry;
@@ -289,7 +290,6 @@ impl RunPlan {
     fn stages(&self) -> Vec<String> {
         let Config { iterations, sampling, selection, training, evaluation, .. } = &self.config;
         let prompts = self.prompts_of(1);
-        let settings = training.settings(self.config.seed);
         let mut stages = vec![
             format!("{iterations} iterations"),
             format!(
@@ -301,7 +301,7 @@ impl RunPlan {
             format!("select    {}", plain(&selection.strategy)),
             format!(
                 "train     up to {} steps of {} pairs, objective {}, eta {}, learning rate {:e}",
-                settings.steps(prompts),
+                training.steps(prompts),
                 training.global_batch_size,
                 plain(&training.objective),
                 training.eta,

@@ -6,12 +6,11 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use sppo_core::config::ReferenceLogProbs;
 use sppo_core::datasets::read_pairs;
 use sppo_core::observer::{Event, Observer, Stage, TrainingStep};
 use sppo_core::plugin::Policy;
 use sppo_core::records::TrainingExample;
-use sppo_core::stages::{self, TrainingProgress};
+use sppo_core::stages::{self, ReferenceLogProbs, TrainingPass, TrainingProgress};
 use sppo_core::{Error, Result as CoreResult};
 
 use super::session::Session;
@@ -62,7 +61,7 @@ pub(super) fn train(arguments: &TrainArguments, terminal: &Terminal) -> Result<(
     ])?;
     let session = Session::open(arguments.settings.resolve(flags)?.config, terminal)?;
     let objective = session.config.training.objective;
-    let pairs = read_pairs(&arguments.pairs, pairs::required_columns(objective))?;
+    let pairs = read_pairs(&arguments.pairs, objective)?;
     prepare_output(&arguments.output)?;
 
     let model = session.find_whole_model(arguments.model.offline)?;
@@ -144,16 +143,15 @@ fn regress(
     directory: &Path,
 ) -> Result<Vec<TrainingStep>> {
     let training = &session.config.training;
-    let settings = training.settings(session.config.seed);
     policy
         .begin_training(&training.optimizer)
         .map_err(|error| session.blame_backend(error.into()))?;
     let (metrics, steps) = (MetricsWatcher::new(directory), StepsWatcher::default());
-    let meter = session.stage(Stage::Train, settings.steps(examples.len()) as usize, "steps");
+    let meter = session.stage(Stage::Train, training.steps(examples.len()) as usize, "steps");
     let outcome = stages::train(
         policy,
         examples,
-        &settings,
+        &TrainingPass { settings: training, seed: session.config.seed },
         0,
         &mut TrainingProgress::default(),
         &Watchers(&[&session.display, &metrics, &steps]),

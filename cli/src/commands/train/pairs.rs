@@ -3,8 +3,7 @@
 use std::path::Path;
 
 use sppo_core::Error;
-use sppo_core::datasets::{Pair, PairContent, RequiredColumns};
-use sppo_core::objective::Objective;
+use sppo_core::datasets::{Pair, PairContent};
 use sppo_core::plugin::Policy;
 use sppo_core::records::{TrainingExample, TrainingResponse};
 use sppo_core::stages::{self, TokenizationSettings, TokenizedAnswer};
@@ -15,14 +14,6 @@ use crate::prompts;
 
 /// Stands for a win rate that the objective does not look at.
 const UNKNOWN_WIN_RATE: f64 = 0.5;
-
-/// The probabilities that an objective regresses on.
-pub(super) fn required_columns(objective: Objective) -> RequiredColumns {
-    RequiredColumns {
-        chosen_probability: objective == Objective::SppoSingle,
-        win_rates: matches!(objective, Objective::Sppo | Objective::SppoAll),
-    }
-}
 
 /// Pairs as training examples, text made into tokens by the rule of the settings.
 ///

@@ -1,0 +1,218 @@
+//! Settings of the training stage: the section `[training]`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::zero_is_none;
+use crate::objective::{Objective, ObjectiveSettings};
+use crate::plugin::check::{self, Check};
+use crate::plugin::{LoraSettings, Optimizer};
+use crate::schedule::{Schedule, ScheduleShape};
+use crate::stages::{TokenizationRule, TokenizationSettings};
+
+/// Settings of training: the loss, the optimiser and its schedule, lengths, and adapters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainingSettings {
+    /// The loss.
+    pub objective: Objective,
+    /// The step size of self-play, `1 / beta` (paper: 1000). A win rate of `P` asks for a change of
+    /// `eta (P - 1/2)` in log-probability.
+    pub eta: f64,
+    /// Probability that a label is wrong, from 0 to below 1/2, for `dpo`.
+    pub label_smoothing: f64,
+    /// Passes over the training set.
+    pub epochs: u32,
+    /// Passes that the learning-rate schedule is laid out for, of which `epochs` are done (paper: 18
+    /// and 1); 0 for as many as `epochs`.
+    #[serde(with = "zero_is_none")]
+    #[schemars(with = "u32")]
+    pub planned_epochs: Option<u32>,
+    /// Examples (prompts with their responses) per optimiser step.
+    pub global_batch_size: usize,
+    /// Most tokens that go through the policy at once, at least one example. Changes memory and speed,
+    /// not the result, except for the features that dropout leaves out.
+    pub micro_batch_tokens: usize,
+    /// Whether the backward pass computes activations again instead of keeping them (gradient
+    /// checkpointing): less memory for more time, and the same result.
+    pub recompute_activations: bool,
+    /// The optimiser and its constants.
+    pub optimizer: Optimizer,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Course of the learning rate after the warm-up.
+    pub schedule: ScheduleShape,
+    /// Share of the planned steps in which the learning rate rises from 0.
+    pub warmup_ratio: f64,
+    /// Largest L2 norm of the gradient: a larger gradient is scaled down to it; 0 for no limit.
+    #[serde(with = "zero_is_none")]
+    #[schemars(with = "f64")]
+    pub max_gradient_norm: Option<f64>,
+    /// Rule by which prompts and responses become tokens.
+    pub tokenization: TokenizationRule,
+    /// Longest prompt plus response, in tokens; 0 for the model's context length.
+    #[serde(with = "zero_is_none")]
+    #[schemars(with = "usize")]
+    pub max_length: Option<usize>,
+    /// Longest prompt where prompt and response do not fit together, in tokens; 0 for no limit. Only
+    /// the `official` tokenisation cuts prompts.
+    #[serde(with = "zero_is_none")]
+    #[schemars(with = "usize")]
+    pub max_prompt_length: Option<usize>,
+    /// Steps between two commits of weights and optimiser state.
+    pub commit_every_steps: u64,
+    /// Source of the reference log-probabilities.
+    pub reference_log_probs: ReferenceLogProbs,
+    /// Low-rank adapters to train in place of the weights.
+    pub lora: LoraSettings,
+}
+
+/// Source of the log-probabilities under the reference policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReferenceLogProbs {
+    /// Those that were recorded while the responses were sampled, by the same weights.
+    #[default]
+    Recorded,
+    /// One pass over the training set before the first step.
+    Recomputed,
+}
+
+impl Default for TrainingSettings {
+    fn default() -> Self {
+        Self {
+            objective: Objective::default(),
+            eta: 1000.0,
+            label_smoothing: 0.0,
+            epochs: 1,
+            planned_epochs: None,
+            global_batch_size: 64,
+            micro_batch_tokens: 1024,
+            recompute_activations: false,
+            optimizer: Optimizer::default(),
+            learning_rate: 5e-7,
+            schedule: ScheduleShape::default(),
+            warmup_ratio: 0.1,
+            max_gradient_norm: None,
+            tokenization: TokenizationRule::default(),
+            max_length: None,
+            max_prompt_length: None,
+            commit_every_steps: 25,
+            reference_log_probs: ReferenceLogProbs::default(),
+            lora: LoraSettings::default(),
+        }
+    }
+}
+
+impl TrainingSettings {
+    /// The loss and its constants.
+    #[must_use]
+    pub fn loss(&self) -> ObjectiveSettings {
+        ObjectiveSettings {
+            objective: self.objective,
+            eta: self.eta,
+            label_smoothing: self.label_smoothing,
+        }
+    }
+
+    /// Learning rate at optimiser step `step` (from 0) of a training set of `examples` examples.
+    pub(super) fn learning_rate_at(&self, step: u64, examples: usize) -> f64 {
+        let planned = u64::from(self.planned_epochs.unwrap_or(self.epochs).max(self.epochs));
+        let schedule = Schedule { shape: self.schedule, warmup_ratio: self.warmup_ratio };
+        let multiplier = schedule.multiplier(step, self.steps_per_epoch(examples) * planned);
+        self.learning_rate * multiplier
+    }
+
+    /// Optimiser steps in one pass over `examples` examples.
+    #[must_use]
+    pub fn steps_per_epoch(&self, examples: usize) -> u64 {
+        examples.div_ceil(self.global_batch_size.max(1)) as u64
+    }
+
+    /// Optimiser steps in all passes over `examples` examples.
+    #[must_use]
+    pub fn steps(&self, examples: usize) -> u64 {
+        self.steps_per_epoch(examples) * u64::from(self.epochs)
+    }
+
+    /// Rule and lengths by which text becomes tokens for a model of this context length.
+    #[must_use]
+    pub fn tokenization_settings(&self, context_length: usize) -> TokenizationSettings {
+        let max_length = self.max_length.unwrap_or(context_length).min(context_length);
+        TokenizationSettings {
+            rule: self.tokenization,
+            max_length,
+            max_prompt_length: self.max_prompt_length.unwrap_or(max_length),
+        }
+    }
+
+    /// Checks ranges, and what the settings ask of each other.
+    ///
+    /// # Errors
+    /// When a value is out of its range or contradicts another.
+    pub fn check(&self) -> Check {
+        check::positive("eta", self.eta)?;
+        check::require(
+            (0.0..0.5).contains(&self.label_smoothing),
+            "label_smoothing",
+            format!("{} is not from 0 to below 0.5", self.label_smoothing),
+            "give the probability that a label is wrong, for instance 0.1",
+        )?;
+        check::at_least_one("epochs", self.epochs.into())?;
+        check::require(
+            self.planned_epochs.is_none_or(|planned| planned >= self.epochs),
+            "planned_epochs",
+            format!("fewer epochs are planned than `training.epochs` ({})", self.epochs),
+            "plan at least as many; 0 plans exactly as many",
+        )?;
+        check::at_least_one("global_batch_size", self.global_batch_size as u64)?;
+        check::at_least_one("micro_batch_tokens", self.micro_batch_tokens as u64)?;
+        check::at_least_one("commit_every_steps", self.commit_every_steps)?;
+        check::positive("learning_rate", self.learning_rate)?;
+        check::require(
+            (0.0..=1.0).contains(&self.warmup_ratio),
+            "warmup_ratio",
+            format!("{} is not from 0 to 1", self.warmup_ratio),
+            "give the share of steps, for instance 0.1",
+        )?;
+        check::not_negative("max_gradient_norm", self.max_gradient_norm.unwrap_or(0.0))?;
+        self.check_tokenization()?;
+        self.lora.check().map_err(|refusal| refusal.within("lora"))?;
+        self.optimizer.check().map_err(|refusal| refusal.within("optimizer"))
+    }
+
+    fn check_tokenization(&self) -> Check {
+        if let (Some(longest), Some(prompt)) = (self.max_length, self.max_prompt_length) {
+            check::require(
+                prompt < longest,
+                "max_prompt_length",
+                format!(
+                    "{prompt} leaves no room for an answer within `training.max_length` ({longest})"
+                ),
+                "lower the one or raise the other",
+            )?;
+        }
+        if self.tokenization != TokenizationRule::Official {
+            return check::require(
+                self.max_prompt_length.is_none(),
+                "max_prompt_length",
+                "only `official` tokenisation cuts prompts",
+                "set it to 0 and leave long prompts out of the data, or set \
+                 `training.tokenization = \"official\"`",
+            );
+        }
+        check::require(
+            self.max_length.is_some() && self.max_prompt_length.is_some(),
+            "tokenization",
+            "`official` cuts to fixed lengths and needs both of them",
+            "set `training.max_length` (1024) and `training.max_prompt_length` (512)",
+        )?;
+        check::require(
+            self.reference_log_probs == ReferenceLogProbs::Recomputed,
+            "reference_log_probs",
+            "`official` tokenisation makes new tokens of the text, which have no recorded \
+             log-probabilities",
+            "set it to `recomputed`",
+        )
+    }
+}
