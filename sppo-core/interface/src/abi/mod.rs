@@ -8,13 +8,13 @@
 
 pub mod backend;
 pub mod guard;
-pub mod host;
 pub mod log;
 mod manifest;
 pub mod mirror;
 pub mod module;
 pub mod oracle;
 pub mod policy;
+pub mod progress;
 pub mod texts;
 
 pub use abi_stable::library::{AbiHeaderRef, LibHeader, LibraryError, RootModule};

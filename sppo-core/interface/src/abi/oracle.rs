@@ -1,25 +1,33 @@
-//! Oracles across the boundary.
+//! Oracles across the boundary, and the services that the program lends them.
 
 #![allow(non_local_definitions, reason = "`sabi_trait` expands to such code")]
 
 use abi_stable::StableAbi;
 use abi_stable::erased_types::TD_Opaque;
 use abi_stable::sabi_trait;
-use abi_stable::std_types::{RBox, ROption, RSlice, RString, RVec};
+use abi_stable::sabi_types::RRef;
+use abi_stable::std_types::{RBox, ROption, RSlice, RStr, RString, RVec};
 
+use super::backend::{ScorerBox, export_scorer, import_scorer};
 use super::guard::guarded;
-use super::host::{
-    ExportedProgress, ExportedServices, ImportedProgress, ImportedServices, ProgressRef,
-    ServicesRef,
-};
-use super::mirror::{AbiResult, Crosses, received};
+use super::mirror::{AbiPath, AbiResult, Crosses, path, received, received_object};
 use super::module::{Exported, IntoObject, Pluggable, root_module};
+use super::progress::{ExportedProgress, ImportedProgress, ProgressRef};
 use super::texts::{AbiComparison, BorrowedTexts, ReceivedTexts};
 use crate::calls::WatchedCall;
 use crate::plugin::PluginKind;
-use crate::{Comparison, Oracle, PluginError, Progress, Services, Verdict};
+use crate::{Comparison, ModelSpec, Oracle, PluginError, Progress, Scorer, Services, Verdict};
 
 pub type OracleBox = AbiOracle_TO<'static, RBox<()>>;
+pub type ServicesRef<'a> = AbiServices_TO<'a, RRef<'a, ()>>;
+
+#[sabi_trait]
+pub trait AbiServices {
+    fn scorer(&self, model: AbiPath) -> AbiResult<ScorerBox>;
+    fn scorer_on(&self, backend: RStr<'_>, model: AbiPath) -> AbiResult<ScorerBox>;
+    #[sabi(last_prefix_field)]
+    fn oracle(&self, name: RStr<'_>) -> AbiResult<OracleBox>;
+}
 
 #[sabi_trait]
 pub trait AbiOracle {
@@ -162,6 +170,54 @@ impl Oracle for ImportedOracle {
 
     fn expected_requests(&self, comparisons: u64, candidates: u64) -> Option<u64> {
         self.reply(self.oracle.expected_requests(comparisons, candidates))
+    }
+}
+
+/// The program's services, for plugins to reach.
+pub(super) struct ExportedServices<'a>(pub(super) &'a dyn Services);
+
+impl ExportedServices<'_> {
+    pub(super) fn lend(&self) -> ServicesRef<'_> {
+        AbiServices_TO::from_ptr(self, TD_Opaque)
+    }
+}
+
+fn model_at(path: AbiPath) -> ModelSpec {
+    ModelSpec { path: Crosses::receive(path) }
+}
+
+impl AbiServices for ExportedServices<'_> {
+    fn scorer(&self, model: AbiPath) -> AbiResult<ScorerBox> {
+        guarded(|| self.0.scorer(&model_at(model)).map(export_scorer))
+    }
+
+    fn scorer_on(&self, backend: RStr<'_>, model: AbiPath) -> AbiResult<ScorerBox> {
+        guarded(|| self.0.scorer_on(backend.as_str(), &model_at(model)).map(export_scorer))
+    }
+
+    fn oracle(&self, name: RStr<'_>) -> AbiResult<OracleBox> {
+        guarded(|| self.0.oracle(name.as_str()).map(Pluggable::export))
+    }
+}
+
+/// Names in errors of objects that another plugin lends.
+const LENT_SCORER: &str = "the scorer";
+const LENT_ORACLE: &str = "another oracle";
+
+/// The program's services, from within a plugin.
+pub(super) struct ImportedServices<'a>(pub(super) ServicesRef<'a>);
+
+impl Services for ImportedServices<'_> {
+    fn scorer(&self, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
+        import_scorer(LENT_SCORER, self.0.scorer(path(&model.path)))
+    }
+
+    fn scorer_on(&self, backend: &str, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
+        import_scorer(LENT_SCORER, self.0.scorer_on(backend.into(), path(&model.path)))
+    }
+
+    fn oracle(&self, name: &str) -> Result<Box<dyn Oracle>, PluginError> {
+        <dyn Oracle>::import(LENT_ORACLE, received_object(LENT_ORACLE, self.0.oracle(name.into()))?)
     }
 }
 

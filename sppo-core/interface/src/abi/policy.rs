@@ -10,9 +10,9 @@ use abi_stable::sabi_trait;
 use abi_stable::std_types::{RBox, ROption, RSlice, RStr, RString, RVec};
 
 use super::guard::guarded;
-use super::host::{ExportedProgress, ImportedProgress, ProgressRef};
 use super::mirror::{AbiPath, AbiResult, Crosses, mirror, path, received};
 use super::module::Exported;
+use super::progress::{ExportedProgress, ImportedProgress, ProgressRef};
 use super::texts::AbiMessage;
 use crate::calls::{PluginCall, WatchedCall};
 use crate::{

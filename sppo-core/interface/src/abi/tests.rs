@@ -68,10 +68,10 @@ fn interface() -> String {
     let kinds = ["pub trait", "pub type", "pub struct Abi", "pub enum Abi", "mirror!("];
     let sources = [
         include_str!("backend.rs"),
-        include_str!("host.rs"),
         include_str!("mirror.rs"),
         include_str!("oracle.rs"),
         include_str!("policy.rs"),
+        include_str!("progress.rs"),
         include_str!("texts.rs"),
     ];
     layouts + &sources.map(|source| declarations(source, &kinds)).concat()
