@@ -24,6 +24,7 @@ mod macros;
 mod memory;
 mod numpy;
 mod oracle;
+pub mod pairwise;
 mod plugin;
 mod policy;
 pub mod preference;
