@@ -1,30 +1,72 @@
-//! The oracle: it finds the ranker, shows it all pairs, and hands back their logits.
+//! The oracle and its settings: it finds the ranker, shows it all pairs, and returns their logits.
 
 use std::borrow::Cow;
 
+use schemars::JsonSchema;
+use serde::Deserialize;
 use sppo_model::serve::ScorerKind;
 use sppo_model::serve::judge::{
-    JudgeSettings, MetricNames, ModelJudge, Question, Questions, conversation_text,
+    JudgeSettings, MetricNames, ModelJudge, PreparedJudge, conversation_text,
 };
+use sppo_plugin::pairwise::Orders;
 use sppo_plugin::{Comparison, Oracle, Plugin, PluginError, Progress, Services, Verdict};
 
-use crate::config::{PairrmConfig, PromptView};
-use crate::layout::Layout;
-use crate::pairs::{Pair, pairs};
+use crate::pairs::Pairs;
+use crate::sequence::SequenceBuilder;
 
 const METRICS: MetricNames = ["pairs", "pairs_per_second", "ranker_tokens"];
 
-/// Judges answers with a neural ranker.
-pub struct PairrmOracle {
-    config: PairrmConfig,
-    ranker: Option<Ranker>,
-    has_told_view: bool,
+/// The ranker that judges, its backend, and the form in which it sees prompts and pairs.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PairrmConfig {
+    /// A directory, or a model on the Hugging Face hub, in the layout of `llm-blender/PairRM` or of
+    /// `llm-blender/PairRM-hf`.
+    pub model: String,
+    /// A branch, tag or commit of the model on the hub; its main branch when left out.
+    pub revision: Option<String>,
+    /// The backend that the ranker computes on, with its own settings; the run's when left out.
+    pub backend: Option<String>,
+    /// Whether each pair is shown in both orders, as the released code does, or in one at half the cost.
+    pub orders: Orders,
+    /// The form in which the ranker sees prompts.
+    pub prompt_view: PromptView,
+    /// Tokens that are computed together, at most, unless one pair has more. It changes memory and
+    /// speed, not the result.
+    pub batch_tokens: usize,
 }
 
-/// The model, once it is loaded.
-struct Ranker {
-    layout: Layout,
-    judge: ModelJudge,
+impl Default for PairrmConfig {
+    fn default() -> Self {
+        Self {
+            model: "llm-blender/PairRM".into(),
+            revision: None,
+            backend: None,
+            orders: Orders::default(),
+            prompt_view: PromptView::default(),
+            batch_tokens: 2048,
+        }
+    }
+}
+
+/// The form in which the ranker sees prompts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PromptView {
+    /// As the policy's chat template renders them, its control tokens as text, like the released code.
+    /// Prompts of a file, for which no policy is loaded, are shown as with `raw`.
+    #[default]
+    Templated,
+    /// As the user wrote them. A longer conversation is shown as lines `USER: ...` and
+    /// `ASSISTANT: ...`.
+    Raw,
+}
+
+/// Judges responses with a neural ranker.
+pub struct PairrmOracle {
+    config: PairrmConfig,
+    ranker: PreparedJudge<SequenceBuilder>,
+    has_told_view: bool,
 }
 
 impl Plugin for PairrmOracle {
@@ -35,7 +77,7 @@ impl Plugin for PairrmOracle {
 
     fn create(config: PairrmConfig) -> Result<Self, PluginError> {
         settings(&config).check("llm-blender/PairRM")?;
-        Ok(Self { config, ranker: None, has_told_view: false })
+        Ok(Self { config, ranker: PreparedJudge::default(), has_told_view: false })
     }
 }
 
@@ -45,10 +87,7 @@ impl Oracle for PairrmOracle {
         services: &dyn Services,
         progress: &dyn Progress,
     ) -> Result<(), PluginError> {
-        if self.ranker.is_none() {
-            self.ranker = Some(Ranker::load(&self.config, services, progress)?);
-        }
-        Ok(())
+        self.ranker.prepare(|| load(&self.config, services, progress))
     }
 
     fn preferences(
@@ -56,28 +95,35 @@ impl Oracle for PairrmOracle {
         comparisons: &[Comparison<'_>],
         progress: &dyn Progress,
     ) -> Result<Vec<Verdict>, PluginError> {
-        let Some(ranker) = &mut self.ranker else {
-            return Err(PluginError::failed("the ranker is not loaded"));
-        };
+        let Self { config, ranker, has_told_view } = self;
+        let (builder, judge) = ranker.get()?;
         let is_raw = |comparison: &Comparison| comparison.rendered_prompt.is_none();
-        if self.config.prompt_view == PromptView::Templated
+        if config.prompt_view == PromptView::Templated
             && comparisons.iter().any(is_raw)
-            && !std::mem::replace(&mut self.has_told_view, true)
+            && !std::mem::replace(has_told_view, true)
         {
             tracing::info!(
                 "there is no policy whose chat template renders these prompts, so the ranker sees \
                  them as they are"
             );
         }
-        let Ranker { layout, judge } = ranker;
-        let tables = judge.tables(comparisons, progress, &mut |comparison| {
-            questions(layout, comparison, &self.config)
+        let mut asked: Vec<Pairs> = Vec::with_capacity(comparisons.len());
+        let logits = judge.scores(comparisons, progress, &mut |comparison| {
+            let texts = comparison.candidates.iter().map(|candidate| &*candidate.text);
+            let contents = builder.contents(&prompt(comparison, config.prompt_view), texts)?;
+            let pairs = Pairs::new(&contents.candidates, config.orders);
+            let shown = pairs.shown().iter();
+            let sequence = |&(first, second)| builder.sequence(&contents, first, second);
+            let sequences = shown.map(sequence).collect();
+            asked.push(pairs);
+            Ok(sequences)
         })?;
-        Ok(tables.into_iter().map(Verdict::Logits).collect())
+        let tables = asked.iter().zip(&logits).map(|(pairs, logits)| pairs.table(logits));
+        Ok(tables.map(Verdict::Logits).collect())
     }
 
     fn identity(&self) -> Option<String> {
-        self.ranker.as_ref().map(|ranker| ranker.judge.identity().to_string())
+        self.ranker.identity()
     }
 }
 
@@ -92,46 +138,22 @@ fn settings(config: &PairrmConfig) -> JudgeSettings<'_> {
     }
 }
 
-impl Ranker {
-    fn load(
-        config: &PairrmConfig,
-        services: &dyn Services,
-        progress: &dyn Progress,
-    ) -> Result<Self, PluginError> {
-        let settings = settings(config);
-        let found = settings.find(progress)?;
-        if ScorerKind::read(&found.path)? != ScorerKind::PairRanker {
-            let message = format!("{}: scores one answer, and compares no pairs", config.model);
-            return Err(
-                PluginError::unsupported(message).with_hint("judge with it as `--oracle reward`")
-            );
-        }
-        let layout = Layout::read(&found.path)?;
-        let text_files = ["tokenizer.json"].into_iter();
-        Ok(Self {
-            layout,
-            judge: ModelJudge::load(&settings, found, text_files, METRICS, services)?,
-        })
-    }
-}
-
-/// Every pair that is shown of a comparison, and where its logit goes.
-fn questions(
-    layout: &Layout,
-    comparison: &Comparison,
+fn load(
     config: &PairrmConfig,
-) -> Result<Questions, PluginError> {
-    let texts = comparison.candidates.iter().map(|candidate| &*candidate.text);
-    let contents = layout.contents(&prompt(comparison, config.prompt_view), texts)?;
-    let pairs = pairs(&contents.candidates, config.orders);
-    let question = |pair: Pair| Question {
-        sequence: layout.sequence(&contents, pair.first, pair.second),
-        entries: pair.entries,
-    };
-    Ok(Questions {
-        table_length: comparison.candidates.len().pow(2),
-        asked: pairs.into_iter().map(question).collect(),
-    })
+    services: &dyn Services,
+    progress: &dyn Progress,
+) -> Result<(SequenceBuilder, ModelJudge), PluginError> {
+    let settings = settings(config);
+    let found = settings.find(progress)?;
+    if ScorerKind::read(&found.path)? != ScorerKind::PairRanker {
+        let message = format!("{}: scores one answer, and compares no pairs", config.model);
+        return Err(
+            PluginError::unsupported(message).with_hint("judge with it as `--oracle reward`")
+        );
+    }
+    let builder = SequenceBuilder::read(&found.path)?;
+    let text_files = ["tokenizer.json"].into_iter();
+    Ok((builder, ModelJudge::load(&settings, found, text_files, METRICS, services)?))
 }
 
 /// The prompt as the ranker sees it.

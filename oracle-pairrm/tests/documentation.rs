@@ -1,4 +1,4 @@
-//! Every configuration of the documentation is one that works, and senseless ones are refused.
+//! Every configuration of the documentation is one that works, and invalid ones are refused.
 
 use sppo_oracle_pairrm as _;
 use sppo_plugin::create_oracle;
@@ -21,7 +21,7 @@ fn the_configurations_of_the_page_are_accepted() {
 }
 
 #[test]
-fn senseless_settings_are_refused_with_their_key() {
+fn invalid_settings_are_refused_with_their_key() {
     for (settings, wanted) in [
         (r#"{"batch_tokens": 0}"#, "batch_tokens"),
         (r#"{"model": ""}"#, "model"),

@@ -1,26 +1,55 @@
-//! The oracle: it finds the reward model, has every answer scored, and hands back the scores.
+//! The oracle and its settings: it finds the reward model, has every response scored, and returns the
+//! scores.
 
-use sppo_model::serve::judge::{
-    Entries, JudgeSettings, MetricNames, ModelJudge, Question, Questions,
-};
-use sppo_plugin::{
-    Candidate, Comparison, Oracle, Plugin, PluginError, Progress, Services, Verdict,
-};
+use std::collections::HashMap;
 
-use crate::config::RewardConfig;
-use crate::layout::{LEAST_TOKENS, Layout};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use sppo_model::serve::judge::{JudgeSettings, MetricNames, ModelJudge, PreparedJudge};
+use sppo_plugin::{Comparison, Oracle, Plugin, PluginError, Progress, Services, Verdict};
+
+use crate::sequence::{LEAST_TOKENS, SequenceBuilder};
 
 const METRICS: MetricNames = ["answers", "answers_per_second", "reward_tokens"];
 
-/// Judges answers with a reward model.
-pub struct RewardOracle {
-    config: RewardConfig,
-    model: Option<LoadedModel>,
+/// The reward model that judges, its backend, and the most tokens that it sees.
+///
+/// Scores become probabilities with `preference.bradley_terry_temperature`.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RewardConfig {
+    /// A directory, or a model on the Hugging Face hub. It must be set. The model is a sequence
+    /// classifier of transformers with one label: `DebertaV2ForSequenceClassification`, or that of a
+    /// decoder, for instance `LlamaForSequenceClassification`.
+    pub model: String,
+    /// A branch, tag or commit of the model on the hub; its main branch when left out.
+    pub revision: Option<String>,
+    /// The backend that the model computes on, with its own settings; the run's when left out.
+    pub backend: Option<String>,
+    /// Most tokens of a conversation with its answer; the model's own limit (`max_position_embeddings`)
+    /// when left out. Longer ones lose their beginning, so that the answer is kept.
+    pub maximum_tokens: Option<usize>,
+    /// Tokens that are computed together, at most, unless one answer has more. It changes memory and
+    /// speed, not the result.
+    pub batch_tokens: usize,
 }
 
-struct LoadedModel {
-    layout: Layout,
-    judge: ModelJudge,
+impl Default for RewardConfig {
+    fn default() -> Self {
+        Self {
+            model: String::new(),
+            revision: None,
+            backend: None,
+            maximum_tokens: None,
+            batch_tokens: 2048,
+        }
+    }
+}
+
+/// Judges responses with a reward model.
+pub struct RewardOracle {
+    config: RewardConfig,
+    model: PreparedJudge<SequenceBuilder>,
 }
 
 impl Plugin for RewardOracle {
@@ -35,7 +64,7 @@ impl Plugin for RewardOracle {
                 "maximum_tokens: {tokens} leave no room for an answer"
             ))
             .with_hint("leave it out, or set it to some hundreds")),
-            _ => Ok(Self { config, model: None }),
+            _ => Ok(Self { config, model: PreparedJudge::default() }),
         }
     }
 }
@@ -46,10 +75,7 @@ impl Oracle for RewardOracle {
         services: &dyn Services,
         progress: &dyn Progress,
     ) -> Result<(), PluginError> {
-        if self.model.is_none() {
-            self.model = Some(LoadedModel::load(&self.config, services, progress)?);
-        }
-        Ok(())
+        self.model.prepare(|| load(&self.config, services, progress))
     }
 
     fn preferences(
@@ -57,17 +83,22 @@ impl Oracle for RewardOracle {
         comparisons: &[Comparison<'_>],
         progress: &dyn Progress,
     ) -> Result<Vec<Verdict>, PluginError> {
-        let Some(LoadedModel { layout, judge }) = &mut self.model else {
-            return Err(PluginError::failed("the reward model is not loaded"));
+        let (builder, judge) = self.model.get()?;
+        // For each comparison, the index of each response's sequence.
+        let mut asked: Vec<Vec<usize>> = Vec::with_capacity(comparisons.len());
+        let scores = judge.scores(comparisons, progress, &mut |comparison| {
+            let (sequences, indices) = distinct_sequences(builder, comparison)?;
+            asked.push(indices);
+            Ok(sequences)
+        })?;
+        let verdict = |(indices, scores): (&Vec<usize>, &Vec<f32>)| {
+            Verdict::Scores(indices.iter().map(|&index| f64::from(scores[index])).collect())
         };
-        let tables =
-            judge.tables(comparisons, progress, &mut |comparison| questions(layout, comparison))?;
-        let scores = |table: Vec<f32>| table.into_iter().map(f64::from).collect();
-        Ok(tables.into_iter().map(|table| Verdict::Scores(scores(table))).collect())
+        Ok(asked.iter().zip(&scores).map(verdict).collect())
     }
 
     fn identity(&self) -> Option<String> {
-        self.model.as_ref().map(|model| model.judge.identity().to_string())
+        self.model.identity()
     }
 }
 
@@ -82,32 +113,33 @@ fn settings(config: &RewardConfig) -> JudgeSettings<'_> {
     }
 }
 
-impl LoadedModel {
-    fn load(
-        config: &RewardConfig,
-        services: &dyn Services,
-        progress: &dyn Progress,
-    ) -> Result<Self, PluginError> {
-        let settings = settings(config);
-        let found = settings.find(progress)?;
-        let layout = Layout::read(&found.path, config.maximum_tokens)?;
-        let judge = ModelJudge::load(&settings, found, layout.files(), METRICS, services)?;
-        Ok(Self { layout, judge })
-    }
+fn load(
+    config: &RewardConfig,
+    services: &dyn Services,
+    progress: &dyn Progress,
+) -> Result<(SequenceBuilder, ModelJudge), PluginError> {
+    let settings = settings(config);
+    let found = settings.find(progress)?;
+    let builder = SequenceBuilder::read(&found.path, config.maximum_tokens)?;
+    let judge = ModelJudge::load(&settings, found, builder.files(), METRICS, services)?;
+    Ok((builder, judge))
 }
 
-/// Every answer to a prompt. Equal ones are scored once.
-fn questions(layout: &mut Layout, comparison: &Comparison) -> Result<Questions, PluginError> {
-    let mut asked: Vec<Question> = Vec::with_capacity(comparison.candidates.len());
-    for (place, Candidate { text, .. }) in comparison.candidates.iter().enumerate() {
-        let sequence = layout.sequence(&comparison.prompt, text)?;
-        match asked.iter_mut().find(|earlier| earlier.sequence == sequence) {
-            Some(earlier) => earlier.entries.same.push(place),
-            None => {
-                let entries = Entries { same: vec![place], opposite: Vec::new() };
-                asked.push(Question { sequence, entries });
-            }
-        }
+/// The sequences of a comparison, equal ones once, and for each response the index of its own.
+fn distinct_sequences(
+    builder: &mut SequenceBuilder,
+    comparison: &Comparison,
+) -> Result<(Vec<Vec<u32>>, Vec<usize>), PluginError> {
+    let mut indices: HashMap<Vec<u32>, usize> = HashMap::new();
+    let mut sequences = Vec::with_capacity(comparison.candidates.len());
+    let mut asked = Vec::with_capacity(comparison.candidates.len());
+    for candidate in comparison.candidates.iter() {
+        let sequence = builder.sequence(&comparison.prompt, &candidate.text)?;
+        let index = *indices.entry(sequence).or_insert_with_key(|sequence| {
+            sequences.push(sequence.clone());
+            sequences.len() - 1
+        });
+        asked.push(index);
     }
-    Ok(Questions { table_length: comparison.candidates.len(), asked })
+    Ok((sequences, asked))
 }

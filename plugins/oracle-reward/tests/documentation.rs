@@ -1,4 +1,4 @@
-//! Every configuration of the documentation is one that works, and senseless ones are refused.
+//! Every configuration of the documentation is one that works, and invalid ones are refused.
 
 use sppo_oracle_reward as _;
 use sppo_plugin::create_oracle;
@@ -20,7 +20,7 @@ fn the_configurations_of_the_page_are_accepted() {
 }
 
 #[test]
-fn senseless_settings_are_refused_with_their_key() {
+fn invalid_settings_are_refused_with_their_key() {
     for (settings, wanted) in [
         (r#"{}"#, "model"),
         (r#"{"model": "org/name", "batch_tokens": 0}"#, "batch_tokens"),

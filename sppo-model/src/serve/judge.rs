@@ -1,5 +1,5 @@
-//! What oracles share whose judge is a model on a backend: finding it, having sequences scored in
-//! batches, and the text of a conversation.
+//! Shared parts of oracles whose judge is a model on a backend: finding and loading it, scoring sequences
+//! in batches, and the text of a conversation.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -18,7 +18,7 @@ type PluginResult<T> = std::result::Result<T, PluginError>;
 /// Files below this size come quickly enough to say nothing about them.
 const LARGE_DOWNLOAD: u64 = 64 << 20;
 
-/// Which model judges, and where it computes.
+/// The model that judges, and the backend that it computes on.
 #[derive(Clone, Copy, Debug)]
 pub struct JudgeSettings<'a> {
     /// A directory, or a model on the Hugging Face hub.
@@ -73,57 +73,23 @@ impl JudgeSettings<'_> {
     }
 }
 
-/// A sequence to have scored, and what its score is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
-    /// The tokens.
-    pub sequence: Vec<u32>,
-    /// Where the score goes.
-    pub entries: Entries,
-}
-
-/// The entries of a comparison's table that one score fills.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Entries {
-    /// Those that are the score.
-    pub same: Vec<usize>,
-    /// Those that are its opposite.
-    pub opposite: Vec<usize>,
-}
-
-impl Entries {
-    /// Writes the score to its entries.
-    pub fn fill(&self, table: &mut [f32], score: f32) {
-        self.same.iter().for_each(|&entry| table[entry] = score);
-        self.opposite.iter().for_each(|&entry| table[entry] = -score);
-    }
-}
-
-/// A table with 0 wherever no question's score goes, and the questions that fill it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Questions {
-    /// Entries of the table.
-    pub table_length: usize,
-    /// What to ask.
-    pub asked: Vec<Question>,
-}
-
-/// What the numbers of questions, of questions per second and of tokens are called in metrics.
+/// Names in metrics of the numbers of sequences, of sequences per second and of tokens.
 pub type MetricNames = [&'static str; 3];
 
 /// A model on a backend that scores sequences for an oracle.
 pub struct ModelJudge {
     scorer: Box<dyn Scorer>,
+    /// The name on the hub, if the model comes from there, and the hash of what was loaded.
     identity: String,
     batch_tokens: usize,
     metrics: MetricNames,
     totals: Totals,
 }
 
-/// Counted since the judge was loaded.
+/// Totals since the judge was loaded.
 #[derive(Default)]
 struct Totals {
-    questions: u64,
+    sequences: u64,
     tokens: u64,
     seconds: f64,
 }
@@ -151,35 +117,74 @@ impl ModelJudge {
         Ok(Self { scorer, identity, batch_tokens, metrics, totals: Totals::default() })
     }
 
-    /// The name on the hub, if the model comes from there, and the hash of what was loaded.
-    #[must_use]
-    pub fn identity(&self) -> &str {
-        &self.identity
-    }
-
-    /// Has everything scored that `ask` wants to know about the comparisons, and returns their tables.
+    /// Scores the sequences that `ask` makes of each comparison. Returns for each comparison one score per
+    /// sequence, in order.
     ///
     /// # Errors
     /// When `ask` or the backend fails, or the user asks to stop.
-    pub fn tables(
+    pub fn scores(
         &mut self,
         comparisons: &[Comparison<'_>],
         progress: &dyn Progress,
-        ask: &mut dyn FnMut(&Comparison<'_>) -> PluginResult<Questions>,
+        ask: &mut dyn FnMut(&Comparison<'_>) -> PluginResult<Vec<Vec<u32>>>,
     ) -> PluginResult<Vec<Vec<f32>>> {
         let mut round = Round {
             judge: self,
             progress,
             batch: Vec::new(),
+            sources: Vec::new(),
             batched_tokens: 0,
-            tables: Vec::with_capacity(comparisons.len()),
+            rows: Vec::with_capacity(comparisons.len()),
             total: comparisons.len(),
         };
         for comparison in comparisons {
             round.add(ask(comparison)?)?;
         }
         round.flush()?;
-        Ok(round.tables.into_iter().map(|table| table.scores).collect())
+        Ok(round.rows.into_iter().map(|row| row.scores).collect())
+    }
+}
+
+/// A judge and the layout of its sequences, which are there once their oracle is prepared.
+pub struct PreparedJudge<L>(Option<(L, ModelJudge)>);
+
+impl<L> Default for PreparedJudge<L> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<L> PreparedJudge<L> {
+    /// Loads the judge with `load`, unless it is there.
+    ///
+    /// # Errors
+    /// When `load` fails.
+    pub fn prepare(
+        &mut self,
+        load: impl FnOnce() -> PluginResult<(L, ModelJudge)>,
+    ) -> PluginResult<()> {
+        if self.0.is_none() {
+            self.0 = Some(load()?);
+        }
+        Ok(())
+    }
+
+    /// The layout and the judge.
+    ///
+    /// # Errors
+    /// When they were not prepared.
+    pub fn get(&mut self) -> PluginResult<(&mut L, &mut ModelJudge)> {
+        let (layout, judge) = self
+            .0
+            .as_mut()
+            .ok_or_else(|| PluginError::failed("the judge's model is not loaded"))?;
+        Ok((layout, judge))
+    }
+
+    /// The identity of the judge, if it is there.
+    #[must_use]
+    pub fn identity(&self) -> Option<String> {
+        self.0.as_ref().map(|(_, judge)| judge.identity.clone())
     }
 }
 
@@ -196,44 +201,42 @@ fn identity<'a>(
     })
 }
 
-/// One call of an oracle: questions are asked in batches, whatever comparison they belong to.
+/// One call of an oracle. Batches are filled without regard to the comparison that a sequence is from.
 struct Round<'a> {
     judge: &'a mut ModelJudge,
     progress: &'a dyn Progress,
-    batch: Vec<Asked>,
+    /// Sequences that wait for their scores.
+    batch: Vec<Vec<u32>>,
+    /// The comparison of each of them.
+    sources: Vec<usize>,
     batched_tokens: usize,
-    tables: Vec<Table>,
+    rows: Vec<Row>,
     total: usize,
 }
 
-/// A question that waits for its score.
-struct Asked {
-    comparison: usize,
-    question: Question,
-}
-
 /// The scores of a comparison.
-struct Table {
+struct Row {
     scores: Vec<f32>,
-    /// Questions without a score so far.
-    open: usize,
+    /// Sequences of the comparison.
+    count: usize,
 }
 
 impl Round<'_> {
-    fn add(&mut self, Questions { table_length, asked }: Questions) -> PluginResult<()> {
-        let comparison = self.tables.len();
-        self.tables.push(Table { scores: vec![0.0; table_length], open: asked.len() });
-        for question in asked {
-            if self.batched_tokens + question.sequence.len() > self.judge.batch_tokens {
+    fn add(&mut self, sequences: Vec<Vec<u32>>) -> PluginResult<()> {
+        let comparison = self.rows.len();
+        self.rows.push(Row { scores: Vec::new(), count: sequences.len() });
+        for sequence in sequences {
+            if self.batched_tokens + sequence.len() > self.judge.batch_tokens {
                 self.flush()?;
             }
-            self.batched_tokens += question.sequence.len();
-            self.batch.push(Asked { comparison, question });
+            self.batched_tokens += sequence.len();
+            self.batch.push(sequence);
+            self.sources.push(comparison);
         }
         Ok(())
     }
 
-    /// Has the batch scored.
+    /// Scores the batch.
     fn flush(&mut self) -> PluginResult<()> {
         if self.progress.is_cancelled() {
             return Err(PluginError::cancelled());
@@ -242,38 +245,35 @@ impl Round<'_> {
             return Ok(());
         }
         let started = Instant::now();
-        let take = |asked: &mut Asked| std::mem::take(&mut asked.question.sequence);
-        let sequences: Vec<Vec<u32>> = self.batch.iter_mut().map(take).collect();
-        let scores = self.judge.scorer.score(&sequences)?;
-        if scores.len() != sequences.len() {
+        let scores = self.judge.scorer.score(&self.batch)?;
+        if scores.len() != self.batch.len() {
             return Err(PluginError::failed(format!(
                 "the backend gave {} scores for {} sequences",
                 scores.len(),
-                sequences.len()
+                self.batch.len()
             )));
         }
-        for (asked, score) in self.batch.drain(..).zip(scores) {
-            let table = &mut self.tables[asked.comparison];
-            asked.question.entries.fill(&mut table.scores, score);
-            table.open -= 1;
+        for (comparison, score) in self.sources.drain(..).zip(scores) {
+            self.rows[comparison].scores.push(score);
         }
         let totals = &mut self.judge.totals;
-        totals.questions += sequences.len() as u64;
+        totals.sequences += self.batch.len() as u64;
         totals.tokens += self.batched_tokens as u64;
         totals.seconds += started.elapsed().as_secs_f64();
+        self.batch.clear();
         self.batched_tokens = 0;
         self.report();
         Ok(())
     }
 
     fn report(&self) {
-        let completed = self.tables.iter().filter(|table| table.open == 0).count();
+        let completed = self.rows.iter().filter(|row| row.scores.len() == row.count).count();
         self.progress.progress(completed as u64, self.total as u64);
-        let Totals { questions, tokens, seconds } = self.judge.totals;
+        let Totals { sequences, tokens, seconds } = self.judge.totals;
         let [asked, per_second, counted] = self.judge.metrics;
         self.progress.metrics(&[
-            (asked, questions as f64),
-            (per_second, questions as f64 / seconds.max(1e-9)),
+            (asked, sequences as f64),
+            (per_second, sequences as f64 / seconds.max(1e-9)),
             (counted, tokens as f64),
         ]);
     }

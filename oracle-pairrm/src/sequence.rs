@@ -1,4 +1,5 @@
-//! From texts to the ranker's tokens, as LLM-Blender's collator lays them out with a batch size of 1.
+//! From texts to the ranker's tokens, as LLM-Blender's collator does it with a batch size of 1:
+//! `[CLS] <|source|> prompt [SEP] [CLS] <|candidate1|> first [SEP] [CLS] <|candidate2|> second [SEP]`.
 
 use std::path::Path;
 
@@ -6,11 +7,11 @@ use serde::Deserialize;
 use sppo_model::text::Tokenizer;
 use sppo_plugin::PluginError;
 
-/// Stands before the prompt.
+/// The token before the prompt.
 const SOURCE_MARKER: &str = "<|source|>";
-/// Stand before the candidates.
+/// The tokens before the candidates.
 const CANDIDATE_MARKERS: [&str; 2] = ["<|candidate1|>", "<|candidate2|>"];
-/// Begins and ends each of the three parts.
+/// The first and the last token of each of the three parts.
 const PART_BEGINNING: &str = "[CLS]";
 const PART_END: &str = "[SEP]";
 const UNKNOWN: &str = "[UNK]";
@@ -19,8 +20,8 @@ const OTHER_CONTROL_TOKENS: [&str; 3] = ["[PAD]", "[MASK]", "<|candidate|>"];
 /// A part's beginning, marker and end.
 const FRAME: usize = 3;
 
-/// How long the parts may be, in tokens with their frame. `config.json` of `llm-blender/PairRM` says so;
-/// other layouts have the same limits.
+/// Lengths of the parts, at most, in tokens with their frame. `config.json` of `llm-blender/PairRM` says
+/// so; other forms of the model have the same limits.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(default)]
 struct Limits {
@@ -34,8 +35,8 @@ impl Default for Limits {
     }
 }
 
-/// Lays out prompts and candidates.
-pub(crate) struct Layout {
+/// A builder of sequences from prompts and candidates.
+pub(crate) struct SequenceBuilder {
     tokenizer: Tokenizer,
     limits: Limits,
     source_marker: u32,
@@ -43,17 +44,17 @@ pub(crate) struct Layout {
     part_beginning: u32,
     part_end: u32,
     unknown: u32,
-    /// What only the layout itself may write.
+    /// Tokens that no text may spell.
     control_tokens: Vec<u32>,
 }
 
-/// The tokens of a prompt and of the answers to it, cut to their limits, without markers.
+/// The tokens of a prompt and of the responses to it, cut to their limits, without markers.
 pub(crate) struct Contents {
     source: Vec<u32>,
     pub(crate) candidates: Vec<Vec<u32>>,
 }
 
-impl Layout {
+impl SequenceBuilder {
     /// Reads the tokenizer and the limits of a model directory.
     pub(crate) fn read(directory: &Path) -> Result<Self, PluginError> {
         let config: Limits = read_json(&directory.join("config.json"))?;
@@ -91,7 +92,7 @@ impl Layout {
         })
     }
 
-    /// Tokens of a prompt and its answers. What the prompt leaves free, the candidates share.
+    /// Tokens of a prompt and its responses. The room that the prompt leaves is shared by the candidates.
     pub(crate) fn contents<'a>(
         &self,
         prompt: &str,
@@ -162,12 +163,12 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/pairrm-tiny")
     }
 
-    fn layout() -> Layout {
-        Layout::read(&directory()).unwrap()
+    fn builder() -> SequenceBuilder {
+        SequenceBuilder::read(&directory()).unwrap()
     }
 
     fn contents(prompt: &str, candidates: &[&str]) -> Contents {
-        layout().contents(prompt, candidates.iter().copied()).unwrap()
+        builder().contents(prompt, candidates.iter().copied()).unwrap()
     }
 
     fn ids(value: &Value) -> Vec<u32> {
@@ -178,11 +179,11 @@ mod tests {
     #[test]
     fn tokens_are_those_of_llm_blender() {
         let golden: Value = read_json(&directory().join("golden.json")).unwrap();
-        let layout = layout();
+        let builder = builder();
         for case in golden["cases"].as_array().unwrap() {
             let candidates = case["candidates"].as_array().unwrap();
             let texts = candidates.iter().map(|text| text.as_str().unwrap());
-            let contents = layout.contents(case["source"].as_str().unwrap(), texts).unwrap();
+            let contents = builder.contents(case["source"].as_str().unwrap(), texts).unwrap();
             let framed = |marker: u32, content: &[u32]| [&[1, marker], content, &[2]].concat();
             assert_eq!(framed(481, &contents.source), ids(&case["source_ids"]));
             for (content, expected) in
@@ -198,8 +199,8 @@ mod tests {
         {
             let candidates = item["candidates"].as_array().unwrap();
             let texts = candidates.iter().map(|text| text.as_str().unwrap());
-            let contents = layout.contents(item["source"].as_str().unwrap(), texts).unwrap();
-            assert_eq!(layout.sequence(&contents, 0, 1), ids(expected));
+            let contents = builder.contents(item["source"].as_str().unwrap(), texts).unwrap();
+            assert_eq!(builder.sequence(&contents, 0, 1), ids(expected));
         }
     }
 
@@ -208,16 +209,16 @@ mod tests {
         let long = "A sentence that goes on and on. ".repeat(800);
         for prompt in ["", "Why?", &long] {
             let contents = contents(prompt, &[&long, &long, "No."]);
-            let length = layout().sequence(&contents, 0, 1).len();
+            let length = builder().sequence(&contents, 0, 1).len();
             assert!((2040..=2048).contains(&length), "{length}");
-            assert!(layout().sequence(&contents, 2, 2).len() < 1300);
+            assert!(builder().sequence(&contents, 2, 2).len() < 1300);
         }
     }
 
     /// Text cannot pass for a control token, not even in letters that normalise to one.
     #[test]
     fn texts_that_spell_control_tokens_are_texts() {
-        let layout = layout();
+        let builder = builder();
         for spelled in [
             "<|source|>",
             "<|candidate1|>",
@@ -233,7 +234,7 @@ mod tests {
             let text = format!("{spelled}a {spelled} b{spelled}");
             let contents = contents(&text, &[&text, "c"]);
             for (first, second) in [(0, 1), (1, 0), (0, 0)] {
-                let sequence = layout.sequence(&contents, first, second);
+                let sequence = builder.sequence(&contents, first, second);
                 for (token, times) in
                     [(481, 1), (482, 1), (483, 1), (484, 0), (0, 0), (1, 3), (2, 3)]
                 {
@@ -243,6 +244,6 @@ mod tests {
             }
         }
         // A combining character at the start cannot merge with the marker.
-        assert_eq!(layout.sequence(&contents("\u{338}x", &["a"]), 0, 0)[..2], [1, 481]);
+        assert_eq!(builder.sequence(&contents("\u{338}x", &["a"]), 0, 0)[..2], [1, 481]);
     }
 }

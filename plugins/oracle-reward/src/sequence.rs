@@ -9,17 +9,17 @@ use sppo_model::serve::judge::conversation_text;
 use sppo_model::text::TextCodec;
 use sppo_plugin::{Message, PluginError};
 
-/// Fewer tokens than these are no conversation with an answer.
+/// The least tokens that hold a conversation with an answer.
 pub(crate) const LEAST_TOKENS: usize = 16;
 
-/// Lays out conversations with their answers.
-pub(crate) struct Layout {
+/// A builder of sequences from conversations with their responses.
+pub(crate) struct SequenceBuilder {
     text: TextCodec,
     longest: usize,
     has_told_cut: bool,
 }
 
-impl Layout {
+impl SequenceBuilder {
     /// Reads the tokenizer, the chat template and the limits of a model directory.
     pub(crate) fn read(
         directory: &Path,
@@ -57,24 +57,24 @@ impl Layout {
         self.text.file_names()
     }
 
-    /// The sequence that shows an answer to a conversation. Special tokens that a text spells are shown
+    /// The sequence that shows a response to a conversation. Special tokens that a text spells are shown
     /// as text.
     pub(crate) fn sequence(
         &mut self,
         prompt: &[Message],
-        answer: &str,
+        response: &str,
     ) -> Result<Vec<u32>, PluginError> {
         if self.text.has_template() {
-            self.rendered(prompt, answer)
+            self.rendered(prompt, response)
         } else {
-            self.pair(prompt, answer)
+            self.pair(prompt, response)
         }
     }
 
-    /// As the model's chat template renders it. The template writes special tokens itself.
-    fn rendered(&mut self, prompt: &[Message], answer: &str) -> Result<Vec<u32>, PluginError> {
-        let answer = [Message::assistant(answer)];
-        let turns = prompt.iter().chain(&answer).map(|Message { role, content }| Message {
+    /// The sequence as the model's chat template renders it. The template writes special tokens itself.
+    fn rendered(&mut self, prompt: &[Message], response: &str) -> Result<Vec<u32>, PluginError> {
+        let response = [Message::assistant(response)];
+        let turns = prompt.iter().chain(&response).map(|Message { role, content }| Message {
             role: Cow::Borrowed(role),
             content: self.text.without_special_tokens(content),
         });
@@ -93,17 +93,17 @@ impl Layout {
         Ok(tokens)
     }
 
-    /// As the tokenizer joins a pair of texts.
-    fn pair(&mut self, prompt: &[Message], answer: &str) -> Result<Vec<u32>, PluginError> {
+    /// The sequence as the tokenizer joins a pair of texts.
+    fn pair(&mut self, prompt: &[Message], response: &str) -> Result<Vec<u32>, PluginError> {
         let prompt = conversation_text(prompt);
         let prompt = self.text.without_special_tokens(&prompt);
-        let answer = self.text.without_special_tokens(answer);
-        let tokens = self.text.encode_pair(&prompt, &answer, usize::MAX)?;
+        let response = self.text.without_special_tokens(response);
+        let tokens = self.text.encode_pair(&prompt, &response, usize::MAX)?;
         if tokens.len() <= self.longest {
             return Ok(tokens);
         }
         self.tell_cut();
-        Ok(self.text.encode_pair(&prompt, &answer, self.longest)?)
+        Ok(self.text.encode_pair(&prompt, &response, self.longest)?)
     }
 
     fn tell_cut(&mut self) {
@@ -130,8 +130,8 @@ mod tests {
         fixtures.join("reward").join(name)
     }
 
-    fn layout(name: &str, maximum_tokens: Option<usize>) -> Layout {
-        Layout::read(&directory(name), maximum_tokens).unwrap()
+    fn builder(name: &str, maximum_tokens: Option<usize>) -> SequenceBuilder {
+        SequenceBuilder::read(&directory(name), maximum_tokens).unwrap()
     }
 
     fn parsed<T: serde::de::DeserializeOwned>(value: &Value) -> T {
@@ -144,7 +144,7 @@ mod tests {
         for name in ["deberta", "llama"] {
             let golden = std::fs::read(directory(name).join("golden.json")).unwrap();
             let golden: Value = serde_json::from_slice(&golden).unwrap();
-            let mut layout = layout(name, None);
+            let mut builder = builder(name, None);
             let cases = golden["texts"].as_array().unwrap();
             assert!(cases.len() >= 2);
             for case in cases {
@@ -152,7 +152,7 @@ mod tests {
                 let answers: Vec<String> = parsed(&case["answers"]);
                 let ids: Vec<Vec<u32>> = parsed(&case["ids"]);
                 for (answer, expected) in answers.iter().zip(ids) {
-                    assert_eq!(layout.sequence(&prompt, answer).unwrap(), expected, "{answer}");
+                    assert_eq!(builder.sequence(&prompt, answer).unwrap(), expected, "{answer}");
                 }
             }
         }
@@ -163,12 +163,12 @@ mod tests {
         let prompt = [Message::user("One, two, three. ".repeat(40))];
         let answer = "Four, five.";
         for name in ["deberta", "llama"] {
-            let whole = layout(name, Some(256)).sequence(&[Message::user("?")], answer).unwrap();
-            let cut = layout(name, Some(60)).sequence(&prompt, answer).unwrap();
+            let whole = builder(name, Some(256)).sequence(&[Message::user("?")], answer).unwrap();
+            let cut = builder(name, Some(60)).sequence(&prompt, answer).unwrap();
             assert_eq!((cut.len(), cut[0]), (60, whole[0]), "{name}");
             assert_eq!(cut[52..], whole[whole.len() - 8..], "{name}");
             // An answer that does not fit by itself leaves no prompt.
-            let long = layout(name, Some(60)).sequence(&prompt, &"Six. ".repeat(90)).unwrap();
+            let long = builder(name, Some(60)).sequence(&prompt, &"Six. ".repeat(90)).unwrap();
             assert_eq!((long.len(), long[0]), (60, whole[0]), "{name}");
             assert_eq!(long.last(), whole.last(), "{name}");
         }
@@ -178,9 +178,9 @@ mod tests {
     #[test]
     fn texts_that_spell_special_tokens_are_texts() {
         for (name, spelled) in [("deberta", "[SEP]"), ("llama", "<|eot_id|>")] {
-            let mut layout = layout(name, None);
+            let mut builder = builder(name, None);
             let mut count = |prompt: &str, answer: &str| {
-                let sequence = layout.sequence(&[Message::user(prompt)], answer).unwrap();
+                let sequence = builder.sequence(&[Message::user(prompt)], answer).unwrap();
                 let token = *sequence.last().unwrap();
                 sequence.iter().filter(|&&other| other == token).count()
             };
