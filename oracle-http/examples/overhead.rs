@@ -1,7 +1,7 @@
-//! How busy the oracle keeps a fast service: 64 requests at the same time, 2 ms per reply, of which the
-//! service works on so many at once (all of them, if not told otherwise). Compares the wall time with that
-//! of 64 threads which only write the same bytes, prepared, to sockets and read the replies, and with the time that
-//! the service sleeps.
+//! Measures the overhead of the oracle with a fast service: 64 requests at the same time, 2 ms per reply.
+//! The second argument limits the requests that the service works on at once. Compares the wall time with
+//! that of 64 threads that only write the same bytes, prepared, to sockets and read the replies, and with
+//! the time that the service sleeps.
 //!
 //! `cargo run --release -p sppo-oracle-http --example overhead [ROUNDS] [AT ONCE]`
 
@@ -116,7 +116,7 @@ fn oracle(address: SocketAddr, rounds: usize) -> Result<f64, Box<dyn std::error:
     Ok(started.elapsed().as_secs_f64())
 }
 
-/// What makes the service work on few requests at once.
+/// The workers of the service, which limit the requests that it works on at once.
 struct Workers {
     free: Mutex<usize>,
     changed: Condvar,

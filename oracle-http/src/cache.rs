@@ -1,10 +1,8 @@
-//! Judgments remembered on disk: a file per judge, to which every judgment is appended before it is
-//! used.
+//! Verdicts remembered on disk: a file per judge, to which every verdict is appended before it is used.
 //!
-//! A line is one JSON object with a key and a judgment, and is written whole. A process that is killed, or
-//! a full disk, leaves at most the last line cut short; whoever writes next ends that line, and readers
-//! skip it.
-//! Several processes may append to the same file.
+//! A line is one JSON object with a key and a verdict, and is written whole. A process that is killed, or
+//! a full disk, leaves at most the last line cut short; the next writer ends that line, and readers skip
+//! it. Several processes may append to the same file.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -20,10 +18,9 @@ use sha2::{Digest, Sha256};
 use sppo_plugin::PluginError;
 
 use crate::config::CacheConfig;
-use crate::judgment::Judgment;
-use crate::protocol::Part;
+use crate::question::{Part, QuestionVerdict};
 
-/// Changes when equal questions no longer mean equal judgments.
+/// Version of the keys: it changes when equal questions no longer mean equal verdicts.
 const FORMAT: u32 = 1;
 
 /// Identifies a question to a judge.
@@ -34,7 +31,7 @@ pub(crate) type Key = [u8; 32];
 pub(crate) struct KeyMaker(Sha256);
 
 impl KeyMaker {
-    /// `judge` holds everything that judgments depend on besides the question.
+    /// `judge` holds everything that verdicts depend on besides the question.
     pub(crate) fn new(judge: &Value) -> Self {
         let mut hasher = Sha256::new();
         hasher.update(format!("{FORMAT} {judge}\n"));
@@ -58,14 +55,14 @@ impl KeyMaker {
 struct Line {
     key: String,
     #[serde(flatten)]
-    judgment: Judgment,
+    verdict: QuestionVerdict,
 }
 
-/// The judgments of one judge.
+/// The verdicts of one judge.
 pub(crate) struct Cache {
-    known: HashMap<Key, Judgment>,
-    /// What is not written yet.
-    staged: Vec<(Key, Judgment)>,
+    known: HashMap<Key, QuestionVerdict>,
+    /// Verdicts that are not written yet.
+    staged: Vec<(Key, QuestionVerdict)>,
     file: Option<CacheFile>,
 }
 
@@ -78,7 +75,7 @@ struct CacheFile {
     torn: bool,
 }
 
-/// A file with judgments that may not survive a loss of power.
+/// A file with verdicts that may not survive a loss of power.
 pub(crate) struct Unsynced {
     path: Arc<Path>,
     file: Arc<File>,
@@ -90,7 +87,7 @@ impl Cache {
         Self { known: HashMap::new(), staged: Vec::new(), file: None }
     }
 
-    /// Opens the judge's file, or makes it. `about` describes the judge to whoever looks into it.
+    /// Opens the judge's file, or makes it. `about` describes the judge to people who look into it.
     pub(crate) fn open(
         config: &CacheConfig,
         keys: &KeyMaker,
@@ -131,16 +128,16 @@ impl Cache {
         file.is_some_and(|file| BufReader::new(file).split(b'\n').nth(1).is_some())
     }
 
-    pub(crate) fn get(&self, key: &Key) -> Option<Judgment> {
+    pub(crate) fn get(&self, key: &Key) -> Option<QuestionVerdict> {
         self.known.get(key).copied()
     }
 
-    /// Takes judgments that the next [`Self::write_staged`] will write.
-    pub(crate) fn stage(&mut self, judgments: impl IntoIterator<Item = (Key, Judgment)>) {
-        self.staged.extend(judgments);
+    /// Takes verdicts that the next [`Self::write_staged`] will write.
+    pub(crate) fn stage(&mut self, verdicts: impl IntoIterator<Item = (Key, QuestionVerdict)>) {
+        self.staged.extend(verdicts);
     }
 
-    /// Remembers what was staged; it is in the file when this returns, and still staged if it fails.
+    /// Writes the staged verdicts to the file and remembers them. After an error they are still staged.
     pub(crate) fn write_staged(&mut self) -> Result<(), PluginError> {
         if self.staged.is_empty() {
             return Ok(());
@@ -150,8 +147,8 @@ impl Cache {
             if target.torn {
                 lines.push(b'\n');
             }
-            for (key, judgment) in &self.staged {
-                let line = Line { key: hexadecimal(key), judgment: *judgment };
+            for (key, verdict) in &self.staged {
+                let line = Line { key: hexadecimal(key), verdict: *verdict };
                 serde_json::to_writer(&mut lines, &line)
                     .map_err(|error| PluginError::failed(error.to_string()))?;
                 lines.push(b'\n');
@@ -166,8 +163,8 @@ impl Cache {
         Ok(())
     }
 
-    /// What must be synced now, if the last time is at least `interval` ago. It takes long, so it is not
-    /// done here: others may go on to append.
+    /// The file, if it must be synced: it was written to, and last synced at least `interval` ago. Syncing
+    /// takes long, so it is not done here, where it would keep others from appending.
     pub(crate) fn take_unsynced(&mut self, interval: Duration) -> Option<Unsynced> {
         let target = self.file.as_mut()?;
         if !target.dirty || target.synced.elapsed() < interval {
@@ -178,7 +175,7 @@ impl Cache {
         Some(Unsynced { path: Arc::clone(&target.path), file: Arc::clone(&target.file) })
     }
 
-    /// Takes note that what was taken could not be synced.
+    /// Takes note that the file could not be synced.
     pub(crate) fn still_unsynced(&mut self) {
         if let Some(target) = &mut self.file {
             target.dirty = true;
@@ -219,7 +216,7 @@ fn default_directory() -> Result<PathBuf, PluginError> {
     })
 }
 
-fn read(file: &mut File, path: &Path) -> std::io::Result<HashMap<Key, Judgment>> {
+fn read(file: &mut File, path: &Path) -> std::io::Result<HashMap<Key, QuestionVerdict>> {
     file.seek(SeekFrom::Start(0))?;
     let mut known = HashMap::new();
     let mut damaged = 0_u64;
@@ -228,8 +225,8 @@ fn read(file: &mut File, path: &Path) -> std::io::Result<HashMap<Key, Judgment>>
     while reader.read_until(b'\n', &mut line)? > 0 {
         let first = known.is_empty() && line.starts_with(b"{\"judge\"");
         match parse(&line) {
-            Some((key, judgment)) => {
-                known.insert(key, judgment);
+            Some((key, verdict)) => {
+                known.insert(key, verdict);
             }
             None if first || line == b"\n" => {}
             None => damaged += 1,
@@ -242,11 +239,11 @@ fn read(file: &mut File, path: &Path) -> std::io::Result<HashMap<Key, Judgment>>
     Ok(known)
 }
 
-fn parse(line: &[u8]) -> Option<(Key, Judgment)> {
-    // What follows a line's end only if the end was written.
+fn parse(line: &[u8]) -> Option<(Key, QuestionVerdict)> {
+    // A line without an end may be cut short within its last number.
     let line = line.strip_suffix(b"\n")?;
-    let Line { key, judgment } = serde_json::from_slice(line).ok()?;
-    Some((from_hexadecimal(&key)?, judgment)).filter(|_| judgment.is_valid())
+    let Line { key, verdict } = serde_json::from_slice(line).ok()?;
+    Some((from_hexadecimal(&key)?, verdict)).filter(|_| verdict.is_valid())
 }
 
 fn last_byte(file: &mut File) -> std::io::Result<Option<u8>> {

@@ -6,22 +6,25 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sppo_http_transport::{
+    ConcurrencyConfig, KeyHeader, RetryConfig, TimeoutConfig, TransportSettings,
+};
+use sppo_plugin::pairwise::Orders;
 
-/// Whom to ask, how, and what to do when that is difficult.
+/// The service to ask, its protocol, and the limits within which it is asked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HttpConfig {
-    /// What is spoken: the service decides it.
+    /// The protocol that the service speaks.
     pub protocol: ProtocolName,
-    /// Where the service answers; several addresses of the same service share the work. An address
-    /// without a path gets the protocol's own, one that ends in `/v1` what comes after it, and any other
-    /// is used as it stands.
+    /// Addresses of the service; several of the same service share the work. An address without a path
+    /// gets the protocol's own, one that ends in `/v1` the rest of it, and any other is used as it stands.
     pub endpoints: Vec<String>,
     /// The model to ask for; some services do without.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// What the judge is, for the run's record and as part of what judgments are remembered by. Model
-    /// and endpoints when left out. Give it when the same judge moves to another address, so that its
+    /// The identity of the judge, for the run's record and for the cache of its judgments. Model and
+    /// endpoints when left out. Give it when the same judge moves to another address, so that its
     /// judgments stay valid, or when another judge answers under the same name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
@@ -37,26 +40,42 @@ pub struct HttpConfig {
     pub headers: BTreeMap<String, String>,
     /// Fields that are added to the body of every request, for instance `{ truncate = true }`.
     pub extra: Map<String, Value>,
-    /// Whether each pair is shown in both orders, for the protocols that compare.
+    /// The orders in which each pair is shown, for the protocols that compare.
     pub orders: Orders,
-    /// Questions in one request, at most; 0 stands for what suits the protocol. `openai-judge`, and
+    /// Questions in one request, at most; 0 stands for a number that suits the protocol. `openai-judge`, and
     /// `vllm-classify` without a template, always ask one.
     pub questions_per_request: usize,
     /// A file with the certificates (PEM) to trust in place of the public ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificates: Option<PathBuf>,
-    /// How `openai-judge` asks and how its replies are read.
+    /// Questions of `openai-judge`, and the way its replies are read.
     pub judge: JudgeConfig,
-    /// How answers are laid out for reward models.
+    /// Texts for reward models.
     pub scoring: ScoringConfig,
-    /// How much is asked at the same time.
+    /// Requests at the same time.
     pub concurrency: ConcurrencyConfig,
-    /// How long to wait.
+    /// Time limits.
     pub timeouts: TimeoutConfig,
-    /// What to do after a failure.
+    /// Reaction to failures.
     pub retries: RetryConfig,
-    /// Where judgments are remembered.
+    /// The file that remembers judgments.
     pub cache: CacheConfig,
+}
+
+impl HttpConfig {
+    /// The settings that the transport takes.
+    pub(crate) fn transport(&self) -> TransportSettings<'_> {
+        TransportSettings {
+            api_key_env: self.api_key_env.as_deref(),
+            api_key_file: self.api_key_file.as_deref(),
+            api_key_header: &self.api_key_header,
+            headers: &self.headers,
+            certificates: self.certificates.as_deref(),
+            concurrency: &self.concurrency,
+            timeouts: &self.timeouts,
+            retries: &self.retries,
+        }
+    }
 }
 
 /// A protocol.
@@ -97,28 +116,6 @@ impl ProtocolName {
     }
 }
 
-/// In which orders the two answers of a pair are shown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Orders {
-    /// Both, and what they say is averaged: a judge that favours a position favours nobody.
-    #[default]
-    Both,
-    /// One, at half the cost. Which answer comes first follows from the texts, evenly.
-    One,
-}
-
-/// The header that carries the key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(transparent)]
-pub struct KeyHeader(pub String);
-
-impl Default for KeyHeader {
-    fn default() -> Self {
-        Self("Authorization".into())
-    }
-}
-
 /// Settings of `openai-judge`.
 ///
 /// A reply is read in this order: the log-probabilities of the first token, a reply that is nothing but
@@ -132,11 +129,11 @@ pub struct JudgeConfig {
     /// The question, a Jinja template over `conversation` (the prompt as text), `messages`, `prompt` (the
     /// user's last turn), `first`, `second` (the answers), `label_first` and `label_second`.
     pub template: String,
-    /// What the judge says when the answer shown first is better.
+    /// The label for "the answer shown first is better".
     pub label_first: String,
-    /// What the judge says when the answer shown second is better.
+    /// The label for "the answer shown second is better".
     pub label_second: String,
-    /// What the judge says when they are equal; without it there are no ties.
+    /// The label for "they are equal"; without it there are no ties.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label_tie: Option<String>,
     /// Ask for log-probabilities, which say how sure the judge is. Switch it off for models that refuse
@@ -154,11 +151,11 @@ pub struct JudgeConfig {
     pub max_tokens: u32,
     /// The name of the field for it: `max_tokens` or `max_completion_tokens`.
     pub max_tokens_field: String,
-    /// How often a question is asked again when the reply is no verdict.
+    /// Repetitions of a question whose reply is no verdict.
     pub invalid_attempts: u32,
     /// The largest share of verdicts that may be invalid before the run stops, from 0 to 1.
     pub max_invalid_share: f64,
-    /// What to make of a pair on which there is no valid verdict in any order.
+    /// Treatment of a pair on which there is no valid verdict in any order.
     pub undecided: Undecided,
 }
 
@@ -184,7 +181,7 @@ impl Default for JudgeConfig {
     }
 }
 
-/// What to make of a pair without a valid verdict.
+/// Treatment of a pair without a valid verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Undecided {
@@ -218,7 +215,7 @@ const DEFAULT_TEMPLATE: &str = "\
 
 Which answer is better? Reply with {{ label_first }} or {{ label_second }}, and nothing else.";
 
-/// How reward models see an answer. The templates know `conversation` (the prompt as text), `messages`,
+/// The texts that reward models see. The templates know `conversation` (the prompt as text), `messages`,
 /// `prompt` (the user's last turn), `rendered_prompt` (the prompt as the policy's chat template renders
 /// it; none when judging files) and `response`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -236,68 +233,6 @@ pub struct ScoringConfig {
     /// (`vllm-classify`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
-}
-
-/// The limit adapts itself: it grows while the service answers and is halved when the service says that
-/// it is overloaded (408, 429, 503) or does not answer in time.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct ConcurrencyConfig {
-    /// Requests under way at the same time at each endpoint, at most.
-    pub max: usize,
-    /// With how many to begin.
-    pub start: usize,
-}
-
-impl Default for ConcurrencyConfig {
-    fn default() -> Self {
-        Self { max: 64, start: 8 }
-    }
-}
-
-/// Each attempt of a request has these limits.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct TimeoutConfig {
-    /// Seconds to connect.
-    pub connect_seconds: f64,
-    /// Seconds in which nothing arrives.
-    pub read_seconds: f64,
-    /// Seconds for the whole attempt.
-    pub total_seconds: f64,
-}
-
-impl Default for TimeoutConfig {
-    fn default() -> Self {
-        Self { connect_seconds: 10.0, read_seconds: 120.0, total_seconds: 180.0 }
-    }
-}
-
-/// A request is tried again when it cannot connect, times out, is answered with 408, 425, 429 or 5xx, or
-/// gets a reply that makes no sense; never after another 4xx. `Retry-After` is honoured.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RetryConfig {
-    /// Attempts per request before the run stops.
-    pub max_attempts: u32,
-    /// Before the second attempt passes a random time up to this many seconds; the bound doubles with
-    /// every attempt.
-    pub first_delay_seconds: f64,
-    /// The bound never exceeds this many seconds.
-    pub longest_delay_seconds: f64,
-    /// The run stops when nothing has succeeded anywhere for this many seconds.
-    pub give_up_after_seconds: f64,
-}
-
-impl Default for RetryConfig {
-    fn default() -> Self {
-        Self {
-            max_attempts: 10,
-            first_delay_seconds: 0.5,
-            longest_delay_seconds: 30.0,
-            give_up_after_seconds: 300.0,
-        }
-    }
 }
 
 /// Every judgment is appended to a file before it is used, so that none is asked for twice: not after a

@@ -1,26 +1,24 @@
 //! The oracle `http`: judges and reward models that answer over HTTP.
 //!
-//! A comparison becomes questions (`round`): which of two answers is better, in both orders, or how good
-//! each answer is. A `protocol` lays questions out as requests and reads the replies. What is known
-//! already comes from the `cache`; the rest goes through the `transport`, which balances endpoints,
-//! retries, and knows when to give up. Every judgment is on disk before it is used, so none is asked for
-//! twice.
+//! A comparison becomes questions (`round`): which of two responses is better, in both orders, or how good
+//! each response is. A `protocol` turns questions into requests and reads the replies. Verdicts that are
+//! known already come from the `cache`; the rest is sent by `sppo-http-transport`, which balances
+//! endpoints, retries, and knows when to give up; `exchange` tells it what replies mean. `call` is one
+//! call of the oracle. Every verdict is on disk before it is used, so none is asked for twice.
 //!
 //! [`HttpConfig`] describes all settings.
 
-mod address;
 mod cache;
+mod call;
 mod config;
-mod credentials;
-mod judgment;
+mod exchange;
 mod oracle;
 mod protocol;
+mod question;
 mod round;
 mod templates;
-mod transport;
 
-pub use config::{
-    CacheConfig, ConcurrencyConfig, HttpConfig, JudgeConfig, KeyHeader, Orders, ProtocolName,
-    RetryConfig, ScoringConfig, TimeoutConfig, Undecided,
-};
+pub use config::{CacheConfig, HttpConfig, JudgeConfig, ProtocolName, ScoringConfig, Undecided};
 pub use oracle::HttpOracle;
+pub use sppo_http_transport::{ConcurrencyConfig, KeyHeader, RetryConfig, TimeoutConfig};
+pub use sppo_plugin::pairwise::Orders;

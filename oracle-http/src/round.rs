@@ -2,95 +2,67 @@
 
 use std::collections::HashMap;
 
-use sha2::{Digest, Sha256};
+use sppo_plugin::pairwise::{self, Orders, PairMatrix};
 use sppo_plugin::{Comparison, PluginError, Verdict};
 
 use crate::cache::Key;
-use crate::config::{Orders, Undecided};
-use crate::judgment::Judgment;
-use crate::protocol::{Invalid, Question};
+use crate::config::Undecided;
+use crate::question::{InvalidVerdict, Question, QuestionVerdict};
 
-type Answer = Option<Result<Judgment, Invalid>>;
-
-/// What a comparison is made of, by the numbers of its questions.
-enum Layout {
-    /// Each pair of answers, the lower number first.
-    Pairs { candidates: usize, duels: Vec<Duel> },
-    /// Each answer.
+/// The questions of a comparison, by their numbers.
+enum Asked {
+    /// One for each pair that was shown; the entry `first * candidates + second` is its number.
+    Pairs { candidates: usize, numbers: Vec<Option<usize>> },
+    /// One for each response.
     Singles(Vec<usize>),
 }
 
-struct Duel {
-    low: usize,
-    high: usize,
-    /// The question that shows `low` first.
-    forward: Option<usize>,
-    /// The question that shows `high` first.
-    backward: Option<usize>,
-}
-
-/// A question for the service: its number.
+/// The number of a question that the service has to be asked.
 pub(crate) struct New(pub(crate) usize);
 
-/// One call's questions, equal ones asked once.
+/// The questions of one call, equal ones asked once.
 #[derive(Default)]
 pub(crate) struct Round {
     numbers: HashMap<Key, usize>,
-    answers: Vec<Answer>,
-    /// The comparisons that wait for a question.
+    /// By number; `None` until the question is answered.
+    verdicts: Vec<Option<Result<QuestionVerdict, InvalidVerdict>>>,
+    /// By number, the comparisons that wait for the question.
     waiting: Vec<Vec<usize>>,
     /// Questions without an answer, per comparison.
     open: Vec<usize>,
-    layouts: Vec<Layout>,
+    asked: Vec<Asked>,
     completed: u64,
-    /// Pairs that became ties because nobody could say.
+    /// Pairs that became ties because no verdict on them was valid.
     pub(crate) undecided_pairs: u64,
 }
 
 impl Round {
-    /// The questions that a comparison consists of. Answers that read the same draw without being
+    /// The questions that a comparison consists of. Responses that read the same tie without being
     /// judged.
     pub(crate) fn questions<'a>(
         comparison: &'a Comparison<'a>,
         compares: bool,
         orders: Orders,
     ) -> Vec<Question<'a>> {
-        let candidates = comparison.candidates.len();
         let ask = |first, second| Question { comparison, first, second };
         if !compares {
-            return (0..candidates).map(|index| ask(index, None)).collect();
+            return (0..comparison.candidates.len()).map(|index| ask(index, None)).collect();
         }
-        let mut questions = Vec::with_capacity(candidates * candidates);
-        for low in 0..candidates {
-            for high in low + 1..candidates {
-                let [a, b] = [low, high].map(|index| &*comparison.candidates[index].text);
-                if a == b {
-                    continue;
-                }
-                let (there, back) = match orders {
-                    Orders::Both => (true, true),
-                    Orders::One => {
-                        let low_first = comes_first(a, b);
-                        (low_first, !low_first)
-                    }
-                };
-                questions.extend(there.then(|| ask(low, Some(high))));
-                questions.extend(back.then(|| ask(high, Some(low))));
-            }
-        }
-        questions
+        let texts: Vec<&str> = comparison.candidates.iter().map(|one| &*one.text).collect();
+        let pairs = pairwise::pairs(&texts, orders).into_iter();
+        pairs.map(|(first, second)| ask(first, Some(second))).collect()
     }
 
-    /// Adds a comparison and its questions with their keys and what is `known` of them; returns, in the
-    /// same order, the numbers of those that must be asked.
+    /// Adds a comparison and its questions with their keys and the verdicts that are `known`; returns, in
+    /// the same order, the numbers of the questions that must be asked.
     pub(crate) fn add(
         &mut self,
         comparison: &Comparison<'_>,
         compares: bool,
         questions: &[(Question<'_>, Key)],
-        known: Vec<Option<Judgment>>,
+        known: Vec<Option<QuestionVerdict>>,
     ) -> Vec<Option<New>> {
-        let index = self.layouts.len();
+        let index = self.asked.len();
         self.open.push(0);
         let mut numbers = Vec::with_capacity(questions.len());
         let mut new = Vec::with_capacity(questions.len());
@@ -98,14 +70,14 @@ impl Round {
             let (number, is_new) = match self.numbers.get(key) {
                 Some(number) => (*number, false),
                 None => {
-                    let number = self.answers.len();
+                    let number = self.verdicts.len();
                     self.numbers.insert(*key, number);
-                    self.answers.push(known.map(Ok));
+                    self.verdicts.push(known.map(Ok));
                     self.waiting.push(Vec::new());
-                    (number, self.answers[number].is_none())
+                    (number, self.verdicts[number].is_none())
                 }
             };
-            if self.answers[number].is_none() {
+            if self.verdicts[number].is_none() {
                 self.waiting[number].push(index);
                 self.open[index] += 1;
             }
@@ -113,17 +85,20 @@ impl Round {
             new.push(is_new.then_some(New(number)));
         }
         self.completed += u64::from(self.open[index] == 0);
-        let candidates = comparison.candidates.len();
-        self.layouts.push(match compares {
-            false => Layout::Singles(numbers),
-            true => Layout::Pairs { candidates, duels: duels(candidates, questions, &numbers) },
+        self.asked.push(match compares {
+            false => Asked::Singles(numbers),
+            true => pairs(comparison.candidates.len(), questions, &numbers),
         });
         new
     }
 
-    /// Takes note of an answer.
-    pub(crate) fn settle(&mut self, number: usize, answer: Result<Judgment, Invalid>) {
-        self.answers[number] = Some(answer);
+    /// Takes note of the answer to a question.
+    pub(crate) fn settle(
+        &mut self,
+        number: usize,
+        verdict: Result<QuestionVerdict, InvalidVerdict>,
+    ) {
+        self.verdicts[number] = Some(verdict);
         for comparison in std::mem::take(&mut self.waiting[number]) {
             self.open[comparison] -= 1;
             self.completed += u64::from(self.open[comparison] == 0);
@@ -137,84 +112,82 @@ impl Round {
 
     /// Questions so far.
     pub(crate) fn question_count(&self) -> u64 {
-        self.answers.len() as u64
+        self.verdicts.len() as u64
     }
 
     /// One verdict per comparison.
     pub(crate) fn verdicts(&mut self, undecided: Undecided) -> Result<Vec<Verdict>, PluginError> {
-        let layouts = std::mem::take(&mut self.layouts);
-        layouts.iter().map(|layout| self.verdict(layout, undecided)).collect()
+        let asked = std::mem::take(&mut self.asked);
+        asked.iter().map(|asked| self.verdict(asked, undecided)).collect()
     }
 
-    fn verdict(&mut self, layout: &Layout, undecided: Undecided) -> Result<Verdict, PluginError> {
-        match layout {
-            Layout::Singles(numbers) => {
-                let scores = numbers.iter().map(|number| match &self.answers[*number] {
-                    Some(Ok(Judgment::Score(score))) => Ok(*score),
+    fn verdict(&mut self, asked: &Asked, undecided: Undecided) -> Result<Verdict, PluginError> {
+        match asked {
+            Asked::Singles(numbers) => {
+                let scores = numbers.iter().map(|number| match self.valid(*number) {
+                    Some(QuestionVerdict::Score(score)) => Ok(score),
                     _ => Err(unexpected()),
                 });
                 Ok(Verdict::Scores(scores.collect::<Result<_, _>>()?))
             }
-            Layout::Pairs { candidates, duels } => self.matrix(*candidates, duels, undecided),
+            Asked::Pairs { candidates, numbers } => self.matrix(*candidates, numbers, undecided),
         }
+    }
+
+    fn valid(&self, number: usize) -> Option<QuestionVerdict> {
+        self.verdicts[number].as_ref()?.as_ref().ok().copied()
+    }
+
+    /// Whether the valid verdicts on the pairs of a comparison are logits.
+    fn are_logits(&self, numbers: &[Option<usize>]) -> Result<bool, PluginError> {
+        let (mut logits, mut probabilities) = (false, false);
+        for verdict in numbers.iter().flatten().filter_map(|number| self.valid(*number)) {
+            match verdict {
+                QuestionVerdict::Logit(_) => logits = true,
+                QuestionVerdict::Probability(_) => probabilities = true,
+                QuestionVerdict::Score(_) => return Err(unexpected()),
+            }
+        }
+        if logits && probabilities { Err(unexpected()) } else { Ok(logits) }
     }
 
     fn matrix(
         &mut self,
         size: usize,
-        duels: &[Duel],
+        numbers: &[Option<usize>],
         undecided: Undecided,
     ) -> Result<Verdict, PluginError> {
-        let valid = |number: Option<usize>| {
-            number.and_then(|number| self.answers[number].as_ref()?.as_ref().ok().copied())
+        let value = |first: usize, second: usize| {
+            self.valid(numbers[first * size + second]?).map(QuestionVerdict::value)
         };
-        let mut probabilities = vec![0.5; size * size];
-        let mut logits = vec![0.0_f32; size * size];
-        let (mut in_probabilities, mut in_logits, mut ties) = (false, false, 0);
-        for Duel { low, high, forward, backward } in duels {
-            let (there, back) = (low * size + high, high * size + low);
-            // Either order stands in for one that is not there.
-            let given = (valid(*forward), valid(*backward));
-            let (forward_word, backward_word) = match given {
-                (None, None) => {
-                    ties += 1;
-                    if undecided == Undecided::Stop {
-                        return Err(self.no_verdict(*forward, *backward));
-                    }
-                    continue;
-                }
-                (forward, backward) => (
-                    forward.or(backward.map(Judgment::swapped)),
-                    backward.or(forward.map(Judgment::swapped)),
-                ),
-            };
-            match (forward_word, backward_word) {
-                (Some(Judgment::Probability(first)), Some(Judgment::Probability(second))) => {
-                    let probability = f64::midpoint(first, 1.0 - second);
-                    (probabilities[there], probabilities[back]) = (probability, 1.0 - probability);
-                    in_probabilities = true;
-                }
-                (Some(Judgment::Logit(first)), Some(Judgment::Logit(second))) => {
-                    (logits[there], logits[back]) = (first as f32, second as f32);
-                    in_logits = true;
-                }
-                _ => return Err(unexpected()),
+        let (verdict, open) = if self.are_logits(numbers)? {
+            let logit = |first, second| value(first, second).map(|logit| logit as f32);
+            let PairMatrix { values, undecided } = pairwise::logits(size, logit);
+            (Verdict::Logits(values), undecided)
+        } else {
+            let PairMatrix { values, undecided } = pairwise::probabilities(size, value);
+            (Verdict::Probabilities(values), undecided)
+        };
+        // Pairs that read the same were not asked about, and tie in any case.
+        let mut ties = 0;
+        for (low, high) in open {
+            let pair = [numbers[low * size + high], numbers[high * size + low]];
+            if pair == [None, None] {
+                continue;
             }
+            if undecided == Undecided::Stop {
+                return Err(self.no_verdict(pair));
+            }
+            ties += 1;
         }
         self.undecided_pairs += ties;
-        match (in_probabilities, in_logits) {
-            (true, true) => Err(unexpected()),
-            (false, true) => Ok(Verdict::Logits(logits)),
-            _ => Ok(Verdict::Probabilities(probabilities)),
-        }
+        Ok(verdict)
     }
 
-    fn no_verdict(&self, forward: Option<usize>, backward: Option<usize>) -> PluginError {
-        let said = [forward, backward].into_iter().flatten().find_map(|number| {
-            match &self.answers[number] {
-                Some(Err(Invalid(said))) => Some(said.as_str()),
-                _ => None,
-            }
+    fn no_verdict(&self, pair: [Option<usize>; 2]) -> PluginError {
+        let said = pair.into_iter().flatten().find_map(|number| match &self.verdicts[number] {
+            Some(Err(InvalidVerdict(said))) => Some(said.as_str()),
+            _ => None,
         });
         PluginError::failed(format!(
             "there is no valid verdict on two answers; the judge said: {}",
@@ -227,27 +200,15 @@ impl Round {
     }
 }
 
-/// Pairs each question with the one that shows the same answers in the other order.
-fn duels(candidates: usize, questions: &[(Question<'_>, Key)], numbers: &[usize]) -> Vec<Duel> {
-    let mut slots = vec![None; candidates * candidates];
+/// The numbers of a comparison's questions, by the pair that each shows.
+fn pairs(candidates: usize, questions: &[(Question<'_>, Key)], numbers: &[usize]) -> Asked {
+    let mut by_pair = vec![None; candidates * candidates];
     for ((question, _), number) in questions.iter().zip(numbers) {
         if let Some(second) = question.second {
-            slots[question.first * candidates + second] = Some(*number);
+            by_pair[question.first * candidates + second] = Some(*number);
         }
     }
-    let pairs = (0..candidates).flat_map(|low| (low + 1..candidates).map(move |high| (low, high)));
-    let duel = |(low, high)| Duel {
-        low,
-        high,
-        forward: slots[low * candidates + high],
-        backward: slots[high * candidates + low],
-    };
-    pairs.map(duel).filter(|duel| duel.forward.is_some() || duel.backward.is_some()).collect()
-}
-
-/// Which of two texts is shown first when only one order is: as good as drawn, yet always the same.
-fn comes_first(a: &str, b: &str) -> bool {
-    Sha256::digest(a) < Sha256::digest(b)
+    Asked::Pairs { candidates, numbers: by_pair }
 }
 
 fn unexpected() -> PluginError {
@@ -268,11 +229,11 @@ mod tests {
         }
     }
 
-    /// What comes of three answers when each ordered pair gets `answer(first, second)`.
+    /// The verdict on three responses when each ordered pair gets `answer(first, second)`.
     fn verdict(
         orders: Orders,
         undecided: Undecided,
-        answer: impl Fn(usize, usize) -> Result<Judgment, Invalid>,
+        answer: impl Fn(usize, usize) -> Result<QuestionVerdict, InvalidVerdict>,
     ) -> Result<Verdict, PluginError> {
         let comparison = comparison(&["a", "b", "c"]);
         let questions: Vec<(Question<'_>, Key)> = Round::questions(&comparison, true, orders)
@@ -290,14 +251,14 @@ mod tests {
         round.verdicts(undecided).map(|mut verdicts| verdicts.remove(0))
     }
 
-    fn invalid() -> Result<Judgment, Invalid> {
-        Err(Invalid("hm".into()))
+    fn invalid() -> Result<QuestionVerdict, InvalidVerdict> {
+        Err(InvalidVerdict("hm".into()))
     }
 
     #[test]
     fn both_orders_are_averaged_and_a_position_bias_cancels() {
-        // The judge favours whoever comes first by 0.3, and sees no other difference.
-        let biased = |_, _| Ok(Judgment::Probability(0.8));
+        // The judge favours the first position by 0.3, and sees no other difference.
+        let biased = |_, _| Ok(QuestionVerdict::Probability(0.8));
         let verdict = verdict(Orders::Both, Undecided::Stop, biased).unwrap();
         let Verdict::Probabilities(matrix) = verdict else { panic!("{verdict:?}") };
         assert!(matrix.iter().all(|value| (value - 0.5).abs() < 1e-15), "{matrix:?}");
@@ -306,7 +267,7 @@ mod tests {
     #[test]
     fn one_valid_order_stands_for_both_and_none_is_no_tie_unless_wanted() {
         let half = |first: usize, second: usize| match first < second {
-            true => Ok(Judgment::Probability(0.75)),
+            true => Ok(QuestionVerdict::Probability(0.75)),
             false => invalid(),
         };
         let expected = [0.5, 0.75, 0.75, 0.25, 0.5, 0.75, 0.25, 0.25, 0.5];
@@ -320,8 +281,9 @@ mod tests {
 
     #[test]
     fn logits_stay_logits_in_one_order_too() {
-        let logit =
-            |first: usize, second: usize| Ok(Judgment::Logit(first as f64 - 2.0 * second as f64));
+        let logit = |first: usize, second: usize| {
+            Ok(QuestionVerdict::Logit(first as f64 - 2.0 * second as f64))
+        };
         let both = verdict(Orders::Both, Undecided::Stop, logit).unwrap();
         assert_eq!(both, Verdict::Logits(vec![0.0, -2.0, -4.0, 1.0, 0.0, -3.0, 2.0, 0.0, 0.0]));
         let one = verdict(Orders::One, Undecided::Stop, logit).unwrap();
@@ -330,35 +292,9 @@ mod tests {
             assert_eq!(one[3 * i + j], -one[3 * j + i]);
         }
         let mixed = |first: usize, second: usize| match (first, second) {
-            (0 | 1, 0 | 1) => Ok(Judgment::Probability(0.5)),
-            _ => Ok(Judgment::Logit(0.0)),
+            (0 | 1, 0 | 1) => Ok(QuestionVerdict::Probability(0.5)),
+            _ => Ok(QuestionVerdict::Logit(0.0)),
         };
         assert!(verdict(Orders::Both, Undecided::Stop, mixed).is_err());
-    }
-
-    #[test]
-    fn which_answer_comes_first_does_not_depend_on_their_numbers() {
-        let shown = |texts: &[&str]| {
-            let comparison = comparison(texts);
-            let questions = Round::questions(&comparison, true, Orders::One);
-            let order = |question: &Question<'_>| {
-                (question.first_text().to_owned(), question.second_text().to_owned())
-            };
-            let mut all: Vec<_> = questions.iter().map(order).collect();
-            all.sort();
-            all
-        };
-        let texts: Vec<String> = (0..40).map(|index| format!("answer {index}")).collect();
-        let forward: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let backward: Vec<&str> = forward.iter().rev().copied().collect();
-        assert_eq!(shown(&forward), shown(&backward));
-        let low_first = shown(&forward)
-            .iter()
-            .filter(|(first, second)| {
-                let number = |text: &str| forward.iter().position(|other| *other == text);
-                number(first) < number(second)
-            })
-            .count();
-        assert!((280..=500).contains(&low_first), "{low_first} of 780");
     }
 }

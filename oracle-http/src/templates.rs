@@ -1,4 +1,4 @@
-//! Texts that services see, made from conversations and answers by Jinja templates.
+//! Texts for services, made from conversations and responses by Jinja templates.
 
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 use sppo_plugin::{Comparison, Message, PluginError};
@@ -50,7 +50,7 @@ fn unusable(setting: &str, error: &minijinja::Error) -> PluginError {
         .with_hint("`sppo plugin info http` lists the names that a template may use")
 }
 
-/// What templates know of a prompt.
+/// The values that describe a prompt in templates.
 pub(crate) fn prompt_values(comparison: &Comparison) -> Value {
     let prompt = &comparison.prompt;
     let turns: Vec<Value> = prompt

@@ -1,8 +1,7 @@
 //! Every configuration of the documentation is one that works.
 
-use sppo_core::plugins::PluginRegistry;
-use sppo_oracle_http as _;
-use sppo_plugin::{PluginKind, create_oracle};
+use sppo_oracle_http::HttpConfig;
+use sppo_plugin::create_oracle;
 
 #[test]
 fn the_configurations_of_the_page_are_accepted() {
@@ -54,9 +53,7 @@ fn wrong_settings_are_refused_with_their_key() {
 
 #[test]
 fn every_setting_is_described() {
-    let plugins = PluginRegistry::embedded();
-    let entry = plugins.find(PluginKind::ORACLE, "http").unwrap();
-    let schema = plugins.config_schema(entry).unwrap();
+    let schema = schemars::schema_for!(HttpConfig).to_value();
     fn check(schema: &serde_json::Value, path: &str) {
         let properties = schema.get("properties").and_then(serde_json::Value::as_object);
         for (name, property) in properties.into_iter().flatten() {

@@ -18,21 +18,21 @@ fn open(directory: &Path, keys: &KeyMaker) -> Cache {
 }
 
 /// Numbers that a careless reader would round.
-const JUDGMENTS: [Judgment; 4] = [
-    Judgment::Probability(0.1 + 0.2),
-    Judgment::Logit(-5e-324),
-    Judgment::Score(1.797_693_134_862_315_7e308),
-    Judgment::Score(2.0 / 3.0),
+const VERDICTS: [QuestionVerdict; 4] = [
+    QuestionVerdict::Probability(0.1 + 0.2),
+    QuestionVerdict::Logit(-5e-324),
+    QuestionVerdict::Score(1.797_693_134_862_315_7e308),
+    QuestionVerdict::Score(2.0 / 3.0),
 ];
 
 #[test]
-fn judgments_come_back_bit_for_bit_whatever_the_crash_cut_off() {
+fn verdicts_come_back_bit_for_bit_whatever_the_crash_cut_off() {
     let directory = tempfile::tempdir().unwrap();
     let keys = keys("one");
-    let all: Vec<(Key, Judgment)> = JUDGMENTS
+    let all: Vec<(Key, QuestionVerdict)> = VERDICTS
         .iter()
         .enumerate()
-        .map(|(index, judgment)| (keys.key(&part(&index.to_string())), *judgment))
+        .map(|(index, verdict)| (keys.key(&part(&index.to_string())), *verdict))
         .collect();
     let mut cache = open(directory.path(), &keys);
     cache.stage(all.iter().copied());
@@ -41,25 +41,25 @@ fn judgments_come_back_bit_for_bit_whatever_the_crash_cut_off() {
     let whole = std::fs::read(&file).unwrap();
     let ends: Vec<usize> =
         (0..whole.len()).filter(|index| whole[*index] == b'\n').map(|index| index + 1).collect();
-    assert_eq!(ends.len(), 5, "a headline and a line for each judgment");
+    assert_eq!(ends.len(), 5, "a headline and a line for each verdict");
     for length in 0..=whole.len() {
         std::fs::write(&file, &whole[..length]).unwrap();
         let mut cache = open(directory.path(), &keys);
-        for (index, (key, judgment)) in all.iter().enumerate() {
-            let expected = (length >= ends[index + 1]).then_some(*judgment);
-            assert_eq!(cache.get(key), expected, "cut at {length}, judgment {index}");
+        for (index, (key, verdict)) in all.iter().enumerate() {
+            let expected = (length >= ends[index + 1]).then_some(*verdict);
+            assert_eq!(cache.get(key), expected, "cut at {length}, verdict {index}");
         }
         // What is written after a cut line is not lost with it.
         let key = keys.key(&part("later"));
-        cache.stage([(key, Judgment::Score(1.0))]);
+        cache.stage([(key, QuestionVerdict::Score(1.0))]);
         cache.write_staged().unwrap();
         drop(cache);
-        assert_eq!(open(directory.path(), &keys).get(&key), Some(Judgment::Score(1.0)));
+        assert_eq!(open(directory.path(), &keys).get(&key), Some(QuestionVerdict::Score(1.0)));
     }
 }
 
 #[test]
-fn a_write_that_failed_within_a_line_takes_no_later_judgment_with_it() {
+fn a_write_that_failed_within_a_line_takes_no_later_verdict_with_it() {
     let directory = tempfile::tempdir().unwrap();
     let keys = keys("one");
     let mut cache = open(directory.path(), &keys);
@@ -68,16 +68,16 @@ fn a_write_that_failed_within_a_line_takes_no_later_judgment_with_it() {
     let writable = std::mem::replace(&mut file.file, Arc::new(File::open(&file.path).unwrap()));
     (&*writable).write_all(b"{\"key\":\"0123").unwrap();
     let key = keys.key(&part("paid for"));
-    cache.stage([(key, Judgment::Score(1.0))]);
+    cache.stage([(key, QuestionVerdict::Score(1.0))]);
     cache.write_staged().unwrap_err();
     cache.file.as_mut().unwrap().file = writable;
     cache.write_staged().unwrap();
     drop(cache);
-    assert_eq!(open(directory.path(), &keys).get(&key), Some(Judgment::Score(1.0)));
+    assert_eq!(open(directory.path(), &keys).get(&key), Some(QuestionVerdict::Score(1.0)));
 }
 
 #[test]
-fn damaged_lines_are_skipped_and_senseless_judgments_ignored() {
+fn damaged_lines_are_skipped_and_invalid_verdicts_ignored() {
     let directory = tempfile::tempdir().unwrap();
     let keys = keys("one");
     let (good, bad) = (keys.key(&part("good")), keys.key(&part("bad")));
@@ -89,7 +89,10 @@ fn damaged_lines_are_skipped_and_senseless_judgments_ignored() {
     writeln!(file, "{{\"key\":\"{key}\",\"probability\":1.5}}").unwrap();
     writeln!(file, "{{\"key\":\"{}\",\"probability\":0.5}}", hexadecimal(&good)).unwrap();
     let cache = open(directory.path(), &keys);
-    assert_eq!((cache.get(&bad), cache.get(&good)), (None, Some(Judgment::Probability(0.5))));
+    assert_eq!(
+        (cache.get(&bad), cache.get(&good)),
+        (None, Some(QuestionVerdict::Probability(0.5)))
+    );
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! How questions become requests and replies become judgments, for each kind of service.
+//! Protocols: from questions to requests and from replies to verdicts, for each kind of service.
 
 mod openai_judge;
 mod openrlhf;
@@ -9,75 +9,18 @@ mod vllm;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use sppo_plugin::{Comparison, PluginError};
+use sppo_http_transport::Malformed;
+use sppo_plugin::PluginError;
 
 use crate::config::{HttpConfig, ProtocolName};
-use crate::judgment::Judgment;
+use crate::question::{InvalidVerdict, JudgeReply, Part, Question, QuestionVerdict};
 
-/// What is asked: how good one answer is, or which of two is better.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Question<'a> {
-    pub(crate) comparison: &'a Comparison<'a>,
-    /// The answer, or the one that is shown first.
-    pub(crate) first: usize,
-    /// The answer shown second, when there are two.
-    pub(crate) second: Option<usize>,
-}
-
-impl<'a> Question<'a> {
-    pub(crate) fn first_text(&self) -> &'a str {
-        self.text(Some(self.first))
-    }
-
-    pub(crate) fn second_text(&self) -> &'a str {
-        self.text(self.second)
-    }
-
-    fn text(&self, index: Option<usize>) -> &'a str {
-        let candidate = index.and_then(|index| self.comparison.candidates.get(index));
-        candidate.map_or("", |candidate| &*candidate.text)
-    }
-}
-
-/// What of a question goes into a request. With the settings it decides the judgment.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Part {
-    /// Parts with different values cannot share a request.
-    pub(crate) shared: Value,
-    /// What stands for this question in the request.
-    pub(crate) own: Value,
-}
-
-impl Part {
-    fn of(own: Value) -> Self {
-        Self { shared: Value::Null, own }
-    }
-}
-
-/// What a service said.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Reply {
-    /// One for each question, in order.
-    pub(crate) judgments: Vec<Result<Judgment, Invalid>>,
-    pub(crate) prompt_tokens: u64,
-    pub(crate) completion_tokens: u64,
-}
-
-/// A reply in good form that is no verdict: what the judge said instead.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Invalid(pub(crate) String);
-
-/// Why a reply makes no sense: what is wrong with its form.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Malformed(pub(crate) String);
-
-/// A way to talk to a service.
+/// A protocol that a service speaks.
 pub(crate) trait Protocol: Send + Sync {
-    /// The path that it is served at, unless the user says otherwise.
+    /// The path of the service, unless the user gives another.
     fn path(&self) -> &'static str;
 
-    /// Whether it compares two answers, rather than scoring one.
+    /// Whether it compares two responses, rather than scoring one.
     fn compares(&self) -> bool;
 
     /// Questions per request that suit it.
@@ -93,14 +36,14 @@ pub(crate) trait Protocol: Send + Sync {
         false
     }
 
-    /// Lays a question out.
+    /// The part of a request that asks this question.
     fn part(&self, question: Question<'_>) -> Result<Part, PluginError>;
 
     /// The body of a request, the fields `model` and `extra` aside.
     fn body(&self, parts: Vec<Part>) -> Map<String, Value>;
 
     /// Reads the reply to a request with `count` parts.
-    fn read(&self, body: &[u8], count: usize) -> Result<Reply, Malformed>;
+    fn read(&self, body: &[u8], count: usize) -> Result<JudgeReply, Malformed>;
 }
 
 /// The protocol that the settings name.
@@ -116,43 +59,52 @@ pub(crate) fn create(config: &HttpConfig) -> Result<Box<dyn Protocol>, PluginErr
     })
 }
 
-/// What stands for each question.
+/// The most questions that one request holds.
+pub(crate) fn questions_per_request(config: &HttpConfig, protocol: &dyn Protocol) -> usize {
+    match config.questions_per_request {
+        _ if !protocol.takes_several() => 1,
+        0 => protocol.questions_per_request(),
+        wanted => wanted,
+    }
+}
+
+/// The parts of all questions, as a list.
 fn own(parts: Vec<Part>) -> Value {
     parts.into_iter().map(|part| part.own).collect()
 }
 
-/// What stands for the only question.
+/// The part of the only question.
 fn only(parts: Vec<Part>) -> Value {
     parts.into_iter().next().map_or(Value::Null, |part| part.own)
 }
 
-/// What the questions of a request share.
+/// The content that the questions of a request share.
 fn shared(parts: &[Part]) -> Value {
     parts.first().map_or(Value::Null, |part| part.shared.clone())
 }
 
-/// The fields that a reply must have.
+/// Parses the fields that a reply must have.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Malformed> {
     serde_json::from_slice(body).map_err(|error| Malformed(format!("not as expected: {error}")))
 }
 
-/// One valid judgment for each question.
+/// One valid verdict for each question.
 fn all_valid(
-    judgments: impl ExactSizeIterator<Item = Judgment>,
+    verdicts: impl ExactSizeIterator<Item = QuestionVerdict>,
     count: usize,
-) -> Result<Vec<Result<Judgment, Invalid>>, Malformed> {
-    if judgments.len() != count {
-        return Err(Malformed(format!("{} results for {count} questions", judgments.len())));
+) -> Result<Vec<Result<QuestionVerdict, InvalidVerdict>>, Malformed> {
+    if verdicts.len() != count {
+        return Err(Malformed(format!("{} results for {count} questions", verdicts.len())));
     }
-    judgments
-        .map(|judgment| match judgment.is_valid() {
-            true => Ok(Ok(judgment)),
-            false => Err(Malformed(format!("{judgment:?} makes no sense"))),
+    verdicts
+        .map(|verdict| match verdict.is_valid() {
+            true => Ok(Ok(verdict)),
+            false => Err(Malformed(format!("{verdict:?} is out of range"))),
         })
         .collect()
 }
 
-/// Results that each say which question they answer, brought into the questions' order.
+/// Results that each carry the index of their question, brought into the order of the questions.
 fn in_order<T>(results: Vec<(usize, T)>, count: usize) -> Result<Vec<T>, Malformed> {
     if results.len() != count {
         return Err(Malformed(format!("{} results for {count} questions", results.len())));

@@ -3,12 +3,13 @@
 use minijinja::context;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use sppo_http_transport::Malformed;
 use sppo_plugin::PluginError;
 
 use super::verdict::{Position, VerdictReader};
-use super::{Malformed, Part, Protocol, Question, Reply, only, parse};
+use super::{Protocol, only, parse};
 use crate::config::JudgeConfig;
-use crate::judgment::Judgment;
+use crate::question::{JudgeReply, Part, Question, QuestionVerdict};
 use crate::templates::{Template, prompt_values};
 
 pub(super) struct OpenaiJudge {
@@ -125,14 +126,14 @@ impl Protocol for OpenaiJudge {
         body
     }
 
-    fn read(&self, body: &[u8], _count: usize) -> Result<Reply, Malformed> {
+    fn read(&self, body: &[u8], _count: usize) -> Result<JudgeReply, Malformed> {
         let Completion { choices, usage } = parse(body)?;
         let choice = choices.first().ok_or_else(|| Malformed("`choices` is empty".into()))?;
         let positions = choice.logprobs.as_ref().and_then(|log_probs| log_probs.content.as_deref());
         let text = choice.message.content.as_deref().unwrap_or_default();
         let verdict = self.verdicts.read(text, positions.unwrap_or_default());
         let Usage { prompt_tokens, completion_tokens } = usage.unwrap_or_default();
-        let judgments = vec![verdict.map(Judgment::Probability)];
-        Ok(Reply { judgments, prompt_tokens, completion_tokens })
+        let verdicts = vec![verdict.map(QuestionVerdict::Probability)];
+        Ok(JudgeReply { verdicts, prompt_tokens, completion_tokens })
     }
 }

@@ -4,11 +4,12 @@
 use minijinja::{Value as Values, context};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use sppo_http_transport::Malformed;
 use sppo_plugin::PluginError;
 
-use super::{Malformed, Part, Protocol, Question, Reply, all_valid, parse};
+use super::{Protocol, all_valid, parse};
 use crate::config::ScoringConfig;
-use crate::judgment::Judgment;
+use crate::question::{JudgeReply, Part, Question, QuestionVerdict};
 use crate::templates::{Template, conversation, prompt_values};
 
 const DEFAULT_TEMPLATE: &str = "\
@@ -64,10 +65,10 @@ impl Protocol for OpenRlhf {
         ])
     }
 
-    fn read(&self, body: &[u8], count: usize) -> Result<Reply, Malformed> {
+    fn read(&self, body: &[u8], count: usize) -> Result<JudgeReply, Malformed> {
         let Body { rewards } = parse(body)?;
-        let judgments = all_valid(rewards.into_iter().map(Judgment::Score), count)?;
-        Ok(Reply { judgments, ..Reply::default() })
+        let verdicts = all_valid(rewards.into_iter().map(QuestionVerdict::Score), count)?;
+        Ok(JudgeReply { verdicts, ..JudgeReply::default() })
     }
 }
 

@@ -2,10 +2,11 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use sppo_http_transport::Malformed;
 use sppo_plugin::PluginError;
 
-use super::{Malformed, Part, Protocol, Question, Reply, all_valid, own, parse};
-use crate::judgment::Judgment;
+use super::{Protocol, all_valid, own, parse};
+use crate::question::{JudgeReply, Part, Question, QuestionVerdict};
 
 pub(super) struct Pairwise;
 
@@ -41,16 +42,16 @@ impl Protocol for Pairwise {
         Map::from_iter([("items".into(), own(parts))])
     }
 
-    fn read(&self, body: &[u8], count: usize) -> Result<Reply, Malformed> {
-        let judgments = match parse(body)? {
+    fn read(&self, body: &[u8], count: usize) -> Result<JudgeReply, Malformed> {
+        let verdicts = match parse(body)? {
             Body { probabilities: Some(values), logits: None } => {
-                all_valid(values.into_iter().map(Judgment::Probability), count)?
+                all_valid(values.into_iter().map(QuestionVerdict::Probability), count)?
             }
             Body { probabilities: None, logits: Some(values) } => {
-                all_valid(values.into_iter().map(Judgment::Logit), count)?
+                all_valid(values.into_iter().map(QuestionVerdict::Logit), count)?
             }
             _ => return Err(Malformed("it must have either `probabilities` or `logits`".into())),
         };
-        Ok(Reply { judgments, ..Reply::default() })
+        Ok(JudgeReply { verdicts, ..JudgeReply::default() })
     }
 }

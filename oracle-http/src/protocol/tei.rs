@@ -3,12 +3,13 @@
 use minijinja::context;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use sppo_http_transport::Malformed;
 use sppo_plugin::PluginError;
 
 use super::openrlhf::{render_response, response_template};
-use super::{Malformed, Part, Protocol, Question, Reply, all_valid, in_order, own, parse, shared};
+use super::{Protocol, all_valid, in_order, own, parse, shared};
 use crate::config::ScoringConfig;
-use crate::judgment::Judgment;
+use crate::question::{JudgeReply, Part, Question, QuestionVerdict};
 use crate::templates::{Template, conversation, prompt_values};
 
 /// Inputs that a server takes at once, unless it was started otherwise.
@@ -63,12 +64,12 @@ impl Predict {
         })
     }
 
-    fn score(&self, classes: &[Class]) -> Result<Judgment, Malformed> {
+    fn score(&self, classes: &[Class]) -> Result<QuestionVerdict, Malformed> {
         match (&self.class, classes) {
-            (None, [only]) => Ok(Judgment::Score(only.score)),
+            (None, [only]) => Ok(QuestionVerdict::Score(only.score)),
             (Some(wanted), classes) => {
                 let found = classes.iter().find(|class| class.label == *wanted);
-                let score = found.map(|class| Judgment::Score(class.score));
+                let score = found.map(|class| QuestionVerdict::Score(class.score));
                 score.ok_or_else(|| Malformed(format!("there is no class `{wanted}`")))
             }
             (None, classes) => Err(Malformed(format!(
@@ -106,13 +107,13 @@ impl Protocol for Predict {
         Map::from_iter([("inputs".into(), inputs), ("raw_scores".into(), json!(true))])
     }
 
-    fn read(&self, body: &[u8], count: usize) -> Result<Reply, Malformed> {
+    fn read(&self, body: &[u8], count: usize) -> Result<JudgeReply, Malformed> {
         let inputs: Vec<Vec<Class>> = parse(body)?;
         let scores = inputs
             .iter()
             .map(|classes| self.score(classes))
             .collect::<Result<Vec<_>, Malformed>>()?;
-        Ok(Reply { judgments: all_valid(scores.into_iter(), count)?, ..Reply::default() })
+        Ok(JudgeReply { verdicts: all_valid(scores.into_iter(), count)?, ..JudgeReply::default() })
     }
 }
 
@@ -162,10 +163,10 @@ impl Protocol for Rerank {
         ])
     }
 
-    fn read(&self, body: &[u8], count: usize) -> Result<Reply, Malformed> {
+    fn read(&self, body: &[u8], count: usize) -> Result<JudgeReply, Malformed> {
         let ranks: Vec<Rank> = parse(body)?;
-        let scores = ranks.into_iter().map(|rank| (rank.index, Judgment::Score(rank.score)));
-        let judgments = all_valid(in_order(scores.collect(), count)?.into_iter(), count)?;
-        Ok(Reply { judgments, ..Reply::default() })
+        let scores = ranks.into_iter().map(|rank| (rank.index, QuestionVerdict::Score(rank.score)));
+        let verdicts = all_valid(in_order(scores.collect(), count)?.into_iter(), count)?;
+        Ok(JudgeReply { verdicts, ..JudgeReply::default() })
     }
 }

@@ -37,13 +37,15 @@ fn body(protocol: &dyn Protocol) -> Value {
 
 fn scores(protocol: &dyn Protocol, reply: &Value, count: usize) -> Result<Vec<f64>, String> {
     let read = protocol.read(reply.to_string().as_bytes(), count).map_err(|error| error.0)?;
-    let score = |judgment: &Result<Judgment, Invalid>| match judgment {
-        Ok(Judgment::Score(value) | Judgment::Probability(value) | Judgment::Logit(value)) => {
-            Ok(*value)
-        }
-        Err(Invalid(said)) => Err(said.clone()),
+    let score = |verdict: &Result<QuestionVerdict, InvalidVerdict>| match verdict {
+        Ok(
+            QuestionVerdict::Score(value)
+            | QuestionVerdict::Probability(value)
+            | QuestionVerdict::Logit(value),
+        ) => Ok(*value),
+        Err(InvalidVerdict(said)) => Err(said.clone()),
     };
-    read.judgments.iter().map(score).collect()
+    read.verdicts.iter().map(score).collect()
 }
 
 #[test]
@@ -58,7 +60,7 @@ fn pairwise_is_what_its_description_says() {
     let reply = example(&operation["responses"]["200"]);
     assert_eq!(scores(pairwise.as_ref(), &reply, 1), Ok(vec![0.93]));
     let logits = pairwise.read(br#"{"logits": [-2.5]}"#, 1).unwrap();
-    assert_eq!(logits.judgments, [Ok(Judgment::Logit(-2.5))]);
+    assert_eq!(logits.verdicts, [Ok(QuestionVerdict::Logit(-2.5))]);
     for bad in [
         r#"{"probabilities": [1.01]}"#,
         r#"{"probabilities": [NaN]}"#,
@@ -257,7 +259,7 @@ fn labels_brackets_and_json_are_verdicts_and_nothing_else_is() {
 }
 
 #[test]
-fn a_judge_is_shown_both_answers_and_senseless_settings_are_refused() {
+fn a_judge_is_shown_both_answers_and_invalid_settings_are_refused() {
     let judge = judge(JudgeConfig::default());
     let body = body(judge.as_ref());
     assert_eq!(body["messages"][0]["role"], "system");

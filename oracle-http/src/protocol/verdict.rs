@@ -1,11 +1,11 @@
-//! What a language model's reply says about two answers.
+//! Verdicts in the replies of language models: log-probabilities, labels, brackets, JSON.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use sppo_plugin::PluginError;
 
-use super::Invalid;
 use crate::config::JudgeConfig;
+use crate::question::InvalidVerdict;
 
 /// Characters of an invalid reply that are shown.
 const EXCERPT: usize = 120;
@@ -29,7 +29,7 @@ pub(super) struct Position {
     pub(super) top_logprobs: Option<Vec<TokenProbability>>,
 }
 
-/// Reads verdicts.
+/// A reader of verdicts.
 pub(super) struct VerdictReader {
     first: String,
     second: String,
@@ -71,8 +71,8 @@ impl VerdictReader {
         })
     }
 
-    /// The probability that the answer shown first is better.
-    pub(super) fn read(&self, text: &str, positions: &[Position]) -> Result<f64, Invalid> {
+    /// The probability that the response shown first is better.
+    pub(super) fn read(&self, text: &str, positions: &[Position]) -> Result<f64, InvalidVerdict> {
         if let Some(probability) = self.read_log_probs(positions) {
             return Ok(probability);
         }
@@ -82,13 +82,13 @@ impl VerdictReader {
             .or_else(|| self.read_json(said))
             .ok_or_else(|| {
                 let excerpt: String = said.chars().take(EXCERPT).collect();
-                Invalid(if excerpt.is_empty() { "an empty reply".into() } else { excerpt })
+                InvalidVerdict(if excerpt.is_empty() { "an empty reply".into() } else { excerpt })
             })
     }
 
-    /// From the first token that is not white space, whose labels' probabilities are set against each
-    /// other. As the weighted AlpacaEval annotator does, except that tokens are trimmed, spellings of
-    /// one label added, and labels that are hardly considered ignored.
+    /// `P(first) / (P(first) + P(second))` at the first token that is not white space. As the weighted
+    /// AlpacaEval annotator does, except that tokens are trimmed, spellings of one label added, and labels
+    /// that are hardly considered ignored.
     fn read_log_probs(&self, positions: &[Position]) -> Option<f64> {
         let position = positions.iter().find(|position| !position.drawn.token.trim().is_empty())?;
         let mut top = position.top_logprobs.clone().unwrap_or_default();
@@ -129,7 +129,7 @@ impl VerdictReader {
         self.share_of_first(fields.get(&self.json_field)?.as_str()?.trim())
     }
 
-    /// What a label means for the answer shown first: 1, 0, or 1/2 for a tie.
+    /// The points that a label gives the response shown first: 1, 0, or 1/2 for a tie.
     fn share_of_first(&self, label: &str) -> Option<f64> {
         let is = |wanted: &str| match self.ignore_case {
             true => label.to_lowercase() == wanted.to_lowercase(),

@@ -3,15 +3,14 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use sppo_http_transport::Malformed;
 use sppo_plugin::{Message, PluginError};
 
 use super::openrlhf::{render_response, response_template};
 use super::tei::Query;
-use super::{
-    Malformed, Part, Protocol, Question, Reply, all_valid, in_order, only, own, parse, shared,
-};
+use super::{Protocol, all_valid, in_order, only, own, parse, shared};
 use crate::config::ScoringConfig;
-use crate::judgment::Judgment;
+use crate::question::{JudgeReply, Part, Question, QuestionVerdict};
 use crate::templates::Template;
 
 #[derive(Default, Deserialize)]
@@ -53,10 +52,10 @@ impl Classify {
         })
     }
 
-    fn score(&self, probs: &[f64]) -> Result<Judgment, Malformed> {
+    fn score(&self, probs: &[f64]) -> Result<QuestionVerdict, Malformed> {
         match (self.class, probs) {
-            (None, [only]) => Ok(Judgment::Score(*only)),
-            (Some(class), probs) if class < probs.len() => Ok(Judgment::Score(probs[class])),
+            (None, [only]) => Ok(QuestionVerdict::Score(*only)),
+            (Some(class), probs) if class < probs.len() => Ok(QuestionVerdict::Score(probs[class])),
             (Some(class), probs) => {
                 Err(Malformed(format!("{} classes, but scoring.class is {class}", probs.len())))
             }
@@ -104,15 +103,15 @@ impl Protocol for Classify {
         Map::from_iter([(field.into(), content), ("use_activation".into(), json!(false))])
     }
 
-    fn read(&self, body: &[u8], count: usize) -> Result<Reply, Malformed> {
+    fn read(&self, body: &[u8], count: usize) -> Result<JudgeReply, Malformed> {
         let Classes { data, usage } = parse(body)?;
         let scores = data
             .into_iter()
             .map(|one| Ok((one.index, self.score(&one.probs)?)))
             .collect::<Result<Vec<_>, Malformed>>()?;
-        let judgments = all_valid(in_order(scores, count)?.into_iter(), count)?;
+        let verdicts = all_valid(in_order(scores, count)?.into_iter(), count)?;
         let prompt_tokens = usage.unwrap_or_default().prompt_tokens;
-        Ok(Reply { judgments, prompt_tokens, completion_tokens: 0 })
+        Ok(JudgeReply { verdicts, prompt_tokens, completion_tokens: 0 })
     }
 }
 
@@ -169,11 +168,12 @@ impl Protocol for Score {
         ])
     }
 
-    fn read(&self, body: &[u8], count: usize) -> Result<Reply, Malformed> {
+    fn read(&self, body: &[u8], count: usize) -> Result<JudgeReply, Malformed> {
         let Scores { data, usage } = parse(body)?;
-        let scores = data.into_iter().map(|one| (one.index, Judgment::Score(one.score))).collect();
-        let judgments = all_valid(in_order(scores, count)?.into_iter(), count)?;
+        let scores =
+            data.into_iter().map(|one| (one.index, QuestionVerdict::Score(one.score))).collect();
+        let verdicts = all_valid(in_order(scores, count)?.into_iter(), count)?;
         let prompt_tokens = usage.unwrap_or_default().prompt_tokens;
-        Ok(Reply { judgments, prompt_tokens, completion_tokens: 0 })
+        Ok(JudgeReply { verdicts, prompt_tokens, completion_tokens: 0 })
     }
 }

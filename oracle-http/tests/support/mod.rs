@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// What can go wrong.
+/// A fault of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Fault {
     Reset,
@@ -51,12 +51,12 @@ pub(crate) const ALL_FAULTS: [Fault; 14] = [
     Fault::WebPage,
 ];
 
-/// How the service behaves.
+/// The behaviour of the service.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Behaviour {
     /// The share of requests that meet a fault.
     pub(crate) fault_share: f64,
-    /// How long it thinks.
+    /// The time that it takes for a reply.
     pub(crate) delay: Duration,
     /// The key that it asks for; it repeats a wrong one, and its own, in what it says then.
     pub(crate) key: Option<String>,
@@ -76,7 +76,7 @@ const DRIPS: usize = 65;
 struct State {
     behaviour: Behaviour,
     random: Mutex<fastrand::Rng>,
-    /// How often each question was answered in full.
+    /// The number of full answers to each question.
     answered: Mutex<HashMap<String, u32>>,
     faults: Mutex<HashMap<Fault, u32>>,
     requests: AtomicU64,
@@ -127,7 +127,7 @@ impl Service {
         self.state.down.store(down, Ordering::SeqCst);
     }
 
-    /// How often each question was answered in full.
+    /// The number of full answers to each question.
     pub(crate) fn answered(&self) -> HashMap<String, u32> {
         self.state.answered.lock().unwrap().clone()
     }
@@ -317,7 +317,7 @@ fn read_head(reader: &mut impl BufRead) -> Option<(String, Head)> {
     Some((path, head))
 }
 
-/// What is asked, as text.
+/// The questions of a request, as text.
 fn questions(path: &str, request: &Value) -> Vec<String> {
     let list = |field: &str| request[field].as_array().cloned().unwrap_or_default();
     let with = |shared: &Value, own: Vec<Value>| {

@@ -7,27 +7,21 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread;
 
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
-use serde_json::{Value, json};
-use sppo_oracle_http as _;
-use sppo_plugin::{
-    Candidate, Comparison, Message, PluginError, SilentHost, Verdict, create_oracle,
-};
-use support::{Behaviour, Service};
+use sppo_http_transport::TimeoutConfig;
+use sppo_plugin::PluginError;
+use support::{Answer, Settings, fixture, serve, serve_stream};
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
-
-/// Serves a service's judgments through TLS too, at the port returned.
-fn behind_tls(service: Service) -> u16 {
+/// Serves the same answers through TLS too, at the port returned.
+fn behind_tls(answer: Answer) -> u16 {
     let certificate = CertificateDer::from_pem_file(fixture("localhost.pem")).unwrap();
     let key = PrivateKeyDer::from_pem_file(fixture("localhost.key")).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -39,47 +33,32 @@ fn behind_tls(service: Service) -> u16 {
     let config = Arc::new(config);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let service = Arc::new(service);
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let session = ServerConnection::new(Arc::clone(&config)).unwrap();
-            let service = Arc::clone(&service);
-            thread::spawn(move || service.serve(StreamOwned::new(session, stream)));
+            let answer = Arc::clone(&answer);
+            thread::spawn(move || {
+                serve_stream(StreamOwned::new(session, stream), &answer, &AtomicU64::new(0));
+            });
         }
     });
     port
 }
 
-fn comparison() -> Comparison<'static> {
-    Comparison {
-        prompt: [Message::user("Why?")].into(),
-        rendered_prompt: None,
-        candidates: (0..4).map(|index| Candidate::from_text(format!("Answer {index}"))).collect(),
-    }
-}
-
-fn ask(url: String, certificates: Option<&Path>) -> Result<Vec<Verdict>, PluginError> {
-    let mut settings: Value = json!({
-        "endpoints": [url],
-        "retries": {"max_attempts": 1},
-        "cache": {"enabled": false},
-    });
-    if let Some(path) = certificates {
-        settings["certificates"] = json!(path);
-    }
-    create_oracle("http", settings).unwrap().preferences(&[comparison()], &SilentHost)
+fn ask(url: &str, certificates: Option<PathBuf>) -> Result<String, PluginError> {
+    support::ask(&Settings { certificates, ..Settings::quick(1) }, url)
 }
 
 #[test]
 fn a_certificate_is_trusted_by_its_authority_alone() {
-    let plain = Service::start(Behaviour::default());
-    let expected = ask(plain.url(), None).unwrap();
-    let port = behind_tls(plain);
+    let (plain, answer) = serve(|_, body| (200, format!("text of {body}")));
+    let expected = ask(&plain, None).unwrap();
+    let port = behind_tls(answer);
     for host in ["localhost", "127.0.0.1"] {
-        let verdicts = ask(format!("https://{host}:{port}"), Some(&fixture("authority.pem")));
-        assert_eq!(verdicts.unwrap(), expected);
+        let text = ask(&format!("https://{host}:{port}"), Some(fixture("authority.pem")));
+        assert_eq!(text.unwrap(), expected);
     }
-    let untrusted = ask(format!("https://localhost:{port}"), None).unwrap_err().to_string();
+    let untrusted = ask(&format!("https://localhost:{port}"), None).unwrap_err().to_string();
     assert!(untrusted.contains("UnknownIssuer"), "{untrusted}");
     assert!(untrusted.contains("`certificates`"), "{untrusted}");
 }
@@ -96,27 +75,22 @@ fn a_service_without_tls_is_told_from_one_that_is_down() {
             }
         }
     });
-    let error = ask(format!("https://127.0.0.1:{port}"), None).unwrap_err().to_string();
+    let error = ask(&format!("https://127.0.0.1:{port}"), None).unwrap_err().to_string();
     assert!(error.contains("begin with http://"), "{error}");
 }
 
 #[test]
 fn a_handshake_that_does_not_end_counts_as_connecting() {
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let settings = json!({
-        "endpoints": [format!("https://{}", silent.local_addr().unwrap())],
-        "timeouts": {"connect_seconds": 0.2},
-        "retries": {"max_attempts": 1},
-        "cache": {"enabled": false},
-    });
-    let mut oracle = create_oracle("http", settings).unwrap();
-    let error = oracle.preferences(&[comparison()], &SilentHost).unwrap_err().to_string();
+    let timeouts = TimeoutConfig { connect_seconds: 0.2, ..TimeoutConfig::default() };
+    let settings = Settings { timeouts, ..Settings::quick(1) };
+    let url = format!("https://{}", silent.local_addr().unwrap());
+    let error = support::ask(&settings, &url).unwrap_err().to_string();
     assert!(error.contains("timed out connecting"), "{error}");
 }
 
 #[test]
 fn a_file_without_certificates_is_refused() {
-    let settings = json!({"endpoints": ["https://h"], "certificates": fixture("localhost.key")});
-    let error = create_oracle("http", settings).err().unwrap().to_string();
+    let error = ask("https://h", Some(fixture("localhost.key"))).unwrap_err().to_string();
     assert!(error.contains("there is no certificate in it"), "{error}");
 }

@@ -6,7 +6,7 @@ use fs_err as fs;
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use sppo_plugin::PluginError;
 
-use crate::config::HttpConfig;
+use crate::settings::TransportSettings;
 
 const REDACTED: &str = "***";
 
@@ -30,8 +30,8 @@ impl fmt::Debug for ApiKey {
 impl ApiKey {
     /// The key that the settings point at, if they do. Errors name the setting and never its value,
     /// which may be the key itself, written in the wrong place.
-    pub(crate) fn load(config: &HttpConfig) -> Result<Option<Self>, PluginError> {
-        let (setting, key) = match (&config.api_key_env, &config.api_key_file) {
+    pub(crate) fn load(settings: &TransportSettings<'_>) -> Result<Option<Self>, PluginError> {
+        let (setting, key) = match (settings.api_key_env, settings.api_key_file) {
             (None, None) => return Ok(None),
             (Some(_), Some(_)) => {
                 return Err(PluginError::configuration(
@@ -55,7 +55,7 @@ impl ApiKey {
             ))
             .with_hint("store the key alone, on one line"));
         }
-        let header = HeaderName::try_from(&config.api_key_header.0).map_err(|_| {
+        let header = HeaderName::try_from(&settings.api_key_header.0).map_err(|_| {
             PluginError::configuration("api_key_header: this is not the name of a header")
         })?;
         let text = match header == AUTHORIZATION {
@@ -91,7 +91,7 @@ fn from_environment(variable: &str) -> Result<String, PluginError> {
 
 /// The other headers of the settings.
 pub(crate) fn plain_headers(
-    config: &HttpConfig,
+    settings: &TransportSettings<'_>,
 ) -> Result<Vec<(HeaderName, HeaderValue)>, PluginError> {
     let header = |(name, value): (&String, &String)| {
         let invalid = || {
@@ -107,5 +107,5 @@ pub(crate) fn plain_headers(
         }
         Ok((name, HeaderValue::try_from(value).map_err(|_| invalid())?))
     };
-    config.headers.iter().map(header).collect()
+    settings.headers.iter().map(header).collect()
 }

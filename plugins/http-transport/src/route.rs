@@ -26,20 +26,20 @@ use tower_service::Service;
 
 /// Opens connections to an address, in a limited time: that for the proxy and for TLS included.
 #[derive(Clone)]
-pub(super) struct Connector {
+pub(crate) struct Connector {
     inner: HttpsConnector<Route>,
     limit: Duration,
 }
 
 impl Connector {
-    pub(super) fn new(uri: &Uri, limit: Duration, tls: ClientConfig) -> Result<Self, PluginError> {
+    pub(crate) fn new(uri: &Uri, limit: Duration, tls: ClientConfig) -> Result<Self, PluginError> {
         let builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
         let inner = builder.enable_http1().wrap_connector(Route::to(uri, limit)?);
         Ok(Self { inner, limit })
     }
 
     /// Opens a connection and closes it again.
-    pub(super) async fn connect(mut self, uri: Uri) -> Result<(), AnyError> {
+    pub(crate) async fn connect(mut self, uri: Uri) -> Result<(), AnyError> {
         poll_fn(|context| self.poll_ready(context)).await?;
         self.call(uri).await?;
         Ok(())

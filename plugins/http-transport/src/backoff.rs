@@ -1,22 +1,22 @@
-//! How long to wait before the next attempt.
+//! Waiting times before the next attempt.
 
 use std::time::{Duration, SystemTime};
 
-use crate::config::RetryConfig;
+use crate::settings::RetryConfig;
 
 /// Full jitter: a random time up to a bound that doubles with every attempt, so that clients which
 /// failed together do not come back together.
-pub(super) fn delay(config: &RetryConfig, failures: u32) -> Duration {
+pub(crate) fn delay(config: &RetryConfig, failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(30);
     let bound = config.first_delay_seconds * f64::from(1_u32 << doublings);
     Duration::from_secs_f64(fastrand::f64() * bound.min(config.longest_delay_seconds))
 }
 
-/// Longer than anybody waits, and short enough to be added to the time.
+/// Upper limit of a wait: longer than anybody waits, and short enough to be added to the time.
 const LONGEST_WAIT: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// The time that a `Retry-After` header asks for: seconds, or a date.
-pub(super) fn retry_after(header: &str) -> Option<Duration> {
+pub(crate) fn retry_after(header: &str) -> Option<Duration> {
     let header = header.trim();
     let wait = match header.parse::<f64>() {
         Ok(seconds) if seconds >= LONGEST_WAIT.as_secs_f64() => LONGEST_WAIT,
@@ -59,8 +59,8 @@ mod tests {
         let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(100));
         let wait = retry_after(&later).unwrap().as_secs();
         assert!((97..=100).contains(&wait), "{wait}");
-        for nonsense in ["", "soon", "-1", "NaN"] {
-            assert_eq!(retry_after(nonsense), None, "{nonsense}");
+        for invalid in ["", "soon", "-1", "NaN"] {
+            assert_eq!(retry_after(invalid), None, "{invalid}");
         }
         for overflowing in ["9223372036854775807", "1e300", "inf", "Fri, 31 Dec 9999 00:00:00 GMT"]
         {

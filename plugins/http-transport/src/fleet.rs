@@ -1,4 +1,4 @@
-//! How each endpoint is doing, and which is asked next.
+//! The state of each endpoint, and the choice of the next one to ask.
 //!
 //! Each endpoint has a limit of requests at the same time. It grows by one per success until the first
 //! sign of overload, then by one per round of successes; a sign of overload halves it (additive increase,
@@ -7,9 +7,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::client::{Failure, FailureKind};
 use crate::address::Address;
-use crate::config::ConcurrencyConfig;
+use crate::client::{Failure, FailureKind};
+use crate::settings::ConcurrencyConfig;
 
 /// Failures in a row after which an endpoint is dropped. Random faults of a service that works do not
 /// get there: at one fault in three once in 6 000 requests.
@@ -18,12 +18,12 @@ const FIRST_REST: Duration = Duration::from_millis(500);
 const LONGEST_REST: Duration = Duration::from_secs(30);
 
 /// All endpoints.
-pub(super) struct Fleet {
+pub(crate) struct Fleet {
     endpoints: Vec<Endpoint>,
     max: f64,
-    /// Since when nothing has succeeded, if something has failed.
+    /// The time of the first failure since the last success.
     failing_since: Option<Instant>,
-    /// The last failure, and where.
+    /// The last failure, with its address.
     last_failure: Option<String>,
 }
 
@@ -45,20 +45,20 @@ struct Dropped {
     rest: Duration,
 }
 
-/// Whom to ask next.
+/// The endpoint to ask next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Choice {
+pub(crate) enum Choice {
     /// This one; its number must be given back to [`Fleet::succeeded`] or [`Fleet::failed`].
     Endpoint { index: usize, is_probe: bool },
-    /// Nobody before this moment.
-    NobodyUntil(Instant),
-    /// Nobody before a request comes back.
-    Nobody,
+    /// None before this moment.
+    NoneUntil(Instant),
+    /// None before a request comes back.
+    None,
 }
 
-/// Something that people should know.
+/// A change of state that people should know of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum News {
+pub(crate) enum News {
     /// An endpoint was dropped for the first time in a row.
     Dropped(String),
     /// An endpoint is back.
@@ -66,7 +66,7 @@ pub(super) enum News {
 }
 
 impl Fleet {
-    pub(super) fn new(addresses: Vec<Address>, config: &ConcurrencyConfig) -> Self {
+    pub(crate) fn new(addresses: Vec<Address>, config: &ConcurrencyConfig) -> Self {
         let max = config.max.max(1) as f64;
         let endpoint = |address| Endpoint {
             address,
@@ -82,17 +82,17 @@ impl Fleet {
         Self { endpoints, max, failing_since: None, last_failure: None }
     }
 
-    pub(super) fn address(&self, index: usize) -> &Address {
+    pub(crate) fn address(&self, index: usize) -> &Address {
         &self.endpoints[index].address
     }
 
     /// The limits of all endpoints together.
-    pub(super) fn limit(&self) -> usize {
+    pub(crate) fn limit(&self) -> usize {
         self.endpoints.iter().map(|endpoint| endpoint.limit as usize).sum()
     }
 
     /// The endpoint with the largest share of its limit free, `avoid` only if there is no other.
-    pub(super) fn choose(&mut self, avoid: Option<usize>, now: Instant) -> Choice {
+    pub(crate) fn choose(&mut self, avoid: Option<usize>, now: Instant) -> Choice {
         let mut best: Option<(bool, f64, usize)> = None;
         let mut earliest: Option<Instant> = None;
         for (index, endpoint) in self.endpoints.iter().enumerate() {
@@ -116,12 +116,12 @@ impl Fleet {
                 endpoint.in_flight += 1;
                 Choice::Endpoint { index, is_probe: endpoint.dropped.is_some() }
             }
-            (None, Some(moment)) => Choice::NobodyUntil(moment),
-            (None, None) => Choice::Nobody,
+            (None, Some(moment)) => Choice::NoneUntil(moment),
+            (None, None) => Choice::None,
         }
     }
 
-    pub(super) fn succeeded(&mut self, index: usize) -> Option<News> {
+    pub(crate) fn succeeded(&mut self, index: usize) -> Option<News> {
         self.failing_since = None;
         let max = self.max;
         let endpoint = &mut self.endpoints[index];
@@ -134,7 +134,7 @@ impl Fleet {
     }
 
     /// `sent` is when the request that failed was sent.
-    pub(super) fn failed(
+    pub(crate) fn failed(
         &mut self,
         index: usize,
         failure: &Failure,
@@ -178,20 +178,20 @@ impl Fleet {
         }
     }
 
-    /// For how long nothing has succeeded, and what failed last.
-    pub(super) fn outage(&self, now: Instant) -> Option<(Duration, &str)> {
+    /// The time for which nothing has succeeded, and the last failure.
+    pub(crate) fn outage(&self, now: Instant) -> Option<(Duration, &str)> {
         let since = self.failing_since?;
         Some((now.saturating_duration_since(since), self.last_failure.as_deref()?))
     }
 
-    /// Forgets an outage: somebody starts afresh.
-    pub(super) fn forget_outage(&mut self) {
+    /// Forgets an outage, at the beginning of a round.
+    pub(crate) fn forget_outage(&mut self) {
         self.failing_since = None;
     }
 }
 
 impl Endpoint {
-    /// When it can take a request: now, later, or (`None`) not before one comes back.
+    /// The moment from which it can take a request: `now` or later; `None` if not before one comes back.
     fn free_from(&self, now: Instant) -> Option<Instant> {
         let paused = self.paused_until.unwrap_or(now);
         match &self.dropped {
@@ -234,7 +234,7 @@ mod tests {
         }
         assert_eq!(fleet.limit(), 32);
         let sent: Vec<usize> = (0..32).map(|_| take(&mut fleet, now)).collect();
-        assert_eq!(fleet.choose(None, now), Choice::Nobody);
+        assert_eq!(fleet.choose(None, now), Choice::None);
         let later = now + Duration::from_secs(1);
         for index in sent.into_iter().take(5) {
             fleet.failed(index, &failure(FailureKind::Overloaded), now, later);
@@ -268,13 +268,13 @@ mod tests {
             .filter_map(|_| fleet.failed(0, &failure(FailureKind::Transient), start, start))
             .collect();
         assert_eq!(news, [News::Dropped("http://host0/compare: no".into())]);
-        let Choice::NobodyUntil(first) = fleet.choose(None, start) else { panic!() };
+        let Choice::NoneUntil(first) = fleet.choose(None, start) else { panic!() };
         assert_eq!(first - start, FIRST_REST);
         let probe = fleet.choose(None, first);
         assert_eq!(probe, Choice::Endpoint { index: 0, is_probe: true });
-        assert_eq!(fleet.choose(None, first), Choice::Nobody, "one probe at a time");
+        assert_eq!(fleet.choose(None, first), Choice::None, "one probe at a time");
         fleet.failed(0, &failure(FailureKind::Transient), first, first);
-        let Choice::NobodyUntil(second) = fleet.choose(None, first) else { panic!() };
+        let Choice::NoneUntil(second) = fleet.choose(None, first) else { panic!() };
         assert_eq!(second - first, 2 * FIRST_REST);
         assert!(fleet.outage(second).is_some_and(|(lasted, _)| lasted == second - start));
         take(&mut fleet, second);
@@ -293,7 +293,7 @@ mod tests {
         for _ in 0..4 {
             assert_eq!(take(&mut fleet, now), 1 - index);
         }
-        let Choice::NobodyUntil(moment) = fleet.choose(None, now) else { panic!() };
+        let Choice::NoneUntil(moment) = fleet.choose(None, now) else { panic!() };
         assert!((10.0..=11.0).contains(&(moment - now).as_secs_f64()));
     }
 }

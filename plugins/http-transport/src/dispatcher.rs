@@ -1,8 +1,8 @@
 //! Workers that take requests from a queue, and give them back with what became of them.
 //!
 //! The workers are tasks that share one thread. They live as long as the dispatcher, and so do the
-//! connections and what is known of the endpoints. Whoever stops early leaves requests that are under way
-//! to end by themselves, and what they still bring until the dispatcher is dropped is remembered.
+//! connections and the state of the endpoints. A caller that stops early leaves requests that are under
+//! way to end by themselves, and [`Exchange`] still sees their replies until the dispatcher is dropped.
 
 use std::future::poll_fn;
 use std::io;
@@ -20,51 +20,50 @@ use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::timeout_at;
 
-use super::client::Client;
-use super::queue::{Job, Next, Outcome, Queue, Snapshot};
-use super::runtime;
 use crate::address::Address;
-use crate::cache::Cache;
-use crate::config::HttpConfig;
-use crate::protocol::{Invalid, Protocol};
+use crate::client::{Client, runtime};
+use crate::exchange::{Exchange, Request};
+use crate::queue::{Next, Outcome, Queue, Snapshot};
+use crate::settings::TransportSettings;
 
 /// Sends requests until all are answered.
-pub(crate) struct Dispatcher {
-    shared: Arc<Shared>,
-    /// Where workers are started.
+pub struct Dispatcher<E: Exchange> {
+    shared: Arc<Shared<E>>,
+    /// The runtime that workers are started on.
     runtime: Handle,
     workers: AtomicUsize,
     max_workers: usize,
     thread: Option<JoinHandle<()>>,
 }
 
-struct Shared {
+struct Shared<E: Exchange> {
     client: Client,
-    protocol: Arc<dyn Protocol>,
-    cache: Arc<Mutex<Cache>>,
-    queue: Mutex<Queue>,
-    /// There is something to do for workers.
+    exchange: Arc<E>,
+    queue: Mutex<Queue<E>>,
+    /// Notified when there is something to do for workers.
     work: Notify,
-    /// The workers are wanted no longer.
+    /// Notified when the workers are wanted no longer.
     closing: Notify,
-    /// There is something to know for whoever waits.
+    /// Notified when there is something to know for the caller that waits.
     news: Condvar,
 }
 
-impl Dispatcher {
-    pub(crate) fn new(
-        config: &HttpConfig,
+impl<E: Exchange> Dispatcher<E> {
+    /// Starts the thread of the workers. `client` was made for the same settings and addresses.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn new(
+        settings: &TransportSettings<'_>,
         addresses: Vec<Address>,
-        protocol: Arc<dyn Protocol>,
         client: Client,
-        cache: Arc<Mutex<Cache>>,
+        exchange: Arc<E>,
     ) -> Result<Self, PluginError> {
-        let max_workers = config.concurrency.max.max(1) * addresses.len().max(1);
+        let max_workers = settings.concurrency.max.max(1) * addresses.len().max(1);
         let shared = Arc::new(Shared {
             client,
-            protocol,
-            cache,
-            queue: Mutex::new(Queue::new(config, addresses)),
+            queue: Mutex::new(Queue::new(settings, addresses, Arc::clone(&exchange))),
+            exchange,
             work: Notify::new(),
             closing: Notify::new(),
             news: Condvar::new(),
@@ -75,15 +74,15 @@ impl Dispatcher {
         Ok(Self { shared, runtime, workers, max_workers, thread: Some(thread) })
     }
 
-    /// Begins a round.
-    pub(crate) fn begin(&self) {
+    /// Begins a round: forgets what the last one left.
+    pub fn begin(&self) {
         self.shared.lock().begin();
     }
 
-    /// Sends this as soon as somebody can take it.
-    pub(crate) fn push(&self, job: Job) {
+    /// Sends a request as soon as an endpoint can take it.
+    pub fn push(&self, request: Request<E::Job>) {
         let mut queue = self.shared.lock();
-        queue.push(job);
+        queue.push(request);
         let wanted = self.max_workers.min(queue.useful_workers());
         drop(queue);
         if self.workers.load(Ordering::Relaxed) < wanted {
@@ -95,15 +94,15 @@ impl Dispatcher {
     }
 
     /// Waits until the round is over, but no longer than `patience`.
-    pub(crate) fn wait(&self, patience: Duration) -> Snapshot {
+    pub fn wait(&self, patience: Duration) -> Snapshot<E> {
         let queue = self.shared.lock();
         let waited = self.shared.news.wait_timeout_while(queue, patience, |queue| !queue.is_over());
         let (mut queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
         queue.look()
     }
 
-    /// Sends nothing more, and gives what is under way some time to come back.
-    pub(crate) fn abandon(&self, grace: Duration) {
+    /// Sends nothing more, and gives what is under way the time `grace` to come back.
+    pub fn abandon(&self, grace: Duration) {
         let mut queue = self.shared.lock();
         queue.abandon();
         // Whether it came back or not, there is nothing else to do about it.
@@ -111,7 +110,7 @@ impl Dispatcher {
     }
 }
 
-impl Drop for Dispatcher {
+impl<E: Exchange> Drop for Dispatcher<E> {
     fn drop(&mut self) {
         self.shared.closing.notify_one();
         if let Some(thread) = self.thread.take() {
@@ -122,10 +121,10 @@ impl Drop for Dispatcher {
 }
 
 /// Starts the thread of the workers.
-fn start(shared: Arc<Shared>) -> io::Result<(Handle, JoinHandle<()>)> {
+fn start<E: Exchange>(shared: Arc<Shared<E>>) -> io::Result<(Handle, JoinHandle<()>)> {
     let runtime = runtime()?;
     let handle = runtime.handle().clone();
-    let thread = thread::Builder::new().name("sppo-oracle-http".to_owned()).spawn(move || {
+    let thread = thread::Builder::new().name("sppo-http".to_owned()).spawn(move || {
         runtime.block_on(shared.closing.notified());
         // Looking up a name cannot be broken off.
         runtime.shutdown_background();
@@ -133,12 +132,12 @@ fn start(shared: Arc<Shared>) -> io::Result<(Handle, JoinHandle<()>)> {
     Ok((handle, thread))
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+impl<E: Exchange> Shared<E> {
+    fn lock(&self) -> MutexGuard<'_, Queue<E>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A worker's life.
+    /// The loop of a worker.
     async fn work(self: Arc<Self>) {
         loop {
             let next = self.lock().next(Instant::now());
@@ -148,12 +147,12 @@ impl Shared {
                     if has_room {
                         self.work.notify_one();
                     }
-                    let sending = self.send(attempt.job(), attempt.endpoint);
+                    let sending = self.send(attempt.request(), attempt.endpoint);
                     let outcome = without_panic(sending).await;
-                    // The connection is put back, lest the next request open another, and what has
-                    // arrived elsewhere joins what will be written.
+                    // The connection is put back, so that the next request does not open another, and
+                    // replies that arrived elsewhere join the next commit.
                     yield_now().await;
-                    let outcome = self.written(outcome);
+                    let outcome = self.committed(outcome);
                     let mut queue = self.lock();
                     queue.settle(attempt, outcome);
                     if queue.is_over() || queue.is_quiet() {
@@ -164,7 +163,7 @@ impl Shared {
         }
     }
 
-    /// Until there may be something to do.
+    /// Waits until there may be something to do.
     async fn rest(&self, until: Option<Instant>) {
         let work = self.work.notified();
         match until {
@@ -174,47 +173,32 @@ impl Shared {
         }
     }
 
-    /// Asks once. What it brings waits to be written to the cache.
-    async fn send(&self, job: &Job, endpoint: usize) -> Outcome {
-        let body = match self.client.post(endpoint, job.body.clone()).await {
+    /// Sends a request once, and reads what it brings.
+    async fn send(&self, request: &Request<E::Job>, endpoint: usize) -> Outcome<E::Content> {
+        let body = match self.client.post(endpoint, request.body.clone()).await {
             Ok(body) => body,
             Err(failure) => return Outcome::Failure(failure),
         };
-        let mut reply = match self.protocol.read(&body, job.questions.len()) {
-            Ok(reply) => reply,
-            Err(error) => {
-                return Outcome::Failure(self.client.malformed(&error.to_string(), &body));
-            }
-        };
-        for Invalid(said) in reply.judgments.iter_mut().filter_map(|judged| judged.as_mut().err()) {
-            *said = self.client.clean(said);
+        match self.exchange.read(&request.job, &body, &|text| self.client.clean(text)) {
+            Ok(content) => Outcome::Reply(content),
+            Err(error) => Outcome::Failure(self.client.malformed(&error.to_string(), &body)),
         }
-        let pairs = job.questions.iter().zip(&reply.judgments);
-        self.cache().stage(pairs.filter_map(|((_, key), judgment)| {
-            let judgment = judgment.as_ref().ok()?;
-            Some((*key, *judgment))
-        }));
-        Outcome::Reply(reply)
     }
 
-    /// The outcome, once what it brought is in the cache.
-    fn written(&self, outcome: Outcome) -> Outcome {
+    /// The outcome, once what was read is durable.
+    fn committed(&self, outcome: Outcome<E::Content>) -> Outcome<E::Content> {
         match outcome {
-            Outcome::Reply(reply) => match self.cache().write_staged() {
-                Ok(()) => Outcome::Reply(reply),
+            Outcome::Reply(content) => match self.exchange.commit() {
+                Ok(()) => Outcome::Reply(content),
                 Err(error) => Outcome::Broken(error),
             },
             other => other,
         }
     }
-
-    fn cache(&self) -> MutexGuard<'_, Cache> {
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-/// A worker that vanished would leave the others waiting for ever.
-async fn without_panic(sending: impl Future<Output = Outcome>) -> Outcome {
+/// Turns a panic into an outcome: a worker that vanished would leave the others waiting for ever.
+async fn without_panic<C>(sending: impl Future<Output = Outcome<C>>) -> Outcome<C> {
     let mut sending = pin!(sending);
     poll_fn(|context| {
         let polled = catch_unwind(AssertUnwindSafe(|| sending.as_mut().poll(context)));

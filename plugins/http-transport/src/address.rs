@@ -1,24 +1,28 @@
-//! Where services answer.
+//! Addresses of services.
 
 use hyper::Uri;
 use sppo_plugin::PluginError;
 
-/// Parts of a query that carry secrets.
+/// Parameters of a query that carry secrets.
 const SECRET_PARAMETERS: [&str; 6] =
     ["key", "api_key", "api-key", "apikey", "token", "access_token"];
 
 /// An address of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Address {
-    /// Where requests go.
+pub struct Address {
+    /// The URI that requests go to.
     pub(crate) uri: Uri,
     /// The same without the query, for people and records.
-    pub(crate) shown: String,
+    pub shown: String,
 }
 
 impl Address {
-    /// Completes what the user gave with the protocol's own path.
-    pub(crate) fn parse(text: &str, protocol_path: &str) -> Result<Self, PluginError> {
+    /// Completes what the user gave with the protocol's own path: an address without a path gets
+    /// `protocol_path`, and one that ends in `/v1` what comes after it.
+    ///
+    /// # Errors
+    /// A configuration error if this is no HTTP address, or holds a password or a key.
+    pub fn parse(text: &str, protocol_path: &str) -> Result<Self, PluginError> {
         // A password in it must not be repeated.
         let refused = |reason: &str| {
             PluginError::configuration(format!("endpoints: {reason}"))

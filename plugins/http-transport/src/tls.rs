@@ -1,4 +1,4 @@
-//! Whose certificates are trusted.
+//! The certificates that are trusted.
 
 use std::error::Error;
 use std::io;
@@ -11,8 +11,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use sppo_plugin::PluginError;
 
-/// Trusts the authorities of a file (PEM), or Mozilla's.
-pub(super) fn trusting(certificates: Option<&Path>) -> Result<ClientConfig, PluginError> {
+/// A configuration that trusts the authorities of a file (PEM), or Mozilla's.
+pub(crate) fn trusting(certificates: Option<&Path>) -> Result<ClientConfig, PluginError> {
     let roots = match certificates {
         Some(path) => authorities(path)?,
         None => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
@@ -23,8 +23,8 @@ pub(super) fn trusting(certificates: Option<&Path>) -> Result<ClientConfig, Plug
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// What the user can do about an error, if it is one of TLS that says so.
-pub(super) fn explain(error: &(dyn Error + Send + Sync + 'static)) -> Option<String> {
+/// Advice for a TLS error, if there is something that the user can do about it.
+pub(crate) fn explain(error: &(dyn Error + Send + Sync + 'static)) -> Option<String> {
     if let Some(wrapped) = error.downcast_ref::<io::Error>() {
         return wrapped.get_ref().and_then(explain);
     }

@@ -11,15 +11,15 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use sppo_plugin::PluginError;
+use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-use super::backoff::retry_after;
-use super::route::Connector;
-use super::runtime;
-use super::tls;
 use crate::address::Address;
-use crate::config::HttpConfig;
+use crate::backoff::retry_after;
 use crate::credentials::{ApiKey, plain_headers};
+use crate::route::Connector;
+use crate::settings::TransportSettings;
+use crate::tls;
 
 /// No reply of any protocol comes near this size.
 const MAX_REPLY_BYTES: usize = 4 << 20;
@@ -29,29 +29,29 @@ const EXCERPT: usize = 300;
 /// Common servers close idle connections after 5 seconds; closing them first saves failed attempts.
 const IDLE_LIMIT: Duration = Duration::from_secs(4);
 
-/// What became of an attempt that did not succeed.
+/// An attempt that did not succeed.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Failure {
-    pub(super) kind: FailureKind,
-    /// What happened, without the key.
-    pub(super) message: String,
-    /// How long the service asked to be left alone.
-    pub(super) retry_after: Option<Duration>,
+pub(crate) struct Failure {
+    pub(crate) kind: FailureKind,
+    /// A sentence for people, without the key.
+    pub(crate) message: String,
+    /// The time for which the service asked to be left alone.
+    pub(crate) retry_after: Option<Duration>,
 }
 
-/// What follows from a failure.
+/// The reaction that a failure calls for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FailureKind {
+pub(crate) enum FailureKind {
     /// The service is overloaded: try again, with less at the same time.
     Overloaded,
-    /// It cannot be reached, has trouble of its own, or replied nonsense: try again.
+    /// The service cannot be reached, has trouble of its own, or sent a malformed reply: try again.
     Transient,
-    /// It says that the request is wrong: trying again is of no use.
+    /// The service says, with this status, that the request is wrong: trying again is of no use.
     Refused(u16),
 }
 
-/// Makes requests.
-pub(crate) struct Client {
+/// A client of services, with their connections.
+pub struct Client {
     endpoints: Vec<Endpoint>,
     headers: HeaderMap,
     key: Option<ApiKey>,
@@ -72,32 +72,39 @@ struct Limits {
     total: Duration,
 }
 
-/// Why there is no reply.
+/// The reason why there is no reply.
 enum Unanswered {
     TimedOut(&'static str),
     CannotConnect(String),
     BrokenOff(String),
 }
 
-/// What was read of a body.
+/// A body, as far as it was read.
 enum Body {
     Whole(Vec<u8>),
-    /// It is larger than the limit.
+    /// The first bytes of a body that is larger than the limit.
     Beginning(Vec<u8>),
 }
 
 impl Client {
-    pub(crate) fn new(config: &HttpConfig, addresses: &[Address]) -> Result<Self, PluginError> {
-        let key = ApiKey::load(config)?;
-        let headers = headers(config, key.as_ref())?;
-        let limits = Limits::new(config)?;
-        let tls = tls::trusting(config.certificates.as_deref())?;
+    /// Reads the key and the certificates that the settings name, and connects to nothing yet.
+    ///
+    /// # Errors
+    /// A configuration error that names the setting, and never shows a key.
+    pub fn new(
+        settings: &TransportSettings<'_>,
+        addresses: &[Address],
+    ) -> Result<Self, PluginError> {
+        let key = ApiKey::load(settings)?;
+        let headers = headers(settings, key.as_ref())?;
+        let limits = Limits::new(settings)?;
+        let tls = tls::trusting(settings.certificates)?;
         let endpoint = |address: &Address| {
             let connector = Connector::new(&address.uri, limits.connect, tls.clone())?;
             let connections = legacy::Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
                 .pool_idle_timeout(IDLE_LIMIT)
-                .pool_max_idle_per_host(config.concurrency.max)
+                .pool_max_idle_per_host(settings.concurrency.max)
                 .build(connector.clone());
             Ok(Endpoint { uri: address.uri.clone(), connector, connections })
         };
@@ -106,15 +113,15 @@ impl Client {
     }
 
     /// Finds out whether any endpoint can be reached, by a connection that asks nothing.
-    pub(crate) fn require_service(&self) -> Result<(), PluginError> {
+    ///
+    /// # Errors
+    /// None can be reached; the message says why for each.
+    pub fn require_service(&self) -> Result<(), PluginError> {
         let runtime = runtime().map_err(|error| PluginError::failed(error.to_string()))?;
         let reached = runtime.block_on(self.reach());
         // Looking up a name cannot be broken off.
         runtime.shutdown_background();
-        reached.map_err(|message| {
-            PluginError::failed(message)
-                .with_hint("start the service, or correct `oracle.http.endpoints`")
-        })
+        reached.map_err(PluginError::failed)
     }
 
     async fn reach(&self) -> Result<(), String> {
@@ -132,7 +139,7 @@ impl Client {
     }
 
     /// Sends a body to the endpoint of this number and returns the reply's.
-    pub(super) async fn post(&self, endpoint: usize, body: Bytes) -> Result<Vec<u8>, Failure> {
+    pub(crate) async fn post(&self, endpoint: usize, body: Bytes) -> Result<Vec<u8>, Failure> {
         let attempt = timeout(self.limits.total, self.attempt(endpoint, body));
         attempt.await.unwrap_or_else(|_| Err(self.not_answered(&Unanswered::TimedOut("in all"))))
     }
@@ -150,7 +157,7 @@ impl Client {
         }
         let wait = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let retry_after = wait.and_then(retry_after);
-        // What it says only explains the status; without it the status must do.
+        // The body only explains the status; without it the status must do.
         let said = match self.read(response, MAX_ERROR_BYTES).await {
             Ok(Body::Whole(said) | Body::Beginning(said)) => said,
             Err(_) => Vec::new(),
@@ -215,7 +222,7 @@ impl Client {
     }
 
     /// The failure of a reply that makes no sense.
-    pub(super) fn malformed(&self, reason: &str, body: &[u8]) -> Failure {
+    pub(crate) fn malformed(&self, reason: &str, body: &[u8]) -> Failure {
         let message = match self.excerpt(body) {
             said if said.is_empty() => format!("an empty reply ({})", self.clean(reason)),
             said => format!("a reply that makes no sense ({}): {said}", self.clean(reason)),
@@ -229,9 +236,9 @@ impl Client {
         self.clean(&String::from_utf8_lossy(&body[..end]))
     }
 
-    /// One line of at most `EXCERPT` characters, without the key. The key goes first, lest a part of it
-    /// remain at the cut.
-    pub(super) fn clean(&self, text: &str) -> String {
+    /// One line of at most `EXCERPT` characters, without the key. The key is removed before the cut, which
+    /// might leave a part of it.
+    pub(crate) fn clean(&self, text: &str) -> String {
         let text = self.key.as_ref().map_or_else(|| text.to_owned(), |key| key.redact(text));
         let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || c.is_control()).collect();
         let line = words.join(" ");
@@ -243,7 +250,7 @@ impl Client {
 }
 
 impl Unanswered {
-    /// What is at the bottom of an error. What lies above says where it was noticed.
+    /// The reason at the bottom of a chain of errors: those above only say where it was noticed.
     fn new(error: &(dyn Error + 'static), connecting: bool) -> Self {
         let mut deepest = error;
         while let Some(source) = deepest.source() {
@@ -262,8 +269,8 @@ impl Unanswered {
 }
 
 impl Limits {
-    fn new(config: &HttpConfig) -> Result<Self, PluginError> {
-        let timeouts = &config.timeouts;
+    fn new(settings: &TransportSettings<'_>) -> Result<Self, PluginError> {
+        let timeouts = settings.timeouts;
         Ok(Self {
             connect: seconds("timeouts.connect_seconds", timeouts.connect_seconds)?,
             read: seconds("timeouts.read_seconds", timeouts.read_seconds)?,
@@ -283,12 +290,15 @@ fn seconds(setting: &str, value: f64) -> Result<Duration, PluginError> {
 }
 
 /// The headers of every request.
-fn headers(config: &HttpConfig, key: Option<&ApiKey>) -> Result<HeaderMap, PluginError> {
+fn headers(
+    settings: &TransportSettings<'_>,
+    key: Option<&ApiKey>,
+) -> Result<HeaderMap, PluginError> {
     let json = HeaderValue::from_static("application/json");
     let agent = HeaderValue::from_static(concat!("sppo/", env!("CARGO_PKG_VERSION")));
     let own = [(CONTENT_TYPE, json.clone()), (ACCEPT, json), (USER_AGENT, agent)];
     let mut headers = HeaderMap::from_iter(own);
-    for (name, value) in plain_headers(config)? {
+    for (name, value) in plain_headers(settings)? {
         headers.insert(name, value);
     }
     if let Some((name, value)) = key.map(ApiKey::header) {
@@ -300,4 +310,9 @@ fn headers(config: &HttpConfig, key: Option<&ApiKey>) -> Result<HeaderMap, Plugi
 fn too_large() -> Failure {
     let message = format!("the reply is larger than {} MiB", MAX_REPLY_BYTES >> 20);
     Failure { kind: FailureKind::Transient, message, retry_after: None }
+}
+
+/// A runtime whose tasks run on the thread that waits for them.
+pub(crate) fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
 }

@@ -1,0 +1,243 @@
+//! One call of [`Oracle::preferences`](sppo_plugin::Oracle::preferences): asks what is not known,
+//! waits, and makes verdicts of the replies.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, json};
+use sppo_http_transport::{Counters, Dispatcher, Reply, Request, Snapshot};
+use sppo_plugin::{Comparison, PluginError, Progress, Verdict};
+
+use crate::cache::{Key, KeyMaker};
+use crate::config::HttpConfig;
+use crate::exchange::JudgeExchange;
+use crate::protocol::{Protocol, questions_per_request};
+use crate::question::{InvalidVerdict, Part, Question, QuestionVerdict};
+use crate::round::{New, Round};
+
+/// Interval at which progress is reported and the caller asked whether to stop.
+const TICK: Duration = Duration::from_millis(50);
+/// Time that requests under way get, when a run stops, to come back and be remembered.
+const GRACE: Duration = Duration::from_secs(5);
+/// Interval at which verdicts are made to survive a loss of power.
+const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The parts that exist from the first judgment on.
+pub(crate) struct Service {
+    pub(crate) exchange: Arc<JudgeExchange>,
+    pub(crate) dispatcher: Dispatcher<JudgeExchange>,
+}
+
+/// Totals over all calls, besides those that the exchange and the dispatcher count.
+#[derive(Default)]
+pub(crate) struct Totals {
+    questions: u64,
+    invalid: u64,
+    cache_hits: u64,
+    undecided_pairs: u64,
+}
+
+/// The state of a call.
+pub(crate) struct Call<'a> {
+    config: &'a HttpConfig,
+    protocol: &'a dyn Protocol,
+    keys: &'a KeyMaker,
+    service: &'a Service,
+    totals: &'a mut Totals,
+    progress: &'a dyn Progress,
+    round: Round,
+    comparisons: u64,
+    started: Instant,
+    /// The counters when the call began.
+    before: Option<Counters>,
+}
+
+/// Questions that will share a request.
+#[derive(Default)]
+struct Batch {
+    parts: Vec<Part>,
+    questions: Vec<(usize, Key)>,
+}
+
+impl<'a> Call<'a> {
+    pub(crate) fn new(
+        config: &'a HttpConfig,
+        protocol: &'a dyn Protocol,
+        keys: &'a KeyMaker,
+        service: &'a Service,
+        totals: &'a mut Totals,
+        progress: &'a dyn Progress,
+    ) -> Self {
+        Self {
+            config,
+            protocol,
+            keys,
+            service,
+            totals,
+            progress,
+            round: Round::default(),
+            comparisons: 0,
+            started: Instant::now(),
+            before: None,
+        }
+    }
+
+    /// One verdict per comparison.
+    pub(crate) fn preferences(
+        &mut self,
+        comparisons: &[Comparison<'_>],
+    ) -> Result<Vec<Verdict>, PluginError> {
+        self.comparisons = comparisons.len() as u64;
+        self.service.dispatcher.begin();
+        let outcome = self.ask(comparisons).and_then(|()| self.collect());
+        if outcome.is_err() {
+            self.service.dispatcher.abandon(GRACE);
+        }
+        let synced = self.sync(Duration::ZERO);
+        outcome.and(synced)?;
+        let verdicts = self.round.verdicts(self.config.judge.undecided);
+        self.count_undecided();
+        verdicts
+    }
+
+    /// Puts every question that is neither known nor asked already into the queue.
+    fn ask(&mut self, comparisons: &[Comparison<'_>]) -> Result<(), PluginError> {
+        let compares = self.protocol.compares();
+        let together = questions_per_request(self.config, self.protocol);
+        let mut batch = Batch::default();
+        for comparison in comparisons {
+            if self.progress.is_cancelled() {
+                return Err(PluginError::cancelled());
+            }
+            self.sync(SYNC_INTERVAL)?;
+            let mut parts = Vec::new();
+            let mut questions: Vec<(Question<'_>, Key)> = Vec::new();
+            for question in Round::questions(comparison, compares, self.config.orders) {
+                let part = self.protocol.part(question)?;
+                questions.push((question, self.keys.key(&part)));
+                parts.push(part);
+            }
+            let known = {
+                let cache = self.service.exchange.cache();
+                questions.iter().map(|(_, key)| cache.get(key)).collect()
+            };
+            let new = self.round.add(comparison, compares, &questions, known);
+            self.totals.cache_hits += new.iter().filter(|new| new.is_none()).count() as u64;
+            for ((part, (_, key)), new) in parts.into_iter().zip(questions).zip(new) {
+                let Some(New(number)) = new else { continue };
+                let other = batch.parts.first().is_some_and(|first| first.shared != part.shared);
+                if other || batch.parts.len() >= together {
+                    self.send(std::mem::take(&mut batch))?;
+                }
+                batch.parts.push(part);
+                batch.questions.push((number, key));
+            }
+        }
+        self.totals.questions += self.round.question_count();
+        if batch.parts.is_empty() { Ok(()) } else { self.send(batch) }
+    }
+
+    fn send(&self, batch: Batch) -> Result<(), PluginError> {
+        let mut body = Map::new();
+        if let Some(model) = &self.config.model {
+            body.insert("model".into(), json!(model));
+        }
+        body.extend(self.protocol.body(batch.parts));
+        body.extend(self.config.extra.clone());
+        let body =
+            serde_json::to_vec(&body).map_err(|error| PluginError::failed(error.to_string()))?;
+        self.service.dispatcher.push(Request { body: body.into(), job: batch.questions });
+        Ok(())
+    }
+
+    /// Waits for all answers.
+    fn collect(&mut self) -> Result<(), PluginError> {
+        loop {
+            let mut snapshot = self.service.dispatcher.wait(TICK);
+            for Reply { job: questions, content } in std::mem::take(&mut snapshot.replies) {
+                for ((question, _), verdict) in questions.into_iter().zip(content.verdicts) {
+                    self.settle(question, verdict)?;
+                }
+            }
+            self.report(&snapshot);
+            self.sync(SYNC_INTERVAL)?;
+            if let Some(error) = snapshot.stopped {
+                return Err(error);
+            }
+            if snapshot.finished {
+                return Ok(());
+            }
+            if self.progress.is_cancelled() {
+                return Err(PluginError::cancelled());
+            }
+        }
+    }
+
+    fn settle(
+        &mut self,
+        question: usize,
+        verdict: Result<QuestionVerdict, InvalidVerdict>,
+    ) -> Result<(), PluginError> {
+        if let Err(InvalidVerdict(said)) = &verdict {
+            self.totals.invalid += 1;
+            self.check_share_of_invalid(said)?;
+        }
+        self.round.settle(question, verdict);
+        Ok(())
+    }
+
+    fn check_share_of_invalid(&self, said: &str) -> Result<(), PluginError> {
+        let Totals { questions, invalid, .. } = *self.totals;
+        let share = self.config.judge.max_invalid_share;
+        if invalid as f64 <= (share * questions as f64).ceil() {
+            return Ok(());
+        }
+        Err(PluginError::failed(format!(
+            "{invalid} of {questions} verdicts are invalid, more than judge.max_invalid_share allows; \
+             the last one: {said}"
+        ))
+        .with_hint(
+            "make the judge answer with a label alone (`judge.template`, `judge.max_tokens`), or take \
+             a better judge",
+        ))
+    }
+
+    fn report(&mut self, snapshot: &Snapshot<JudgeExchange>) {
+        self.progress.progress(self.round.completed(), self.comparisons);
+        let counters = snapshot.counters;
+        let judged = self.service.exchange.counters();
+        let before = *self.before.get_or_insert(counters);
+        let seconds = self.started.elapsed().as_secs_f64().max(0.001);
+        let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
+        self.progress.metrics(&[
+            ("requests", counters.requests as f64),
+            ("requests_per_second", rate(counters.requests, before.requests)),
+            ("in_flight", snapshot.in_flight as f64),
+            ("retries", counters.retries as f64),
+            ("retries_per_second", rate(counters.retries, before.retries)),
+            ("judgments", judged.verdicts as f64),
+            ("cache_hits", self.totals.cache_hits as f64),
+            ("invalid_verdicts", judged.invalid_verdicts as f64),
+            ("undecided_pairs", self.totals.undecided_pairs as f64),
+            ("prompt_tokens", judged.prompt_tokens as f64),
+            ("completion_tokens", judged.completion_tokens as f64),
+        ]);
+    }
+
+    fn count_undecided(&mut self) {
+        let ties = self.round.undecided_pairs;
+        if ties > 0 {
+            self.totals.undecided_pairs += ties;
+            self.progress.metrics(&[("undecided_pairs", self.totals.undecided_pairs as f64)]);
+            tracing::warn!("{ties} pairs count as ties: the judge gave no valid verdict on them");
+        }
+    }
+
+    /// Makes verdicts survive a loss of power, if the last time is at least `interval` ago.
+    fn sync(&self, interval: Duration) -> Result<(), PluginError> {
+        let exchange = &self.service.exchange;
+        // The cache is free for others in the meantime.
+        let Some(unsynced) = exchange.cache().take_unsynced(interval) else { return Ok(()) };
+        unsynced.sync().inspect_err(|_| exchange.cache().still_unsynced())
+    }
+}

@@ -1,0 +1,30 @@
+//! Requests to services that may be slow, overloaded, broken or gone, for plugins that ask over HTTP.
+//!
+//! A plugin implements [`Exchange`], which reads replies, and pushes each [`Request`] with a job of its
+//! own into a [`Dispatcher`]; the replies come back with their jobs. The transport knows nothing of what
+//! is asked.
+//!
+//! `client` makes one attempt and says what became of it, by the way that `route` finds and with the
+//! certificates that `tls` trusts. `fleet` knows how each endpoint is doing: how much it can take, and
+//! whether it should be left alone for a while. `queue` decides what is sent next and what follows from
+//! each attempt, and the workers of `dispatcher` do it. `credentials` keeps the key of a service out of
+//! everything that is shown.
+
+mod address;
+mod backoff;
+mod client;
+mod credentials;
+mod dispatcher;
+mod exchange;
+mod fleet;
+mod queue;
+mod route;
+mod settings;
+mod tls;
+
+pub use address::Address;
+pub use client::Client;
+pub use dispatcher::Dispatcher;
+pub use exchange::{Exchange, Malformed, Reply, Request};
+pub use queue::{Counters, Snapshot};
+pub use settings::{ConcurrencyConfig, KeyHeader, RetryConfig, TimeoutConfig, TransportSettings};
