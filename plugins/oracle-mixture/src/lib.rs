@@ -1,4 +1,4 @@
-//! The oracle `mixture`: `P(i > j)` is the weighted average of what other oracles say.
+//! The oracle `mixture`: `P(i > j)` is the weighted average of the probabilities of other oracles.
 //!
 //! A mixture of preferences is a preference, transitive or not, so that a committee of a cheap oracle
 //! and a careful one, or of judges with different tastes, is played against as one oracle. The others
@@ -27,9 +27,9 @@ use sppo_plugin::{Comparison, Oracle, Plugin, PluginError, Progress, Services, V
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MixtureConfig {
-    /// How much each oracle counts, by name; only the ratios matter.
+    /// The weight of each oracle, by name; only the ratios matter.
     pub weights: BTreeMap<String, f64>,
-    /// For members that return pairwise logits: how these become win rates.
+    /// For members that return pairwise logits: the estimator of win rates.
     pub estimator: WinRateEstimator,
     /// For members that return scores: `P(i > j) = sigmoid((s_i - s_j) / temperature)`.
     pub bradley_terry_temperature: f64,
@@ -45,16 +45,16 @@ impl Default for MixtureConfig {
     }
 }
 
-/// Averages what other oracles say.
+/// Averages the verdicts of other oracles.
 pub struct MixtureOracle {
     config: MixtureConfig,
-    /// Made when there is a host to ask for them.
+    /// Empty until a host is there to create them.
     members: Vec<Member>,
 }
 
 struct Member {
     name: String,
-    /// Of all weights together, 1.
+    /// Its weight, as a share of all weights: they sum to 1.
     share: f64,
     oracle: Box<dyn Oracle>,
 }
@@ -104,7 +104,7 @@ impl Oracle for MixtureOracle {
         let mut members = Vec::with_capacity(self.config.weights.len());
         for (name, weight) in &self.config.weights {
             let mut oracle = services.oracle(name)?;
-            oracle.prepare(services, progress).map_err(|error| blame(name, error))?;
+            oracle.prepare(services, progress).map_err(|error| named(name, error))?;
             members.push(Member { name: name.clone(), share: weight / total, oracle });
         }
         self.members = members;
@@ -125,14 +125,14 @@ impl Oracle for MixtureOracle {
         for (asked, member) in (0..).zip(&mut self.members) {
             let part = PartOfMembers { progress, asked, count };
             let verdicts = member.oracle.preferences(comparisons, &part);
-            let verdicts = verdicts.map_err(|error| blame(&member.name, error))?;
+            let verdicts = verdicts.map_err(|error| named(&member.name, error))?;
             if verdicts.len() != comparisons.len() {
                 let message = format!(
                     "asked for {} verdicts, it returned {}",
                     comparisons.len(),
                     verdicts.len()
                 );
-                return Err(blame(&member.name, PluginError::failed(message)));
+                return Err(named(&member.name, PluginError::failed(message)));
             }
             for ((verdict, comparison), mixed) in verdicts.iter().zip(comparisons).zip(&mut mixed) {
                 let judged = win_rate::judge(
@@ -141,7 +141,7 @@ impl Oracle for MixtureOracle {
                     self.config.estimator,
                     self.config.bradley_terry_temperature,
                 )
-                .map_err(|error| blame(&member.name, PluginError::failed(error.to_string())))?;
+                .map_err(|error| named(&member.name, PluginError::failed(error.to_string())))?;
                 for (sum, probability) in mixed.iter_mut().zip(judged.matrix.values()) {
                     *sum += member.share * probability;
                 }
@@ -150,7 +150,7 @@ impl Oracle for MixtureOracle {
         Ok(mixed.into_iter().map(within_bounds).collect())
     }
 
-    /// That of each member that has one.
+    /// The identities of the members that have one.
     fn identity(&self) -> Option<String> {
         let identities = self
             .members
@@ -174,7 +174,7 @@ fn within_bounds(mut matrix: Vec<f64>) -> Verdict {
     Verdict::Probabilities(matrix)
 }
 
-fn blame(member: &str, mut error: PluginError) -> PluginError {
+fn named(member: &str, mut error: PluginError) -> PluginError {
     error.message = format!("oracle `{member}`: {}", error.message);
     error
 }

@@ -42,7 +42,7 @@ impl Services for Club {
         Ok(Box::new(Fixed(match name {
             "first" => Verdict::Probabilities(vec![0.5, 1.0, 0.0, 0.5]),
             "second" => Verdict::Scores(vec![0.0, 0.0]),
-            "senseless" => Verdict::Probabilities(vec![0.5, 1.5, -0.5, 0.5]),
+            "invalid" => Verdict::Probabilities(vec![0.5, 1.5, -0.5, 0.5]),
             other => return Err(PluginError::configuration(format!("there is no `{other}`"))),
         })))
     }
@@ -73,8 +73,8 @@ fn weights_are_relative_and_scores_count_as_bradley_terry_probabilities() {
 
 #[test]
 fn a_member_at_fault_is_named() {
-    let error = ask(json!({"first": 1.0, "senseless": 1.0})).unwrap_err();
-    assert!(error.starts_with("oracle `senseless`: "), "{error}");
+    let error = ask(json!({"first": 1.0, "invalid": 1.0})).unwrap_err();
+    assert!(error.starts_with("oracle `invalid`: "), "{error}");
     assert_eq!(ask(json!({"absent": 1.0})).unwrap_err(), "there is no `absent`");
 }
 

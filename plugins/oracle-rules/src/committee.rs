@@ -1,4 +1,4 @@
-//! Who votes with how many votes, and how the votes become probabilities.
+//! The members of the committee with their weights, and the probabilities that follow from their votes.
 
 use sppo_plugin::{Comparison, PluginError};
 
@@ -50,11 +50,11 @@ impl Committee {
         Ok(Self { members, total_weight })
     }
 
-    /// `P[i][j]`, row-major `K x K`: the weighted share of votes that answer `i` gets against `j`.
+    /// `P[i][j]`, row-major `K x K`: the weighted share of votes that response `i` gets against `j`.
     pub(crate) fn judge(&self, comparison: &Comparison) -> Vec<f64> {
         let reading = Reading::new(comparison);
         let silent: Vec<bool> =
-            reading.answers.iter().map(|answer| answer.says_nothing()).collect();
+            reading.responses.iter().map(|response| response.says_nothing()).collect();
         let leads = self.leads(&reading);
         let count = silent.len();
         let probability = |first: usize, second: usize| match (silent[first], silent[second]) {
@@ -68,7 +68,7 @@ impl Committee {
 
     /// The weight of the votes for `i` less that of the votes for `j`, row-major `K x K`.
     fn leads(&self, reading: &Reading<'_>) -> Vec<f64> {
-        let count = reading.answers.len();
+        let count = reading.responses.len();
         let mut leads = vec![0.0; count * count];
         for Member { weight, criterion } in &self.members {
             let measures = criterion.measures(reading);

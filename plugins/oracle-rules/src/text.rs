@@ -1,4 +1,4 @@
-//! What the criteria read: words, and the answers of one comparison taken apart once.
+//! The input of the criteria: words, and the responses of one comparison taken apart once.
 
 use sppo_plugin::{Candidate, Comparison, FinishReason};
 use unicode_segmentation::UnicodeSegmentation;
@@ -9,14 +9,14 @@ pub(crate) fn words(text: &str) -> Vec<String> {
     text.unicode_words().map(|word| word.to_lowercase().replace('’', "'")).collect()
 }
 
-/// An answer, taken apart once for all criteria and all pairs.
-pub(crate) struct Answer<'a> {
+/// A response, taken apart once for all criteria and all pairs.
+pub(crate) struct Response<'a> {
     pub(crate) text: &'a str,
     pub(crate) words: Vec<String>,
     pub(crate) finished: Option<bool>,
 }
 
-impl<'a> Answer<'a> {
+impl<'a> Response<'a> {
     pub(crate) fn new(candidate: &'a Candidate) -> Self {
         Self {
             text: &candidate.text,
@@ -35,7 +35,7 @@ impl<'a> Answer<'a> {
 pub(crate) struct Reading<'a> {
     /// The words of the user's last turn.
     pub(crate) question_words: Vec<String>,
-    pub(crate) answers: Vec<Answer<'a>>,
+    pub(crate) responses: Vec<Response<'a>>,
 }
 
 impl<'a> Reading<'a> {
@@ -43,7 +43,7 @@ impl<'a> Reading<'a> {
         let question = comparison.prompt.iter().rev().find(|message| message.role == "user");
         Self {
             question_words: question.map(|turn| words(&turn.content)).unwrap_or_default(),
-            answers: comparison.candidates.iter().map(Answer::new).collect(),
+            responses: comparison.candidates.iter().map(Response::new).collect(),
         }
     }
 }

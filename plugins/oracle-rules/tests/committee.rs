@@ -4,11 +4,10 @@ use std::cell::{Cell, RefCell};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use sppo_core::plugins::PluginRegistry;
 use sppo_oracle_rules::RulesConfig;
 use sppo_plugin::{
-    Candidate, Comparison, FinishReason, Message, Oracle, PluginErrorKind, PluginKind, Progress,
-    SilentHost, Verdict, create_oracle,
+    Candidate, Comparison, FinishReason, Message, Oracle, PluginErrorKind, Progress, SilentHost,
+    Verdict, create_oracle,
 };
 
 const QUESTION: &str = "What should I see on the volcano, the island, the harbour and the glacier?";
@@ -50,9 +49,8 @@ fn preference(oracle: &mut dyn Oracle, first: Candidate, second: Candidate) -> f
 
 #[test]
 fn registers_itself_with_a_documented_schema() {
-    let plugins = PluginRegistry::embedded();
-    let entry = plugins.find(PluginKind::ORACLE, "rules").unwrap();
-    let schema = plugins.config_schema(entry).unwrap();
+    rules(json!({}));
+    let schema = schemars::schema_for!(RulesConfig).to_value();
     assert_eq!(schema["additionalProperties"], json!(false));
     let criteria = schema["properties"].as_object().unwrap();
     assert_eq!(criteria.len(), 7);

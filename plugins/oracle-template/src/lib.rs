@@ -1,4 +1,4 @@
-//! The oracle `oracle-template`: prefers answers whose length is near a target.
+//! The oracle `oracle-template`: prefers responses whose length is near a target.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -8,7 +8,7 @@ use sppo_plugin::{Comparison, Oracle, Plugin, PluginError, Progress, Verdict};
 #[derive(Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TemplateConfig {
-    /// The best length of an answer, in words.
+    /// The best length of a response, in words.
     pub target_words: usize,
 }
 
@@ -18,7 +18,7 @@ impl Default for TemplateConfig {
     }
 }
 
-/// Judges answers by their length.
+/// Judges responses by their length.
 pub struct TemplateOracle(TemplateConfig);
 
 impl Plugin for TemplateOracle {

@@ -1,15 +1,15 @@
-//! Did the model end the answer itself?
+//! The criterion `ended`: a response that the model ended itself is better than one that was cut off.
 
 use super::Criterion;
 use crate::text::Reading;
 
-/// 1 for an answer that ended by itself, 0 for one that was cut off.
+/// 1 for a response that ended by itself, 0 for one that was cut off.
 pub(crate) struct Ended;
 
 impl Criterion for Ended {
     fn measures(&self, reading: &Reading<'_>) -> Vec<Option<f64>> {
         let measure = |finished| if finished { 1.0 } else { 0.0 };
-        reading.answers.iter().map(|answer| answer.finished.map(measure)).collect()
+        reading.responses.iter().map(|response| response.finished.map(measure)).collect()
     }
 }
 

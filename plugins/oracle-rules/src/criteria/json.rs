@@ -1,11 +1,11 @@
-//! Is the answer valid JSON?
+//! The criterion `json`: a response that is valid JSON is better than one that is not.
 
 use serde::de::IgnoredAny;
 
 use super::Criterion;
 use crate::text::Reading;
 
-/// 1 for an answer that is one JSON value, 0 for any other.
+/// 1 for a response that is one JSON value, 0 for any other.
 pub(crate) struct Json;
 
 impl Criterion for Json {
@@ -14,7 +14,7 @@ impl Criterion for Json {
             Ok(_) => 1.0,
             Err(_) => 0.0,
         };
-        reading.answers.iter().map(|answer| Some(measure(answer.text))).collect()
+        reading.responses.iter().map(|response| Some(measure(response.text))).collect()
     }
 }
 

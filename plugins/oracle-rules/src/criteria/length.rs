@@ -1,4 +1,4 @@
-//! Is the answer as long as wanted?
+//! The criterion `length`: the response nearer to the wanted length is better.
 
 use sppo_plugin::PluginError;
 
@@ -6,7 +6,7 @@ use super::Criterion;
 use crate::config::LengthConfig;
 use crate::text::Reading;
 
-/// The factor by which an answer's word count misses the range (1 within it), negated.
+/// The factor by which a response's word count misses the range (1 within it), negated.
 pub(crate) struct Length {
     min_words: f64,
     max_words: f64,
@@ -40,7 +40,7 @@ impl Length {
 
 impl Criterion for Length {
     fn measures(&self, reading: &Reading<'_>) -> Vec<Option<f64>> {
-        reading.answers.iter().map(|answer| Some(self.measure(answer.words.len()))).collect()
+        reading.responses.iter().map(|response| Some(self.measure(response.words.len()))).collect()
     }
 }
 

@@ -1,5 +1,5 @@
-//! The criteria, one file each. A criterion gives every answer a measure; a pair's vote follows from
-//! the two measures alone, so the measures are taken once per answer and not once per pair.
+//! The criteria, one file each. A criterion gives every response a measure; a pair's vote follows from
+//! the two measures alone, so the measures are taken once per response and not once per pair.
 
 mod ended;
 mod json;
@@ -20,8 +20,8 @@ use crate::text::Reading;
 
 /// One member of the committee.
 pub(crate) trait Criterion {
-    /// One measure per answer: the larger the better, never NaN; `None` where there is nothing to
-    /// measure, which ties with every other answer.
+    /// One measure per response: the larger the better, never NaN; `None` where there is nothing to
+    /// measure, which ties with every other response.
     fn measures(&self, reading: &Reading<'_>) -> Vec<Option<f64>>;
 
     /// Measures that differ by no more than this tie.
@@ -30,7 +30,7 @@ pub(crate) trait Criterion {
     }
 }
 
-/// A criterion's word on a pair of answers.
+/// A criterion's word on a pair of responses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Vote {
     First,
@@ -39,7 +39,7 @@ pub(crate) enum Vote {
 }
 
 impl Vote {
-    /// The vote that follows from the measures of the first and of the second answer.
+    /// The vote that follows from the measures of the first and of the second response.
     pub(crate) fn between(first: Option<f64>, second: Option<f64>, margin: f64) -> Self {
         match (first, second) {
             (Some(first), Some(second)) if first > second + margin => Self::First,
@@ -48,7 +48,7 @@ impl Vote {
         }
     }
 
-    /// 1 for the first answer, -1 for the second, 0 for a tie.
+    /// 1 for the first response, -1 for the second, 0 for a tie.
     pub(crate) fn sign(self) -> f64 {
         match self {
             Self::First => 1.0,
@@ -75,9 +75,9 @@ pub(crate) mod testing {
     use super::{Criterion, Vote};
     use crate::text::Reading;
 
-    /// The criterion's vote on two answers to a question.
-    pub(crate) fn vote(criterion: &dyn Criterion, question: &str, answers: [&str; 2]) -> Vote {
-        vote_on_candidates(criterion, question, answers.map(Candidate::from_text))
+    /// The criterion's vote on two responses to a question.
+    pub(crate) fn vote(criterion: &dyn Criterion, question: &str, responses: [&str; 2]) -> Vote {
+        vote_on_candidates(criterion, question, responses.map(Candidate::from_text))
     }
 
     pub(crate) fn vote_on_candidates(

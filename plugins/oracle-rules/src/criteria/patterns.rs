@@ -1,4 +1,4 @@
-//! Does the answer hold what it must, and nothing that it must not?
+//! The criteria `required` and `forbidden`: regular expressions that a response should or should not match.
 
 use regex::Regex;
 use sppo_plugin::PluginError;
@@ -7,7 +7,7 @@ use super::Criterion;
 use crate::config::PatternsConfig;
 use crate::text::Reading;
 
-/// How many of the expressions are found in the answer; negated when they are forbidden.
+/// The number of expressions that are found in the response; negated when they are forbidden.
 pub(crate) struct Patterns {
     expressions: Vec<Regex>,
     sign: f64,
@@ -26,7 +26,11 @@ impl Patterns {
 impl Criterion for Patterns {
     fn measures(&self, reading: &Reading<'_>) -> Vec<Option<f64>> {
         let found = |text| self.expressions.iter().filter(|one| one.is_match(text)).count();
-        reading.answers.iter().map(|answer| Some(self.sign * found(answer.text) as f64)).collect()
+        reading
+            .responses
+            .iter()
+            .map(|response| Some(self.sign * found(response.text) as f64))
+            .collect()
     }
 }
 

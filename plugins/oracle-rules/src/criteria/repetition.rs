@@ -1,4 +1,4 @@
-//! Does the answer repeat itself?
+//! The criterion `repetition`: the response that repeats itself less is better.
 
 use std::collections::HashSet;
 
@@ -8,7 +8,7 @@ use super::{Criterion, checked_margin};
 use crate::config::RepetitionConfig;
 use crate::text::Reading;
 
-/// The share of word n-grams that occurred in the answer before, negated.
+/// The share of word n-grams that occurred in the response before, negated.
 pub(crate) struct Repetition {
     ngram_words: usize,
     margin: f64,
@@ -26,7 +26,7 @@ impl Repetition {
         Ok(Self { ngram_words: config.ngram_words, margin })
     }
 
-    /// `None` without words; 0 for an answer too short to hold two n-grams.
+    /// `None` without words; 0 for a response too short to hold two n-grams.
     fn repeated_share(&self, words: &[String]) -> Option<f64> {
         if words.is_empty() {
             return None;
@@ -41,7 +41,7 @@ impl Repetition {
 impl Criterion for Repetition {
     fn measures(&self, reading: &Reading<'_>) -> Vec<Option<f64>> {
         let measure = |words: &[String]| self.repeated_share(words).map(|share| -share);
-        reading.answers.iter().map(|answer| measure(&answer.words)).collect()
+        reading.responses.iter().map(|response| measure(&response.words)).collect()
     }
 
     fn margin(&self) -> f64 {
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn senseless_settings_are_refused() {
+    fn invalid_settings_are_refused() {
         let refused = |ngram_words, margin| {
             let config = RepetitionConfig { ngram_words, margin, ..Default::default() };
             Repetition::new(&config).err().unwrap().message

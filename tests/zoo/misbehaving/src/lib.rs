@@ -10,11 +10,11 @@ use sppo_plugin::{Comparison, Oracle, Plugin, PluginError, Progress, Verdict};
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MisbehavingConfig {
-    /// What to do.
+    /// The way to misbehave.
     pub behaviour: Behaviour,
 }
 
-/// What a plugin may do.
+/// A way to misbehave, or none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Behaviour {
@@ -34,7 +34,7 @@ pub enum Behaviour {
     Logging,
 }
 
-/// Does what its settings say.
+/// Misbehaves as its settings say.
 pub struct MisbehavingOracle(Behaviour);
 
 impl Plugin for MisbehavingOracle {

@@ -1,4 +1,4 @@
-//! A library that has nothing to do with sppo. Opening it leaves a file, which nobody must find.
+//! A library that has nothing to do with sppo. Opening it leaves a file, which must never appear.
 
 #[used]
 #[cfg_attr(target_vendor = "apple", unsafe(link_section = "__DATA,__mod_init_func"))]
