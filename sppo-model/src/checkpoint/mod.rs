@@ -2,6 +2,7 @@
 
 mod open;
 pub mod source;
+mod weights;
 mod write;
 
 pub use open::{Checkpoint, CheckpointIdentity, TensorData, scorer_identity};

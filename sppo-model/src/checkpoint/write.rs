@@ -86,7 +86,7 @@ pub fn write_checkpoint(
     let json = config.to_hugging_face(original_config, text, files.format.torch_name());
     write_json(&directory.join("config.json"), &json)?;
     text.save(directory)?;
-    let mut writer = ShardWriter::create(directory, tensor_layout(config), files)?;
+    let mut writer = ShardWriter::create(directory, stored_tensors(config), files)?;
     for tensor in tensors {
         let (name, shape, values) = tensor?;
         writer.write(&name, &shape, &values)?;
@@ -94,7 +94,35 @@ pub fn write_checkpoint(
     writer.finish()
 }
 
-/// Where the values of a weight go.
+/// A tensor as it is stored, and the weights whose rows it holds, each with its first row.
+struct StoredTensor {
+    layout: TensorLayout,
+    weights: Vec<(TensorLayout, usize)>,
+}
+
+/// The tensors of a Hugging Face model, in the order of their first weights.
+fn stored_tensors(config: &DecoderConfig) -> Vec<StoredTensor> {
+    let mut stored: Vec<StoredTensor> = Vec::new();
+    for weight in tensor_layout(config) {
+        let source = config.family.source(config, &weight.name);
+        let first_row = source.rows.map_or(0, |rows| rows.start);
+        match stored.iter_mut().rfind(|stored| stored.layout.name == source.tensor) {
+            Some(StoredTensor { layout, weights }) => {
+                let (rows, more) = (&mut layout.shape[0], weight.shape[0]);
+                *rows = (*rows).max(first_row + more);
+                weights.push((weight, first_row));
+            }
+            None => {
+                let mut layout = TensorLayout { name: source.tensor, shape: weight.shape.clone() };
+                layout.shape[0] += first_row;
+                stored.push(StoredTensor { layout, weights: vec![(weight, first_row)] });
+            }
+        }
+    }
+    stored
+}
+
+/// The shard and the byte at which the values of a weight begin.
 struct Place {
     layout: TensorLayout,
     shard: usize,
@@ -117,8 +145,8 @@ struct ShardWriter {
 }
 
 impl ShardWriter {
-    fn create(directory: &Path, layout: Vec<TensorLayout>, files: WeightFiles) -> Result<Self> {
-        let groups = into_shards(layout, files);
+    fn create(directory: &Path, tensors: Vec<StoredTensor>, files: WeightFiles) -> Result<Self> {
+        let groups = into_shards(tensors, files);
         let count = groups.len();
         let mut writer = Self {
             directory: directory.to_path_buf(),
@@ -134,7 +162,7 @@ impl ShardWriter {
                 1 => SINGLE_FILE.to_string(),
                 _ => format!("model-{:05}-of-{count:05}.safetensors", shard + 1),
             };
-            for layout in &group {
+            for StoredTensor { layout, .. } in &group {
                 weight_map.insert(layout.name.clone(), file_name.clone());
                 total += byte_size(layout, files.format);
             }
@@ -151,20 +179,20 @@ impl ShardWriter {
         &mut self,
         shard: usize,
         file_name: String,
-        group: Vec<TensorLayout>,
+        group: Vec<StoredTensor>,
     ) -> Result<()> {
         let mut header = serde_json::Map::new();
         header.insert("__metadata__".into(), json!({"format": "pt"}));
         let mut end = 0;
-        for tensor in &group {
+        for StoredTensor { layout, .. } in &group {
             let start = end;
-            end += byte_size(tensor, self.format);
+            end += byte_size(layout, self.format);
             let info = json!({
                 "dtype": self.format.safetensors_name(),
-                "shape": tensor.shape,
+                "shape": layout.shape,
                 "data_offsets": [start, end],
             });
-            header.insert(tensor.name.clone(), info);
+            header.insert(layout.name.clone(), info);
         }
         let mut header = Value::Object(header).to_string().into_bytes();
         header.resize(header.len().next_multiple_of(8), b' ');
@@ -179,10 +207,13 @@ impl ShardWriter {
         self.shards.push(Shard { file_name, file });
 
         let mut offset = data_start;
-        for layout in group {
-            let size = byte_size(&layout, self.format);
-            self.places.insert(layout.name.clone(), Place { layout, shard, offset });
-            offset += size;
+        for StoredTensor { layout: stored, weights } in group {
+            let row = byte_size(&stored, self.format) / stored.shape[0].max(1) as u64;
+            for (layout, first_row) in weights {
+                let offset = offset + first_row as u64 * row;
+                self.places.insert(layout.name.clone(), Place { layout, shard, offset });
+            }
+            offset += byte_size(&stored, self.format);
         }
         Ok(())
     }
@@ -241,11 +272,11 @@ fn byte_size(tensor: &TensorLayout, format: WeightFormat) -> u64 {
 }
 
 /// Fills shards in order; a weight larger than a shard gets one of its own.
-fn into_shards(layout: Vec<TensorLayout>, files: WeightFiles) -> Vec<Vec<TensorLayout>> {
-    let mut shards: Vec<Vec<TensorLayout>> = vec![Vec::new()];
+fn into_shards(tensors: Vec<StoredTensor>, files: WeightFiles) -> Vec<Vec<StoredTensor>> {
+    let mut shards: Vec<Vec<StoredTensor>> = vec![Vec::new()];
     let mut filled = 0;
-    for tensor in layout {
-        let size = byte_size(&tensor, files.format);
+    for tensor in tensors {
+        let size = byte_size(&tensor.layout, files.format);
         if filled > 0 && filled + size > files.shard_bytes {
             shards.push(Vec::new());
             filled = 0;
@@ -274,4 +305,87 @@ fn write_values(
         }
     }
     writer.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+    use crate::checkpoint::weights::Weights;
+    use crate::decoder::Family;
+    use crate::formats::safetensors::SafetensorsFiles;
+    use crate::formats::{JsonObject, WeightFile, WeightSource};
+
+    /// A Llama that stores queries, keys and values as one tensor.
+    #[derive(Debug)]
+    struct Fused;
+
+    impl Family for Fused {
+        fn model_type(&self) -> &'static str {
+            "fused"
+        }
+
+        fn architecture(&self) -> &'static str {
+            "FusedForCausalLM"
+        }
+
+        fn sequence_classifier(&self) -> &'static str {
+            "FusedForSequenceClassification"
+        }
+
+        fn read_hugging_face(&self, _: &JsonObject<'_>) -> Result<DecoderConfig> {
+            Err(ModelError::Unsupported("the test reads none".into()))
+        }
+
+        fn write_hugging_face(&self, _: &DecoderConfig) -> Value {
+            Value::Null
+        }
+
+        fn source(&self, config: &DecoderConfig, weight: &str) -> WeightSource {
+            let (queries, keys) = (config.query_features(), config.key_features());
+            let values = queries + keys;
+            let parts = [
+                ("q_proj.weight", 0..queries),
+                ("k_proj.weight", queries..values),
+                ("v_proj.weight", values..values + keys),
+            ];
+            for (part, rows) in parts {
+                if let Some(module) = weight.strip_suffix(part) {
+                    return WeightSource::rows(format!("{module}qkv_proj.weight"), rows);
+                }
+            }
+            WeightSource::whole(weight)
+        }
+    }
+
+    #[test]
+    fn weights_that_a_family_fuses_are_written_and_read_by_rows() {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/lm/llama");
+        let checkpoint = Checkpoint::open(&fixture).unwrap();
+        let config = DecoderConfig { family: &Fused, ..checkpoint.config().clone() };
+        let names: Vec<String> = checkpoint.tensor_names().map(String::from).collect();
+        for shard_bytes in [1 << 30, 20_000] {
+            let directory = tempfile::tempdir().unwrap();
+            let tensors = names.iter().rev().map(|name| {
+                let tensor = checkpoint.tensor(name)?;
+                Ok((name.clone(), tensor.shape, tensor.values))
+            });
+            let files = WeightFiles { shard_bytes, ..WeightFiles::default() };
+            let text = checkpoint.text();
+            write_checkpoint(directory.path(), &config, text, None, tensors, files).unwrap();
+
+            let files = SafetensorsFiles::open(directory.path()).unwrap();
+            let fused = "model.layers.0.self_attn.qkv_proj.weight";
+            assert_eq!(files.shape(fused), Some(&[128, 64][..]));
+            assert_eq!(files.names().count(), names.len() - 2 * config.layer_count);
+            let weights = Weights::of_hugging_face(&config, files);
+            weights.check(directory.path()).unwrap();
+            assert_eq!(weights.unused(), None);
+            for name in &names {
+                let expected = checkpoint.tensor(name).unwrap();
+                let found = weights.read(&config, name).unwrap();
+                assert_eq!(found, Some((expected.shape, expected.values)), "{name}");
+            }
+        }
+    }
 }

@@ -103,7 +103,7 @@ impl Decoder {
         let mut source = AttentionSource::Packed { segments: batch.segments.clone() };
         let hidden = self.hidden_states(graph, &batch.tokens, &batch.positions, &mut source)?;
         let hidden = graph.select_rows(&hidden, &batch.predicting_rows)?;
-        self.norm(graph, &hidden, self.weights.final_norm)
+        self.norm(graph, &hidden, Some(self.weights.final_norm))
     }
 
     /// Logits after the given rows, `[rows, vocabulary]`; after all rows if none are given.
@@ -119,7 +119,7 @@ impl Decoder {
         if let Some(rows) = rows {
             hidden = graph.select_rows(&hidden, rows)?;
         }
-        let hidden = self.norm(graph, &hidden, self.weights.final_norm)?;
+        let hidden = self.norm(graph, &hidden, Some(self.weights.final_norm))?;
         let cap = self.config.logit_soft_cap.map(|cap| cap as f32);
         graph.logits(&hidden, self.weights.head, cap)
     }
@@ -177,23 +177,20 @@ impl Decoder {
         positions: &Arc<[u32]>,
         source: &mut AttentionSource<'_, O>,
     ) -> Result<Value<O>> {
-        let x = self.norm(graph, residual, layer.attention_norm)?;
+        let x = self.norm(graph, residual, layer.before_attention_norm)?;
         let mut queries = project(graph, &x, layer.query)?;
         let mut keys = project(graph, &x, layer.key)?;
         let values = project(graph, &x, layer.value)?;
         drop(x);
         if let Some([query_norm, key_norm]) = layer.query_key_norms {
-            queries = self.norm(graph, &queries, query_norm)?;
-            keys = self.norm(graph, &keys, key_norm)?;
+            queries = self.norm(graph, &queries, Some(query_norm))?;
+            keys = self.norm(graph, &keys, Some(key_norm))?;
         }
         queries = graph.rotary(&queries, positions, &self.frequencies)?;
         keys = graph.rotary(&keys, positions, &self.frequencies)?;
         let attended = self.attend(graph, index, [&queries, &keys, &values], source)?;
         let output = project(graph, &attended, layer.attention_output)?;
-        match layer.after_attention_norm {
-            Some(norm) => self.norm(graph, &output, norm),
-            None => Ok(output),
-        }
+        self.norm(graph, &output, layer.after_attention_norm)
     }
 
     fn attend<O: Ops>(
@@ -235,25 +232,24 @@ impl Decoder {
         layer: &LayerWeights,
         residual: &Value<O>,
     ) -> Result<Value<O>> {
-        let x = self.norm(graph, residual, layer.feed_forward_norm)?;
+        let x = self.norm(graph, residual, layer.before_feed_forward_norm)?;
         let gate = project(graph, &x, layer.gate)?;
         let up = project(graph, &x, layer.up)?;
         drop(x);
         let activated = graph.gated_activation(&gate, &up, self.config.activation)?;
         drop((gate, up));
         let output = project(graph, &activated, layer.down)?;
-        match layer.after_feed_forward_norm {
-            Some(norm) => self.norm(graph, &output, norm),
-            None => Ok(output),
-        }
+        self.norm(graph, &output, layer.after_feed_forward_norm)
     }
 
+    /// The normalised `x`, or `x` itself where the layer has no norm there.
     fn norm<O: Ops>(
         &self,
         graph: &mut Graph<'_, O>,
         x: &Value<O>,
-        weight: ParameterId,
+        weight: Option<ParameterId>,
     ) -> Result<Value<O>> {
+        let Some(weight) = weight else { return Ok(x.clone()) };
         let offset = if self.config.norm_weight_offset { 1.0 } else { 0.0 };
         graph.rms_norm(x, weight, self.config.norm_epsilon as f32, offset)
     }

@@ -4,7 +4,7 @@ use super::packing::{InputLimits, PackedBatch};
 use super::weights::DecoderWeights;
 use super::{Decoder, DecoderConfig};
 use crate::error::{ModelError, Result};
-use crate::formats::safetensors::SafetensorsFiles;
+use crate::formats::WeightFile;
 use crate::ops::{Graph, Ops, ParameterId, ParameterStore};
 
 const SCORE: &str = "score.weight";
@@ -23,13 +23,13 @@ impl<O: Ops> DecoderClassifier<O> {
         ops: &O,
         config: &DecoderConfig,
         padding: Option<u32>,
-        files: &SafetensorsFiles,
+        files: &dyn WeightFile,
     ) -> Result<Self> {
         // Without a language model's head.
         let config = DecoderConfig { tied_head: true, ..config.clone() };
         let mut tensor = |name: &str| {
-            let values = files.values(name)?;
-            Ok((files.shape(name).unwrap_or_default().to_vec(), values))
+            let source = config.family.source(&config, name);
+            Ok((source.shape(files).unwrap_or_default(), source.values(files)?))
         };
         let (weights, mut parameters) = DecoderWeights::load(ops, &config, &mut tensor, false)?;
         let (shape, values) = tensor(SCORE)?;

@@ -3,7 +3,7 @@
 use sppo_plugin::LoraSettings;
 
 use super::lora::{self, Adapter, AdapterSource};
-use super::{DecoderConfig, NormPlacement};
+use super::{DecoderConfig, QueryKeyNorm};
 use crate::error::{ModelError, Result};
 use crate::formats::peft::{adapter_names, check_lora_settings};
 use crate::ops::{Ops, ParameterId, ParameterStore};
@@ -19,15 +19,15 @@ pub(crate) struct Projection {
 /// The parameters of one layer.
 #[derive(Clone, Debug)]
 pub(crate) struct LayerWeights {
-    pub(crate) attention_norm: ParameterId,
+    pub(crate) before_attention_norm: Option<ParameterId>,
     pub(crate) query: Projection,
     pub(crate) key: Projection,
     pub(crate) value: Projection,
-    /// Norms of queries and keys per head.
+    /// Norms of queries and keys.
     pub(crate) query_key_norms: Option<[ParameterId; 2]>,
     pub(crate) attention_output: Projection,
     pub(crate) after_attention_norm: Option<ParameterId>,
-    pub(crate) feed_forward_norm: ParameterId,
+    pub(crate) before_feed_forward_norm: Option<ParameterId>,
     pub(crate) gate: Projection,
     pub(crate) up: Projection,
     pub(crate) down: Projection,
@@ -94,7 +94,9 @@ impl DecoderWeights {
         tensor: &mut TensorSource<'_>,
         trainable: bool,
     ) -> Result<(Self, ParameterStore<O>)> {
-        check_config(config)?;
+        if let Some(problem) = config.problem() {
+            return Err(ModelError::Unsupported(format!("the model's configuration: {problem}")));
+        }
         let mut store = ParameterStore::default();
         let weights = Self::request(config, &mut |name, shape| {
             let (found, values) = tensor(&name)?;
@@ -191,52 +193,54 @@ impl LayerWeights {
         ]
     }
 
+    /// Asks for the parameters of a layer.
+    ///
+    /// Norms by placement, in Hugging Face's names without `_layernorm` (`-` is none):
+    ///
+    /// |                  | before attention | after attention  | before feed-forward | after feed-forward |
+    /// |------------------|------------------|------------------|---------------------|--------------------|
+    /// | before           | `input`          | -                | `post_attention`    | -                  |
+    /// | before and after | `input`          | `post_attention` | `pre_feedforward`   | `post_feedforward` |
+    /// | after            | -                | `post_attention` | -                   | `post_feedforward` |
     fn request(config: &DecoderConfig, layer: usize, request: &mut Request<'_>) -> Result<Self> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let queries = config.attention_heads * config.head_size;
-        let keys = config.key_value_heads * config.head_size;
-        let bias = config.attention_bias;
+        let (queries, keys) = (config.query_features(), config.key_features());
+        let (bias, norms) = (config.attention_bias, config.norm_placement);
         let mut ask =
             |name: &str, shape: &[usize]| request(format!("model.layers.{layer}.{name}"), shape);
-        let attention_norm = ask("input_layernorm.weight", &[hidden])?;
+        let before_attention_norm = norm(&mut ask, "input", hidden, norms.is_before())?;
         let query = projection(&mut ask, "self_attn.q_proj", [queries, hidden], bias)?;
         let key = projection(&mut ask, "self_attn.k_proj", [keys, hidden], bias)?;
         let value = projection(&mut ask, "self_attn.v_proj", [keys, hidden], bias)?;
         let query_key_norms = match config.query_key_norm {
-            true => Some([
-                ask("self_attn.q_norm.weight", &[config.head_size])?,
-                ask("self_attn.k_norm.weight", &[config.head_size])?,
+            QueryKeyNorm::Absent => None,
+            QueryKeyNorm::PerHead => Some([config.head_size; 2]),
+            QueryKeyNorm::AcrossHeads => Some([queries, keys]),
+        };
+        let query_key_norms = match query_key_norms {
+            Some([queries, keys]) => Some([
+                ask("self_attn.q_norm.weight", &[queries])?,
+                ask("self_attn.k_norm.weight", &[keys])?,
             ]),
-            false => None,
+            None => None,
         };
         let attention_output = projection(&mut ask, "self_attn.o_proj", [hidden, queries], false)?;
-        // With four norms, `post_attention_layernorm` truly follows attention; with two, its name
-        // notwithstanding, it precedes the feed-forward block.
-        let after = ask("post_attention_layernorm.weight", &[hidden])?;
-        let (after_attention_norm, feed_forward_norm) = match config.norm_placement {
-            NormPlacement::Before => (None, after),
-            NormPlacement::BeforeAndAfter => {
-                (Some(after), ask("pre_feedforward_layernorm.weight", &[hidden])?)
-            }
-        };
+        let after_attention_norm = norm(&mut ask, "post_attention", hidden, norms.is_after())?;
+        let name = if norms.is_after() { "pre_feedforward" } else { "post_attention" };
+        let before_feed_forward_norm = norm(&mut ask, name, hidden, norms.is_before())?;
         let gate = projection(&mut ask, "mlp.gate_proj", [inner, hidden], false)?;
         let up = projection(&mut ask, "mlp.up_proj", [inner, hidden], false)?;
         let down = projection(&mut ask, "mlp.down_proj", [hidden, inner], false)?;
-        let after_feed_forward_norm = match config.norm_placement {
-            NormPlacement::Before => None,
-            NormPlacement::BeforeAndAfter => {
-                Some(ask("post_feedforward_layernorm.weight", &[hidden])?)
-            }
-        };
+        let after_feed_forward_norm = norm(&mut ask, "post_feedforward", hidden, norms.is_after())?;
         Ok(Self {
-            attention_norm,
+            before_attention_norm,
             query,
             key,
             value,
             query_key_norms,
             attention_output,
             after_attention_norm,
-            feed_forward_norm,
+            before_feed_forward_norm,
             gate,
             up,
             down,
@@ -245,8 +249,20 @@ impl LayerWeights {
     }
 }
 
+/// Asks for a parameter of the layer by its name and shape.
+type Ask<'a> = dyn FnMut(&str, &[usize]) -> Result<ParameterId> + 'a;
+
+fn norm(
+    ask: &mut Ask<'_>,
+    name: &str,
+    features: usize,
+    is_there: bool,
+) -> Result<Option<ParameterId>> {
+    is_there.then(|| ask(&format!("{name}_layernorm.weight"), &[features])).transpose()
+}
+
 fn projection(
-    ask: &mut dyn FnMut(&str, &[usize]) -> Result<ParameterId>,
+    ask: &mut Ask<'_>,
     name: &str,
     [output, input]: [usize; 2],
     bias: bool,
@@ -257,28 +273,4 @@ fn projection(
         false => None,
     };
     Ok(Projection { weight, bias, adapter: None })
-}
-
-fn check_config(config: &DecoderConfig) -> Result<()> {
-    let problem = if config.key_value_heads == 0
-        || !config.attention_heads.is_multiple_of(config.key_value_heads)
-    {
-        format!(
-            "{} attention heads cannot share {} key-value heads",
-            config.attention_heads, config.key_value_heads
-        )
-    } else if config.head_size == 0 || !config.head_size.is_multiple_of(2) {
-        format!("a head size of {} cannot be rotated in pairs", config.head_size)
-    } else if config.attention_windows.len() != config.layer_count {
-        format!(
-            "{} attention windows for {} layers",
-            config.attention_windows.len(),
-            config.layer_count
-        )
-    } else if config.vocabulary_size == 0 || config.context_length == 0 {
-        "an empty vocabulary or context".into()
-    } else {
-        return Ok(());
-    };
-    Err(ModelError::Unsupported(format!("the model's configuration makes no sense: {problem}")))
 }

@@ -3,8 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::error::{ModelError, Result};
-use crate::formats::json::Settings;
-use crate::formats::safetensors::SafetensorsFiles;
+use crate::formats::{JsonObject, WeightFile};
 use crate::ops::encoder::DistanceBuckets;
 
 /// The size of a head in every released DeBERTa v3.
@@ -34,7 +33,7 @@ pub struct EncoderConfig {
 impl EncoderConfig {
     /// Reads the settings of `DebertaV2Config`, and refuses those that would change the result and are
     /// not supported.
-    pub(crate) fn from_hugging_face(settings: &Settings<'_>) -> Result<Self> {
+    pub(crate) fn from_hugging_face(settings: &JsonObject<'_>) -> Result<Self> {
         let required = |key: &str| {
             settings.count(key)?.ok_or_else(|| settings.wrong(key, "a positive integer"))
         };
@@ -83,7 +82,7 @@ impl EncoderConfig {
     }
 
     /// A released DeBERTa v3, whose sizes are read off its weights.
-    pub(crate) fn from_released(files: &SafetensorsFiles, prefix: &str) -> Result<Self> {
+    pub(crate) fn from_released(files: &dyn WeightFile, prefix: &str) -> Result<Self> {
         let shape = |name: &str| match files.shape(&format!("{prefix}{name}")) {
             Some(&[rows, columns]) => Ok((rows, columns)),
             _ => Err(ModelError::Input(format!("the model has no matrix `{prefix}{name}`"))),
@@ -107,7 +106,7 @@ impl EncoderConfig {
 }
 
 /// `pos_att_type` is a list, or a text with bars.
-fn check_position_attention(settings: &Settings<'_>) -> Result<()> {
+fn check_position_attention(settings: &JsonObject<'_>) -> Result<()> {
     let mut kinds: Vec<&str> = match settings.get("pos_att_type") {
         Some(Value::String(text)) => text.split('|').map(str::trim).collect(),
         Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).collect(),
@@ -120,10 +119,10 @@ fn check_position_attention(settings: &Settings<'_>) -> Result<()> {
     }
 }
 
-fn unsupported(settings: &Settings<'_>, key: &str, supported: &Value) -> ModelError {
+fn unsupported(settings: &JsonObject<'_>, key: &str, supported: &Value) -> ModelError {
     let found = settings.get(key).map_or("not given".to_string(), Value::to_string);
     ModelError::Unsupported(format!(
         "{}: `{key}` is {found}; only {supported}, as in DeBERTa v3, is supported",
-        settings.path.display()
+        settings.path().display()
     ))
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::EncoderConfig;
 use super::weights::{EncoderWeights, Layer, Linear, Loader, Norm};
 use crate::error::Result;
-use crate::formats::safetensors::SafetensorsFiles;
+use crate::formats::WeightFile;
 use crate::ops::encoder::{DisentangledShape, EncoderOps, EncoderSegment, Pointwise};
 
 /// Sequences packed without padding, and the tokens whose hidden states are wanted.
@@ -64,7 +64,7 @@ impl<O: EncoderOps> Encoder<O> {
     pub(super) fn load(
         ops: &O,
         config: EncoderConfig,
-        files: &SafetensorsFiles,
+        files: &dyn WeightFile,
         prefix: &str,
     ) -> Result<Self> {
         let weights = Loader { ops, files, prefix: prefix.into() }.encoder(&config)?;

@@ -12,15 +12,16 @@ use super::weights::{Linear, Loader};
 use crate::decoder::InputLimits;
 use crate::error::{ModelError, Result};
 use crate::formats::files::cause;
-use crate::formats::json::{Settings, read_json};
+use crate::formats::json::read_json;
 use crate::formats::safetensors::SafetensorsFiles;
+use crate::formats::{JsonObject, WeightFile};
 use crate::ops::encoder::{EncoderOps, Pointwise};
 
 /// What the weights of the encoder are called before their names in transformers.
 const PREFIX: &str = "pretrained_model.";
 /// Longest sequence, in tokens: the ranker was trained on no longer ones.
 const LONGEST_SEQUENCE: usize = 2048;
-/// Settings of an encoder that is no released DeBERTa v3, beside LLM-Blender's `config.json`.
+/// JsonObject of an encoder that is no released DeBERTa v3, beside LLM-Blender's `config.json`.
 const ENCODER_CONFIG: &str = "config-hf.json";
 
 /// The tokens that stand before the prompt and before either candidate. Each must occur once.
@@ -48,17 +49,17 @@ pub struct PairRankerConfig {
 impl PairRankerConfig {
     /// Reads the `config.json` of a directory: that of `llm-blender/PairRM`, which says which DeBERTa v3
     /// it is made of and not its sizes, or that of `llm-blender/PairRM-hf`.
-    pub(crate) fn read(directory: &Path, files: &SafetensorsFiles) -> Result<Self> {
+    pub(crate) fn read(directory: &Path, files: &dyn WeightFile) -> Result<Self> {
         let path = directory.join("config.json");
         let json = read_json(&path)?;
-        let settings = Settings::of(&json, &path)?;
+        let settings = JsonObject::of(&json, &path)?;
         match settings.get("ranker_type") {
             Some(_) => Self::from_llm_blender(&settings, directory, files),
             None => Self::from_hugging_face(&settings),
         }
     }
 
-    fn from_hugging_face(settings: &Settings<'_>) -> Result<Self> {
+    fn from_hugging_face(settings: &JsonObject<'_>) -> Result<Self> {
         let marker = |key: &str| {
             let id = settings.count(key)?.and_then(|id| u32::try_from(id).ok());
             id.ok_or_else(|| settings.wrong(key, "a token id"))
@@ -75,9 +76,9 @@ impl PairRankerConfig {
     }
 
     fn from_llm_blender(
-        settings: &Settings<'_>,
+        settings: &JsonObject<'_>,
         directory: &Path,
-        files: &SafetensorsFiles,
+        files: &dyn WeightFile,
     ) -> Result<Self> {
         settings.refuse_unless("ranker_type", &json!("pairranker"))?;
         settings.refuse_unless("model_type", &json!("deberta"))?;
@@ -85,12 +86,12 @@ impl PairRankerConfig {
         let encoder_config = directory.join(ENCODER_CONFIG);
         let encoder = if encoder_config.is_file() {
             let json = read_json(&encoder_config)?;
-            EncoderConfig::from_hugging_face(&Settings::of(&json, &encoder_config)?)?
+            EncoderConfig::from_hugging_face(&JsonObject::of(&json, &encoder_config)?)?
         } else if backbone.starts_with("microsoft/deberta-v3-") {
             EncoderConfig::from_released(files, PREFIX)?
         } else {
             return Err(ModelError::file(
-                settings.path,
+                settings.path(),
                 format!(
                     "`model_name` is {backbone:?}, which is no DeBERTa v3 whose shape is known"
                 ),

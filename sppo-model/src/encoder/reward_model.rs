@@ -5,10 +5,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::decoder::{DecoderClassifier, DecoderConfig, Family};
+use crate::decoder::{DecoderClassifier, DecoderConfig, FAMILIES};
 use crate::encoder::{EncoderClassifier, EncoderConfig};
 use crate::error::{ModelError, Result};
-use crate::formats::json::{Settings, read_json};
+use crate::formats::JsonObject;
+use crate::formats::json::read_json;
 use crate::formats::safetensors::SafetensorsFiles;
 use crate::ops::encoder::EncoderOps;
 
@@ -19,7 +20,7 @@ const DEFAULT_LABELS: usize = 2;
 
 /// Every supported architecture, as `config.json` calls it.
 pub(crate) fn architectures() -> impl Iterator<Item = &'static str> {
-    std::iter::once(ENCODER).chain(Family::ALL.map(Family::sequence_classifier))
+    std::iter::once(ENCODER).chain(FAMILIES.iter().map(|family| family.sequence_classifier()))
 }
 
 /// The shape of a reward model.
@@ -44,7 +45,7 @@ impl RewardModelConfig {
     pub fn read(directory: &Path) -> Result<Self> {
         let path = directory.join("config.json");
         let json = read_json(&path)?;
-        let settings = Settings::of(&json, &path)?;
+        let settings = JsonObject::of(&json, &path)?;
         let named = settings.texts("architectures")?.unwrap_or_default();
         let is_named = |name: &str| named.first() == Some(&name);
         if is_named(ENCODER) {
@@ -54,7 +55,7 @@ impl RewardModelConfig {
             settings.refuse_unless("pooler_hidden_size", &json!(encoder.hidden_size))?;
             return Ok(Self::Encoder(encoder));
         }
-        let family = Family::ALL.into_iter().find(|family| is_named(family.sequence_classifier()));
+        let family = FAMILIES.iter().find(|family| is_named(family.sequence_classifier()));
         let family = family.ok_or_else(|| {
             let supported: Vec<_> = architectures().collect();
             settings.wrong("architectures", &format!("one of {}", supported.join(", ")))
@@ -62,7 +63,7 @@ impl RewardModelConfig {
         check_labels(&settings)?;
         let padding = settings.get("pad_token_id").and_then(Value::as_u64);
         Ok(Self::Decoder {
-            decoder: DecoderConfig::of_family(family, &settings)?,
+            decoder: DecoderConfig::of_family(*family, &settings)?,
             padding: padding.and_then(|token| u32::try_from(token).ok()),
         })
     }
@@ -78,8 +79,8 @@ impl RewardModelConfig {
     }
 }
 
-fn check_labels(settings: &Settings<'_>) -> Result<()> {
-    let named = settings.object("id2label")?.map(|names| names.object.len());
+fn check_labels(settings: &JsonObject<'_>) -> Result<()> {
+    let named = settings.object("id2label")?.map(|names| names.keys().count());
     let labels = match named {
         Some(labels) => labels,
         None => settings.count("num_labels")?.unwrap_or(DEFAULT_LABELS),
@@ -88,7 +89,7 @@ fn check_labels(settings: &Settings<'_>) -> Result<()> {
         return Ok(());
     }
     Err(ModelError::file(
-        settings.path,
+        settings.path(),
         format!("the model has {labels} labels; a reward model has one, the score"),
     )
     .with_hint("name a model that was trained with num_labels=1"))

@@ -5,7 +5,7 @@ use super::forward::{Encoder, EncoderBatch, linear};
 use super::weights::{Linear, Loader};
 use crate::decoder::InputLimits;
 use crate::error::Result;
-use crate::formats::safetensors::SafetensorsFiles;
+use crate::formats::WeightFile;
 use crate::ops::encoder::{EncoderOps, Pointwise};
 
 /// What the weights of the encoder are called before their names in transformers.
@@ -20,7 +20,7 @@ pub(crate) struct EncoderClassifier<O: EncoderOps> {
 
 impl<O: EncoderOps> EncoderClassifier<O> {
     /// Loads the weights.
-    pub(crate) fn load(ops: &O, config: &EncoderConfig, files: &SafetensorsFiles) -> Result<Self> {
+    pub(crate) fn load(ops: &O, config: &EncoderConfig, files: &dyn WeightFile) -> Result<Self> {
         let hidden = config.hidden_size;
         let head = Loader { ops, files, prefix: String::new() };
         Ok(Self {

@@ -2,7 +2,7 @@
 
 use super::EncoderConfig;
 use crate::error::{ModelError, Result};
-use crate::formats::safetensors::SafetensorsFiles;
+use crate::formats::WeightFile;
 use crate::ops::encoder::{DisentangledShape, EncoderOps};
 
 /// A linear map.
@@ -41,7 +41,7 @@ pub(super) struct EncoderWeights<O: EncoderOps> {
 /// Takes weights out of files and onto an op set, below a prefix of their names.
 pub(super) struct Loader<'a, O> {
     pub(super) ops: &'a O,
-    pub(super) files: &'a SafetensorsFiles,
+    pub(super) files: &'a dyn WeightFile,
     pub(super) prefix: String,
 }
 

@@ -24,30 +24,52 @@ pub(crate) fn write_json(path: &Path, json: &Value) -> Result<()> {
 }
 
 /// Typed access to a JSON object that names the key in errors; `null` counts as absent.
-#[derive(Clone, Copy)]
-pub(crate) struct Settings<'a> {
-    pub(crate) object: &'a Map<String, Value>,
-    pub(crate) path: &'a Path,
+#[derive(Clone, Copy, Debug)]
+pub struct JsonObject<'a> {
+    object: &'a Map<String, Value>,
+    path: &'a Path,
 }
 
-impl<'a> Settings<'a> {
-    /// The settings in a file that was read from `path`.
-    pub(crate) fn of(json: &'a Value, path: &'a Path) -> Result<Self> {
+impl<'a> JsonObject<'a> {
+    /// The object in a file that was read from `path`.
+    ///
+    /// # Errors
+    /// When it holds something else.
+    pub fn of(json: &'a Value, path: &'a Path) -> Result<Self> {
         let object =
             json.as_object().ok_or_else(|| ModelError::file(path, "is not a JSON object"))?;
         Ok(Self { object, path })
     }
 
-    pub(crate) fn get(&self, key: &str) -> Option<&'a Value> {
+    /// The file, for errors.
+    #[must_use]
+    pub fn path(&self) -> &'a Path {
+        self.path
+    }
+
+    /// All keys.
+    pub fn keys(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.object.keys().map(String::as_str)
+    }
+
+    /// The value of a key.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&'a Value> {
         self.object.get(key).filter(|value| !value.is_null())
     }
 
-    pub(crate) fn wrong(&self, key: &str, expected: &str) -> ModelError {
+    /// The error of a value that is not as `expected`.
+    #[must_use]
+    pub fn wrong(&self, key: &str, expected: &str) -> ModelError {
         let found = self.object.get(key).map_or("nothing".to_string(), Value::to_string);
         ModelError::file(self.path, format!("key `{key}` must be {expected}; it is {found}"))
     }
 
-    pub(crate) fn typed<T>(
+    /// A value of the kind that `read` accepts and `expected` describes.
+    ///
+    /// # Errors
+    /// When the value is of another kind; so for all of these.
+    pub fn typed<T>(
         &self,
         key: &str,
         expected: &str,
@@ -56,47 +78,53 @@ impl<'a> Settings<'a> {
         self.get(key).map(|value| read(value).ok_or_else(|| self.wrong(key, expected))).transpose()
     }
 
-    pub(crate) fn count(&self, key: &str) -> Result<Option<usize>> {
+    /// A positive integer.
+    pub fn count(&self, key: &str) -> Result<Option<usize>> {
         self.typed(key, "a positive integer", |value| {
             value.as_u64().filter(|&count| count > 0).and_then(|count| usize::try_from(count).ok())
         })
     }
 
     /// As [`Self::count`], with the default of a key that is not there, not even as `null`.
-    pub(crate) fn count_or(&self, key: &str, default: Option<usize>) -> Result<Option<usize>> {
+    pub fn count_or(&self, key: &str, default: Option<usize>) -> Result<Option<usize>> {
         if self.object.contains_key(key) { self.count(key) } else { Ok(default) }
     }
 
-    pub(crate) fn number(&self, key: &str) -> Result<Option<f64>> {
+    /// A number.
+    pub fn number(&self, key: &str) -> Result<Option<f64>> {
         self.typed(key, "a number", Value::as_f64)
     }
 
     /// As [`Self::number`], with the default of a key that is not there, not even as `null`.
-    pub(crate) fn number_or(&self, key: &str, default: f64) -> Result<Option<f64>> {
+    pub fn number_or(&self, key: &str, default: f64) -> Result<Option<f64>> {
         if self.object.contains_key(key) { self.number(key) } else { Ok(Some(default)) }
     }
 
-    pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>> {
+    /// A truth value.
+    pub fn flag(&self, key: &str) -> Result<Option<bool>> {
         self.typed(key, "true or false", Value::as_bool)
     }
 
-    pub(crate) fn text(&self, key: &str) -> Result<Option<&'a str>> {
+    /// A text.
+    pub fn text(&self, key: &str) -> Result<Option<&'a str>> {
         self.typed(key, "text", Value::as_str)
     }
 
-    pub(crate) fn object(&self, key: &str) -> Result<Option<Settings<'a>>> {
+    /// An object within this one.
+    pub fn object(&self, key: &str) -> Result<Option<JsonObject<'a>>> {
         let object = self.typed(key, "an object", Value::as_object)?;
-        Ok(object.map(|object| Settings { object, path: self.path }))
+        Ok(object.map(|object| JsonObject { object, path: self.path }))
     }
 
-    pub(crate) fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>> {
+    /// A list of texts.
+    pub fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>> {
         self.typed(key, "a list of texts", |value| {
             value.as_array()?.iter().map(Value::as_str).collect()
         })
     }
 
     /// Refuses a setting that changes the result, unless it has the one value that is supported.
-    pub(crate) fn refuse_unless(&self, key: &str, supported: &Value) -> Result<()> {
+    pub fn refuse_unless(&self, key: &str, supported: &Value) -> Result<()> {
         match self.get(key) {
             Some(value)
                 if value != supported
@@ -112,7 +140,7 @@ impl<'a> Settings<'a> {
     }
 
     /// Refuses a setting that changes the result, unless it is `null`, `[]` or `{}`.
-    pub(crate) fn refuse_unless_empty(&self, key: &str) -> Result<()> {
+    pub fn refuse_unless_empty(&self, key: &str) -> Result<()> {
         let empty = match self.get(key) {
             Some(Value::Array(values)) => values.is_empty(),
             Some(Value::Object(values)) => values.is_empty(),

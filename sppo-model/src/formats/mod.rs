@@ -6,6 +6,9 @@ pub(crate) mod hash;
 pub(crate) mod json;
 pub(crate) mod peft;
 pub(crate) mod safetensors;
+mod weight_file;
 
-pub use gguf::{GgufFile, GgufMetadata, GgufType, GgufValue};
+pub use gguf::{GgufFile, GgufKeys, GgufMetadata, GgufType, GgufValue};
+pub use json::JsonObject;
 pub use peft::{AdapterFiles, AdapterValues, TARGET_MODULES, adapter_names, write_adapters};
+pub use weight_file::{WeightFile, WeightSource};

@@ -7,8 +7,9 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 use sppo_plugin::LoraSettings;
 
+use super::WeightFile;
 use super::files::{cause, prepare_directory, unwritable, write_file};
-use super::json::{Settings, write_json};
+use super::json::{JsonObject, write_json};
 use super::safetensors::SafetensorsFiles;
 use crate::error::{ModelError, Result};
 
@@ -57,9 +58,7 @@ impl AdapterFiles {
         let bytes = fs_err::read(&path).map_err(|error| ModelError::file(&path, cause(&error)))?;
         let json: Value = serde_json::from_slice(&bytes)
             .map_err(|error| ModelError::file(&path, format!("is not JSON: {error}")))?;
-        let object =
-            json.as_object().ok_or_else(|| ModelError::file(&path, "is not a JSON object"))?;
-        let config = Settings { object, path: &path };
+        let config = JsonObject::of(&json, &path)?;
         let settings = lora_settings(&config)?;
         let base = config
             .text("base_model_name_or_path")?
@@ -166,7 +165,7 @@ impl AdapterFiles {
 }
 
 /// Reads PEFT's settings; those that change the result and are not supported are refused.
-fn lora_settings(config: &Settings<'_>) -> Result<LoraSettings> {
+fn lora_settings(config: &JsonObject<'_>) -> Result<LoraSettings> {
     config.refuse_unless("peft_type", &json!("LORA"))?;
     config.refuse_unless("bias", &json!("none"))?;
     for key in ["use_dora", "fan_in_fan_out", "lora_bias", "use_qalora"] {
@@ -206,7 +205,7 @@ fn lora_settings(config: &Settings<'_>) -> Result<LoraSettings> {
         seed: 0,
     };
     check_lora_settings(&settings)
-        .map_err(|error| ModelError::file(config.path, error.to_string()))?;
+        .map_err(|error| ModelError::file(config.path(), error.to_string()))?;
     Ok(settings)
 }
 

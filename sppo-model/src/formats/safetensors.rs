@@ -10,6 +10,7 @@ use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use super::WeightFile;
 use super::files::{cause, map_file, release};
 use crate::error::{ModelError, Result};
 
@@ -112,24 +113,14 @@ impl SafetensorsFiles {
         }
         Ok(())
     }
+}
 
-    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
-    }
-
-    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
+impl WeightFile for SafetensorsFiles {
+    fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(|entry| entry.shape.as_slice())
     }
 
-    pub(crate) fn is_bf16(&self, name: &str) -> bool {
-        self.tensors.get(name).is_some_and(|entry| entry.kind == Dtype::BF16)
-    }
-
-    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.files.iter().map(|(path, _)| path.as_path())
-    }
-
-    pub(crate) fn values(&self, name: &str) -> Result<Vec<f32>> {
+    fn values(&self, name: &str) -> Result<Vec<f32>> {
         let located = self.tensors.get(name).and_then(|entry| {
             let (path, map) = self.files.get(entry.file)?;
             Some((entry, path, map, map.get(entry.start..entry.end)?))
@@ -152,6 +143,18 @@ impl SafetensorsFiles {
         };
         release(map, entry.start..entry.end);
         Ok(values)
+    }
+
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        Box::new(self.tensors.keys().map(String::as_str))
+    }
+
+    fn is_bf16(&self, name: &str) -> bool {
+        self.tensors.get(name).is_some_and(|entry| entry.kind == Dtype::BF16)
+    }
+
+    fn paths(&self) -> Vec<&Path> {
+        self.files.iter().map(|(path, _)| path.as_path()).collect()
     }
 }
 

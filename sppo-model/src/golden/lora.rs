@@ -3,7 +3,7 @@
 use sppo_plugin::{LoraSettings, SequenceBatch};
 
 use super::{Failures, MakeOps, compare, golden, load_tiny, load_tiny_adapted, widen, with_tiny};
-use crate::decoder::{Family, merge};
+use crate::decoder::merge;
 use crate::error::Result;
 use crate::formats::{AdapterValues, TARGET_MODULES};
 use crate::ops::Ops;
@@ -37,7 +37,7 @@ fn values<O: Ops>(model: &DecoderModel<O>, batch: &SequenceBatch) -> Result<Vec<
 /// Fresh adapters and adapters that are off change nothing at all; others change something, and the
 /// same as when merged into the weights, within 1e-5 (or twice what float32 is off by, where that is
 /// larger); only adapters get gradients.
-pub(super) fn check_adapters<O: Ops>(make: &MakeOps<'_, O>, family: Family) -> Failures {
+pub(super) fn check_adapters<O: Ops>(make: &MakeOps<'_, O>, family: &str) -> Failures {
     let golden = golden(family)?;
     let mut batch = SequenceBatch::new();
     for sequence in &golden.sequences {

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::{Failures, MakeOps, compare, fixture, read_json, widen};
-use crate::decoder::Family;
+use crate::decoder::FAMILIES;
 use crate::error::{ModelError, Result};
 use crate::ops::encoder::EncoderOps;
 use crate::serve::load_scorer;
@@ -28,7 +28,7 @@ struct GoldenTexts {
 /// Scores the sequences of the golden numbers, packed and alone; describes each score that is off by
 /// more than 1e-4.
 pub fn check_reward_models<O: EncoderOps>(make: &MakeOps<'_, O>) -> Vec<String> {
-    let names = std::iter::once("deberta").chain(Family::ALL.map(Family::model_type));
+    let names = std::iter::once("deberta").chain(FAMILIES.iter().map(|family| family.model_type()));
     let check_one = |name: &'static str| {
         let found = check(make, name).unwrap_or_else(|error| vec![error.to_string()]);
         found.into_iter().map(move |line| format!("{name}: {line}"))

@@ -8,7 +8,6 @@ use sppo_plugin::{Optimizer, SequenceBatch, StepSettings};
 use super::{
     Failures, MakeOps, compare, compare_relative, fixture, load_tiny, read_json, unusable,
 };
-use crate::decoder::Family;
 use crate::error::Result;
 use crate::ops::Ops;
 use crate::training::DecoderModel;
@@ -73,7 +72,7 @@ fn loss_and_slopes(log_probs: &[f64], reference: &[f64], targets: &[f64]) -> (f6
 pub(super) fn check_training<O: Ops>(make: &MakeOps<'_, O>) -> Failures {
     let golden: GoldenTraining = read_json(&fixture("optim-llama.json"))?;
     let (batch, targets) = batch_and_targets(&golden.pairs);
-    let mut model = load_tiny(make()?, Family::Llama)?;
+    let mut model = load_tiny(make()?, "llama")?;
     let reference = model.forward(&batch)?;
     model.begin_training(&Optimizer::default())?;
     let mut failures = Vec::new();
@@ -130,7 +129,7 @@ pub(super) fn check_resuming<O: Ops>(make: &MakeOps<'_, O>) -> Failures {
             model.backward(&targets)?;
             model.step(&settings).map(|_| ())
         };
-        let mut model = load_tiny(make()?, Family::Llama)?;
+        let mut model = load_tiny(make()?, "llama")?;
         model.begin_training(&optimizer)?;
         step(&mut model)?;
         step(&mut model)?;

@@ -8,7 +8,7 @@ use sppo_plugin::{
     PolicySpec,
 };
 
-use crate::decoder::{DecoderConfig, NormPlacement, adapter_shapes, tensor_layout};
+use crate::decoder::{DecoderConfig, NormPlacement, QueryKeyNorm, adapter_shapes, tensor_layout};
 use crate::generation::{GenerationLimits, planned_cache};
 use crate::ops::{LogitsLimits, state_count};
 
@@ -221,7 +221,7 @@ impl Estimator<'_> {
         // Each block's input and its norm; queries, keys, values and the attention's result; gate, up
         // and their product.
         let mut kept = 4 * hidden + 2 * (queries + keys) + config.attention_heads + 3 * inner;
-        if config.query_key_norm {
+        if config.query_key_norm != QueryKeyNorm::Absent {
             kept += queries + keys;
         }
         if config.norm_placement == NormPlacement::BeforeAndAfter {

@@ -6,7 +6,8 @@ use sppo_plugin::{PluginError, Scorer};
 
 use crate::encoder::{PairRanker, RewardModel, architectures};
 use crate::error::{ModelError, Result};
-use crate::formats::json::{Settings, read_json};
+use crate::formats::JsonObject;
+use crate::formats::json::read_json;
 use crate::ops::encoder::EncoderOps;
 
 /// What `config.json` calls PairRM under `architectures`.
@@ -29,7 +30,7 @@ impl ScorerKind {
     pub fn read(directory: &Path) -> Result<Self> {
         let path = directory.join("config.json");
         let json = read_json(&path)?;
-        let settings = Settings::of(&json, &path)?;
+        let settings = JsonObject::of(&json, &path)?;
         let named = settings.texts("architectures")?.unwrap_or_default();
         let architecture = named.first().copied().unwrap_or("that is not named");
         if settings.get("ranker_type").is_some() || architecture == PAIR_RANKER {

@@ -7,28 +7,12 @@ use std::path::Path;
 use serde_json::Value;
 use sppo_plugin::Message;
 
+use super::files::{END_OF_TURN_TOKENS, FileReader, TextFile, read_files};
 use super::gguf_tokenizer::tokenizer_files;
 use super::{ChatTemplate, Tokenizer};
 use crate::error::{ModelError, Result};
 use crate::formats::GgufMetadata;
 use crate::formats::files::write_file;
-
-/// Every file of a model directory that has to do with text.
-const FILE_NAMES: [&str; 9] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "generation_config.json",
-    "chat_template.jinja",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-];
-
-/// Tokens that end a turn in the known chat formats.
-pub(super) const END_OF_TURN_TOKENS: [&str; 5] =
-    ["<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "<|endofturn|>"];
 
 /// The special tokens that transformers hands to chat templates.
 const TEMPLATE_VARIABLES: [&str; 7] =
@@ -47,13 +31,6 @@ pub struct SpecialTokens {
     pub end_tokens: Vec<u32>,
 }
 
-/// A file as it was read or made up, to be written beside new weights.
-#[derive(Clone, Debug)]
-pub(super) struct TextFile {
-    pub(super) name: String,
-    pub(super) bytes: Vec<u8>,
-}
-
 /// Tokenizer, chat template and special tokens of a model.
 #[derive(Clone, Debug)]
 pub struct TextCodec {
@@ -69,15 +46,7 @@ impl TextCodec {
     /// # Errors
     /// When there is no `tokenizer.json` or a file is malformed.
     pub fn from_directory(directory: &Path) -> Result<Self> {
-        let mut files = Vec::new();
-        for name in FILE_NAMES {
-            let path = directory.join(name);
-            if path.is_file() {
-                let bytes = fs_err::read(&path)
-                    .map_err(|error| ModelError::file(&path, error.to_string()))?;
-                files.push(TextFile { name: name.to_string(), bytes });
-            }
-        }
+        let files = read_files(directory)?;
         let config = directory.join("config.json");
         let config =
             fs_err::read(&config).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
@@ -212,56 +181,6 @@ impl TextCodec {
     /// When a file cannot be written.
     pub fn save(&self, directory: &Path) -> Result<()> {
         self.files.iter().try_for_each(|file| write_file(&directory.join(&file.name), &file.bytes))
-    }
-}
-
-/// The files of one model, by name.
-struct FileReader<'a> {
-    path: &'a Path,
-    files: &'a [TextFile],
-}
-
-impl FileReader<'_> {
-    fn find(&self, name: &str) -> Option<&TextFile> {
-        self.files.iter().find(|file| file.name == name)
-    }
-
-    /// A JSON object, or `null` where there is no such file.
-    fn json(&self, name: &str) -> Result<Value> {
-        let Some(file) = self.find(name) else { return Ok(Value::Null) };
-        let wrong = |cause: String| ModelError::file(self.path.join(name), cause);
-        let json: Value = serde_json::from_slice(&file.bytes)
-            .map_err(|error| wrong(format!("is not JSON: {error}")))?;
-        if json.is_object() { Ok(json) } else { Err(wrong("is not a JSON object".into())) }
-    }
-
-    /// `chat_template.jinja`, else the template in `tokenizer_config.json`: one text, or several with
-    /// names, of which `default` is taken.
-    fn template_source(&self, config: &Value) -> Result<Option<String>> {
-        if let Some(file) = self.find("chat_template.jinja") {
-            let source = String::from_utf8(file.bytes.clone())
-                .map_err(|_| ModelError::file(self.path.join(&file.name), "is not UTF-8"))?;
-            return Ok(Some(source));
-        }
-        match &config["chat_template"] {
-            Value::Null => Ok(None),
-            Value::String(source) => Ok(Some(source.clone())),
-            Value::Array(named) => {
-                let default = named.iter().find(|entry| entry["name"] == "default");
-                let entry = default.or_else(|| named.first().filter(|_| named.len() == 1));
-                match entry.and_then(|entry| entry["template"].as_str()) {
-                    Some(source) => Ok(Some(source.to_string())),
-                    None => Err(self.wrong_template(
-                        "holds several chat templates and none is named `default`",
-                    )),
-                }
-            }
-            _ => Err(self.wrong_template("key `chat_template` is neither text nor a list")),
-        }
-    }
-
-    fn wrong_template(&self, message: &str) -> ModelError {
-        ModelError::file(self.path.join("tokenizer_config.json"), message)
     }
 }
 

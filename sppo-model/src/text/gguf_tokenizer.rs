@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde_json::{Map, Value, json};
 
-use super::codec::{END_OF_TURN_TOKENS, TextFile};
+use super::files::{END_OF_TURN_TOKENS, TextFile};
 use crate::error::{ModelError, Result};
 use crate::formats::GgufMetadata;
 

@@ -2,6 +2,7 @@
 
 mod chat_template;
 mod codec;
+mod files;
 mod gguf_tokenizer;
 mod template_functions;
 mod tokenizer;

@@ -4,6 +4,7 @@
 //! before they are used.
 
 mod dequantize;
+mod keys;
 mod metadata;
 mod reader;
 
@@ -13,9 +14,11 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 pub use dequantize::GgufType;
+pub use keys::GgufKeys;
 pub use metadata::{GgufMetadata, GgufValue};
 
 use self::reader::ByteReader;
+use super::WeightFile;
 use super::files::map_file;
 use crate::error::{ModelError, Result};
 
@@ -58,27 +61,31 @@ impl GgufFile {
     pub fn metadata(&self) -> &GgufMetadata {
         &self.metadata
     }
+}
 
-    /// The tensors' names in the file.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
-    }
-
-    /// A tensor's shape, outermost dimension first.
-    #[must_use]
-    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+impl WeightFile for GgufFile {
+    fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(|entry| entry.shape.as_slice())
     }
 
-    /// A tensor's values.
-    ///
-    /// # Errors
-    /// When there is no such tensor.
-    pub fn values(&self, name: &str) -> Result<Vec<f32>> {
+    fn values(&self, name: &str) -> Result<Vec<f32>> {
         let missing = || ModelError::file(&self.path, format!("has no tensor `{name}`"));
         let entry = self.tensors.get(name).ok_or_else(missing)?;
         let bytes = self.map.get(entry.start..entry.end).ok_or_else(missing)?;
         Ok(entry.kind.dequantize(bytes))
+    }
+
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        Box::new(self.tensors.keys().map(String::as_str))
+    }
+
+    /// Never: backends keep no weight of a GGUF file in bf16.
+    fn is_bf16(&self, _: &str) -> bool {
+        false
+    }
+
+    fn paths(&self) -> Vec<&Path> {
+        vec![&self.path]
     }
 }
 

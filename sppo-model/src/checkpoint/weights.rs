@@ -1,0 +1,110 @@
+//! The weights of an opened model by their Hugging Face names, whatever file holds them.
+
+use std::path::Path;
+
+use crate::decoder::{DecoderConfig, TensorLayout, gguf_name, tensor_layout};
+use crate::error::{ModelError, Result};
+use crate::formats::{WeightFile, WeightSource};
+
+/// Undoes what a format's converter did to a weight's values; the text is the weight's name.
+type Restore = fn(&DecoderConfig, &str, &mut Vec<f32>);
+
+/// A file of weights, and the place in it of every weight that the configuration calls for.
+#[derive(Debug)]
+pub(super) struct Weights {
+    file: Box<dyn WeightFile>,
+    places: Vec<(TensorLayout, WeightSource)>,
+    restore: Restore,
+}
+
+impl Weights {
+    /// Weights that are stored by their Hugging Face names.
+    pub(super) fn of_hugging_face(config: &DecoderConfig, file: impl WeightFile + 'static) -> Self {
+        let source = |tensor: &TensorLayout| config.family.source(config, &tensor.name);
+        Self { file: Box::new(file), places: places(config, source), restore: |_, _, _| () }
+    }
+
+    /// Weights that llama.cpp's converter named and changed.
+    pub(super) fn of_gguf(config: &DecoderConfig, file: impl WeightFile + 'static) -> Self {
+        let source = |tensor: &TensorLayout| {
+            let mut source = config.family.source(config, &tensor.name);
+            source.tensor = gguf_name(config.family, &source.tensor).unwrap_or(source.tensor);
+            source
+        };
+        Self {
+            file: Box::new(file),
+            places: places(config, source),
+            restore: |config, weight, values| config.family.restore_gguf(config, weight, values),
+        }
+    }
+
+    /// Refuses files that lack a weight or hold one of another shape.
+    pub(super) fn check(&self, path: &Path) -> Result<()> {
+        for (tensor, source) in &self.places {
+            let name = &tensor.name;
+            let Some(stored) = source.shape(&*self.file) else {
+                return Err(ModelError::file(path, format!("the weight `{name}` is missing"))
+                    .with_hint("the configuration and the weights do not belong together, or a file is missing"));
+            };
+            if stored != tensor.shape {
+                return Err(ModelError::file(
+                    path,
+                    format!("the weight `{name}` has the shape {stored:?}; the configuration demands {:?}", tensor.shape),
+                )
+                .with_hint("the configuration and the weights do not belong together"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A stored tensor that holds no weight of the model and is not a known by-product either.
+    pub(super) fn unused(&self) -> Option<&str> {
+        let used = |name: &str| self.places.iter().any(|(_, source)| source.tensor == name);
+        let harmless = |name: &str| {
+            name.ends_with("rotary_emb.inv_freq")
+                || name == "lm_head.weight"
+                || name == "rope_freqs.weight"
+        };
+        self.file.names().find(|name| !used(name) && !harmless(name))
+    }
+
+    /// Names and shapes, in the order of [`tensor_layout`].
+    pub(super) fn layout(&self) -> impl Iterator<Item = &TensorLayout> {
+        self.places.iter().map(|(tensor, _)| tensor)
+    }
+
+    /// Shape and values of a weight; `None` where the model has no such weight.
+    pub(super) fn read(
+        &self,
+        config: &DecoderConfig,
+        name: &str,
+    ) -> Result<Option<(Vec<usize>, Vec<f32>)>> {
+        let place = self.places.iter().find(|(tensor, _)| tensor.name == name);
+        let Some((tensor, source)) = place else { return Ok(None) };
+        let mut values = source.values(&*self.file)?;
+        (self.restore)(config, name, &mut values);
+        Ok(Some((tensor.shape.clone(), values)))
+    }
+
+    /// Whether every matrix is stored in bf16.
+    pub(super) fn are_bf16(&self) -> bool {
+        let mut matrices = self.places.iter().filter(|(tensor, _)| tensor.shape.len() == 2);
+        matrices.all(|(_, source)| self.file.is_bf16(&source.tensor))
+    }
+
+    /// The files.
+    pub(super) fn paths(&self) -> Vec<&Path> {
+        self.file.paths()
+    }
+}
+
+fn places(
+    config: &DecoderConfig,
+    source: impl Fn(&TensorLayout) -> WeightSource,
+) -> Vec<(TensorLayout, WeightSource)> {
+    let located = |tensor: TensorLayout| {
+        let source = source(&tensor);
+        (tensor, source)
+    };
+    tensor_layout(config).into_iter().map(located).collect()
+}

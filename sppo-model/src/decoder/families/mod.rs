@@ -1,0 +1,89 @@
+//! The families of decoders, one per file.
+//!
+//! A new family is one file here, which says everything about it, and one line in [`FAMILIES`].
+
+mod gemma2;
+mod gguf;
+mod hugging_face;
+mod llama;
+mod mistral;
+mod qwen2;
+mod qwen3;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{DecoderConfig, Family};
+use crate::error::{ModelError, Result};
+use crate::formats::{GgufFile, GgufKeys, JsonObject};
+
+pub(crate) use gguf::gguf_name;
+
+/// Every family.
+pub static FAMILIES: &[&dyn Family] =
+    &[&llama::Llama, &mistral::Mistral, &gemma2::Gemma2, &qwen2::Qwen2, &qwen3::Qwen3];
+
+impl DecoderConfig {
+    /// Reads a `config.json`; `path` names it in errors.
+    ///
+    /// # Errors
+    /// When the architecture or a setting is not supported, or a value is missing or malformed.
+    pub fn from_hugging_face(json: &Value, path: &Path) -> Result<Self> {
+        let settings = JsonObject::of(json, path)?;
+        Self::of_family(family_of(&settings)?, &settings)
+    }
+
+    /// Reads the settings of a model of a known family.
+    pub(crate) fn of_family(family: &dyn Family, settings: &JsonObject<'_>) -> Result<Self> {
+        family.read_hugging_face(settings)?.check(settings.path())
+    }
+
+    /// Reads the metadata of a GGUF file.
+    ///
+    /// # Errors
+    /// When the architecture or a setting is not supported, or a value is missing or malformed.
+    pub fn from_gguf(file: &GgufFile) -> Result<Self> {
+        let keys = GgufKeys::of(file.metadata())?;
+        let family = FAMILIES
+            .iter()
+            .find(|family| family.gguf_architecture() == Some(keys.architecture()))
+            .ok_or_else(|| {
+                let supported: Vec<_> =
+                    FAMILIES.iter().filter_map(|family| family.gguf_architecture()).collect();
+                ModelError::Unsupported(format!(
+                    "{}: the GGUF architecture `{}` is not supported; supported: {}",
+                    file.metadata().path().display(),
+                    keys.architecture(),
+                    supported.join(", ")
+                ))
+            })?;
+        family.read_gguf(file, &keys)?.check(file.metadata().path())
+    }
+}
+
+/// The family that `architectures` and `model_type` name; one of the two is enough.
+fn family_of(settings: &JsonObject<'_>) -> Result<&'static dyn Family> {
+    let architecture = settings
+        .typed("architectures", "a list of names", |value| value.get(0).and_then(Value::as_str))?;
+    let model_type = settings.text("model_type")?;
+    let known = FAMILIES.iter().find(|family| {
+        architecture.is_none_or(|name| name == family.architecture())
+            && model_type.is_none_or(|name| name == family.model_type())
+    });
+    match known {
+        Some(family) if architecture.is_some() || model_type.is_some() => Ok(*family),
+        _ => {
+            let supported: Vec<_> = FAMILIES.iter().map(|family| family.architecture()).collect();
+            Err(ModelError::Unsupported(format!(
+                "{}: the architecture {} (model_type {}) is not supported; supported: {}",
+                settings.path().display(),
+                architecture.unwrap_or("that is not named"),
+                model_type.unwrap_or("not given"),
+                supported.join(", ")
+            )))
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Files that hold weights by name, whatever their format.
+
+use std::fmt::Debug;
+use std::ops::Range;
+use std::path::Path;
+
+use crate::error::{ModelError, Result};
+
+/// One or several files of named tensors.
+pub trait WeightFile: Debug {
+    /// The shape of a tensor, outermost dimension first; `None` where there is no such tensor.
+    fn shape(&self, name: &str) -> Option<&[usize]>;
+
+    /// The row-major values of a tensor, converted to f32.
+    ///
+    /// # Errors
+    /// When there is no such tensor or its number format is not supported.
+    fn values(&self, name: &str) -> Result<Vec<f32>>;
+
+    /// The names of all tensors, in no particular order.
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_>;
+
+    /// Whether a tensor is stored in bf16 and can be kept so.
+    fn is_bf16(&self, name: &str) -> bool;
+
+    /// The files.
+    fn paths(&self) -> Vec<&Path>;
+}
+
+/// The place of a weight in a [`WeightFile`]: a whole tensor, or some rows of one that holds several
+/// weights one after the other (`qkv_proj`, for instance).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightSource {
+    /// The stored tensor.
+    pub tensor: String,
+    /// Rows of its first dimension; `None` is all.
+    pub rows: Option<Range<usize>>,
+}
+
+impl WeightSource {
+    /// A tensor that is the weight.
+    pub fn whole(tensor: impl Into<String>) -> Self {
+        Self { tensor: tensor.into(), rows: None }
+    }
+
+    /// Some rows of a tensor.
+    pub fn rows(tensor: impl Into<String>, rows: Range<usize>) -> Self {
+        Self { tensor: tensor.into(), rows: Some(rows) }
+    }
+
+    /// The weight's shape; `None` where the tensor is missing or has fewer rows.
+    #[must_use]
+    pub fn shape(&self, file: &dyn WeightFile) -> Option<Vec<usize>> {
+        let stored = file.shape(&self.tensor)?;
+        let Some(rows) = &self.rows else { return Some(stored.to_vec()) };
+        let (&count, inner) = stored.split_first()?;
+        (rows.end <= count).then(|| [&[rows.len()], inner].concat())
+    }
+
+    /// The weight's row-major values.
+    ///
+    /// # Errors
+    /// As [`WeightFile::values`], or when the tensor has fewer rows.
+    pub fn values(&self, file: &dyn WeightFile) -> Result<Vec<f32>> {
+        let values = file.values(&self.tensor)?;
+        let Some(rows) = &self.rows else { return Ok(values) };
+        let inner = file.shape(&self.tensor).and_then(|shape| shape.split_first());
+        let row: usize = inner.map_or(0, |(_, inner)| inner.iter().product());
+        let part = values.get(rows.start * row..rows.end * row).ok_or_else(|| {
+            ModelError::Input(format!(
+                "the tensor `{}` has fewer than {} rows",
+                self.tensor, rows.end
+            ))
+        })?;
+        Ok(part.to_vec())
+    }
+}
