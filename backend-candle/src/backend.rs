@@ -32,7 +32,7 @@ impl Default for CandleConfig {
             device: "cpu".into(),
             threads: 0,
             keep_logits_limit_mebibytes: 512,
-            max_rows: GenerationLimits::default().max_rows,
+            max_rows: GenerationLimits::default().max_batch_size,
         }
     }
 }
@@ -53,7 +53,8 @@ impl Plugin for CandleBackend {
         }
         let keep_logits_limit = config.keep_logits_limit_mebibytes.saturating_mul(1 << 20);
         let ops = CandleOps::new(config.threads, keep_logits_limit)?;
-        let limits = GenerationLimits { max_rows: config.max_rows, ..GenerationLimits::default() };
+        let limits =
+            GenerationLimits { max_batch_size: config.max_rows, ..GenerationLimits::default() };
         let memory = MemoryTraits {
             number_bytes: size_of::<f32>() as u64,
             keeps_frozen_bf16: true,

@@ -108,12 +108,12 @@ impl Plugin for TchBackend {
 fn generation_limits(config: &TchConfig, device: Device) -> GenerationLimits {
     let mut limits = GenerationLimits::default();
     if device.is_cuda() {
-        limits.max_rows = 512;
+        limits.max_batch_size = 512;
         limits.prefill_tokens *= 8;
         limits.cache_bytes *= 8;
     }
     if config.max_rows > 0 {
-        limits.max_rows = config.max_rows;
+        limits.max_batch_size = config.max_rows;
     }
     if config.cache_limit_mebibytes > 0 {
         limits.cache_bytes = config.cache_limit_mebibytes.saturating_mul(1 << 20);
@@ -187,8 +187,9 @@ mod tests {
     #[test]
     fn a_gpu_samples_more_at_once_and_settings_come_first() {
         let limits = |config: &TchConfig, device| {
-            let GenerationLimits { max_rows, cache_bytes, .. } = generation_limits(config, device);
-            (max_rows, cache_bytes >> 20)
+            let GenerationLimits { max_batch_size, cache_bytes, .. } =
+                generation_limits(config, device);
+            (max_batch_size, cache_bytes >> 20)
         };
         let plain = TchConfig::default();
         assert_eq!(limits(&plain, Device::Cpu), (64, 1024));

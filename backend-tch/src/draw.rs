@@ -1,17 +1,17 @@
 //! Draws tokens on the device: the exponential race (Gumbel-max) of [`sppo_model::generation::Sampler`] as
 //! tensor operations.
 
-use sppo_model::ops::{DeviceDraw, Draw, not_finite};
+use sppo_model::ops::{DeviceSampling, SampledToken, not_finite};
 use sppo_plugin::SamplingParameters;
 use tch::{Kind, Tensor};
 
 use crate::tensors::{TorchResult, dimensions, index};
 
 /// One token for each row of logits, f32 `[rows, vocabulary]`.
-pub(crate) fn draw(logits: &Tensor, draw: &DeviceDraw) -> TorchResult<Vec<Draw>> {
+pub(crate) fn draw(logits: &Tensor, draw: &DeviceSampling) -> TorchResult<Vec<SampledToken>> {
     let total = logits.f_logsumexp([1], true)?;
     let mut allowed = logits.shallow_clone();
-    if !draw.without_end.is_empty() {
+    if !draw.rows_without_stop.is_empty() {
         allowed = without_end_tokens(&allowed, draw)?;
     }
     let SamplingParameters { temperature, top_k, top_p, .. } = draw.parameters;
@@ -27,16 +27,16 @@ pub(crate) fn draw(logits: &Tensor, draw: &DeviceDraw) -> TorchResult<Vec<Draw>>
     let results = [tokens.f_to_kind(Kind::Double)?, log_probs.f_to_kind(Kind::Double)?];
     let results = Vec::<f64>::try_from(&Tensor::f_cat(&results, 1)?.f_reshape([-1])?)?;
     let draws = results.chunks_exact(2).map(|result| match result[1].is_finite() {
-        true => Ok(Draw { token: result[0] as u32, log_prob: result[1] as f32 }),
+        true => Ok(SampledToken { token: result[0] as u32, log_prob: result[1] as f32 }),
         false => Err(not_finite().into()),
     });
     draws.collect()
 }
 
 /// Logits that are minus infinity for end tokens in the rows that may not end yet.
-fn without_end_tokens(logits: &Tensor, draw: &DeviceDraw) -> TorchResult<Tensor> {
-    let rows = index(&draw.without_end, logits.device())?;
-    let ends = index(&draw.end_tokens, logits.device())?;
+fn without_end_tokens(logits: &Tensor, draw: &DeviceSampling) -> TorchResult<Tensor> {
+    let rows = index(&draw.rows_without_stop, logits.device())?;
+    let ends = index(&draw.stop_tokens, logits.device())?;
     let allowed = logits.f_index_select(0, &rows)?.f_index_fill(1, &ends, f64::NEG_INFINITY)?;
     Ok(logits.f_index_copy(0, &rows, &allowed)?)
 }
@@ -70,16 +70,16 @@ fn nucleus(logits: &Tensor, temperature: f64, top_k: usize, top_p: f64) -> Torch
 }
 
 /// The token that arrives first in each row, `[rows, 1]`.
-fn winners(weights: &Tensor, draw: &DeviceDraw) -> TorchResult<Tensor> {
+fn winners(weights: &Tensor, draw: &DeviceSampling) -> TorchResult<Tensor> {
     let (rows, vocabulary) = dimensions(weights)?;
-    let block = DeviceDraw::BLOCK as i64;
-    let padding = (vocabulary as usize).next_multiple_of(DeviceDraw::BLOCK) as i64 - vocabulary;
+    let block = DeviceSampling::BLOCK as i64;
+    let padding = (vocabulary as usize).next_multiple_of(DeviceSampling::BLOCK) as i64 - vocabulary;
     let blocks = weights.f_constant_pad_nd([0, padding])?.f_view([rows, -1, block])?;
     let sums = blocks.f_sum_dim_intlist([2].as_slice(), false, Kind::Double)?;
-    let first_blocks = first(&sums, &draw.block_times)?;
+    let first_blocks = first(&sums, &draw.block_exponentials)?;
     let chosen = first_blocks.f_unsqueeze(2)?.f_expand([rows, 1, block], false)?;
     let tokens = blocks.f_gather(1, &chosen, false)?.f_squeeze_dim(1)?;
-    let first_tokens = first(&tokens.f_to_kind(Kind::Double)?, &draw.token_times)?;
+    let first_tokens = first(&tokens.f_to_kind(Kind::Double)?, &draw.token_exponentials)?;
     Ok(first_blocks.f_mul_scalar(block)?.f_add(&first_tokens)?)
 }
 
@@ -94,7 +94,7 @@ fn first(weights: &Tensor, times: &[f64]) -> TorchResult<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use sppo_model::generation::{DrawKey, DrawRequest, Sampler};
+    use sppo_model::generation::{SampleKey, SampleRequest, Sampler};
 
     use super::*;
 
@@ -105,8 +105,8 @@ mod tests {
     }
 
     /// Key and position of each row's draw.
-    fn keys_and_positions() -> Vec<(DrawKey, usize)> {
-        let key = |prompt| DrawKey { seed: 1, stream: 2, prompt, sample: 3 };
+    fn keys_and_positions() -> Vec<(SampleKey, usize)> {
+        let key = |prompt| SampleKey { seed: 1, stream: 2, prompt, sample: 3 };
         (0..40).map(|row| (key(row), (row % 7) as usize)).collect()
     }
 
@@ -126,9 +126,9 @@ mod tests {
             // The largest logits are among those banned.
             let sampler = Sampler::new(&parameters, &[0, 30, 71, 598]).unwrap();
             let requests: Vec<_> = (rows.iter().zip(&keys))
-                .map(|(logits, &(key, position))| DrawRequest { logits, key, position })
+                .map(|(logits, &(key, position))| SampleRequest { logits, key, position })
                 .collect();
-            let expected = sampler.draw_all(&requests).unwrap();
+            let expected = sampler.sample_all(&requests).unwrap();
             let actual = draw(&logits, &sampler.for_device(&keys, 600)).unwrap();
             for (expected, actual) in expected.iter().zip(&actual) {
                 assert_eq!(expected.token, actual.token, "{parameters:?}");

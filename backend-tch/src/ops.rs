@@ -5,8 +5,8 @@ use std::rc::Rc;
 use sppo_model::ops::Activation as ActivationFunction;
 use sppo_model::ops::encoder::{DisentangledShape, EncoderSegment};
 use sppo_model::ops::{
-    Accumulation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, DeviceDraw, Draw,
-    LogitsLimits, Memo, Ops, RotaryFrequencies, UpdateRule,
+    Accumulation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, DeviceSampling,
+    LogitsLimits, Memo, Ops, RotaryFrequencies, SampledToken, UpdateRule,
 };
 use sppo_model::serve::{MatrixRate, keep_large_buffers};
 use sppo_model::{ModelError, Result};
@@ -297,11 +297,11 @@ impl Ops for TchOps {
         Ok(Activation(self.head(soft_cap).logits(&hidden.0, head)?))
     }
 
-    fn draws(&self) -> bool {
+    fn samples_on_device(&self) -> bool {
         self.context.device.is_cuda()
     }
 
-    fn draw(&self, logits: &Activation, plan: &DeviceDraw) -> Result<Vec<Draw>> {
+    fn sample(&self, logits: &Activation, plan: &DeviceSampling) -> Result<Vec<SampledToken>> {
         Ok(draw(&logits.0, plan)?)
     }
 

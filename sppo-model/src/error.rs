@@ -7,7 +7,7 @@ use sppo_plugin::{PluginError, PluginErrorKind};
 /// Shorthand for results of this crate.
 pub type Result<T> = std::result::Result<T, ModelError>;
 
-/// Everything that can go wrong with a model.
+/// An error of a model, a checkpoint or an op set.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// A model file cannot be read or holds something that cannot be used.
@@ -15,9 +15,9 @@ pub enum ModelError {
     File {
         /// The file or directory at fault.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         message: String,
-        /// What to do about it.
+        /// The remedy, where there is one.
         hint: Option<String>,
     },
     /// The model's architecture or one of its settings is not supported.
@@ -49,7 +49,7 @@ impl ModelError {
         Self::File { path: path.into(), message: message.into(), hint: None }
     }
 
-    /// Adds what to do about it, where the error is about a file.
+    /// Adds a remedy to an error about a file.
     #[must_use]
     pub fn with_hint(mut self, text: impl Into<String>) -> Self {
         if let Self::File { hint, .. } = &mut self {

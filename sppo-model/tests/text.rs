@@ -49,12 +49,12 @@ fn special_tokens_come_from_all_files() {
     let special =
         |family| TextCodec::from_directory(&fixture(family)).unwrap().special_tokens().clone();
     let llama = special("llama");
-    assert_eq!((llama.beginning, llama.end_of_sequence), (Some(507), Some(511)));
-    assert_eq!(llama.end_tokens, [511]);
+    assert_eq!((llama.bos_token, llama.eos_token), (Some(507), Some(511)));
+    assert_eq!(llama.stop_tokens, [511]);
     let gemma = special("gemma2");
-    assert_eq!((gemma.beginning, gemma.end_of_sequence), (Some(2), Some(1)));
-    assert_eq!(gemma.end_tokens, [1, 5], "<eos> and <end_of_turn>");
-    assert_eq!(special("qwen2").beginning, None);
+    assert_eq!((gemma.bos_token, gemma.eos_token), (Some(2), Some(1)));
+    assert_eq!(gemma.stop_tokens, [1, 5], "<eos> and <end_of_turn>");
+    assert_eq!(special("qwen2").bos_token, None);
 }
 
 #[test]

@@ -28,7 +28,7 @@ impl Default for BurnConfig {
         Self {
             device: "cpu".into(),
             keep_logits_limit_mebibytes: 512,
-            max_rows: GenerationLimits::default().max_rows,
+            max_rows: GenerationLimits::default().max_batch_size,
         }
     }
 }
@@ -48,7 +48,8 @@ impl Plugin for BurnBackend {
         }
         let device = choose_device(&config.device)?;
         let ops = BurnOps::new(device, config.keep_logits_limit_mebibytes.saturating_mul(1 << 20));
-        let limits = GenerationLimits { max_rows: config.max_rows, ..GenerationLimits::default() };
+        let limits =
+            GenerationLimits { max_batch_size: config.max_rows, ..GenerationLimits::default() };
         Ok(Self(ModelBackend::new(ops, limits, None)))
     }
 }

@@ -83,7 +83,7 @@ impl SequenceBuilder {
         let mut tokens = self.text.encode(&text, false)?;
         if tokens.len() > self.longest {
             self.tell_cut();
-            let beginning = self.text.special_tokens().beginning;
+            let beginning = self.text.special_tokens().bos_token;
             let beginning = tokens.first().copied().filter(|&token| Some(token) == beginning);
             tokens.drain(..tokens.len() - self.longest);
             if let (Some(beginning), Some(first)) = (beginning, tokens.first_mut()) {

@@ -13,7 +13,7 @@ use super::weights::Weights;
 use crate::decoder::{DecoderConfig, merge};
 use crate::error::{ModelError, Result};
 use crate::formats::hash::{file_sha256, hexadecimal, listing_sha256};
-use crate::formats::json::read_json;
+use crate::formats::json::read_config;
 use crate::formats::peft::ADAPTER_CONFIG;
 use crate::formats::safetensors::{INDEX_FILE, SafetensorsFiles};
 use crate::formats::{AdapterFiles, GgufFile, WeightFile};
@@ -28,7 +28,7 @@ pub struct TensorData {
     pub values: Vec<f32>,
 }
 
-/// What identifies a model's content.
+/// Identity of a model's content.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct CheckpointIdentity {
     /// The directory or file.
@@ -96,7 +96,7 @@ impl Checkpoint {
 
     fn open_directory(path: &Path) -> Result<Self> {
         let config_path = path.join("config.json");
-        let json = read_json(&config_path)?;
+        let json = read_config(&config_path)?;
         let config = DecoderConfig::from_hugging_face(&json, &config_path)?;
         let weights = Weights::of_hugging_face(&config, SafetensorsFiles::open(path)?);
         let text = TextCodec::from_directory(path)?;
@@ -215,7 +215,7 @@ impl Checkpoint {
         Ok(TensorData { shape, values })
     }
 
-    /// What identifies the model's content. Reads all of its files.
+    /// Identity of the model's content. Reads all of its files.
     ///
     /// # Errors
     /// When a file can no longer be read.
@@ -247,7 +247,7 @@ impl Checkpoint {
     }
 }
 
-/// What identifies the content of a directory with a model that scores text: as
+/// Identity of the content of a directory with a model that scores text: as
 /// [`Checkpoint::identity`], of its `config.json`, its weight files and these files. Reads all of them.
 ///
 /// # Errors

@@ -14,7 +14,7 @@ use crate::formats::json::write_json;
 use crate::formats::safetensors::{INDEX_FILE, SINGLE_FILE};
 use crate::text::TextCodec;
 
-/// In which form weights are written.
+/// Form of written weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WeightFiles {
     /// The number format.
@@ -47,7 +47,7 @@ impl WeightFormat {
         }
     }
 
-    /// What safetensors calls it.
+    /// Its name in safetensors.
     fn safetensors_name(self) -> &'static str {
         match self {
             Self::F32 => "F32",
@@ -55,7 +55,7 @@ impl WeightFormat {
         }
     }
 
-    /// What PyTorch calls it.
+    /// Its name in PyTorch.
     fn torch_name(self) -> &'static str {
         match self {
             Self::F32 => "float32",
@@ -68,8 +68,8 @@ impl WeightFormat {
 /// [`Checkpoint::open`](super::Checkpoint::open) read them back, in f32 bit for bit.
 ///
 /// `tensors` yields name, shape and row-major values of every weight of
-/// [`tensor_layout`](crate::decoder::tensor_layout), in any order; one is held at a time. What
-/// `original_config` says beyond `config` is kept.
+/// [`tensor_layout`](crate::decoder::tensor_layout), in any order; one is held at a time.
+/// Settings of `original_config` beyond those of `config` are kept.
 ///
 /// # Errors
 /// When the directory already holds weights or cannot be written, or a weight is unknown, missing,

@@ -21,29 +21,29 @@ pub struct Decoder {
     recompute_layers: bool,
 }
 
-/// Where attention finds keys and values.
+/// Source of the keys and values of attention.
 pub enum AttentionSource<'a, O: Ops> {
     /// In the batch itself.
     Packed {
-        /// Which rows see which.
+        /// Rows that see each other.
         segments: Arc<[AttentionSegment]>,
     },
     /// In the batch itself, and they are written to a cache for later.
     Prefill {
-        /// Which rows see which.
+        /// Rows that see each other.
         segments: Arc<[AttentionSegment]>,
-        /// Where to write.
+        /// The cache to write to.
         cache: &'a mut O::Cache,
         /// The slot of each row.
         slots: &'a [u32],
     },
     /// In the cache, after the rows' own were written to it.
     Decode {
-        /// Where to write and read.
+        /// The cache to write to and read from.
         cache: &'a mut O::Cache,
         /// The slot of each row.
         slots: &'a [u32],
-        /// What each row sees.
+        /// Slots that each row sees.
         rows: &'a [CachedRow],
     },
 }
@@ -59,13 +59,14 @@ impl Decoder {
         Self { config, weights, frequencies, recompute_layers: false }
     }
 
-    /// Whether training keeps only what enters each layer, and runs layers again for their gradients.
+    /// Sets whether training keeps only the input of each layer, and runs layers again for their
+    /// gradients (gradient checkpointing).
     pub fn recompute_layers(&mut self, recompute: bool) {
         self.recompute_layers = recompute;
     }
 
-    /// The embedding table, where it is not the head as well and so enters no product.
-    pub(crate) fn pure_table(&self) -> Option<ParameterId> {
+    /// The embedding table, where it is not the head as well, so that it enters no product.
+    pub(crate) fn untied_embedding(&self) -> Option<ParameterId> {
         let DecoderWeights { embedding, head, .. } = *self.weights;
         (embedding != head).then_some(embedding)
     }
@@ -79,7 +80,7 @@ impl Decoder {
     /// Log-probability of each target of a packed batch, in order.
     ///
     /// # Errors
-    /// When the tensor library fails; so it is with every function below.
+    /// When the tensor library fails; so for every function below.
     pub fn token_log_probs<O: Ops>(
         &self,
         graph: &mut Graph<'_, O>,
@@ -152,6 +153,12 @@ impl Decoder {
         Ok(residual)
     }
 
+    /// One layer; a norm that its placement leaves out is the identity.
+    ///
+    /// ```text
+    /// x = residual + after(attention(before(residual)))
+    /// output = x + after(down(activation(gate(before(x))) * up(before(x))))
+    /// ```
     fn layer<O: Ops>(
         &self,
         graph: &mut Graph<'_, O>,

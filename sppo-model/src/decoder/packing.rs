@@ -1,4 +1,10 @@
-//! Packs sequences for a forward pass: one row per token, no padding, shared prompts once.
+//! Packing of sequences for a forward pass: one row per token, no padding, shared prompts once.
+//!
+//! ```text
+//! rows        | p0 p1 p2 | a0 a1 | b0 b1 b2 |     prompt p, responses a0 a1 a2 and b0 b1 b2 b3
+//! predicting         p2    a0 a1   p2 b0 b1 b2    the last row of the prompt predicts every first token
+//! targets            a0    a1 a2   b0 b1 b2 b3    a response's last token predicts nothing: no row
+//! ```
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -9,14 +15,14 @@ use sppo_plugin::SequenceBatch;
 use crate::error::{ModelError, Result};
 use crate::ops::AttentionSegment;
 
-/// Rows for a forward pass, and which of them predict which response tokens.
+/// Rows for a forward pass, and those that predict response tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PackedBatch {
     /// The token of each row.
     pub tokens: Arc<[u32]>,
     /// The position of each row in its sequence; a response continues its prompt's.
     pub positions: Arc<[u32]>,
-    /// Which rows see which.
+    /// Rows that see each other.
     pub segments: Arc<[AttentionSegment]>,
     /// The rows whose hidden state predicts a response token, response after response.
     pub predicting_rows: Arc<[u32]>,
@@ -26,7 +32,7 @@ pub struct PackedBatch {
     pub responses: Vec<Range<usize>>,
 }
 
-/// What a model can take.
+/// Limits of a model's input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InputLimits {
     /// Tokens must be below this.
@@ -89,15 +95,16 @@ impl Packer {
         let rows = self.tokens.len()..self.tokens.len() + tokens.len();
         if !tokens.is_empty() {
             self.tokens.extend_from_slice(tokens);
-            self.positions.extend((position..position + tokens.len()).map(|place| place as u32));
+            self.positions
+                .extend((position..position + tokens.len()).map(|position| position as u32));
             let (queries, own) = (rows.clone(), rows.clone());
             self.segments.push(AttentionSegment { queries, prefix, own });
         }
         rows
     }
 
-    /// Adds a response to the prompt in `prompt` rows. Its last token predicts nothing that is asked
-    /// for, so it gets no row.
+    /// Adds a response to the prompt in `prompt` rows. Its last token predicts no target, so it gets no
+    /// row.
     fn push_response(&mut self, tokens: &[u32], prompt: Range<usize>) {
         let inner = tokens.split_last().map_or(tokens, |(_, inner)| inner);
         let last_prompt_row = prompt.end as u32 - 1;

@@ -1,21 +1,21 @@
-//! Rotary frequencies and their stretching for long contexts.
+//! Rotary frequencies and their scaling for long contexts.
 
 use std::f64::consts::TAU;
 
 use super::{DecoderConfig, RotaryScaling};
 use crate::ops::RotaryFrequencies;
 
-/// The frequencies of a decoder: `base^(-2 i / head_size)`, stretched as the configuration says.
+/// The frequencies of a decoder: `base^(-2 i / head_size)`, scaled as the configuration says.
 #[must_use]
 pub fn rotary_frequencies(config: &DecoderConfig) -> RotaryFrequencies {
     let frequency = |pair: usize| {
         let plain = config.rotary_base.powf(-2.0 * pair as f64 / config.head_size as f64);
-        stretch(plain, &config.rotary_scaling) as f32
+        scaled(plain, &config.rotary_scaling) as f32
     };
     RotaryFrequencies { frequencies: (0..config.head_size / 2).map(frequency).collect() }
 }
 
-fn stretch(frequency: f64, scaling: &RotaryScaling) -> f64 {
+fn scaled(frequency: f64, scaling: &RotaryScaling) -> f64 {
     match *scaling {
         RotaryScaling::Unscaled => frequency,
         RotaryScaling::Linear { factor } => frequency / factor,
@@ -25,10 +25,10 @@ fn stretch(frequency: f64, scaling: &RotaryScaling) -> f64 {
             high_frequency_factor,
             original_context,
         } => {
-            // How often the pair turns within the original context decides how much it is stretched.
-            let turns = original_context * frequency / TAU;
+            // Full rotations of the pair within the original context decide how far it is scaled.
+            let rotations = original_context * frequency / TAU;
             let kept =
-                (turns - low_frequency_factor) / (high_frequency_factor - low_frequency_factor);
+                (rotations - low_frequency_factor) / (high_frequency_factor - low_frequency_factor);
             let kept = kept.clamp(0.0, 1.0);
             kept * frequency + (1.0 - kept) * frequency / factor
         }
@@ -47,12 +47,12 @@ mod tests {
             high_frequency_factor: 4.0,
             original_context: 32.0,
         };
-        assert_eq!(stretch(1.0, &scaling), 1.0);
-        assert_eq!(stretch(0.01, &scaling), 0.01 / 8.0);
-        // Wavelength 12.8: 2.5 turns, half way between 1 and 4.
+        assert_eq!(scaled(1.0, &scaling), 1.0);
+        assert_eq!(scaled(0.01, &scaling), 0.01 / 8.0);
+        // Wavelength 12.8: 2.5 rotations, half way between 1 and 4.
         let frequency = TAU / 12.8;
         let expected = 0.5 * frequency + 0.5 * frequency / 8.0;
-        assert!((stretch(frequency, &scaling) - expected).abs() < 1e-15);
-        assert_eq!(stretch(0.5, &RotaryScaling::Linear { factor: 4.0 }), 0.125);
+        assert!((scaled(frequency, &scaling) - expected).abs() < 1e-15);
+        assert_eq!(scaled(0.5, &RotaryScaling::Linear { factor: 4.0 }), 0.125);
     }
 }

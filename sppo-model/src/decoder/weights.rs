@@ -80,14 +80,14 @@ pub(crate) fn adapter_shapes(
 /// Reads a tensor of the checkpoint by name: its shape and its row-major values.
 pub type TensorSource<'a> = dyn FnMut(&str) -> Result<(Vec<usize>, Vec<f32>)> + 'a;
 
-/// Asks for parameters one after the other and gives them their place.
+/// Receives a parameter's name and shape, and returns its id in the store.
 type Request<'a> = dyn FnMut(String, &[usize]) -> Result<ParameterId> + 'a;
 
 impl DecoderWeights {
     /// Loads every weight that the configuration calls for into a store, to be trained or not.
     ///
     /// # Errors
-    /// When the configuration makes no sense, or a weight cannot be read or has another shape.
+    /// When the configuration contradicts itself, or a weight cannot be read or has another shape.
     pub fn load<O: Ops>(
         ops: &O,
         config: &DecoderConfig,
@@ -114,7 +114,7 @@ impl DecoderWeights {
     /// Adds adapters to the projections that the settings name, with values from `source` or fresh.
     ///
     /// # Errors
-    /// When the settings make no sense, or given values do not have the adapter's shape.
+    /// When the settings are invalid, or given values do not have the adapter's shape.
     pub(crate) fn adapt<O: Ops>(
         &mut self,
         ops: &O,

@@ -26,7 +26,7 @@ pub struct EncoderConfig {
     pub heads: usize,
     /// Added to the variance in every normalisation.
     pub norm_epsilon: f64,
-    /// How distances share rows of the relative-position table.
+    /// Sharing of the rows of the relative-position table among distances.
     pub buckets: DistanceBuckets,
 }
 

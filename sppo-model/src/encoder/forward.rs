@@ -92,12 +92,17 @@ impl<O: EncoderOps> Encoder<O> {
         for layer in earlier {
             hidden = self.layer(ops, layer, &hidden, &hidden, &shape, &batch.sequences)?;
         }
-        // Nobody looks at what else the last layer would say.
+        // Only the requested rows are needed from the last layer.
         let wanted = ops.select_rows(&hidden, &batch.wanted)?;
         self.layer(ops, last, &hidden, &wanted, &shape, &batch.queried)
     }
 
-    /// One layer for the rows of `queries`, which look at the rows of `hidden`.
+    /// One layer (post-norm) for the rows of `queries`, which attend to the rows of `hidden`:
+    ///
+    /// ```text
+    /// a = norm(queries + attention(queries, hidden))
+    /// output = norm(a + W2 gelu(W1 a))
+    /// ```
     fn layer(
         &self,
         ops: &O,

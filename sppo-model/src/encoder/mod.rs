@@ -5,7 +5,6 @@ mod config;
 mod forward;
 mod pair_ranker;
 mod reward_model;
-mod sequence_classifier;
 mod weights;
 
 pub use config::EncoderConfig;
@@ -13,4 +12,3 @@ pub use forward::{Encoder, EncoderBatch};
 pub use pair_ranker::{PairMarkers, PairRanker, PairRankerConfig};
 pub(crate) use reward_model::architectures;
 pub use reward_model::{RewardModel, RewardModelConfig};
-pub(crate) use sequence_classifier::EncoderClassifier;

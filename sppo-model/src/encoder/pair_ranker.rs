@@ -12,12 +12,12 @@ use super::weights::{Linear, Loader};
 use crate::decoder::InputLimits;
 use crate::error::{ModelError, Result};
 use crate::formats::files::cause;
-use crate::formats::json::read_json;
+use crate::formats::json::read_config;
 use crate::formats::safetensors::SafetensorsFiles;
 use crate::formats::{JsonObject, WeightFile};
 use crate::ops::encoder::{EncoderOps, Pointwise};
 
-/// What the weights of the encoder are called before their names in transformers.
+/// Prefix of the encoder's weights, before their names in transformers.
 const PREFIX: &str = "pretrained_model.";
 /// Longest sequence, in tokens: the ranker was trained on no longer ones.
 const LONGEST_SEQUENCE: usize = 2048;
@@ -40,7 +40,7 @@ pub struct PairMarkers {
 pub struct PairRankerConfig {
     /// The encoder.
     pub encoder: EncoderConfig,
-    /// What the head looks at.
+    /// Tokens whose hidden states the head reads.
     pub markers: PairMarkers,
     /// Scores per candidate, which are averaged.
     pub tasks: usize,
@@ -51,7 +51,7 @@ impl PairRankerConfig {
     /// it is made of and not its sizes, or that of `llm-blender/PairRM-hf`.
     pub(crate) fn read(directory: &Path, files: &dyn WeightFile) -> Result<Self> {
         let path = directory.join("config.json");
-        let json = read_json(&path)?;
+        let json = read_config(&path)?;
         let settings = JsonObject::of(&json, &path)?;
         match settings.get("ranker_type") {
             Some(_) => Self::from_llm_blender(&settings, directory, files),
@@ -85,7 +85,7 @@ impl PairRankerConfig {
         let backbone = settings.text("model_name")?.unwrap_or_default();
         let encoder_config = directory.join(ENCODER_CONFIG);
         let encoder = if encoder_config.is_file() {
-            let json = read_json(&encoder_config)?;
+            let json = read_config(&encoder_config)?;
             EncoderConfig::from_hugging_face(&JsonObject::of(&json, &encoder_config)?)?
         } else if backbone.starts_with("microsoft/deberta-v3-") {
             EncoderConfig::from_released(files, PREFIX)?
@@ -138,7 +138,7 @@ impl PairMarkers {
         })
     }
 
-    /// Where the markers stand in a sequence.
+    /// Positions of the markers in a sequence.
     fn positions(&self, tokens: &[u32]) -> Result<[u32; 3]> {
         let position = |marker: u32, what: &str| {
             let mut found = (0..).zip(tokens).filter(|&(_, &token)| token == marker);

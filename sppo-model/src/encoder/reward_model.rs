@@ -5,15 +5,20 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::decoder::{DecoderClassifier, DecoderConfig, FAMILIES};
-use crate::encoder::{EncoderClassifier, EncoderConfig};
+use super::EncoderConfig;
+use super::forward::{Encoder, EncoderBatch, linear};
+use super::weights::{Linear, Loader};
+use crate::decoder::{DecoderClassifier, DecoderConfig, FAMILIES, InputLimits};
 use crate::error::{ModelError, Result};
-use crate::formats::JsonObject;
-use crate::formats::json::read_json;
+use crate::formats::json::read_config;
 use crate::formats::safetensors::SafetensorsFiles;
-use crate::ops::encoder::EncoderOps;
+use crate::formats::{JsonObject, WeightFile};
+use crate::ops::encoder::{EncoderOps, Pointwise};
 
 const ENCODER: &str = "DebertaV2ForSequenceClassification";
+
+/// Prefix of the encoder's weights, before their names in transformers.
+const ENCODER_PREFIX: &str = "deberta.";
 
 /// The labels of a sequence classifier whose configuration says nothing of them.
 const DEFAULT_LABELS: usize = 2;
@@ -44,7 +49,7 @@ impl RewardModelConfig {
     /// When it cannot be read, has not exactly one label, or is of another kind.
     pub fn read(directory: &Path) -> Result<Self> {
         let path = directory.join("config.json");
-        let json = read_json(&path)?;
+        let json = read_config(&path)?;
         let settings = JsonObject::of(&json, &path)?;
         let named = settings.texts("architectures")?.unwrap_or_default();
         let is_named = |name: &str| named.first() == Some(&name);
@@ -132,5 +137,45 @@ impl<O: EncoderOps> RewardModel<O> {
             Classifier::Encoder(encoder) => encoder.scores(ops, sequences),
             Classifier::Decoder(decoder) => decoder.scores(ops, sequences),
         }
+    }
+}
+
+/// An encoder with the head of `DebertaV2ForSequenceClassification`.
+struct EncoderClassifier<O: EncoderOps> {
+    encoder: Encoder<O>,
+    pooler: Linear<O::Parameter>,
+    classifier: Linear<O::Parameter>,
+}
+
+impl<O: EncoderOps> EncoderClassifier<O> {
+    /// Loads the weights.
+    fn load(ops: &O, config: &EncoderConfig, files: &dyn WeightFile) -> Result<Self> {
+        let hidden = config.hidden_size;
+        let head = Loader { ops, files, prefix: String::new() };
+        Ok(Self {
+            pooler: head.linear("pooler.dense", [hidden, hidden])?,
+            classifier: head.linear("classifier", [1, hidden])?,
+            encoder: Encoder::load(ops, config.clone(), files, ENCODER_PREFIX)?,
+        })
+    }
+
+    /// `classifier(gelu(pooler(h)))` of each sequence's first token. Sequences may be of any length:
+    /// positions are relative.
+    fn scores(&self, ops: &O, sequences: &[Vec<u32>]) -> Result<Vec<f32>> {
+        let limits = InputLimits {
+            vocabulary_size: self.encoder.config().vocabulary_size,
+            context_length: usize::MAX,
+        };
+        let mut batch = EncoderBatch::default();
+        for (number, tokens) in sequences.iter().enumerate() {
+            limits.check_sequence(tokens, &|| format!("sequence {number}"))?;
+            batch.push(tokens, &[0]);
+        }
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let first = self.encoder.hidden_states(ops, &batch)?;
+        let pooled = ops.pointwise(&linear(ops, &first, &self.pooler)?, Pointwise::Gelu)?;
+        ops.values(&linear(ops, &pooled, &self.classifier)?)
     }
 }

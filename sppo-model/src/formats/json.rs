@@ -7,14 +7,24 @@ use serde_json::{Map, Value};
 use super::files::{cause, write_file};
 use crate::error::{ModelError, Result};
 
-/// Reads a JSON file of a model directory.
+/// Reads a JSON file.
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
+    let bytes = fs_err::read(path).map_err(|error| ModelError::file(path, cause(&error)))?;
+    parse(path, &bytes)
+}
+
+/// Reads the `config.json` of a model directory.
+pub(crate) fn read_config(path: &Path) -> Result<Value> {
     let bytes = fs_err::read(path).map_err(|error| {
         ModelError::file(path, cause(&error)).with_hint(
             "name a directory that holds config.json, tokenizer.json and model.safetensors",
         )
     })?;
-    serde_json::from_slice(&bytes)
+    parse(path, &bytes)
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<Value> {
+    serde_json::from_slice(bytes)
         .map_err(|error| ModelError::file(path, format!("is not JSON: {error}")))
 }
 

@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 use sppo_plugin::LoraSettings;
 
 use super::WeightFile;
-use super::files::{cause, prepare_directory, unwritable, write_file};
-use super::json::{JsonObject, write_json};
+use super::files::{prepare_directory, unwritable, write_file};
+use super::json::{JsonObject, read_json, write_json};
 use super::safetensors::SafetensorsFiles;
 use crate::error::{ModelError, Result};
 
 pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
 pub(crate) const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
-/// What PEFT puts before the names of a causal language model's modules.
+/// PEFT's prefix of the names of a causal language model's modules.
 const PREFIX: &str = "base_model.model.";
 
 /// The matrices of a layer, any of which may be adapted.
@@ -55,9 +55,7 @@ impl AdapterFiles {
 
     pub(crate) fn open(directory: &Path) -> Result<Self> {
         let path = directory.join(ADAPTER_CONFIG);
-        let bytes = fs_err::read(&path).map_err(|error| ModelError::file(&path, cause(&error)))?;
-        let json: Value = serde_json::from_slice(&bytes)
-            .map_err(|error| ModelError::file(&path, format!("is not JSON: {error}")))?;
+        let json = read_json(&path)?;
         let config = JsonObject::of(&json, &path)?;
         let settings = lora_settings(&config)?;
         let base = config
@@ -233,7 +231,7 @@ pub(crate) fn check_lora_settings(settings: &LoraSettings) -> Result<()> {
     }
 }
 
-/// Writes adapters so that PEFT, and whatever reads its layout, loads them.
+/// Writes adapters in the layout of PEFT.
 ///
 /// `base` names the model that they were made for; `tensors` yields name (without PEFT's prefix),
 /// shape and values of every matrix.

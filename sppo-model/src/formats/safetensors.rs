@@ -8,16 +8,16 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 
 use super::WeightFile;
-use super::files::{cause, map_file, release};
+use super::files::{map_file, release};
+use super::json::read_json;
 use crate::error::{ModelError, Result};
 
 pub(crate) const SINGLE_FILE: &str = "model.safetensors";
 pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 
-/// A tensor's place in one of the files.
+/// Shape, format and byte range of a tensor in one of the files.
 #[derive(Clone, Debug)]
 struct TensorEntry {
     file: usize,
@@ -43,8 +43,8 @@ impl SafetensorsFiles {
         if single.is_file() {
             weights.add_file(single)?;
         } else if index.is_file() {
-            let places = read_index(&index)?;
-            let shards: BTreeSet<&str> = places.values().map(String::as_str).collect();
+            let shard_of = read_index(&index)?;
+            let shards: BTreeSet<&str> = shard_of.values().map(String::as_str).collect();
             for shard in shards {
                 let path = directory.join(shard);
                 if !path.is_file() {
@@ -56,7 +56,7 @@ impl SafetensorsFiles {
                 }
                 weights.add_file(path)?;
             }
-            weights.check_index(&index, &places)?;
+            weights.check_index(&index, &shard_of)?;
         } else {
             return Err(no_weights(directory));
         }
@@ -100,8 +100,8 @@ impl SafetensorsFiles {
         Ok(())
     }
 
-    fn check_index(&self, index: &Path, places: &HashMap<String, String>) -> Result<()> {
-        for (name, shard) in places {
+    fn check_index(&self, index: &Path, shard_of: &HashMap<String, String>) -> Result<()> {
+        for (name, shard) in shard_of {
             let found = self.tensors.get(name).and_then(|entry| self.files.get(entry.file));
             if !found.is_some_and(|(path, _)| path.ends_with(shard)) {
                 return Err(ModelError::file(
@@ -191,14 +191,12 @@ impl<'de> Visitor<'de> for DistinctKeys {
 
 /// Tensor names and the shards that hold them.
 fn read_index(path: &Path) -> Result<HashMap<String, String>> {
-    let bytes = fs_err::read(path).map_err(|error| ModelError::file(path, cause(&error)))?;
-    let json: Value = serde_json::from_slice(&bytes)
-        .map_err(|error| ModelError::file(path, format!("is not JSON: {error}")))?;
+    let json = read_json(path)?;
     let map = json["weight_map"]
         .as_object()
         .filter(|map| !map.is_empty())
         .ok_or_else(|| ModelError::file(path, "has no `weight_map`"))?;
-    let mut places = HashMap::new();
+    let mut shard_of = HashMap::new();
     for (name, shard) in map {
         let inside = shard.as_str().filter(|shard| is_inside(shard)).ok_or_else(|| {
             ModelError::file(
@@ -206,9 +204,9 @@ fn read_index(path: &Path) -> Result<HashMap<String, String>> {
                 format!("places tensor `{name}` in {shard}, which is not a .safetensors file in this directory"),
             )
         })?;
-        places.insert(name.clone(), inside.to_string());
+        shard_of.insert(name.clone(), inside.to_string());
     }
-    Ok(places)
+    Ok(shard_of)
 }
 
 fn is_inside(shard: &str) -> bool {

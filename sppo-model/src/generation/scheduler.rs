@@ -1,4 +1,4 @@
-//! Decides what is computed next: prompts to prefill, rows to decode, rows to retire.
+//! Continuous batching: each step prefills prompts, decodes all active rows, and retires finished ones.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -8,27 +8,27 @@ use sppo_plugin::{
     FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, PlannedSampling, Progress,
 };
 
-use super::draw::{DrawKey, DrawRequest, Sampler};
+use super::sampler::{SampleKey, SampleRequest, Sampler};
 use super::slots::{CachePlan, FreeSpans};
 use crate::decoder::{AttentionSource, Decoder, DecoderConfig, InputLimits, PackedBatch};
 use crate::error::{ModelError, Result};
-use crate::ops::{CachedRow, Draw, Graph, Ops, ParameterStore};
+use crate::ops::{CachedRow, Graph, Ops, ParameterStore, SampledToken};
 
-/// How much generation may do at once.
+/// Limits of what generation computes at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GenerationLimits {
     /// Most responses that decode together.
-    pub max_rows: usize,
+    pub max_batch_size: usize,
     /// Most prompt tokens that are computed together (one longer prompt alone is allowed).
     pub prefill_tokens: usize,
-    /// Most bytes of the key-value cache, reckoned at four bytes a number. Fewer rows decode together
-    /// where this is short; one row and the longest prompt are always allowed.
+    /// Most bytes of the key-value cache, at four bytes per number. With less, fewer rows decode
+    /// together; one row and the longest prompt are always allowed.
     pub cache_bytes: usize,
 }
 
 impl Default for GenerationLimits {
     fn default() -> Self {
-        Self { max_rows: 64, prefill_tokens: 2048, cache_bytes: 1 << 30 }
+        Self { max_batch_size: 64, prefill_tokens: 2048, cache_bytes: 1 << 30 }
     }
 }
 
@@ -37,17 +37,17 @@ impl Default for GenerationLimits {
 ///
 /// # Errors
 /// When a prompt is empty, unknown to the model or leaves no room in the context, when a sampling
-/// parameter makes no sense, when the user asks to stop, or when the computation fails.
+/// parameter is out of range, when the user asks to stop, or when the computation fails.
 pub fn generate<O: Ops>(
     ops: &O,
     decoder: &Decoder,
     parameters: &ParameterStore<O>,
     request: &GenerationRequest,
-    end_tokens: &[u32],
+    stop_tokens: &[u32],
     limits: &GenerationLimits,
     progress: &dyn Progress,
 ) -> Result<Vec<GeneratedResponse>> {
-    let sampler = Sampler::new(&request.sampling, end_tokens)?;
+    let sampler = Sampler::new(&request.sampling, stop_tokens)?;
     check_prompts(&request.prompts, decoder)?;
     if request.prompts.is_empty() || request.samples_per_prompt == 0 {
         return Ok(Vec::new());
@@ -75,10 +75,10 @@ fn cache_plan(
     // The last token of a response is never fed back, so it needs no slot.
     let row_slots = max_new_tokens.saturating_sub(1).min(config.context_length).max(1);
     let budget = limits.cache_bytes / bytes_per_slot.max(1);
-    CachePlan::new(budget, limits.max_rows, row_slots, prompt_lengths, samples_per_prompt)
+    CachePlan::new(budget, limits.max_batch_size, row_slots, prompt_lengths, samples_per_prompt)
 }
 
-/// The cache that a request of this size gets.
+/// The division of the cache for a request of this size.
 pub(crate) fn planned_cache(
     config: &DecoderConfig,
     limits: &GenerationLimits,
@@ -112,10 +112,10 @@ fn check_prompts(prompts: &[GenerationPrompt], decoder: &Decoder) -> Result<()> 
 
 /// A prompt in the cache.
 struct PromptState {
-    /// Its place in the request.
+    /// Its index in the request.
     index: usize,
     slots: Range<usize>,
-    /// Logits after its last token, until every sample has drawn its first token from them.
+    /// Logits after its last token, until every sample has its first token.
     logits: Arc<[f32]>,
     started: usize,
     finished: usize,
@@ -125,8 +125,8 @@ struct PromptState {
 struct Row {
     prompt: usize,
     sample: usize,
-    /// Which of the cache's row spans is its own.
-    place: usize,
+    /// Number of its span of cache slots.
+    span: usize,
     prefix: Range<usize>,
     tokens: Vec<u32>,
     log_probs: Vec<f32>,
@@ -142,7 +142,7 @@ struct Scheduler<'a, O: Ops> {
     plan: CachePlan,
     cache: O::Cache,
     prompt_region: FreeSpans,
-    free_places: Vec<usize>,
+    free_spans: Vec<usize>,
     /// The next prompt to prefill.
     next_prompt: usize,
     /// Prompts in the cache, oldest first.
@@ -178,7 +178,7 @@ impl<'a, O: Ops> Scheduler<'a, O> {
             plan,
             cache: ops.cache(config.layer_count, plan.slots(), features)?,
             prompt_region: plan.prompt_region(),
-            free_places: (0..plan.rows).rev().collect(),
+            free_spans: (0..plan.rows).rev().collect(),
             next_prompt: 0,
             prompts: VecDeque::new(),
             rows: Vec::new(),
@@ -203,9 +203,9 @@ impl<'a, O: Ops> Scheduler<'a, O> {
             .ok_or_else(|| ModelError::Backend("generation left a response out".into()))
     }
 
-    /// Starts samples until every place is taken or none is waiting.
+    /// Starts samples until every span of slots is taken or no sample is waiting.
     fn admit(&mut self) -> Result<()> {
-        while !self.free_places.is_empty() {
+        while !self.free_spans.is_empty() {
             if self.prompts.iter().all(|prompt| prompt.started == self.request.samples_per_prompt)
                 && !self.prefill()?
             {
@@ -216,10 +216,10 @@ impl<'a, O: Ops> Scheduler<'a, O> {
         Ok(())
     }
 
-    /// Computes as many waiting prompts together as the free places and the limits allow; `false` when
+    /// Computes as many waiting prompts together as the free spans and the limits allow; `false` when
     /// there is none or no room for it.
     fn prefill(&mut self) -> Result<bool> {
-        let wanted = self.free_places.len().div_ceil(self.request.samples_per_prompt);
+        let wanted = self.free_spans.len().div_ceil(self.request.samples_per_prompt);
         let mut chosen: Vec<(usize, Range<usize>)> = Vec::new();
         let mut total = 0;
         while chosen.len() < wanted
@@ -263,19 +263,19 @@ impl<'a, O: Ops> Scheduler<'a, O> {
         Ok(true)
     }
 
-    /// Gives free places to waiting samples and draws their first tokens from their prompts' logits.
+    /// Gives free spans to waiting samples and samples their first tokens from their prompts' logits.
     fn start_samples(&mut self) -> Result<()> {
         let samples = self.request.samples_per_prompt;
         let mut rows = Vec::new();
         let mut logits = Vec::new();
         for prompt in &mut self.prompts {
             while prompt.started < samples
-                && let Some(place) = self.free_places.pop()
+                && let Some(span) = self.free_spans.pop()
             {
                 rows.push(Row {
                     prompt: prompt.index,
                     sample: prompt.started,
-                    place,
+                    span,
                     prefix: prompt.slots.clone(),
                     tokens: Vec::new(),
                     log_probs: Vec::new(),
@@ -284,15 +284,15 @@ impl<'a, O: Ops> Scheduler<'a, O> {
                 prompt.started += 1;
             }
         }
-        let draws = self.draw(&rows, logits.iter().map(AsRef::as_ref))?;
-        self.advance(rows, &draws);
+        let tokens = self.sample(&rows, logits.iter().map(AsRef::as_ref))?;
+        self.advance(rows, &tokens);
         for prompt in self.prompts.iter_mut().filter(|prompt| prompt.started == samples) {
             prompt.logits = Arc::default();
         }
         Ok(())
     }
 
-    /// One step: feeds every active row's last token and draws its next.
+    /// One step: feeds every active row's last token and samples its next.
     fn decode(&mut self) -> Result<()> {
         if self.rows.is_empty() {
             return Ok(());
@@ -303,7 +303,7 @@ impl<'a, O: Ops> Scheduler<'a, O> {
         let mut slots = Vec::with_capacity(rows.len());
         let mut seen = Vec::with_capacity(rows.len());
         for row in &rows {
-            let start = row.place * self.plan.row_slots;
+            let start = row.span * self.plan.row_slots;
             let own = start..start + row.tokens.len();
             tokens.extend(row.tokens.last());
             positions.push((row.prefix.len() + own.len() - 1) as u32);
@@ -320,14 +320,14 @@ impl<'a, O: Ops> Scheduler<'a, O> {
             None,
         )?;
         let vocabulary = self.decoder.config().vocabulary_size;
-        let draws = if self.ops.draws() {
-            let places: Vec<_> = rows.iter().map(|row| self.place(row)).collect();
-            self.ops.draw(&logits, &self.sampler.for_device(&places, vocabulary))?
+        let tokens = if self.ops.samples_on_device() {
+            let keys: Vec<_> = rows.iter().map(|row| self.key(row)).collect();
+            self.ops.sample(&logits, &self.sampler.for_device(&keys, vocabulary))?
         } else {
             let logits = self.download(&logits, rows.len())?;
-            self.draw(&rows, logits.chunks_exact(vocabulary))?
+            self.sample(&rows, logits.chunks_exact(vocabulary))?
         };
-        self.advance(rows, &draws);
+        self.advance(rows, &tokens);
         Ok(())
     }
 
@@ -344,19 +344,23 @@ impl<'a, O: Ops> Scheduler<'a, O> {
         }
     }
 
-    fn draw<'l>(&self, rows: &[Row], logits: impl Iterator<Item = &'l [f32]>) -> Result<Vec<Draw>> {
-        let requests: Vec<DrawRequest<'_>> = (rows.iter().zip(logits))
+    fn sample<'l>(
+        &self,
+        rows: &[Row],
+        logits: impl Iterator<Item = &'l [f32]>,
+    ) -> Result<Vec<SampledToken>> {
+        let requests: Vec<SampleRequest<'_>> = (rows.iter().zip(logits))
             .map(|(row, logits)| {
-                let (key, position) = self.place(row);
-                DrawRequest { logits, key, position }
+                let (key, position) = self.key(row);
+                SampleRequest { logits, key, position }
             })
             .collect();
-        self.sampler.draw_all(&requests)
+        self.sampler.sample_all(&requests)
     }
 
-    /// The row's next draw.
-    fn place(&self, row: &Row) -> (DrawKey, usize) {
-        let key = DrawKey {
+    /// The key of the row's random numbers, and the position of its next token.
+    fn key(&self, row: &Row) -> (SampleKey, usize) {
+        let key = SampleKey {
             seed: self.request.seed,
             stream: self.request.stream,
             prompt: self.request.prompts[row.prompt].id,
@@ -365,13 +369,13 @@ impl<'a, O: Ops> Scheduler<'a, O> {
         (key, row.tokens.len())
     }
 
-    /// Appends what was drawn; rows that are not finished by it stay active.
-    fn advance(&mut self, rows: Vec<Row>, draws: &[Draw]) {
-        for (mut row, draw) in rows.into_iter().zip(draws) {
-            row.tokens.push(draw.token);
-            row.log_probs.push(draw.log_prob);
+    /// Appends the tokens; rows that are not finished by theirs stay active.
+    fn advance(&mut self, rows: Vec<Row>, tokens: &[SampledToken]) {
+        for (mut row, sampled) in rows.into_iter().zip(tokens) {
+            row.tokens.push(sampled.token);
+            row.log_probs.push(sampled.log_prob);
             self.generated_tokens += 1;
-            match self.finish_reason(&row, draw.token) {
+            match self.finish_reason(&row, sampled.token) {
                 Some(reason) => self.retire(row, reason),
                 None => self.rows.push(row),
             }
@@ -380,7 +384,7 @@ impl<'a, O: Ops> Scheduler<'a, O> {
 
     fn finish_reason(&self, row: &Row, token: u32) -> Option<FinishReason> {
         let length = row.tokens.len();
-        if self.sampler.is_end_token(token) {
+        if self.sampler.is_stop_token(token) {
             Some(FinishReason::Stop)
         } else if length == self.request.sampling.max_new_tokens
             || row.prefix.len() + length == self.decoder.config().context_length
@@ -393,11 +397,11 @@ impl<'a, O: Ops> Scheduler<'a, O> {
 
     fn retire(&mut self, row: Row, finish_reason: FinishReason) {
         let samples = self.request.samples_per_prompt;
-        let Row { prompt, sample, place, tokens, log_probs, .. } = row;
+        let Row { prompt, sample, span, tokens, log_probs, .. } = row;
         let response = GeneratedResponse { tokens, log_probs, finish_reason };
         self.responses[prompt * samples + sample] = Some(response);
         self.finished += 1;
-        self.free_places.push(place);
+        self.free_spans.push(span);
         if let Some(at) = self.prompts.iter().position(|state| state.index == prompt) {
             self.prompts[at].finished += 1;
             if self.prompts[at].finished == samples

@@ -1,14 +1,19 @@
-//! Places in the key-value cache.
+//! Slots of the key-value cache.
 //!
-//! The cache has two regions. Each decoding row owns a span of fixed length in the first, so a row
-//! that is free can always start. Prompts, whose lengths differ, share the second by first fit.
+//! ```text
+//! | span of row 0 | span of row 1 | ... | prompts, by first fit |
+//! |<- row_slots ->|<- row_slots ->|     |<---- prompt_slots --->|
+//! ```
+//!
+//! Each decoding row owns a span of fixed length, so a free row can always start. Prompts, whose
+//! lengths differ, share the rest.
 
 use std::ops::Range;
 
-/// How the cache is divided.
+/// Division of the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CachePlan {
-    /// How many responses decode together.
+    /// Responses that decode together.
     pub(crate) rows: usize,
     /// Slots of each row's own tokens.
     pub(super) row_slots: usize,
@@ -21,13 +26,14 @@ impl CachePlan {
     /// `prompt_lengths` are those of all prompts that are still to come.
     pub(super) fn new(
         budget: usize,
-        max_rows: usize,
+        max_batch_size: usize,
         row_slots: usize,
         prompt_lengths: &[usize],
         samples_per_prompt: usize,
     ) -> Self {
         let longest = prompt_lengths.iter().copied().max().unwrap_or(0);
-        let wanted_rows = max_rows.max(1).min(prompt_lengths.len() * samples_per_prompt).max(1);
+        let wanted_rows =
+            max_batch_size.max(1).min(prompt_lengths.len() * samples_per_prompt).max(1);
         let affordable = budget.saturating_sub(longest) / row_slots.max(1);
         let rows = wanted_rows.min(affordable.max(1));
         // A prompt's last samples may linger while those of the next ones have begun.

@@ -55,9 +55,9 @@ pub(super) fn check_sampling<O: Ops>(make: &MakeOps<'_, O>, family: &str) -> Fai
         stream: 1,
     };
     // Many end tokens, so that rows leave at different times.
-    let end_tokens: Vec<u32> = (0..512).step_by(16).collect();
+    let stop_tokens: Vec<u32> = (0..512).step_by(16).collect();
     let mut model = load_tiny(make()?, family)?;
-    let responses = model.generate(&request, &end_tokens, &SilentHost)?;
+    let responses = model.generate(&request, &stop_tokens, &SilentHost)?;
     let mut batch = SequenceBatch::new();
     for (prompt, responses) in request.prompts.iter().zip(responses.chunks(3)) {
         let prompt = batch.push_prompt(&prompt.tokens);
@@ -70,10 +70,10 @@ pub(super) fn check_sampling<O: Ops>(make: &MakeOps<'_, O>, family: &str) -> Fai
             compare(&what, &widen(&response.log_probs), &widen(expected), 1e-4)
         })
         .collect();
-    let few = GenerationLimits { max_rows: 4, prefill_tokens: 20, ..Default::default() };
+    let few = GenerationLimits { max_batch_size: 4, prefill_tokens: 20, ..Default::default() };
     let mut model = model.with_generation_limits(few);
     request.prompts.reverse();
-    let again = model.generate(&request, &end_tokens, &SilentHost)?;
+    let again = model.generate(&request, &stop_tokens, &SilentHost)?;
     for (index, (response, again)) in responses
         .chunks(3)
         .zip(again.chunks(3).rev())

@@ -1,4 +1,4 @@
-//! Checks a whole model on an op set against what transformers and PyTorch computed.
+//! Checks of a whole model on an op set against the results of transformers and PyTorch.
 //!
 //! For the tests of op sets: `assert_eq!(check_model(&|| Ok(ops())), [])`. The numbers come from tiny
 //! random models of every family in `tests/fixtures`; each check states its tolerance, which f32 op sets hold.
@@ -28,7 +28,7 @@ use crate::training::DecoderModel;
 /// Makes an op set for each check.
 pub type MakeOps<'a, O> = dyn Fn() -> Result<O> + 'a;
 
-/// What went wrong in a check, one line each.
+/// Failures of a check, one line each.
 type Failures = Result<Vec<String>>;
 
 type Check<'a, O> = fn(&MakeOps<'a, O>) -> Failures;
@@ -141,7 +141,7 @@ fn golden(family: &str) -> Result<Golden> {
 }
 
 impl Golden {
-    /// How far log-probabilities may be off: 2e-5, or twice as far as float32 is from float64.
+    /// Largest error of a log-probability: 2e-5, or twice that of float32 against float64.
     fn log_prob_tolerance(&self) -> f64 {
         (2.0 * self.meta.max_abs_logp_diff_f32_vs_f64).max(2e-5)
     }

@@ -7,7 +7,7 @@ use crate::error::{ModelError, Result};
 use crate::ops::encoder::EncoderOps;
 use crate::serve::load_scorer;
 
-/// How far a logit may be off. float32 itself is within 4e-6 of float64 here.
+/// Largest error of a logit. float32 itself is within 4e-6 of float64 here.
 const TOLERANCE: f64 = 1e-4;
 
 #[derive(Deserialize)]

@@ -8,7 +8,7 @@ use crate::error::{ModelError, Result};
 use crate::ops::encoder::EncoderOps;
 use crate::serve::load_scorer;
 
-/// How far a score may be off. The scores are of the order of 1.
+/// Largest error of a score. The scores are of the order of 1.
 const TOLERANCE: f64 = 1e-4;
 
 #[derive(Deserialize)]

@@ -16,13 +16,13 @@ pub enum Pointwise {
     Tanh,
 }
 
-/// How the distance from a key to a query chooses a row of the relative-position tables (DeBERTa v2 and
+/// Choice of a row of the relative-position tables by the distance from a key to a query (DeBERTa v2 and
 /// v3): nearby distances have a row each, farther ones share rows on a logarithmic scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DistanceBuckets {
     /// Rows for either direction; the tables have twice as many. Half of them are for single distances.
     pub span: usize,
-    /// Where the logarithmic scale ends: this distance and longer ones share the last row.
+    /// End of the logarithmic scale: this distance and longer ones share the last row.
     pub longest_distance: usize,
 }
 
@@ -65,9 +65,9 @@ pub struct DisentangledShape {
     pub heads: usize,
     /// Features of one head.
     pub head_size: usize,
-    /// What the sum of the three scores is multiplied by.
+    /// Factor of the sum of the three scores.
     pub scale: f32,
-    /// Which row of the tables belongs to which distance.
+    /// Rows of the tables by distance.
     pub buckets: DistanceBuckets,
 }
 
@@ -126,7 +126,7 @@ pub trait EncoderOps: Ops {
 mod tests {
     use super::*;
 
-    /// What transformers' `make_log_bucket_position` returns with 256 buckets and 512 positions.
+    /// Values of transformers' `make_log_bucket_position` with 256 buckets and 512 positions.
     #[test]
     fn distances_fall_into_the_buckets_of_deberta_v3() {
         let buckets = DistanceBuckets { span: 256, longest_distance: 512 };

@@ -19,6 +19,6 @@ pub use parameter_state::{Accumulation, GradientSlot, ensure_state, state_count}
 pub use parameters::{NamedParameter, ParameterId, ParameterStore};
 pub use tape::{AdapterUse, Graph, Tape, Variable};
 pub use vocabulary::{
-    Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, DeviceDraw, Draw,
-    Ops, RotaryFrequencies, UpdateRule, not_finite,
+    Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, DeviceSampling, Ops,
+    RotaryFrequencies, SampledToken, UpdateRule, not_finite,
 };

@@ -3,23 +3,23 @@
 use super::Ops;
 use crate::error::Result;
 
-/// The place of a parameter in its [`ParameterStore`].
+/// The index of a parameter in its [`ParameterStore`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParameterId(usize);
 
 impl ParameterId {
-    /// The place of the parameter that is pushed after `index` others.
+    /// The index of the parameter that is pushed after `index` others.
     pub(crate) fn nth(index: usize) -> Self {
         Self(index)
     }
 
-    /// How many parameters were pushed before it.
+    /// Number of parameters that were pushed before it.
     pub(crate) fn index(self) -> usize {
         self.0
     }
 }
 
-/// A weight and what it is called in the checkpoint.
+/// A weight and its name in the checkpoint.
 #[derive(Debug)]
 pub struct NamedParameter<P> {
     /// The Hugging Face name, for instance `model.norm.weight`.
@@ -104,7 +104,7 @@ impl<O: Ops> ParameterStore<O> {
         &mut self.entries
     }
 
-    /// How many numbers all weights hold.
+    /// Number of values in all weights.
     #[must_use]
     pub fn element_count(&self) -> u64 {
         self.entries.iter().map(|entry| entry.shape.iter().product::<usize>() as u64).sum()

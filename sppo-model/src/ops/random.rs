@@ -8,13 +8,13 @@ pub(crate) fn mix(key: u64, number: u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-/// Zeroes each value with the given probability, and scales the others up to keep the mean. Which
-/// ones depends on the seed and their place.
+/// Zeroes each value with the given probability, and scales the others up to keep the mean. The
+/// choice depends on the seed and the index.
 pub(crate) fn drop_values(values: &mut [f32], probability: f32, seed: u64) {
     let kept = 1.0 / (1.0 - probability);
     let threshold = (f64::from(probability) * (1_u64 << 53) as f64) as u64;
-    for (place, value) in (0..).zip(values) {
-        let dropped = mix(seed, place) >> 11 < threshold;
+    for (index, value) in (0..).zip(values) {
+        let dropped = mix(seed, index) >> 11 < threshold;
         *value = if dropped { 0.0 } else { *value * kept };
     }
 }

@@ -87,7 +87,7 @@ pub struct Graph<'a, O: Ops> {
     adapters: AdapterUse,
 }
 
-/// What becomes of low-rank adapters in a pass.
+/// Use of low-rank adapters in a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdapterUse {
     /// They are left out: the model is the one that they were made for.
@@ -113,7 +113,7 @@ impl<'a, O: Ops> Graph<'a, O> {
         Self { ops, parameters, tape: Some(tape), adapters: AdapterUse::On }
     }
 
-    /// Says what becomes of low-rank adapters.
+    /// Sets the use of low-rank adapters.
     #[must_use]
     pub fn with_adapters(mut self, adapters: AdapterUse) -> Self {
         self.adapters = adapters;
@@ -159,7 +159,7 @@ impl<'a, O: Ops> Graph<'a, O> {
     /// Rows of the table, `[tokens, features]`.
     ///
     /// # Errors
-    /// When the tensor library fails; so it is with every op below.
+    /// When the tensor library fails; so for every op below.
     pub fn embedding(
         &mut self,
         table: ParameterId,
@@ -432,6 +432,8 @@ impl<O: Ops> Tape<O> {
 }
 
 impl<O: Ops> Operation<O> {
+    /// Chain rule: given the gradient of the op's output, adds the op's vector-Jacobian products to the
+    /// gradients of its operands, and those of weights to the weights themselves.
     fn backward(
         self,
         ops: &O,
@@ -488,7 +490,8 @@ impl<O: Ops> Operation<O> {
     }
 }
 
-/// Records the block, and gives the gradient of `x` where one is wanted.
+/// Runs the block once more with a tape of its own, whose gradient 0 is that of the input, and walks that
+/// tape back from `gradient`. Returns the gradient of `x`, where one is wanted.
 fn recomputed_backward<O: Ops>(
     ops: &O,
     parameters: &mut ParameterStore<O>,

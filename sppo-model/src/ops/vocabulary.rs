@@ -1,4 +1,4 @@
-//! The op vocabulary: what a tensor library must provide to run the models of this crate.
+//! The op vocabulary: the operations that a tensor library provides to run the models of this crate.
 //!
 //! Every op has an explicit backward form, written by the backend, because the libraries' own
 //! automatic differentiation either drops gradients of fused kernels silently or allocates a new
@@ -33,11 +33,11 @@ pub struct AttentionShape {
     pub key_value_heads: usize,
     /// Features of one head.
     pub head_size: usize,
-    /// What scores are multiplied by.
+    /// Factor of the scores.
     pub scale: f32,
     /// `cap * tanh(score / cap)` on the scaled scores, if any.
     pub soft_cap: Option<f32>,
-    /// How many positions back (itself included) a query sees; `None` is all.
+    /// Number of positions, its own included, that a query sees; `None` is all.
     pub window: Option<usize>,
 }
 
@@ -65,8 +65,9 @@ pub struct CachedRow {
     pub own: Range<usize>,
 }
 
-/// Rotation angles: position `p`, pair `i` turns by `p * frequencies[i]`; pair `i` is made of
-/// features `i` and `i + head_size / 2` of a head (the Hugging Face layout).
+/// Frequencies of the rotary embedding (RoPE): at position `p`, pair `i` is rotated by
+/// `p * frequencies[i]`; pair `i` is features `i` and `i + head_size / 2` of a head (the Hugging Face
+/// layout).
 #[derive(Clone, Debug, PartialEq)]
 pub struct RotaryFrequencies {
     /// Radians per position, `head_size / 2` of them.
@@ -74,14 +75,14 @@ pub struct RotaryFrequencies {
 }
 
 impl RotaryFrequencies {
-    /// Radians by which each pair turns at a position. The product is rounded to f32 before anyone takes
-    /// its cosine, as transformers does: models were trained that way.
+    /// Angle of each pair at a position, in radians. The product is rounded to f32 before its cosine is
+    /// taken, as in transformers: models were trained that way.
     pub fn angles(&self, position: u32) -> impl Iterator<Item = f64> + '_ {
         self.frequencies.iter().map(move |&frequency| f64::from(position as f32 * frequency))
     }
 }
 
-/// What attention returns: the output and what its backward needs.
+/// Output of attention, with the statistic that its backward form needs.
 #[derive(Clone, Debug)]
 pub struct AttentionOutput<T> {
     /// `[rows, query_heads * head_size]`.
@@ -90,7 +91,7 @@ pub struct AttentionOutput<T> {
     pub log_sum_exp: T,
 }
 
-/// One optimiser step's arithmetic.
+/// The arithmetic of one optimiser step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UpdateRule {
     /// The optimiser.
@@ -105,31 +106,31 @@ pub struct UpdateRule {
 
 /// A token and its log-probability under the untempered, untruncated distribution.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Draw {
+pub struct SampledToken {
     /// The token.
     pub token: u32,
     /// Its natural log-probability.
     pub log_prob: f32,
 }
 
-/// What a device needs to draw one token for each row of its logits, as
-/// [`Sampler::draw`](crate::generation::Sampler::draw) would.
+/// Inputs of [`Ops::sample`], with which a device samples the tokens that
+/// [`Sampler::sample`](crate::generation::Sampler::sample) would.
 #[derive(Clone, Debug, PartialEq)]
-pub struct DeviceDraw {
+pub struct DeviceSampling {
     /// Temperature, top-k and top-p.
     pub parameters: SamplingParameters,
-    /// Tokens that the rows of `without_end` may not draw.
-    pub end_tokens: Vec<u32>,
-    /// Rows that may not end yet.
-    pub without_end: Vec<u32>,
-    /// Arrival times at the rate 1 of each row's blocks of [`DeviceDraw::BLOCK`] tokens, row after row.
-    pub block_times: Vec<f64>,
-    /// Arrival times of the tokens in the block that wins, [`DeviceDraw::BLOCK`] for each row.
-    pub token_times: Vec<f64>,
+    /// Tokens that the rows of `rows_without_stop` must not get.
+    pub stop_tokens: Vec<u32>,
+    /// Rows whose response must not end yet.
+    pub rows_without_stop: Vec<u32>,
+    /// Standard exponential variates of each row's blocks of [`Self::BLOCK`] tokens, row after row.
+    pub block_exponentials: Vec<f64>,
+    /// Standard exponential variates of the tokens in the sampled block, [`Self::BLOCK`] for each row.
+    pub token_exponentials: Vec<f64>,
 }
 
-impl DeviceDraw {
-    /// Tokens that first race as one.
+impl DeviceSampling {
+    /// Tokens of a block, which is sampled first, by the sum of its weights.
     pub const BLOCK: usize = 256;
 }
 
@@ -153,7 +154,7 @@ pub trait Ops: 'static {
     /// Keys and values of past tokens: for each layer, `slots` rows of `key_value_features`.
     type Cache;
 
-    /// Where computation happens, for instance `cpu`, and in which number format, for instance `f32`.
+    /// The device, for instance `cpu`, and the number format, for instance `f32`.
     fn describe(&self) -> (String, String);
 
     // Data in and out.
@@ -211,7 +212,7 @@ pub trait Ops: 'static {
         epsilon: f32,
         offset: f32,
     ) -> Result<Self::Tensor>;
-    /// Turns every head of every row by its position's angles.
+    /// Rotates every head of every row by the angles of the row's position.
     fn rotary(
         &self,
         x: &Self::Tensor,
@@ -241,7 +242,7 @@ pub trait Ops: 'static {
     /// The given rows of `x`, in order; a row may repeat.
     fn select_rows(&self, x: &Self::Tensor, rows: &[u32]) -> Result<Self::Tensor>;
     /// `x` with each value zeroed with the given probability (below 1) and the others divided by the
-    /// rest. The same seed always zeroes the same places, so the op is its own backward form.
+    /// rest. The same seed always zeroes the same elements, so the op is its own backward form.
     fn dropout(&self, x: &Self::Tensor, probability: f32, seed: u64) -> Result<Self::Tensor> {
         let (rows, columns) = self.shape(x);
         let mut values = self.values(x)?;
@@ -250,7 +251,7 @@ pub trait Ops: 'static {
     }
     /// Log-probability of `targets[i]` under `softmax(cap(hidden[i] head^T))`. Never holds more than
     /// a chunk of the `[rows, vocabulary]` logits, unless `keep` says that a backward will follow and
-    /// memory allows to keep them; the second value is whatever [`Self::token_log_probs_backward`] wants.
+    /// memory allows to keep them; the second value is the `kept` of [`Self::token_log_probs_backward`].
     fn token_log_probs(
         &self,
         hidden: &Self::Tensor,
@@ -321,7 +322,7 @@ pub trait Ops: 'static {
         activation: Activation,
         gradient: &Self::Tensor,
     ) -> Result<[Self::Tensor; 2]>;
-    /// Gradient of `x`, of `row_count` rows: the sum over the places where each row was selected.
+    /// Gradient of `x`, of `row_count` rows: the sum over all selections of each row.
     fn select_rows_backward(
         &self,
         rows: &[u32],
@@ -362,15 +363,19 @@ pub trait Ops: 'static {
         shape: &AttentionShape,
         rows: &[CachedRow],
     ) -> Result<Self::Tensor>;
-    /// Whether tokens are drawn where the logits are, by [`Self::draw`], because fetching them is slow.
-    fn draws(&self) -> bool {
+    /// Whether tokens are sampled where the logits are, by [`Self::sample`], because fetching them is slow.
+    fn samples_on_device(&self) -> bool {
         false
     }
-    /// Draws a token from each row of `logits`, the same as
-    /// [`Sampler::draw`](crate::generation::Sampler::draw) but for rounding.
-    fn draw(&self, logits: &Self::Tensor, draw: &DeviceDraw) -> Result<Vec<Draw>> {
-        let _ = (logits, draw);
-        Err(ModelError::Backend("this op set does not draw tokens".into()))
+    /// Samples a token from each row of `logits`: up to rounding, the one of
+    /// [`Sampler::sample`](crate::generation::Sampler::sample).
+    fn sample(
+        &self,
+        logits: &Self::Tensor,
+        sampling: &DeviceSampling,
+    ) -> Result<Vec<SampledToken>> {
+        let _ = (logits, sampling);
+        Err(ModelError::Backend("this op set does not sample tokens".into()))
     }
     /// Called before many forward passes with unchanged parameters (sampling); a backend may lay the
     /// weight out for small batches. Any update undoes it.

@@ -1,4 +1,4 @@
-//! How the C library hands out large buffers.
+//! Tuning of the C library's allocator for large buffers.
 
 use std::sync::Once;
 

@@ -124,8 +124,8 @@ impl Estimator<'_> {
         of_matrices * matrices + bytes * (vectors + self.adapter_numbers())
     }
 
-    /// What loading takes at its fullest beyond the weights that it leaves: one after the other is read
-    /// from its file in f32 and brought into its own form.
+    /// Peak of loading beyond the weights that it leaves: one after the other is read from its file in
+    /// f32 and converted.
     fn loading_scratch(&self) -> u64 {
         let (mut loaded, mut most) = (0, 0);
         for tensor in tensor_layout(self.config) {
@@ -181,7 +181,7 @@ impl Estimator<'_> {
         bytes * copied + logits.max(prefill)
     }
 
-    /// What passes through a layer's feed-forward block at a time: the residual and its norm, gate, up
+    /// Activations that a layer's feed-forward block holds at a time: the residual and its norm, gate, up
     /// and their product.
     fn passing(&self, tokens: usize) -> u64 {
         let config = self.config;
@@ -189,7 +189,7 @@ impl Estimator<'_> {
         (tokens * features) as u64 * self.traits.number_bytes
     }
 
-    /// What a training pass keeps, and what comes and goes beside it.
+    /// Bytes that a training pass keeps, and those of its temporary tensors.
     fn activations(&self, training: &PlannedTraining) -> (u64, u64) {
         let MemoryTraits { number_bytes, logits: limits, .. } = self.traits;
         let config = self.config;

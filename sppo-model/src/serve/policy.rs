@@ -24,7 +24,7 @@ pub struct DecoderPolicy<O: Ops> {
     model: DecoderModel<O>,
     text: TextCodec,
     original_config: Option<Value>,
-    /// Where the weights came from, which adapters refer to.
+    /// Path of the weights, which adapters refer to.
     origin: PathBuf,
     info: PolicyInfo,
 }
@@ -61,9 +61,9 @@ impl<O: Ops> DecoderPolicy<O> {
             head_parameters: (config.vocabulary_size * config.hidden_size) as u64,
             vocabulary_size: config.vocabulary_size,
             context_length: config.context_length,
-            bos_token: special_tokens.beginning,
-            eos_token: special_tokens.end_of_sequence,
-            stop_tokens: special_tokens.end_tokens.clone(),
+            bos_token: special_tokens.bos_token,
+            eos_token: special_tokens.eos_token,
+            stop_tokens: special_tokens.stop_tokens.clone(),
             device,
             dtype,
         };

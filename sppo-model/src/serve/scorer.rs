@@ -7,13 +7,13 @@ use sppo_plugin::{PluginError, Scorer};
 use crate::encoder::{PairRanker, RewardModel, architectures};
 use crate::error::{ModelError, Result};
 use crate::formats::JsonObject;
-use crate::formats::json::read_json;
+use crate::formats::json::read_config;
 use crate::ops::encoder::EncoderOps;
 
-/// What `config.json` calls PairRM under `architectures`.
+/// PairRM under `architectures` in `config.json`.
 const PAIR_RANKER: &str = "DebertaV2PairRM";
 
-/// What the scores of a model mean.
+/// Meaning of a model's scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScorerKind {
     /// A sequence shows two candidates, and its score is the logit that the first is better.
@@ -29,7 +29,7 @@ impl ScorerKind {
     /// When it cannot be read, or the model is of neither kind.
     pub fn read(directory: &Path) -> Result<Self> {
         let path = directory.join("config.json");
-        let json = read_json(&path)?;
+        let json = read_config(&path)?;
         let settings = JsonObject::of(&json, &path)?;
         let named = settings.texts("architectures")?.unwrap_or_default();
         let architecture = named.first().copied().unwrap_or("that is not named");

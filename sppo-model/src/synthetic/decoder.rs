@@ -24,7 +24,7 @@ pub enum Shape {
 }
 
 impl Shape {
-    /// How large the weights are that [`write_synthetic_model`] writes, in bytes.
+    /// Size of the weights that [`write_synthetic_model`] writes, in bytes.
     ///
     /// # Errors
     /// When the shape is not one that a model can have, which would be a fault of this program.
@@ -85,8 +85,8 @@ fn values(shape: &[usize], seed: u64) -> Vec<f32> {
         return vec![1.0; count];
     }
     let bound = 0.02 * 3.0_f32.sqrt();
-    let uniform = |place: u64| (mix(seed, place) >> 40) as f32 / (1_u64 << 24) as f32;
-    (0..count as u64).into_par_iter().map(|place| bound * (2.0 * uniform(place) - 1.0)).collect()
+    let uniform = |index: u64| (mix(seed, index) >> 40) as f32 / (1_u64 << 24) as f32;
+    (0..count as u64).into_par_iter().map(|index| bound * (2.0 * uniform(index) - 1.0)).collect()
 }
 
 fn write_words(directory: &Path, vocabulary_size: usize) -> Result<()> {
@@ -133,7 +133,7 @@ mod tests {
         let text = TextCodec::from_directory(directory.path()).unwrap();
         assert_eq!(text.encode("w17 w299 w4", false).unwrap(), [17, 299, 4]);
         assert_eq!(text.decode(&[17, 299]).unwrap(), "w17 w299");
-        assert_eq!(text.special_tokens().end_tokens, [0]);
+        assert_eq!(text.special_tokens().stop_tokens, [0]);
         // It holds no weights, so it is no model.
         assert!(Checkpoint::open(directory.path()).is_err());
         let drawn = values(&[100, 100], 3);

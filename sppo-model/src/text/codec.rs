@@ -22,13 +22,13 @@ const TEMPLATE_VARIABLES: [&str; 7] =
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SpecialTokens {
     /// The token that begins a text, if the tokenizer names one.
-    pub beginning: Option<u32>,
+    pub bos_token: Option<u32>,
     /// The tokenizer's end-of-sequence token.
-    pub end_of_sequence: Option<u32>,
+    pub eos_token: Option<u32>,
     /// Every token that ends an answer, in ascending order: those of `generation_config.json` (or,
     /// without one, of `config.json`), the end-of-sequence token, and the end-of-turn tokens that the
     /// chat template writes.
-    pub end_tokens: Vec<u32>,
+    pub stop_tokens: Vec<u32>,
 }
 
 /// Tokenizer, chat template and special tokens of a model.
@@ -84,25 +84,25 @@ impl TextCodec {
         };
         let source = reader.template_source(&config)?;
         let mut special_tokens = SpecialTokens {
-            beginning: id("bos_token"),
-            end_of_sequence: id("eos_token"),
-            end_tokens: Vec::new(),
+            bos_token: id("bos_token"),
+            eos_token: id("eos_token"),
+            stop_tokens: Vec::new(),
         };
         let generation = reader.json("generation_config.json")?;
         let settings =
             if generation.is_null() { model_config.unwrap_or(&Value::Null) } else { &generation };
-        let mut end_tokens = ids(&settings["eos_token_id"]);
-        end_tokens.extend(special_tokens.end_of_sequence);
-        end_tokens.extend(
+        let mut stop_tokens = ids(&settings["eos_token_id"]);
+        stop_tokens.extend(special_tokens.eos_token);
+        stop_tokens.extend(
             END_OF_TURN_TOKENS
                 .iter()
                 .filter(|token| source.as_ref().is_some_and(|source| source.contains(**token)))
                 .filter(|token| tokenizer.is_special(token))
                 .filter_map(|token| tokenizer.token_id(token)),
         );
-        end_tokens.sort_unstable();
-        end_tokens.dedup();
-        special_tokens.end_tokens = end_tokens;
+        stop_tokens.sort_unstable();
+        stop_tokens.dedup();
+        special_tokens.stop_tokens = stop_tokens;
         let template = source.map(|source| ChatTemplate::new(source, variables));
         Ok(Self { tokenizer, template, special_tokens, files })
     }

@@ -22,7 +22,7 @@ const UNKNOWN: i64 = 2;
 const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 
-/// How byte-level BPE splits text before merging.
+/// Splitting of text into words, before byte-level BPE merges within them.
 #[derive(Clone, Copy)]
 enum Split {
     /// GPT-2's rule.
@@ -33,7 +33,7 @@ enum Split {
     Pattern(&'static str),
 }
 
-/// What the name in `tokenizer.ggml.pre` stands for.
+/// The rule for words behind a name in `tokenizer.ggml.pre`.
 struct WordRule {
     names: &'static [&'static str],
     split: Split,

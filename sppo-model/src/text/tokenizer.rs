@@ -13,7 +13,7 @@ use crate::error::{ModelError, Result};
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     vocabulary_size: usize,
-    /// How the special tokens are spelled, in the order of their ids.
+    /// Spellings of the special tokens, in the order of their ids.
     special_tokens: Vec<String>,
 }
 

@@ -40,7 +40,7 @@ impl<O: Ops> DecoderModel<O> {
     /// Loads the weights that the configuration calls for from `tensor`.
     ///
     /// # Errors
-    /// When the configuration makes no sense, a weight is missing or has another shape, or memory
+    /// When the configuration contradicts itself, a weight is missing or has another shape, or memory
     /// runs out.
     pub fn load(ops: O, config: &DecoderConfig, tensor: &mut TensorSource<'_>) -> Result<Self> {
         let (weights, parameters) = DecoderWeights::load(&ops, config, tensor, true)?;
@@ -50,7 +50,7 @@ impl<O: Ops> DecoderModel<O> {
     /// As [`Self::load`], with weights that stay as they are and adapters that are trained.
     ///
     /// # Errors
-    /// As there, or when the settings make no sense or the adapters' values do not fit.
+    /// As there, or when the settings are invalid or the adapters' values do not fit.
     pub fn load_adapted(
         ops: O,
         config: &DecoderConfig,
@@ -89,8 +89,8 @@ impl<O: Ops> DecoderModel<O> {
         self
     }
 
-    /// Whether training keeps only what enters each layer, and runs layers again for their gradients:
-    /// less memory for more time, and the same gradients.
+    /// Sets whether training keeps only the input of each layer, and runs layers again for their gradients
+    /// (gradient checkpointing): less memory for more time, and the same gradients.
     pub fn recompute_activations(&mut self, recompute: bool) {
         self.decoder.recompute_layers(recompute);
     }
@@ -135,10 +135,10 @@ impl<O: Ops> DecoderModel<O> {
     pub fn generate(
         &mut self,
         request: &GenerationRequest,
-        end_tokens: &[u32],
+        stop_tokens: &[u32],
         progress: &dyn Progress,
     ) -> Result<Vec<GeneratedResponse>> {
-        let table = self.decoder.pure_table().map(ParameterId::index);
+        let table = self.decoder.untied_embedding().map(ParameterId::index);
         for (index, entry) in self.parameters.entries_mut().iter_mut().enumerate() {
             if table != Some(index) {
                 self.ops.prepare_for_decoding(&mut entry.value)?;
@@ -149,7 +149,7 @@ impl<O: Ops> DecoderModel<O> {
             &self.decoder,
             &self.parameters,
             request,
-            end_tokens,
+            stop_tokens,
             &self.limits,
             progress,
         );

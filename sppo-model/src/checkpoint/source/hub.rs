@@ -34,7 +34,7 @@ const TEXT_FILES: [&str; 9] = [
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
 
-/// What the hub says of a revision.
+/// The hub's description of a revision.
 #[derive(Debug, Deserialize)]
 struct RevisionInfo {
     sha: String,
@@ -46,7 +46,7 @@ struct Sibling {
     rfilename: String,
 }
 
-/// Why the hub did not answer as hoped.
+/// A failure of the hub to describe a revision.
 enum Refusal {
     /// It cannot be reached; the cache may help.
     Unreachable(String),

@@ -7,17 +7,17 @@ use serde::Serialize;
 /// The name of the default model.
 pub const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
 
-/// How to look for a model.
+/// Options of looking for a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelSourceOptions {
     /// Use only what is on this machine.
     pub offline: bool,
-    /// Where fetched models are kept; by default `$SPPO_CACHE`, else `$XDG_CACHE_HOME/sppo`, else
+    /// Directory of fetched models; by default `$SPPO_CACHE`, else `$XDG_CACHE_HOME/sppo`, else
     /// `~/.cache/sppo`. Models of the hub are kept in the hub's own cache, which other tools share.
     pub cache_dir: Option<PathBuf>,
 }
 
-/// How far a download has come.
+/// Progress of a download.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DownloadProgress {
     /// The file under way.
@@ -28,7 +28,7 @@ pub struct DownloadProgress {
     pub total: Option<u64>,
 }
 
-/// Where a model came from.
+/// Origin of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ModelOrigin {
@@ -40,14 +40,14 @@ pub enum ModelOrigin {
     PythonPackage,
 }
 
-/// What a resolved model is.
+/// Identity of a resolved model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ModelSourceIdentity {
-    /// What the user asked for.
+    /// The name that the user gave.
     pub name: String,
     /// The hub's commit, or the version of the Python package.
     pub revision: Option<String>,
-    /// Where it came from.
+    /// Its origin.
     pub source: ModelOrigin,
 }
 
@@ -56,6 +56,6 @@ pub struct ModelSourceIdentity {
 pub struct ResolvedModel {
     /// A model directory or a `.gguf` file.
     pub path: PathBuf,
-    /// What it is.
+    /// Its identity.
     pub identity: ModelSourceIdentity,
 }

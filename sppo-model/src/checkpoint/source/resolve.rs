@@ -50,7 +50,7 @@ pub fn resolve(
     )))
 }
 
-/// Whether a model that is not on this machine may be had from elsewhere.
+/// Whether a model that is not on this machine may be fetched.
 #[must_use]
 pub fn may_be_fetched(model: &str) -> bool {
     model == DEFAULT_MODEL || is_hub_id(model)

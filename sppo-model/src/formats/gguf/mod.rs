@@ -26,7 +26,7 @@ const MAGIC: [u8; 4] = *b"GGUF";
 const DEFAULT_ALIGNMENT: u64 = 32;
 const MOST_DIMENSIONS: u32 = 4;
 
-/// Where a tensor lies in the file.
+/// Shape, format and byte range of a tensor in the file.
 #[derive(Clone, Debug)]
 struct TensorEntry {
     /// Outermost dimension first.
@@ -124,7 +124,7 @@ fn read_header(bytes: &[u8], path: &Path) -> Result<(GgufMetadata, HashMap<Strin
     let mut tensors = HashMap::new();
     for info in infos {
         let name = info.name.clone();
-        let entry = place(info, data_start, alignment, bytes.len(), &reader)?;
+        let entry = locate(info, data_start, alignment, bytes.len(), &reader)?;
         if tensors.insert(name.clone(), entry).is_some() {
             return Err(reader.error(format!("tensor `{name}` stands there twice")));
         }
@@ -152,7 +152,7 @@ fn read_tensor_info(reader: &mut ByteReader<'_>) -> Result<TensorInfo> {
 }
 
 /// Checks a tensor's description and finds its bytes.
-fn place(
+fn locate(
     info: TensorInfo,
     data_start: u64,
     alignment: u64,

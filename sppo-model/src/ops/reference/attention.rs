@@ -87,6 +87,13 @@ pub(super) fn cached(
     output
 }
 
+/// Per query head, with probabilities `p_j = exp(s_j - log_sum_exp)`, output `o = sum_j p_j v_j` and its
+/// gradient `do`:
+///
+/// ```text
+/// ds_j = p_j (v_j . do - o . do) * slope of the soft-cap        (`o . do` is the mean of `v_j . do`)
+/// dq = scale * sum_j ds_j k_j     dk_j += scale * ds_j q     dv_j += p_j do
+/// ```
 pub(super) fn backward(
     queries: &ReferenceTensor,
     [keys, values]: [&ReferenceTensor; 2],
@@ -107,7 +114,6 @@ pub(super) fn backward(
                 let query_head = &queries.row(query)[own.clone()];
                 let head_gradient = &gradient.row(query)[own.clone()];
                 let normaliser = forward.log_sum_exp.row(query)[head];
-                // sum over keys of probability * (value . gradient), by way of the output.
                 let mean = dot(&forward.output.row(query)[own.clone()], head_gradient);
                 let head_keys: Vec<_> =
                     rows.iter().map(|&row| &keys.row(row)[shared.clone()]).collect();

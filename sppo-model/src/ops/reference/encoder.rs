@@ -63,8 +63,8 @@ impl EncoderOps for ReferenceOps {
                 for head in 0..shape.heads {
                     let of_head = head * shape.head_size..(head + 1) * shape.head_size;
                     let query = &queries.row(query_row)[of_head.clone()];
-                    let score = |(place, key_row): (usize, usize)| {
-                        let relative = relative[place] as usize;
+                    let score = |(index, key_row): (usize, usize)| {
+                        let relative = relative[index] as usize;
                         let key = &keys.row(key_row)[of_head.clone()];
                         let content = dot(query, key);
                         let to_position = dot(query, &relative_keys.row(relative)[of_head.clone()]);

@@ -1,14 +1,14 @@
-//! Draws tokens from logits, reproducibly.
+//! Reproducible sampling of tokens from logits.
 //!
 //! Random numbers come from a counter-based generator: the key is (seed, stream, prompt id, sample) and
-//! the counter begins with the token's place in the response. A draw therefore depends on the request
-//! alone, never on what else is in the batch.
+//! the counter begins with the token's position in the response. A token therefore depends on the
+//! request alone, never on the rest of the batch.
 //!
-//! A token is drawn by a race: each one arrives after a random time, exponentially distributed at the
-//! rate of its weight, and the first one to arrive is drawn. Every token has its own random number, so
-//! logits that differ in rounding alone, as those of two backends do, give the same token but for a
-//! photo finish. (Going through the cumulative weights instead, one rounding early in the vocabulary
-//! changes every draw from the many unlikely tokens.)
+//! Sampling is an exponential race (Gumbel-max): token `i` of weight `w_i` gets `e_i / w_i`, where `e_i`
+//! is a standard exponential variate, and the smallest wins, which is token `i` with the probability
+//! `w_i / sum(w)`. Every token has its own random number, so logits that differ only by rounding, as
+//! those of two backends do, give the same token unless two tokens tie within rounding. (With one
+//! uniform number on the cumulative weights, a rounding early in the vocabulary shifts all later tokens.)
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -16,24 +16,24 @@ use rayon::prelude::*;
 use sppo_plugin::SamplingParameters;
 
 use crate::error::{ModelError, Result};
-use crate::ops::{DeviceDraw, Draw, not_finite};
+use crate::ops::{DeviceSampling, SampledToken, not_finite};
 
-/// Identifies the draws of one response.
+/// Key of the random numbers of one response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DrawKey {
+pub struct SampleKey {
     /// The run's seed.
     pub seed: u64,
     /// Separates independent uses of one seed.
     pub stream: u64,
     /// The prompt.
     pub prompt: u64,
-    /// Which of the prompt's responses.
+    /// Number of the response among those to the prompt.
     pub sample: u64,
 }
 
-impl DrawKey {
+impl SampleKey {
     /// The random numbers for the token at `position` of the response.
-    fn times(&self, position: u64) -> Times {
+    fn exponentials(&self, position: u64) -> Exponentials {
         let mut key = [0; 32];
         let words = [self.seed, self.stream, self.prompt, self.sample];
         for (bytes, word) in key.chunks_exact_mut(8).zip(words) {
@@ -41,61 +41,61 @@ impl DrawKey {
         }
         let mut generator = ChaCha8Rng::from_seed(key);
         generator.set_word_pos(WORDS_PER_POSITION * u128::from(position));
-        Times(generator)
+        Exponentials(generator)
     }
 }
 
 /// More random words than any vocabulary takes for one token.
 const WORDS_PER_POSITION: u128 = 1 << 32;
 
-/// Arrival times at the rate 1.
-struct Times(ChaCha8Rng);
+/// Standard exponential variates.
+struct Exponentials(ChaCha8Rng);
 
-impl Times {
-    /// The next one, 0 or more.
+impl Exponentials {
+    /// The next variate, 0 or more.
     fn next(&mut self) -> f64 {
         let uniform = ((self.0.next_u64() >> 11) + 1) as f64 / (1_u64 << 53) as f64;
         -uniform.ln()
     }
 
-    /// Which arrives first, where each has its weight as its rate; `None` where all weights are 0.
-    fn race(&mut self, weights: impl IntoIterator<Item = f64>) -> Option<usize> {
-        let mut first = (f64::INFINITY, None);
+    /// An index, with a probability proportional to its weight; `None` where all weights are 0.
+    fn sample(&mut self, weights: impl IntoIterator<Item = f64>) -> Option<usize> {
+        let mut least = (f64::INFINITY, None);
         for (index, weight) in weights.into_iter().enumerate() {
-            // Taken by those without a chance too: everyone has a number of their own.
-            let arrival = self.next() / weight;
-            if arrival < first.0 {
-                first = (arrival, Some(index));
+            // Also for zero weights, so that every token always uses the same random number.
+            let quotient = self.next() / weight;
+            if quotient < least.0 {
+                least = (quotient, Some(index));
             }
         }
-        first.1
+        least.1
     }
 }
 
-/// One token to draw.
+/// One token to sample.
 #[derive(Clone, Copy, Debug)]
-pub struct DrawRequest<'a> {
+pub struct SampleRequest<'a> {
     /// The logits of the whole vocabulary.
     pub logits: &'a [f32],
-    /// Whose draw it is.
-    pub key: DrawKey,
-    /// The token's place in the response.
+    /// Key of the response's random numbers.
+    pub key: SampleKey,
+    /// The token's position in the response.
     pub position: usize,
 }
 
-/// Draws tokens by one set of sampling parameters.
+/// A sampler of tokens with one set of parameters.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     parameters: SamplingParameters,
-    end_tokens: Vec<u32>,
+    stop_tokens: Vec<u32>,
 }
 
 impl Sampler {
-    /// A sampler; `end_tokens` are not drawn before `min_new_tokens`.
+    /// A sampler; `stop_tokens` are not sampled before `min_new_tokens`.
     ///
     /// # Errors
-    /// When a parameter makes no sense.
-    pub fn new(parameters: &SamplingParameters, end_tokens: &[u32]) -> Result<Self> {
+    /// When a parameter is out of range.
+    pub fn new(parameters: &SamplingParameters, stop_tokens: &[u32]) -> Result<Self> {
         let problem = if !(parameters.temperature >= 0.0 && parameters.temperature.is_finite()) {
             format!("temperature is {}, but must be 0 or more", parameters.temperature)
         } else if !(parameters.top_p > 0.0 && parameters.top_p <= 1.0) {
@@ -103,8 +103,8 @@ impl Sampler {
         } else if parameters.max_new_tokens == 0 {
             "max_new_tokens is 0, but a response has at least one token".into()
         } else {
-            let (parameters, end_tokens) = (parameters.clone(), end_tokens.to_vec());
-            return Ok(Self { parameters, end_tokens });
+            let (parameters, stop_tokens) = (parameters.clone(), stop_tokens.to_vec());
+            return Ok(Self { parameters, stop_tokens });
         };
         Err(ModelError::Input(format!("sampling: {problem}")))
     }
@@ -117,37 +117,37 @@ impl Sampler {
 
     /// Whether this token ends a response.
     #[must_use]
-    pub fn is_end_token(&self, token: u32) -> bool {
-        self.end_tokens.contains(&token)
+    pub fn is_stop_token(&self, token: u32) -> bool {
+        self.stop_tokens.contains(&token)
     }
 
-    /// Draws one token for each request, in parallel.
+    /// Samples one token for each request, in parallel.
     ///
     /// # Errors
     /// When logits are not finite.
-    pub fn draw_all(&self, requests: &[DrawRequest<'_>]) -> Result<Vec<Draw>> {
-        requests.par_iter().map(|request| self.draw(request)).collect()
+    pub fn sample_all(&self, requests: &[SampleRequest<'_>]) -> Result<Vec<SampledToken>> {
+        requests.par_iter().map(|request| self.sample(request)).collect()
     }
 
-    /// Draws one token.
+    /// Samples one token.
     ///
     /// # Errors
     /// When the logits are not finite.
-    pub fn draw(&self, request: &DrawRequest<'_>) -> Result<Draw> {
+    pub fn sample(&self, request: &SampleRequest<'_>) -> Result<SampledToken> {
         let SamplingParameters { temperature, top_p, top_k, .. } = self.parameters;
         let logits = request.logits;
         let all = Weights::new(logits, 1.0);
         if !(all.total.is_finite() && all.total > 0.0) {
             return Err(not_finite());
         }
-        let bans_end = self.bans_end(request.position);
-        let times = || request.key.times(request.position as u64);
-        let token = if temperature == 1.0 && top_p == 1.0 && top_k == 0 && !bans_end {
-            all.draw(times())
+        let bans_stop = self.bans_stop(request.position);
+        let exponentials = || request.key.exponentials(request.position as u64);
+        let token = if temperature == 1.0 && top_p == 1.0 && top_k == 0 && !bans_stop {
+            all.sample(exponentials())
         } else {
             let mut allowed = logits.to_vec();
-            if bans_end {
-                self.ban_end_tokens(&mut allowed)?;
+            if bans_stop {
+                self.ban_stop_tokens(&mut allowed)?;
             }
             if temperature == 0.0 {
                 argmax(&allowed)
@@ -156,42 +156,51 @@ impl Sampler {
                     let kept = Weights::new(&allowed, temperature).nucleus(top_k, top_p);
                     allowed = only(&kept, &allowed);
                 }
-                Weights::new(&allowed, temperature).draw(times())
+                Weights::new(&allowed, temperature).sample(exponentials())
             }
         };
         let logit = f64::from(logits.get(token).copied().unwrap_or(f32::NAN));
         let log_prob = (logit - f64::from(all.maximum) - all.total.ln()) as f32;
-        Ok(Draw { token: token as u32, log_prob })
+        Ok(SampledToken { token: token as u32, log_prob })
     }
 
-    /// The same draws for a device: `places` are the key and the position of each row.
+    /// The inputs with which a device samples the same tokens; `rows` are the key and the position of
+    /// each row of logits.
     #[must_use]
-    pub fn for_device(&self, places: &[(DrawKey, usize)], vocabulary: usize) -> DeviceDraw {
-        let times: Vec<[Vec<f64>; 2]> = (places.par_iter())
+    pub fn for_device(&self, rows: &[(SampleKey, usize)], vocabulary: usize) -> DeviceSampling {
+        let exponentials: Vec<[Vec<f64>; 2]> = (rows.par_iter())
             .map(|(key, position)| {
-                let mut times = key.times(*position as u64);
+                let mut exponentials = key.exponentials(*position as u64);
                 [vocabulary.div_ceil(BLOCK), BLOCK]
-                    .map(|count| (0..count).map(|_| times.next()).collect())
+                    .map(|count| (0..count).map(|_| exponentials.next()).collect())
             })
             .collect();
-        let without_end = (places.iter().enumerate())
-            .filter(|(_, (_, position))| self.bans_end(*position))
+        let rows_without_stop = (rows.iter().enumerate())
+            .filter(|(_, (_, position))| self.bans_stop(*position))
             .map(|(row, _)| row as u32);
-        DeviceDraw {
+        DeviceSampling {
             parameters: self.parameters.clone(),
-            end_tokens: self.end_tokens.clone(),
-            without_end: without_end.collect(),
-            block_times: times.iter().flat_map(|[blocks, _]| blocks).copied().collect(),
-            token_times: times.iter().flat_map(|[_, tokens]| tokens).copied().collect(),
+            stop_tokens: self.stop_tokens.clone(),
+            rows_without_stop: rows_without_stop.collect(),
+            block_exponentials: exponentials
+                .iter()
+                .flat_map(|[blocks, _]| blocks)
+                .copied()
+                .collect(),
+            token_exponentials: exponentials
+                .iter()
+                .flat_map(|[_, tokens]| tokens)
+                .copied()
+                .collect(),
         }
     }
 
-    fn bans_end(&self, position: usize) -> bool {
-        position < self.parameters.min_new_tokens && !self.end_tokens.is_empty()
+    fn bans_stop(&self, position: usize) -> bool {
+        position < self.parameters.min_new_tokens && !self.stop_tokens.is_empty()
     }
 
-    fn ban_end_tokens(&self, logits: &mut [f32]) -> Result<()> {
-        for &token in &self.end_tokens {
+    fn ban_stop_tokens(&self, logits: &mut [f32]) -> Result<()> {
+        for &token in &self.stop_tokens {
             if let Some(logit) = logits.get_mut(token as usize) {
                 *logit = f32::NEG_INFINITY;
             }
@@ -214,8 +223,8 @@ fn argmax(values: &[f32]) -> usize {
     best
 }
 
-/// How many weights share one partial sum.
-const BLOCK: usize = DeviceDraw::BLOCK;
+/// Weights that share one partial sum.
+const BLOCK: usize = DeviceSampling::BLOCK;
 
 /// The weights `exp((logit - maximum) / temperature)` of all tokens, summed by blocks.
 struct Weights<'a> {
@@ -254,12 +263,14 @@ impl<'a> Weights<'a> {
         lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>() + f64::from(rest)
     }
 
-    /// The winner of a race of blocks, and then of the tokens in the block that wins: the same as a race
-    /// of all tokens, with fewer random numbers.
-    fn draw(&self, mut times: Times) -> usize {
-        let start = times.race(self.block_sums.iter().copied()).unwrap_or_default() * BLOCK;
-        let block = self.logits.iter().skip(start).take(BLOCK);
-        start + times.race(block.map(|&logit| f64::from(self.weight(logit)))).unwrap_or_default()
+    /// Samples a block by its sum, and then a token of that block: the distribution of a race of all
+    /// tokens, with fewer random numbers.
+    fn sample(&self, mut exponentials: Exponentials) -> usize {
+        let block = exponentials.sample(self.block_sums.iter().copied()).unwrap_or_default();
+        let start = block * BLOCK;
+        let weights = self.logits.iter().skip(start).take(BLOCK);
+        let weights = weights.map(|&logit| f64::from(self.weight(logit)));
+        start + exponentials.sample(weights).unwrap_or_default()
     }
 
     /// The `top_k` heaviest tokens (0 is all), and of these the heaviest that hold `top_p` of their
@@ -342,7 +353,7 @@ fn exp(x: f32) -> f32 {
 mod tests {
     use super::*;
 
-    const KEY: DrawKey = DrawKey { seed: 1, stream: 2, prompt: 3, sample: 4 };
+    const KEY: SampleKey = SampleKey { seed: 1, stream: 2, prompt: 3, sample: 4 };
 
     fn sampler(parameters: SamplingParameters) -> Sampler {
         Sampler::new(&parameters, &[0]).unwrap()
@@ -351,9 +362,9 @@ mod tests {
     fn frequencies(sampler: &Sampler, logits: &[f32], draws: usize) -> Vec<f64> {
         let mut counts = vec![0.0; logits.len()];
         for prompt in 0..draws as u64 {
-            let key = DrawKey { prompt, ..KEY };
-            let draw = sampler.draw(&DrawRequest { logits, key, position: 0 }).unwrap();
-            counts[draw.token as usize] += 1.0 / draws as f64;
+            let key = SampleKey { prompt, ..KEY };
+            let sampled = sampler.sample(&SampleRequest { logits, key, position: 0 }).unwrap();
+            counts[sampled.token as usize] += 1.0 / draws as f64;
         }
         counts
     }
@@ -374,17 +385,18 @@ mod tests {
     fn random_numbers_depend_on_every_part_of_the_key() {
         let keys = [
             KEY,
-            DrawKey { seed: 9, ..KEY },
-            DrawKey { stream: 9, ..KEY },
-            DrawKey { prompt: 9, ..KEY },
-            DrawKey { sample: 9, ..KEY },
+            SampleKey { seed: 9, ..KEY },
+            SampleKey { stream: 9, ..KEY },
+            SampleKey { prompt: 9, ..KEY },
+            SampleKey { sample: 9, ..KEY },
         ];
         let numbers: std::collections::HashSet<u64> = keys
             .iter()
-            .flat_map(|key| (0..100).map(|position| key.times(position).next().to_bits()))
+            .flat_map(|key| (0..100).map(|position| key.exponentials(position).next().to_bits()))
             .collect();
         assert_eq!(numbers.len(), 500);
-        let mean = (0..4000).map(|position| KEY.times(position).next()).sum::<f64>() / 4000.0;
+        let mean =
+            (0..4000).map(|position| KEY.exponentials(position).next()).sum::<f64>() / 4000.0;
         assert!((mean - 1.0).abs() < 0.05, "{mean}");
     }
 
@@ -398,9 +410,9 @@ mod tests {
             for (actual, expected) in frequencies(sampler, &logits, 20_000).iter().zip(expected) {
                 assert!((actual - expected / total).abs() < 0.015, "{actual} {expected}");
             }
-            let draw =
-                sampler.draw(&DrawRequest { logits: &logits, key: KEY, position: 0 }).unwrap();
-            assert!((draw.log_prob - logits[draw.token as usize]).abs() < 1e-6);
+            let sampled =
+                sampler.sample(&SampleRequest { logits: &logits, key: KEY, position: 0 }).unwrap();
+            assert!((sampled.log_prob - logits[sampled.token as usize]).abs() < 1e-6);
         }
     }
 
@@ -451,7 +463,7 @@ mod tests {
         {
             let sampler = sampler(parameters);
             let token = |logits, position| {
-                sampler.draw(&DrawRequest { logits, key: KEY, position }).unwrap().token
+                sampler.sample(&SampleRequest { logits, key: KEY, position }).unwrap().token
             };
             let other = (0..5000)
                 .filter(|&position| token(&logits, position) != token(&rounded, position))
@@ -461,23 +473,25 @@ mod tests {
     }
 
     #[test]
-    fn end_tokens_are_banned_early_and_greedy_takes_the_first_of_equals() {
+    fn stop_tokens_are_banned_early_and_greedy_takes_the_first_of_equals() {
         let logits = [5.0, 1.0, 3.0, 3.0];
         let parameters =
             SamplingParameters { temperature: 0.0, min_new_tokens: 2, ..Default::default() };
         let sampler = sampler(parameters);
         let at = |position| {
-            sampler.draw(&DrawRequest { logits: &logits, key: KEY, position }).unwrap().token
+            sampler.sample(&SampleRequest { logits: &logits, key: KEY, position }).unwrap().token
         };
         assert_eq!([at(0), at(1), at(2)], [2, 2, 0]);
     }
 
     #[test]
-    fn damaged_logits_and_senseless_parameters_are_refused() {
+    fn damaged_logits_and_parameters_out_of_range_are_refused() {
         let plain = sampler(SamplingParameters::default());
         for bad in [f32::NAN, f32::INFINITY] {
             let logits = [0.0, bad, 1.0];
-            assert!(plain.draw(&DrawRequest { logits: &logits, key: KEY, position: 0 }).is_err());
+            assert!(
+                plain.sample(&SampleRequest { logits: &logits, key: KEY, position: 0 }).is_err()
+            );
         }
         for parameters in [
             SamplingParameters { temperature: -1.0, ..Default::default() },
