@@ -27,7 +27,7 @@ pub struct PairrmConfig {
     pub revision: Option<String>,
     /// The backend that the ranker computes on, with its own settings; the run's when left out.
     pub backend: Option<String>,
-    /// Whether each pair is shown in both orders, as the released code does, or in one at half the cost.
+    /// Orders in which each pair is shown: both, as in the released code, or one at half the cost.
     pub orders: Orders,
     /// The form in which the ranker sees prompts.
     pub prompt_view: PromptView,

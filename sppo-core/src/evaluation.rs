@@ -1,4 +1,4 @@
-//! How much better one model's answers are than another's, by an oracle's word.
+//! Win rate of one model's responses against another's, judged by an oracle.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -77,7 +77,7 @@ pub fn win_rates(
         .collect())
 }
 
-/// How probably the first of two wins.
+/// Probability that candidate 0 beats candidate 1, averaged over both presentation orders.
 fn in_both_orders(matrix: &PreferenceMatrix) -> f64 {
     0.5 * (matrix.get(0, 1) + (1.0 - matrix.get(1, 0)))
 }

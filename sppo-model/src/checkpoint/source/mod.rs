@@ -1,4 +1,4 @@
-//! From what a user calls a model to files on this machine.
+//! Files on this machine for a user's name of a model.
 
 mod hub;
 mod origin;
