@@ -96,17 +96,10 @@ impl Sampler {
     /// # Errors
     /// When a parameter is out of range.
     pub fn new(parameters: &SamplingParameters, stop_tokens: &[u32]) -> Result<Self> {
-        let problem = if !(parameters.temperature >= 0.0 && parameters.temperature.is_finite()) {
-            format!("temperature is {}, but must be 0 or more", parameters.temperature)
-        } else if !(parameters.top_p > 0.0 && parameters.top_p <= 1.0) {
-            format!("top_p is {}, but must be above 0 and at most 1", parameters.top_p)
-        } else if parameters.max_new_tokens == 0 {
-            "max_new_tokens is 0, but a response has at least one token".into()
-        } else {
-            let (parameters, stop_tokens) = (parameters.clone(), stop_tokens.to_vec());
-            return Ok(Self { parameters, stop_tokens });
-        };
-        Err(ModelError::Input(format!("sampling: {problem}")))
+        parameters
+            .check()
+            .map_err(|refusal| ModelError::Input(refusal.within("sampling").to_string()))?;
+        Ok(Self { parameters: parameters.clone(), stop_tokens: stop_tokens.to_vec() })
     }
 
     /// The parameters.
