@@ -129,7 +129,7 @@ mod tests {
                 .map(|(logits, &(key, position))| SampleRequest { logits, key, position })
                 .collect();
             let expected = sampler.sample_all(&requests).unwrap();
-            let actual = draw(&logits, &sampler.for_device(&keys, 600)).unwrap();
+            let actual = draw(&logits, &sampler.for_device(&keys, 600).unwrap()).unwrap();
             for (expected, actual) in expected.iter().zip(&actual) {
                 assert_eq!(expected.token, actual.token, "{parameters:?}");
                 assert!((expected.log_prob - actual.log_prob).abs() < 1e-5);
@@ -144,7 +144,8 @@ mod tests {
             let mut row = rows().remove(0);
             row[3] = bad;
             let logits = Tensor::f_from_slice(&row).unwrap().view([1, 600]);
-            assert!(draw(&logits, &sampler.for_device(&keys_and_positions()[..1], 600)).is_err());
+            let inputs = sampler.for_device(&keys_and_positions()[..1], 600).unwrap();
+            assert!(draw(&logits, &inputs).is_err());
         }
     }
 }

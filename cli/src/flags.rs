@@ -82,6 +82,7 @@ flag_groups! {
         Flag("--temperature", "sampling.temperature", Short),
         Flag("--top-p", "sampling.top_p", Short),
         Flag("--top-k", "sampling.top_k", Short),
+        Flag("--min-p", "sampling.min_p", Short),
         Flag("--max-new-tokens", "sampling.max_new_tokens", Short),
         Flag("--min-new-tokens", "sampling.min_new_tokens", Short),
     ];
@@ -210,15 +211,23 @@ impl Flag {
         if kind == Kind::List { argument.value_delimiter(',') } else { argument }
     }
 
-    /// The description of the setting, with the forms of its table that have it.
+    /// The description of the setting, with the forms of its section that have it; for the `type` of a
+    /// section, the description of the section.
     fn documentation(&self) -> String {
+        if let Some(section) = self.1.strip_suffix(".type") {
+            let section = Schema::new(&DOCUMENT).at(section);
+            return section
+                .and_then(|schema| schema.text("description"))
+                .map(on_one_line)
+                .unwrap_or_default();
+        }
         let schemas = self.schemas();
         let described = |(_, schema): &(Schema<'static>, Schema<'static>)| {
             schema.text("description").or_else(|| schema.resolved().text("description"))
         };
         let text = schemas.iter().find_map(described).map(on_one_line).unwrap_or_default();
         let forms: Vec<&str> = schemas.iter().filter_map(|(form, _)| type_of(*form)).collect();
-        match self.1.ends_with(".type") || forms.is_empty() {
+        match forms.is_empty() {
             true => text,
             false => format!("{text}, for {}", forms.join(" and ")),
         }
@@ -321,7 +330,7 @@ mod tests {
                 flag.1
             );
             assert!(!flag.schemas().is_empty(), "{}: no setting {}", flag.0, flag.1);
-            assert!(flag.1.ends_with(".type") || !flag.documentation().is_empty(), "{}", flag.0);
+            assert!(!flag.documentation().is_empty(), "{} has no help", flag.0);
         }
     }
 

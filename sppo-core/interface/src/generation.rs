@@ -17,6 +17,9 @@ pub struct SamplingParameters {
     pub top_p: f64,
     /// Keeps this many most probable tokens (0 keeps all).
     pub top_k: usize,
+    /// Keeps tokens whose probability, after the temperature, is at least this share of the most probable
+    /// token's (0 keeps all). Applies after `top_k` and `top_p`.
+    pub min_p: f64,
     /// Longest response, in tokens, the stop token included.
     pub max_new_tokens: usize,
     /// No stop token is drawn before this many tokens.
@@ -25,7 +28,14 @@ pub struct SamplingParameters {
 
 impl Default for SamplingParameters {
     fn default() -> Self {
-        Self { temperature: 1.0, top_p: 1.0, top_k: 0, max_new_tokens: 128, min_new_tokens: 0 }
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            max_new_tokens: 128,
+            min_new_tokens: 0,
+        }
     }
 }
 
@@ -41,6 +51,12 @@ impl SamplingParameters {
             "top_p",
             format!("{} is not above 0 and up to 1", self.top_p),
             "give 1.0 to keep all tokens",
+        )?;
+        check::require(
+            (0.0..1.0).contains(&self.min_p),
+            "min_p",
+            format!("{} is not from 0 to below 1", self.min_p),
+            "give 0 to keep all tokens",
         )?;
         check::at_least_one("max_new_tokens", self.max_new_tokens as u64)?;
         check::require(

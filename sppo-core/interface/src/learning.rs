@@ -130,7 +130,7 @@ pub struct StepReport {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoraSettings {
-    /// Rank of the adapters: rows of `A`, columns of `B`. 0 trains all weights and no adapters.
+    /// Rank of the adapters (rows of `A`, columns of `B`); 0 trains all weights and no adapters.
     pub rank: usize,
     /// Numerator of the scale, which is alpha over the rank.
     pub alpha: f64,

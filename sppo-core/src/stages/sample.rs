@@ -39,6 +39,9 @@ pub struct SamplingSettings {
     pub top_p: f64,
     /// Number of most probable tokens that are kept; 0 keeps all.
     pub top_k: usize,
+    /// Smallest probability that is kept, as a share of the most probable token's, after temperature,
+    /// `top_k` and `top_p`; 0 keeps all.
+    pub min_p: f64,
     /// Longest response, in tokens, the stop token included.
     pub max_new_tokens: usize,
     /// Tokens before which no stop token is drawn.
@@ -49,13 +52,14 @@ pub struct SamplingSettings {
 
 impl Default for SamplingSettings {
     fn default() -> Self {
-        let SamplingParameters { temperature, top_p, top_k, min_new_tokens, .. } =
+        let SamplingParameters { temperature, top_p, top_k, min_p, min_new_tokens, .. } =
             SamplingParameters::default();
         Self {
             samples_per_prompt: 5,
             temperature,
             top_p,
             top_k,
+            min_p,
             max_new_tokens: 512,
             min_new_tokens,
             prompts_per_shard: 64,
@@ -71,6 +75,7 @@ impl SamplingSettings {
             temperature: self.temperature,
             top_p: self.top_p,
             top_k: self.top_k,
+            min_p: self.min_p,
             max_new_tokens: self.max_new_tokens,
             min_new_tokens: self.min_new_tokens,
         }

@@ -127,7 +127,7 @@ impl Sampler {
     /// # Errors
     /// When the logits are not finite.
     pub fn sample(&self, request: &SampleRequest<'_>) -> Result<SampledToken> {
-        let SamplingParameters { temperature, top_p, top_k, .. } = self.parameters;
+        let temperature = self.parameters.temperature;
         let logits = request.logits;
         let all = Weights::new(logits, 1.0);
         if !(all.total.is_finite() && all.total > 0.0) {
@@ -135,7 +135,7 @@ impl Sampler {
         }
         let bans_stop = self.bans_stop(request.position);
         let exponentials = || request.key.exponentials(request.position as u64);
-        let token = if temperature == 1.0 && top_p == 1.0 && top_k == 0 && !bans_stop {
+        let token = if temperature == 1.0 && !self.truncates() && !bans_stop {
             all.sample(exponentials())
         } else {
             let mut allowed = logits.to_vec();
@@ -145,9 +145,8 @@ impl Sampler {
             if temperature == 0.0 {
                 argmax(&allowed)
             } else {
-                if top_p < 1.0 || top_k > 0 {
-                    let kept = Weights::new(&allowed, temperature).nucleus(top_k, top_p);
-                    allowed = only(&kept, &allowed);
+                if self.truncates() {
+                    allowed = self.truncated(&allowed);
                 }
                 Weights::new(&allowed, temperature).sample(exponentials())
             }
@@ -158,9 +157,16 @@ impl Sampler {
     }
 
     /// The inputs with which a device samples the same tokens; `rows` are the key and the position of
-    /// each row of logits.
+    /// each row of logits. `None` under `min_p`, which devices do not know.
     #[must_use]
-    pub fn for_device(&self, rows: &[(SampleKey, usize)], vocabulary: usize) -> DeviceSampling {
+    pub fn for_device(
+        &self,
+        rows: &[(SampleKey, usize)],
+        vocabulary: usize,
+    ) -> Option<DeviceSampling> {
+        if self.parameters.min_p > 0.0 {
+            return None;
+        }
         let exponentials: Vec<[Vec<f64>; 2]> = (rows.par_iter())
             .map(|(key, position)| {
                 let mut exponentials = key.exponentials(*position as u64);
@@ -171,7 +177,7 @@ impl Sampler {
         let rows_without_stop = (rows.iter().enumerate())
             .filter(|(_, (_, position))| self.bans_stop(*position))
             .map(|(row, _)| row as u32);
-        DeviceSampling {
+        Some(DeviceSampling {
             parameters: self.parameters.clone(),
             stop_tokens: self.stop_tokens.clone(),
             rows_without_stop: rows_without_stop.collect(),
@@ -185,7 +191,25 @@ impl Sampler {
                 .flat_map(|[_, tokens]| tokens)
                 .copied()
                 .collect(),
+        })
+    }
+
+    fn truncates(&self) -> bool {
+        let SamplingParameters { top_p, top_k, min_p, .. } = self.parameters;
+        top_p < 1.0 || top_k > 0 || min_p > 0.0
+    }
+
+    /// The logits, those of tokens that are not kept at minus infinity.
+    fn truncated(&self, logits: &[f32]) -> Vec<f32> {
+        let SamplingParameters { temperature, top_p, top_k, min_p, .. } = self.parameters;
+        let mut truncated = vec![f32::NEG_INFINITY; logits.len()];
+        for (weight, token) in Weights::new(logits, temperature).nucleus(top_k, top_p) {
+            // The largest weight is 1.
+            if f64::from(weight) >= min_p {
+                truncated[token] = logits[token];
+            }
         }
+        truncated
     }
 
     fn bans_stop(&self, position: usize) -> bool {
@@ -268,7 +292,7 @@ impl<'a> Weights<'a> {
 
     /// The `top_k` heaviest tokens (0 is all), and of these the heaviest that hold `top_p` of their
     /// weight together. Equal weights go by index.
-    fn nucleus(&self, top_k: usize, top_p: f64) -> Vec<usize> {
+    fn nucleus(&self, top_k: usize, top_p: f64) -> Vec<(f32, usize)> {
         // All tokens below this weight together hold less than 1 - top_p, so none is needed.
         let negligible = match top_k {
             0 => (1.0 - top_p) * self.total / self.logits.len() as f64,
@@ -296,17 +320,8 @@ impl<'a> Weights<'a> {
             });
             kept.truncate(needed.map_or(kept.len(), |last| last + 1));
         }
-        kept.into_iter().map(|(_, index)| index).collect()
+        kept
     }
-}
-
-/// The logits, those of tokens that were not kept at minus infinity.
-fn only(kept: &[usize], logits: &[f32]) -> Vec<f32> {
-    let mut only = vec![f32::NEG_INFINITY; logits.len()];
-    for &token in kept {
-        only[token] = logits[token];
-    }
-    only
 }
 
 fn maximum(values: &[f32]) -> f32 {
@@ -426,6 +441,85 @@ mod tests {
         assert_eq!(support(9, 0.999), [0, 1, 2, 3]);
     }
 
+    /// Tokens that are left after top-k, top-p and min-p, one after the other, each on the softmax of what
+    /// the one before has left, as transformers' warpers do it.
+    fn left_by_warpers(logits: &[f32], parameters: &SamplingParameters) -> Vec<usize> {
+        let SamplingParameters { temperature, top_k, top_p, min_p, .. } = *parameters;
+        let mut left: Vec<(usize, f64)> = (logits.iter().enumerate())
+            .map(|(token, &logit)| (token, (f64::from(logit) / temperature).exp()))
+            .collect();
+        left.sort_by(|a, b| b.1.total_cmp(&a.1));
+        if top_k > 0 {
+            left.truncate(top_k);
+        }
+        let total: f64 = left.iter().map(|(_, weight)| weight).sum();
+        let mut held = 0.0;
+        let needed = left.iter().take_while(|(_, weight)| {
+            let is_needed = held < top_p * total;
+            held += weight;
+            is_needed
+        });
+        left.truncate(needed.count());
+        let total: f64 = left.iter().map(|(_, weight)| weight).sum();
+        let least = min_p * left[0].1 / total;
+        let mut left: Vec<usize> = (left.iter())
+            .filter(|(_, weight)| weight / total >= least)
+            .map(|(token, _)| *token)
+            .collect();
+        left.sort_unstable();
+        left
+    }
+
+    #[test]
+    fn min_p_keeps_what_it_keeps_by_itself_and_after_top_k_and_top_p() {
+        let logits: Vec<f32> = (0..300).map(|token| (token as f32 * 0.731).sin() * 6.0).collect();
+        let mut sizes = Vec::new();
+        for (temperature, top_k, top_p, min_p) in [
+            (1.0, 0, 1.0, 0.1),
+            (1.0, 0, 1.0, 0.9),
+            (0.5, 0, 1.0, 0.1),
+            (2.0, 0, 1.0, 0.03),
+            (1.0, 7, 1.0, 0.2),
+            (1.0, 200, 1.0, 0.2),
+            (1.5, 0, 0.5, 0.3),
+            (1.5, 0, 0.95, 0.3),
+            (0.8, 40, 0.9, 0.4),
+        ] {
+            let parameters =
+                SamplingParameters { temperature, top_k, top_p, min_p, ..Default::default() };
+            let truncated = sampler(parameters.clone()).truncated(&logits);
+            let kept: Vec<usize> =
+                (0..logits.len()).filter(|&token| truncated[token] == logits[token]).collect();
+            assert_eq!(kept, left_by_warpers(&logits, &parameters), "{parameters:?}");
+            sizes.push(kept.len());
+        }
+        assert!(sizes.iter().all(|&size| (1..300).contains(&size)), "{sizes:?}");
+        assert!(sizes[1] < sizes[0] && sizes[2] < sizes[0] && sizes[3] > sizes[0], "{sizes:?}");
+    }
+
+    #[test]
+    fn without_min_p_the_samples_are_those_of_before_it() {
+        let logits = long_row();
+        for (parameters, expected) in [
+            (SamplingParameters::default(), [458, 324, 561, 221, 281, 393, 365, 357]),
+            (
+                SamplingParameters { top_p: 0.8, ..Default::default() },
+                [458, 324, 521, 221, 281, 393, 365, 357],
+            ),
+            (
+                SamplingParameters { temperature: 0.7, top_k: 40, ..Default::default() },
+                [311, 281, 595, 221, 8, 180, 494, 453],
+            ),
+        ] {
+            let sampler = sampler(parameters);
+            let sampled = (0..8).map(|position| {
+                let request = SampleRequest { logits: &logits, key: KEY, position };
+                sampler.sample(&request).unwrap().token
+            });
+            assert_eq!(sampled.collect::<Vec<_>>(), expected);
+        }
+    }
+
     /// Three blocks of tokens, the last of them short.
     fn long_row() -> Vec<f32> {
         (0..600).map(|token| ((token * 37) % 101) as f32 / 20.0).collect()
@@ -491,6 +585,7 @@ mod tests {
             SamplingParameters { temperature: f64::NAN, ..Default::default() },
             SamplingParameters { top_p: 0.0, ..Default::default() },
             SamplingParameters { top_p: 1.5, ..Default::default() },
+            SamplingParameters { min_p: 1.0, ..Default::default() },
             SamplingParameters { max_new_tokens: 0, ..Default::default() },
         ] {
             assert!(Sampler::new(&parameters, &[]).is_err());

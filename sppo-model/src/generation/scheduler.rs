@@ -320,12 +320,18 @@ impl<'a, O: Ops> Scheduler<'a, O> {
             None,
         )?;
         let vocabulary = self.decoder.config().vocabulary_size;
-        let tokens = if self.ops.samples_on_device() {
+        let for_device = if self.ops.samples_on_device() {
             let keys: Vec<_> = rows.iter().map(|row| self.key(row)).collect();
-            self.ops.sample(&logits, &self.sampler.for_device(&keys, vocabulary))?
+            self.sampler.for_device(&keys, vocabulary)
         } else {
-            let logits = self.download(&logits, rows.len())?;
-            self.sample(&rows, logits.chunks_exact(vocabulary))?
+            None
+        };
+        let tokens = match for_device {
+            Some(inputs) => self.ops.sample(&logits, &inputs)?,
+            None => {
+                let logits = self.download(&logits, rows.len())?;
+                self.sample(&rows, logits.chunks_exact(vocabulary))?
+            }
         };
         self.advance(rows, &tokens);
         Ok(())

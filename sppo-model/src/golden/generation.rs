@@ -46,6 +46,7 @@ pub(super) fn check_sampling<O: Ops>(make: &MakeOps<'_, O>, family: &str) -> Fai
         top_k: 300,
         max_new_tokens: 24,
         min_new_tokens: 3,
+        ..Default::default()
     };
     let mut request = GenerationRequest {
         prompts: golden.sequences.iter().enumerate().map(prompt).collect(),
