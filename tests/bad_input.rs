@@ -136,8 +136,8 @@ fn a_prompt_longer_than_the_context_is_named_with_its_line() {
     refused_with_hint(&mut generate(&file, &model()), INPUT, &words);
     let mut run = run(directory.path());
     refused_with_hint(run.arg("--held-out").arg(&file).arg("--model").arg(model()), INPUT, &words);
-    let mut sample = sppo();
-    refused(sample.args(["sample", &long, "--model"]).arg(model()), INPUT, &["256"]);
+    let mut chat = sppo();
+    refused(chat.args(["chat", &long, "--model"]).arg(model()), INPUT, &["256"]);
 }
 
 #[test]
@@ -290,7 +290,7 @@ fn models_of_unknown_kind_or_damaged_are_refused() {
         println!("{what}");
         refused(&mut generate(&prompts, &damaged), INPUT, words);
         refused(run(directory.path()).arg("--model").arg(&damaged), INPUT, words);
-        refused(sppo().args(["sample", "a", "--model"]).arg(&damaged), INPUT, words);
+        refused(sppo().args(["chat", "a", "--model"]).arg(&damaged), INPUT, words);
     }
     let directory = tempfile::tempdir().unwrap();
     let gguf = written(&directory, "model.gguf", b"GGUF\x03\0\0\0\x05\0\0\0\0\0\0\0");

@@ -17,7 +17,7 @@ const COMMANDS: [&str; 14] = [
     "merge",
     "score",
     "eval",
-    "sample",
+    "chat",
     "bench",
     "game",
     "plugin",
@@ -47,6 +47,12 @@ fn every_command_explains_itself() {
         let help = stdout_of(sppo().args([command, "--help"]));
         assert!(help.contains("Usage: sppo"), "{command}: {help}");
     }
+    // The old name of `chat` is understood, and not listed.
+    assert!(!help.contains("\n  sample "));
+    assert_eq!(
+        stdout_of(sppo().args(["sample", "--help"])),
+        stdout_of(sppo().args(["chat", "--help"]))
+    );
     assert!(help.contains("Exit codes: 0 success"));
 }
 
@@ -371,7 +377,7 @@ fn models_are_compared_side_by_side_in_a_conversation() {
     std::fs::write(&input, "Hello.\nAnd you?\n\nHello.\n").unwrap();
     let answers = stdout_of(
         sppo()
-            .args(["sample", "--json", "--max-new-tokens", "8", "--model"])
+            .args(["chat", "--json", "--max-new-tokens", "8", "--model"])
             .arg(&model)
             .arg("--model")
             .arg(&model)

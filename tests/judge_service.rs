@@ -267,15 +267,7 @@ fn the_best_of_several_samples_is_the_one_that_the_judge_prefers() {
     let model = support::fixture("fixtures/lm/llama");
     let say = |extra: &[&str]| {
         let mut command = sppo();
-        command.args([
-            "sample",
-            "Name a colour.",
-            "--json",
-            "--seed",
-            "5",
-            "--max-new-tokens",
-            "8",
-        ]);
+        command.args(["chat", "Name a colour.", "--json", "--seed", "5", "--max-new-tokens", "8"]);
         command.arg("--model").arg(&model).args(extra);
         let text = stdout_of(&mut command);
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()

@@ -5,6 +5,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use sppo_core::observer::{Event, Observer};
 use sppo_core::plugin::{PluginAtWork, plugin_at_work};
 
 use crate::exit_code::ExitCode;
@@ -52,6 +53,17 @@ fn name_who_is_waited_for() {
             std::io::stderr(),
             "still waiting: {plugin} {why}; press Ctrl-C again to stop at once"
         );
+    }
+}
+
+/// Shows nothing, and cancels when the user asks to stop.
+pub(crate) struct QuietObserver;
+
+impl Observer for QuietObserver {
+    fn event(&self, _event: Event<'_>) {}
+
+    fn is_cancelled(&self) -> bool {
+        requested()
     }
 }
 

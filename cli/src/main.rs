@@ -13,7 +13,6 @@ mod output;
 mod prompts;
 mod settings;
 mod terminal;
-mod watchers;
 
 use clap::Parser;
 // Built-in plugins register themselves when they are linked.

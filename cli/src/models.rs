@@ -1,16 +1,15 @@
-//! From what a user calls a model, a backend or an oracle to the thing itself.
+//! Models, backends and oracles by the names that users give them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sppo_core::config::Config;
-use sppo_core::observer::{Event, Observer, PluginServices, SilentObserver, Stage, StageHost};
-use sppo_core::plugin::{Backend, Oracle, PluginKind, Policy, PolicySpec};
+use sppo_core::plugin::{Backend, Oracle, PluginKind};
 use sppo_core::plugins::PluginRegistry;
 use sppo_core::records::Prompt;
 use sppo_core::{Error, Result as CoreResult};
 use sppo_model::ModelError;
 use sppo_model::checkpoint::Checkpoint;
-use sppo_model::checkpoint::source::{self, ModelSourceOptions, ResolvedModel};
+use sppo_model::checkpoint::source::{self, ModelSourceOptions};
 
 use crate::failure::{Failure, Result};
 use crate::prompts;
@@ -39,21 +38,7 @@ pub(crate) fn backend(plugins: &PluginRegistry, config: &Config) -> CoreResult<B
     }
 }
 
-/// The oracle that the settings name.
-pub(crate) fn oracle(plugins: &PluginRegistry, config: &Config) -> CoreResult<Box<dyn Oracle>> {
-    plugins.create_oracle(&config.oracle.name, config.oracle.chosen_settings())
-}
-
-/// The oracle that the settings name, ready to judge.
-pub(crate) fn ready_oracle(services: PluginServices<'_>) -> CoreResult<Box<dyn Oracle>> {
-    let config = services.config;
-    let mut oracle = oracle(services.plugins, config)?;
-    let host = StageHost::new(&SilentObserver, services, 0, 1);
-    oracle.prepare(&host, &host)?;
-    Ok(oracle)
-}
-
-/// Who judges, for the record: name, version, and what the oracle says of itself.
+/// The judge as it is recorded: name, version, and the identity that the oracle reports.
 pub(crate) fn describe_oracle(
     plugins: &PluginRegistry,
     config: &Config,
@@ -70,98 +55,111 @@ pub(crate) fn describe_oracle(
     }
 }
 
-/// Finds a model, and fetches it where that is needed and allowed. The revision in the settings is that of
-/// the model in the settings.
-pub(crate) fn find(
-    model: &str,
-    config: &Config,
-    offline: bool,
-    terminal: &Terminal,
-) -> Result<ResolvedModel> {
+/// A model on this machine, opened to see what it is.
+pub(crate) struct LocalModel {
+    pub(crate) path: PathBuf,
+    pub(crate) checkpoint: Checkpoint,
+}
+
+impl LocalModel {
+    /// Finds a model, fetching it where that is needed and allowed, and opens it. The revision in the
+    /// settings is that of the model in the settings.
+    ///
+    /// # Errors
+    /// When there is no such model, or it is damaged or of an unknown kind.
+    pub(crate) fn find(
+        model: &str,
+        config: &Config,
+        offline: bool,
+        terminal: &Terminal,
+    ) -> Result<Self> {
+        Self::open(&path_of(model, config, offline, terminal)?)
+    }
+
+    /// As [`Self::find`], without fetching: `None` for a model that may still be fetched.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub(crate) fn find_at_hand(
+        model: &str,
+        config: &Config,
+        terminal: &Terminal,
+    ) -> Result<Option<Self>> {
+        match path_of(model, config, true, terminal) {
+            Ok(path) => Self::open(&path).map(Some),
+            Err(_) if source::may_be_fetched(model) => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Opens a model at this path, and refuses one that is damaged or of an unknown kind.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let checkpoint = Checkpoint::open(path).map_err(|error| match error {
+            ModelError::Unsupported(message) | ModelError::Input(message) => {
+                Error::input(path, message)
+                    .with_hint("choose another model: README.md says which kinds are supported")
+                    .into()
+            }
+            other => Failure::from(other),
+        })?;
+        Ok(Self { path: path.to_path_buf(), checkpoint })
+    }
+
+    /// Refuses prompts that the model cannot answer, before any work is done: those that its chat template
+    /// refuses, and those that fill its context or `training.max_length`, where that is given. Returns the
+    /// tokens of the longest.
+    ///
+    /// # Errors
+    /// The first such prompt, with its line.
+    pub(crate) fn check_prompts(
+        &self,
+        prompts: &[Prompt],
+        file: Option<&Path>,
+        max_length: Option<usize>,
+    ) -> Result<usize> {
+        let context = self.checkpoint.config().context_length;
+        let mut longest = 0;
+        for prompt in prompts {
+            let refused = |message: String, hint: &str| {
+                Failure::from(prompts::error_about(file, prompt.id, message).with_hint(hint))
+            };
+            let text = self.checkpoint.text().render(&prompt.messages, true).map_err(|error| {
+                refused(
+                    format!("the model's chat template refuses this prompt: {error}"),
+                    "change the conversation's roles, or choose a model with another chat template",
+                )
+            })?;
+            let tokens = self.checkpoint.text().encode(&text, false)?.len();
+            if tokens >= context {
+                return Err(refused(
+                    format!(
+                        "this prompt has {tokens} tokens, and the model's context holds {context}"
+                    ),
+                    "shorten it, or choose a model with a longer context",
+                ));
+            }
+            if let Some(max_length) = max_length.filter(|max_length| tokens >= *max_length) {
+                return Err(refused(
+                    format!(
+                        "this prompt has {tokens} tokens, and no answer fits into `training.max_length` \
+                         ({max_length}) beside it"
+                    ),
+                    "shorten it, leave it out, or raise --max-length",
+                ));
+            }
+            longest = longest.max(tokens);
+        }
+        Ok(longest)
+    }
+}
+
+/// The path of a model, which is fetched where that is needed and allowed.
+fn path_of(model: &str, config: &Config, offline: bool, terminal: &Terminal) -> Result<PathBuf> {
     let options = ModelSourceOptions { offline, ..ModelSourceOptions::default() };
     let revision = config.revision.as_deref().filter(|_| model == config.model);
     let download = terminal.download();
     let found = source::resolve(model, revision, &options, &|progress| {
         download.show(&progress);
     })?;
-    Ok(found)
-}
-
-/// Opens a model to see what it is, and refuses one that is damaged or of an unknown kind.
-pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
-    Checkpoint::open(path).map_err(|error| match error {
-        ModelError::Unsupported(message) | ModelError::Input(message) => {
-            Error::input(path, message)
-                .with_hint("choose another model: README.md says which kinds are supported")
-                .into()
-        }
-        other => other.into(),
-    })
-}
-
-/// Loads a policy.
-pub(crate) fn load_policy(
-    backend: &dyn Backend,
-    spec: &PolicySpec,
-    observer: &dyn Observer,
-) -> CoreResult<Box<dyn Policy>> {
-    let started = std::time::Instant::now();
-    observer.event(Event::StageStarted { stage: Stage::Load, total: 1, unit: "model" });
-    let policy = backend.load_policy(spec)?;
-    observer.event(Event::StageFinished {
-        elapsed: started.elapsed(),
-        summary: spec.path.display().to_string(),
-    });
-    Ok(policy)
-}
-
-/// Names the backend in an error that came out of a policy.
-pub(crate) fn blame_backend(config: &Config) -> impl Fn(Error) -> Error {
-    let name = format!("backend `{}`", config.backend.name);
-    move |error| error.from_plugin(&name)
-}
-
-/// Refuses prompts that the model cannot answer, before any work is done: those that its chat template
-/// refuses, and those that fill its context or `training.max_length`, where that is given. Returns the tokens
-/// of the longest.
-///
-/// # Errors
-/// The first such prompt, with its line.
-pub(crate) fn check_prompts(
-    checkpoint: &Checkpoint,
-    prompts: &[Prompt],
-    file: Option<&Path>,
-    max_length: Option<usize>,
-) -> Result<usize> {
-    let context = checkpoint.config().context_length;
-    let mut longest = 0;
-    for prompt in prompts {
-        let refused = |message: String, hint: &str| {
-            Failure::from(prompts::error_about(file, prompt.id, message).with_hint(hint))
-        };
-        let text = checkpoint.text().render(&prompt.messages, true).map_err(|error| {
-            refused(
-                format!("the model's chat template refuses this prompt: {error}"),
-                "change the conversation's roles, or choose a model with another chat template",
-            )
-        })?;
-        let tokens = checkpoint.text().encode(&text, false)?.len();
-        if tokens >= context {
-            return Err(refused(
-                format!("this prompt has {tokens} tokens, and the model's context holds {context}"),
-                "shorten it, or choose a model with a longer context",
-            ));
-        }
-        if let Some(max_length) = max_length.filter(|max_length| tokens >= *max_length) {
-            return Err(refused(
-                format!(
-                    "this prompt has {tokens} tokens, and no answer fits into `training.max_length` \
-                     ({max_length}) beside it"
-                ),
-                "shorten it, leave it out, or raise --max-length",
-            ));
-        }
-        longest = longest.max(tokens);
-    }
-    Ok(longest)
+    Ok(found.path)
 }

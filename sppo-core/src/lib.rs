@@ -24,6 +24,7 @@ pub mod schedule;
 pub mod schema;
 pub mod selection;
 pub mod self_play;
+pub mod session;
 pub mod stages;
 pub mod statistics;
 pub mod tables;

@@ -1,32 +1,36 @@
-//! What the stages of an iteration hand to each other and leave in the run directory.
+//! Records that the stages of an iteration hand to each other and leave in the run directory.
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::plugin::{Conversation, FinishReason};
+use crate::preference::PreferenceMatrix;
+use crate::win_rate::Preferences;
 
 /// A prompt of the run's prompt set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prompt {
-    /// Its place in the prompt set; keys the random draws.
+    /// Position in the prompt set; keys the random draws.
     pub id: u64,
     /// The conversation, ending with the user's turn.
     pub messages: Conversation,
 }
 
-/// One sampled answer.
+/// One sampled response.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Response {
-    /// Its text, special tokens left out.
+    /// The text, special tokens left out.
     pub text: String,
-    /// The tokens that were drawn, the end token included. These are trained on.
+    /// The sampled tokens, the end token included. These are trained on.
     pub tokens: Vec<u32>,
-    /// Log-probability of each token under the policy that drew it.
+    /// Log-probability of each token under the policy that sampled it.
     pub log_probs: Vec<f32>,
-    /// Why it ended.
+    /// Reason for its end.
     pub finish_reason: FinishReason,
 }
 
-/// A prompt and its K sampled answers.
+/// A prompt and its K sampled responses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rollout {
     /// The prompt.
@@ -35,39 +39,87 @@ pub struct Rollout {
     pub rendered_prompt: String,
     /// The prompt's tokens.
     pub prompt_tokens: Vec<u32>,
-    /// The K answers.
+    /// The K responses.
     pub responses: Vec<Response>,
 }
 
-/// What the oracle said about one rollout.
+/// Length of responses, and how often the model ended them itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ResponseStatistics {
+    /// Number of responses.
+    pub count: usize,
+    /// Mean length in tokens; 0 without responses.
+    pub mean_tokens: f64,
+    /// Share that ended with an end token; 0 without responses.
+    pub stop_rate: f64,
+}
+
+impl ResponseStatistics {
+    /// Statistics of all responses of these rollouts.
+    #[must_use]
+    pub fn of(rollouts: &[Rollout]) -> Self {
+        let (mut count, mut tokens, mut stopped) = (0usize, 0usize, 0usize);
+        for response in rollouts.iter().flat_map(|rollout| &rollout.responses) {
+            count += 1;
+            tokens += response.tokens.len();
+            stopped += usize::from(response.finish_reason == FinishReason::Stop);
+        }
+        let divisor = count.max(1) as f64;
+        Self { count, mean_tokens: tokens as f64 / divisor, stop_rate: stopped as f64 / divisor }
+    }
+}
+
+impl fmt::Display for ResponseStatistics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { count, mean_tokens, stop_rate } = self;
+        let percent = 100.0 * stop_rate;
+        write!(
+            formatter,
+            "{count} answers, {mean_tokens:.0} tokens on average, {percent:.0} % ended by themselves"
+        )
+    }
+}
+
+/// The preferences among the responses of one rollout.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Judgment {
     /// The prompt's id.
     pub prompt_id: u64,
-    /// `P[i][j]` = P(answer i beats answer j), row-major `K x K`.
-    pub probability: Vec<f64>,
-    /// One score per answer, by which best and worst are chosen (official: `rm_scores`).
+    /// `P[i][j]` = P(response i beats response j).
+    #[serde(rename = "probability")]
+    pub matrix: PreferenceMatrix,
+    /// One score per response, by which best and worst are chosen.
+    #[serde(rename = "rm_scores")]
     pub scores: Vec<f64>,
 }
 
-/// One answer that is trained on.
+impl Judgment {
+    /// The judgment of the prompt of this id.
+    #[must_use]
+    pub fn new(prompt_id: u64, preferences: Preferences) -> Self {
+        let Preferences { matrix, scores, .. } = preferences;
+        Self { prompt_id, matrix, scores }
+    }
+}
+
+/// One response that is trained on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainingResponse {
-    /// Its text, for people.
+    /// The text, for people.
     pub text: String,
-    /// Its tokens.
+    /// The tokens.
     pub tokens: Vec<u32>,
-    /// The prompt's tokens for this answer alone, where they differ from the example's: the official
-    /// tokenisation lets an answer change the prompt's last token.
-    #[serde(default)]
-    pub own_prompt_tokens: Option<Vec<u32>>,
+    /// The prompt's tokens before this response, where they differ from the example's: the official
+    /// tokenisation lets a response change the prompt's last token.
+    #[serde(default, rename = "own_prompt_tokens")]
+    pub prompt_tokens_override: Option<Vec<u32>>,
     /// Estimated probability of beating the current policy, in `[0, 1]`.
     pub win_rate: f64,
     /// Summed log-probability under the reference policy, once known.
     pub reference_log_prob: Option<f64>,
 }
 
-/// A prompt with the answers to train on: `[chosen, rejected]`, or all K.
+/// A prompt with the responses to train on: `[chosen, rejected]`, or all K.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainingExample {
     /// The prompt's id.
@@ -76,8 +128,8 @@ pub struct TrainingExample {
     pub messages: Conversation,
     /// The prompt's tokens.
     pub prompt_tokens: Vec<u32>,
-    /// The answers, the best first and the worst last.
+    /// The responses, the best first and the worst last.
     pub responses: Vec<TrainingResponse>,
-    /// `P[chosen][rejected]` when there are two answers (official: `chosen_probs`).
+    /// `P[chosen][rejected]` when there are two responses (official: `chosen_probs`).
     pub chosen_probability: Option<f64>,
 }

@@ -371,11 +371,11 @@ fn an_answer_s_tokens_are_those_that_it_has_in_the_conversation() {
         let messages = [Message::user("What is the sky?")];
         let answer = "The sky is blue.";
         let tokenized =
-            stages::tokenize_answers(&policy, &messages, &[answer], settings).unwrap().remove(0);
+            stages::tokenize_responses(&policy, &messages, &[answer], settings).unwrap().remove(0);
         let conversation = [messages[0].clone(), Message::assistant(answer)];
         let whole = policy.render(&conversation, false).unwrap();
         let whole = policy.encode(&whole, false).unwrap();
-        let ours = [tokenized.prompt, tokenized.answer].concat();
+        let ours = [tokenized.prompt, tokenized.response].concat();
         // Templates add line breaks after the end token.
         let beginning = usize::from(ours[0] != whole[0]);
         assert!(whole.starts_with(&ours[beginning..]), "{family}: {ours:?}, {whole:?}");

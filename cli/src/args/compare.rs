@@ -53,11 +53,11 @@ pub(crate) struct EvalArguments {
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
-  sppo sample \"Why is the sky blue?\"
-  sppo sample --model smollm2-135m-instruct --model runs/mine/iteration-3/checkpoint
-  sppo sample \"Name a colour.\" --samples 3 --temperature 0.7 --json
-  sppo sample \"Name a colour.\" --best-of 8 --oracle rules")]
-pub(crate) struct SampleArguments {
+  sppo chat \"Why is the sky blue?\"
+  sppo chat --model smollm2-135m-instruct --model runs/mine/iteration-3/checkpoint
+  sppo chat \"Name a colour.\" --samples 3 --temperature 0.7 --json
+  sppo chat \"Name a colour.\" --best-of 8 --oracle rules")]
+pub(crate) struct ChatArguments {
     /// What to say
     #[arg(value_name = "PROMPT")]
     pub(crate) prompt: Option<String>,

@@ -10,7 +10,7 @@ mod tools;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use bench::{BenchArguments, ShapeChoice};
-pub(crate) use compare::{EvalArguments, SampleArguments};
+pub(crate) use compare::{ChatArguments, EvalArguments};
 pub(crate) use run::RunArguments;
 pub(crate) use settings::{
     BackendArguments, LoraArguments, ModelArguments, OracleArguments, ReportArguments,
@@ -89,7 +89,8 @@ pub(crate) enum Command {
     /// Win rate of one model against another
     Eval(EvalArguments),
     /// Talk to one model, or to several to compare them
-    Sample(SampleArguments),
+    #[command(alias = "sample")]
+    Chat(ChatArguments),
     /// Measure sampling and training on this machine
     Bench(BenchArguments),
     /// Self-play on a small game, exactly, beside the theorem's bound

@@ -1,26 +1,17 @@
 //! `sppo eval`: the win rate of one model against another.
 
-use std::path::Path;
-
 use serde::Serialize;
-use sppo_core::config::Config;
-use sppo_core::evaluation;
-use sppo_core::observer::Stage;
-use sppo_core::records::{Prompt, Rollout};
-use sppo_core::stages::{self, SamplingPass, SamplingSettings};
-use sppo_core::statistics::{Interval, bootstrap_mean_interval};
+use sppo_core::records::{ResponseStatistics, Rollout};
+use sppo_core::stages::{SamplingPass, SamplingSettings};
+use sppo_core::statistics::Interval;
 
-use super::session::Session;
+use super::session::Setup;
 use crate::args::EvalArguments;
 use crate::failure::Result;
-use crate::models;
 use crate::output;
 use crate::prompts;
 use crate::settings::{Flags, SettingFlags};
 use crate::terminal::{Alignment, Table, Terminal, counted, number, percent};
-
-/// Both models draw from the same stream, so that equal models give equal answers.
-const STREAM: u64 = u64::MAX;
 
 impl SettingFlags for EvalArguments {
     fn add_to(&self, flags: &mut Flags) -> sppo_core::Result<()> {
@@ -30,110 +21,73 @@ impl SettingFlags for EvalArguments {
     }
 }
 
-/// What came of a comparison.
+/// Outcome of a comparison.
 #[derive(Debug, Serialize)]
 struct EvalReport {
-    model: AnswersReport,
-    against: AnswersReport,
-    /// Where the prompts came from.
+    model: ResponsesReport,
+    against: ResponsesReport,
+    /// Source of the prompts.
     prompts: String,
     prompt_count: usize,
     samples_per_prompt: usize,
     oracle: String,
-    /// The mean probability that the model's answer is preferred.
+    /// The mean probability that the model's response is preferred.
     win_rate: Interval,
     /// The interval's confidence.
     confidence: f64,
 }
 
-/// What one model answered.
+/// Responses of one model.
 #[derive(Debug, Serialize)]
-struct AnswersReport {
+struct ResponsesReport {
     model: String,
     mean_response_tokens: f64,
-    ended_share: f64,
+    #[serde(rename = "ended_share")]
+    stop_rate: f64,
 }
 
 pub(super) fn eval(arguments: &EvalArguments, terminal: &Terminal) -> Result<()> {
     let flags =
         Flags::of(&[&arguments.settings, &arguments.backend, &arguments.oracle, arguments])?;
-    let session = Session::open(arguments.settings.resolve(flags)?.config, terminal)?;
+    let setup = Setup::new(arguments.settings.resolve(flags)?.config, terminal)?;
+    let (session, config) = (setup.session(), &setup.config);
     let mut oracle = session.oracle()?;
-    let file = session.config.prompts.held_out.clone();
-    let prompts = prompts::held_out(file.as_deref())?;
+    let file = config.prompts.held_out.as_deref();
+    let prompts = prompts::held_out(file)?;
+    let sampling = arguments.sampling.over(SamplingSettings {
+        samples_per_prompt: config.evaluation.samples_per_prompt,
+        ..config.sampling.clone()
+    })?;
+    let pass = SamplingPass {
+        samples_per_prompt: sampling.samples_per_prompt,
+        parameters: sampling.parameters(),
+        ..session.evaluation_pass()
+    };
+    let respond = |model: &str| -> Result<Vec<Rollout>> {
+        let model = setup.find(model, arguments.offline)?;
+        model.check_prompts(&prompts, file, None)?;
+        let mut policy = setup.load(model)?;
+        Ok(session.sample_held_out(policy.as_mut(), &prompts, &pass)?)
+    };
 
-    let sampling = sampling(arguments, &session)?;
-    let challenger =
-        answers(arguments, &session, &arguments.model, &prompts, file.as_deref(), terminal)?;
-    let against = session.config.model.clone();
-    let baseline = answers(arguments, &session, &against, &prompts, file.as_deref(), terminal)?;
-
-    let meter = session.stage(Stage::Judge, prompts.len(), "prompts");
-    let settings = session.config.preference;
-    let win_rates =
-        evaluation::win_rates(oracle.as_mut(), &challenger, &baseline, &settings, &meter.host())
-            .map_err(|error| {
-                error.from_plugin(format!("oracle `{}`", session.config.oracle.name))
-            })?;
-    meter.finish(String::new());
-
-    let evaluation = &session.config.evaluation;
+    let challenger = respond(&arguments.model)?;
+    let baseline = respond(&config.model)?;
     let report = EvalReport {
         model: describe(&arguments.model, &challenger),
-        against: describe(&against, &baseline),
-        prompts: prompts::source(file.as_deref()),
+        against: describe(&config.model, &baseline),
+        prompts: prompts::source(file),
         prompt_count: prompts.len(),
         samples_per_prompt: sampling.samples_per_prompt,
-        oracle: session.describe_oracle(oracle.as_ref()),
-        win_rate: bootstrap_mean_interval(
-            &win_rates,
-            evaluation.bootstrap_resamples,
-            evaluation.confidence,
-            session.config.seed,
-        ),
-        confidence: evaluation.confidence,
+        oracle: setup.describe_oracle(oracle.as_ref()),
+        win_rate: session.win_rate(oracle.as_mut(), &challenger, &baseline)?,
+        confidence: config.evaluation.confidence,
     };
     if arguments.report.json { output::json(&report) } else { print(&report, terminal) }
 }
 
-/// Sampling settings, with as many answers as evaluations have.
-fn sampling(arguments: &EvalArguments, session: &Session) -> sppo_core::Result<SamplingSettings> {
-    let Config { sampling, evaluation, .. } = &session.config;
-    let samples_per_prompt = evaluation.samples_per_prompt;
-    arguments.sampling.over(SamplingSettings { samples_per_prompt, ..sampling.clone() })
-}
-
-fn answers(
-    arguments: &EvalArguments,
-    session: &Session,
-    model: &str,
-    prompts: &[Prompt],
-    file: Option<&Path>,
-    terminal: &Terminal,
-) -> Result<Vec<Rollout>> {
-    let sampling = sampling(arguments, session)?;
-    let (samples, parameters) = (sampling.samples_per_prompt, sampling.parameters());
-    let path = models::find(model, &session.config, arguments.offline, terminal)?.path;
-    models::check_prompts(&models::open(&path)?, prompts, file, None)?;
-    let mut policy = session.load(path)?;
-    let pass = SamplingPass {
-        samples_per_prompt: samples,
-        parameters: &parameters,
-        rule: session.config.training.tokenization,
-        seed: session.config.seed,
-        stream: STREAM,
-    };
-    let tokens = prompts.len() * samples * parameters.max_new_tokens;
-    let meter = session.stage(Stage::Sample, tokens, "tokens");
-    let rollouts = stages::sample(policy.as_mut(), prompts, &pass, &meter.host())
-        .map_err(|error| session.blame_backend(error))?;
-    meter.finish(counted(prompts.len() * samples, "answer"));
-    Ok(rollouts)
-}
-
-fn describe(model: &str, rollouts: &[Rollout]) -> AnswersReport {
-    let (mean_response_tokens, ended_share) = stages::length_statistics(rollouts);
-    AnswersReport { model: model.into(), mean_response_tokens, ended_share }
+fn describe(model: &str, rollouts: &[Rollout]) -> ResponsesReport {
+    let ResponseStatistics { mean_tokens, stop_rate, .. } = ResponseStatistics::of(rollouts);
+    ResponsesReport { model: model.into(), mean_response_tokens: mean_tokens, stop_rate }
 }
 
 fn print(report: &EvalReport, terminal: &Terminal) -> Result<()> {
@@ -143,14 +97,14 @@ fn print(report: &EvalReport, terminal: &Terminal) -> Result<()> {
         ("tokens", Alignment::Right),
         ("ended", Alignment::Right),
     ]);
-    for (answers, win_rate) in
+    for (responses, win_rate) in
         [(&report.model, report.win_rate.mean), (&report.against, 1.0 - report.win_rate.mean)]
     {
         table.row([
-            answers.model.clone(),
+            responses.model.clone(),
             percent(win_rate),
-            number(answers.mean_response_tokens),
-            percent(answers.ended_share),
+            number(responses.mean_response_tokens),
+            percent(responses.stop_rate),
         ]);
     }
     let Interval { mean, low, high } = report.win_rate;

@@ -5,11 +5,11 @@ use sppo_model::checkpoint::{WeightFiles, write_checkpoint};
 
 use crate::args::MergeArguments;
 use crate::failure::Result;
-use crate::models;
+use crate::models::LocalModel;
 use crate::terminal::Terminal;
 
 pub(super) fn merge(arguments: &MergeArguments, terminal: &Terminal) -> Result<()> {
-    let checkpoint = models::open(&arguments.adapters)?;
+    let LocalModel { checkpoint, .. } = LocalModel::open(&arguments.adapters)?;
     if checkpoint.adapters().is_none() {
         return Err(Error::input(&arguments.adapters, "holds no adapters to merge")
             .with_hint("name a directory with adapter_config.json")

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod bench;
+mod chat;
 mod completions;
 mod config;
 mod eval;
@@ -11,7 +12,6 @@ mod merge;
 mod plugin;
 mod rank;
 mod run;
-mod sample;
 mod score;
 mod session;
 mod train;
@@ -30,7 +30,7 @@ pub(crate) fn dispatch(command: Command, terminal: &Terminal) -> Result<()> {
         Command::Merge(arguments) => merge::merge(&arguments, terminal),
         Command::Score(arguments) => score::score(&arguments, terminal),
         Command::Eval(arguments) => eval::eval(&arguments, terminal),
-        Command::Sample(arguments) => sample::sample(&arguments, terminal),
+        Command::Chat(arguments) => chat::chat(&arguments, terminal),
         Command::Bench(arguments) => bench::bench(&arguments, terminal),
         Command::Game(arguments) => game::game(&arguments, terminal),
         Command::Plugin(arguments) => plugin::plugin(&arguments, terminal),

@@ -134,15 +134,17 @@ impl Oracle for MixtureOracle {
                 );
                 return Err(named(&member.name, PluginError::failed(message)));
             }
-            for ((verdict, comparison), mixed) in verdicts.iter().zip(comparisons).zip(&mut mixed) {
-                let judged = win_rate::judge(
+            for ((verdict, comparison), mixed) in
+                verdicts.into_iter().zip(comparisons).zip(&mut mixed)
+            {
+                let preferences = win_rate::judge(
                     verdict,
                     comparison.candidates.len(),
                     self.config.estimator,
                     self.config.bradley_terry_temperature,
                 )
                 .map_err(|error| named(&member.name, PluginError::failed(error.to_string())))?;
-                for (sum, probability) in mixed.iter_mut().zip(judged.matrix.values()) {
+                for (sum, probability) in mixed.iter_mut().zip(preferences.matrix.values()) {
                     *sum += member.share * probability;
                 }
             }

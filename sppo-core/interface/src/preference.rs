@@ -1,5 +1,8 @@
 //! Preference matrices: who beats whom, with which probability.
 
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use crate::numpy;
 
 /// Largest distance of a diagonal entry from 1/2.
@@ -168,6 +171,27 @@ impl PreferenceMatrix {
 
     fn row(&self, i: usize) -> &[f64] {
         &self.values[i * self.size..(i + 1) * self.size]
+    }
+}
+
+/// As the list of its rows.
+impl Serialize for PreferenceMatrix {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.rows())
+    }
+}
+
+/// From the list of its rows. The diagonal says nothing, and is taken for 1/2: the columns of a table are
+/// found out by reading rows of zeros.
+impl<'de> Deserialize<'de> for PreferenceMatrix {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let rows = Vec::<Vec<f64>>::deserialize(deserializer)?;
+        let size = rows.len();
+        if let Some(row) = rows.iter().find(|row| row.len() != size) {
+            let actual = row.len();
+            return Err(D::Error::custom(format!("a row of {actual} values among {size} rows")));
+        }
+        Self::from_fn(size, |i, j| rows[i][j]).map_err(D::Error::custom)
     }
 }
 

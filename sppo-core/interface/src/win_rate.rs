@@ -30,11 +30,24 @@ pub enum WinRateEstimator {
 
 /// The preferences among the K candidates of one prompt.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Judged {
+pub struct Preferences {
     /// `P[i][j]` = P(candidate `i` beats candidate `j`).
     pub matrix: PreferenceMatrix,
     /// One score per candidate, by which best and worst are chosen.
     pub scores: Vec<f64>,
+    /// Kind of the verdict that they come from.
+    pub kind: VerdictKind,
+}
+
+/// Kind of an oracle's verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerdictKind {
+    /// [`Verdict::Probabilities`]: the scores of the preferences are win rates.
+    Probabilities,
+    /// [`Verdict::Logits`]: the scores are aggregates of the logits.
+    Logits,
+    /// [`Verdict::Scores`]: the scores are the oracle's own.
+    Scores,
 }
 
 /// Why a verdict cannot be used. Candidates are counted from 0.
@@ -83,7 +96,7 @@ impl WinRateEstimator {
     ///
     /// # Errors
     /// When the table has the wrong length or a logit is not finite.
-    pub fn estimate(self, logits: &[f32], size: usize) -> Result<Judged, JudgmentError> {
+    pub fn estimate(self, logits: &[f32], size: usize) -> Result<Preferences, JudgmentError> {
         check_logits(logits, size)?;
         let scores = aggregate_scores(logits, size);
         let logit = |i: usize, j: usize| f64::from(logits[i * size + j]);
@@ -93,7 +106,8 @@ impl WinRateEstimator {
             Self::PairwiseSum => sigmoid(logit(i, j) - logit(j, i)),
             Self::PairwiseSymmetric => sigmoid((logit(i, j) - logit(j, i)) / 2.0),
         })?;
-        Ok(Judged { matrix, scores: scores.into_iter().map(f64::from).collect() })
+        let scores = scores.into_iter().map(f64::from).collect();
+        Ok(Preferences { matrix, scores, kind: VerdictKind::Logits })
     }
 }
 
@@ -106,24 +120,25 @@ impl WinRateEstimator {
 /// When the verdict has the wrong length or a number that makes no sense; the message says which.
 /// The caller adds whose verdict it was.
 pub fn judge(
-    verdict: &Verdict,
+    verdict: Verdict,
     size: usize,
     estimator: WinRateEstimator,
     bradley_terry_temperature: f64,
-) -> Result<Judged, JudgmentError> {
+) -> Result<Preferences, JudgmentError> {
     match verdict {
         Verdict::Probabilities(values) => {
-            let matrix = PreferenceMatrix::new(size, values.clone())?;
-            Ok(Judged { scores: matrix.win_rates(), matrix })
+            let matrix = PreferenceMatrix::new(size, values)?;
+            let (scores, kind) = (matrix.win_rates(), VerdictKind::Probabilities);
+            Ok(Preferences { matrix, scores, kind })
         }
-        Verdict::Logits(logits) => estimator.estimate(logits, size),
+        Verdict::Logits(logits) => estimator.estimate(&logits, size),
         Verdict::Scores(scores) if scores.len() != size => {
             Err(JudgmentError::ScoreCount { candidates: size, actual: scores.len() })
         }
-        Verdict::Scores(scores) => Ok(Judged {
-            matrix: PreferenceMatrix::from_scores(scores, bradley_terry_temperature)?,
-            scores: scores.clone(),
-        }),
+        Verdict::Scores(scores) => {
+            let matrix = PreferenceMatrix::from_scores(&scores, bradley_terry_temperature)?;
+            Ok(Preferences { matrix, scores, kind: VerdictKind::Scores })
+        }
     }
 }
 
@@ -137,7 +152,7 @@ pub fn ask(
     estimator: WinRateEstimator,
     bradley_terry_temperature: f64,
     progress: &dyn Progress,
-) -> Result<Vec<Judged>, PluginError> {
+) -> Result<Vec<Preferences>, PluginError> {
     let verdicts = oracle.preferences(comparisons, progress)?;
     if verdicts.len() != comparisons.len() {
         return Err(PluginError::failed(format!(
@@ -146,12 +161,12 @@ pub fn ask(
             verdicts.len()
         )));
     }
-    let judged =
-        verdicts.iter().zip(comparisons).enumerate().map(|(index, (verdict, comparison))| {
+    let preferences =
+        verdicts.into_iter().zip(comparisons).enumerate().map(|(index, (verdict, comparison))| {
             judge(verdict, comparison.candidates.len(), estimator, bradley_terry_temperature)
                 .map_err(|error| PluginError::failed(format!("verdict {index}: {error}")))
         });
-    judged.collect()
+    preferences.collect()
 }
 
 fn check_logits(logits: &[f32], size: usize) -> Result<(), JudgmentError> {
@@ -290,7 +305,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_verdict_is_judged() {
-        let judge = |verdict| judge(&verdict, 2, WinRateEstimator::Pairwise, 2.0).unwrap();
+        let judge = |verdict| judge(verdict, 2, WinRateEstimator::Pairwise, 2.0).unwrap();
         let given = judge(Verdict::Probabilities(vec![0.5, 0.9, 0.2, 0.5]));
         assert_eq!(given.matrix.values(), [0.5, 0.9, 0.2, 0.5]);
         assert_eq!(given.scores, [0.7, 0.35]);
@@ -304,7 +319,7 @@ mod tests {
     #[test]
     fn an_unusable_verdict_is_refused_with_what_is_wrong() {
         let refusal =
-            |verdict| judge(&verdict, 2, WinRateEstimator::Aggregate, 1.0).unwrap_err().to_string();
+            |verdict| judge(verdict, 2, WinRateEstimator::Aggregate, 1.0).unwrap_err().to_string();
         assert_eq!(
             refusal(Verdict::Logits(vec![0.0; 5])),
             "5 logits for 2 candidates, expected 2 x 2 = 4"

@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::plugin::Conversation;
 use crate::records::Rollout;
 use crate::tables::{self, Place};
+use crate::win_rate::{Preferences, VerdictKind};
 
 /// A prompt and its candidate answers.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,15 +25,13 @@ pub struct CandidateSet {
     row: Map<String, Value>,
 }
 
-/// A set with an oracle's word on it.
+/// A set with an oracle's preferences among its candidates.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RankedCandidates {
     /// The set.
     pub set: CandidateSet,
-    /// `P[i][j]` = P(candidate i beats candidate j), row-major `K x K`.
-    pub probability: Vec<f64>,
-    /// One score per candidate, where the oracle scores.
-    pub scores: Option<Vec<f64>>,
+    /// The preferences.
+    pub preferences: Preferences,
 }
 
 #[derive(Deserialize)]
@@ -123,27 +122,23 @@ pub fn write_candidates(path: &Path, sets: &[CandidateSet]) -> Result<()> {
     tables::write_samples(path, &rows)
 }
 
-/// Writes each row as it was read, and `probability`, `rm_scores` and `oracle`, who judged.
+/// Writes each row as it was read, then `probability`, `rm_scores` where the oracle
+/// scores, and the judge's name as `oracle`.
 ///
 /// # Errors
 /// When the file cannot be written.
 pub fn write_ranked(path: &Path, ranked: &[RankedCandidates], oracle: &str) -> Result<()> {
     let rows: Vec<Map<String, Value>> = ranked
         .iter()
-        .map(|RankedCandidates { set, probability, scores }| {
+        .map(|RankedCandidates { set, preferences }| {
             let mut row = set.row.clone();
-            row.insert("probability".into(), json!(nested(probability, set.candidates.len())));
-            if let Some(scores) = scores {
-                row.insert("rm_scores".into(), json!(scores));
+            row.insert("probability".into(), json!(preferences.matrix));
+            if preferences.kind != VerdictKind::Probabilities {
+                row.insert("rm_scores".into(), json!(preferences.scores));
             }
             row.insert("oracle".into(), json!(oracle));
             row
         })
         .collect();
     tables::write_samples(path, &rows)
-}
-
-/// A row-major matrix as a list of its rows.
-pub(super) fn nested(matrix: &[f64], columns: usize) -> Vec<Vec<f64>> {
-    matrix.chunks(columns.max(1)).map(<[f64]>::to_vec).collect()
 }

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::candidates::nested;
 use crate::error::Result;
 use crate::plugin::{Conversation, Message};
 use crate::records::{Judgment, Rollout};
@@ -28,8 +27,7 @@ fn row(rollout: &Rollout, judgment: &Judgment) -> Map<String, Value> {
         let answered = answered(&rollout.prompt.messages, &response.text);
         row.insert(format!("generate_{index}"), json!(answered));
     }
-    let probability = nested(&judgment.probability, rollout.responses.len());
-    row.insert("probability".into(), json!(probability));
+    row.insert("probability".into(), json!(judgment.matrix));
     row.insert("rm_scores".into(), json!(judgment.scores));
     row
 }

@@ -8,17 +8,19 @@ mod prompts;
 mod scores;
 mod stored;
 mod text;
+mod to_examples;
 
 pub use candidates::{
     CandidateSet, RankedCandidates, read_candidates, write_candidates, write_ranked,
 };
 pub use generated::write_generated;
-pub use pairs::{Pair, PairContent, parse_pairs, read_pairs, write_pairs};
+pub use pairs::{Pair, PairContent, pair_candidates, parse_pairs, read_pairs, write_pairs};
 pub use prompts::{
     PromptSettings, PromptsPerIteration, parse_prompts, read_prompts, write_prompts,
 };
 pub use scores::{ScoreContent, ScoreRequest, ScoredResponse, read_score_requests};
 pub use stored::Stored;
+pub use to_examples::{check_tokens, to_example};
 
 #[cfg(test)]
 mod tests;

@@ -4,15 +4,17 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::stored::PairRow;
+use super::candidates::CandidateSet;
 use super::text::{TextOrMessages, answerable, conversation, not_empty};
 use crate::error::{Error, Result};
 use crate::objective::Objective;
 use crate::plugin::Conversation;
-use crate::records::TrainingExample;
+use crate::preference::PreferenceMatrix;
+use crate::selection::{Selection, SelectionRule, SelectionStrategy, SkipCounts, select};
 use crate::tables::{self, Place};
+use crate::win_rate::Preferences;
 
 /// A better and a worse answer to one prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -114,17 +116,85 @@ pub fn parse_pairs(name: &str, text: &str, objective: Objective) -> Result<Vec<P
     not_empty(pairs, Path::new(name))
 }
 
-/// Writes pairs with the official columns and those that make training exact: tokens and reference
-/// log-probabilities.
+/// The pairs of the best and the worst candidate of each set that has them, and the number of the others.
+#[must_use]
+pub fn pair_candidates(
+    sets: &[CandidateSet],
+    preferences: &[Preferences],
+    keep_degenerate: bool,
+) -> (Vec<Pair>, SkipCounts) {
+    let rule = SelectionRule { strategy: SelectionStrategy::BestAndWorst, keep_degenerate };
+    let mut skipped = SkipCounts::default();
+    let mut pairs = Vec::with_capacity(sets.len());
+    for (set, preferences) in sets.iter().zip(preferences) {
+        let texts: Vec<&str> = set.candidates.iter().map(String::as_str).collect();
+        match select(&preferences.scores, &texts, &rule) {
+            Selection::Skipped(reason) => skipped.add(reason),
+            Selection::Chosen { indices } => {
+                if let (Some(&best), Some(&worst)) = (indices.first(), indices.last()) {
+                    pairs.push(Pair::of_candidates(set, &preferences.matrix, best, worst));
+                }
+            }
+        }
+    }
+    (pairs, skipped)
+}
+
+/// Columns of a pair of texts, with the official names.
+#[derive(Serialize, Deserialize)]
+struct TextRow {
+    messages: Conversation,
+    chosen: String,
+    rejected: String,
+    chosen_probs: f64,
+    chosen_probs_win: f64,
+    chosen_probs_lose: f64,
+}
+
+/// Writes pairs of texts.
 ///
 /// # Errors
-/// When an example is not a pair, or the file cannot be written.
-pub fn write_pairs(path: &Path, examples: &[TrainingExample]) -> Result<()> {
-    let rows: Option<Vec<PairRow>> = examples.iter().map(PairRow::new).collect();
+/// When a pair holds tokens or lacks a probability, or the file cannot be written.
+pub fn write_pairs(path: &Path, pairs: Vec<Pair>) -> Result<()> {
+    let rows: Option<Vec<TextRow>> = pairs.into_iter().map(Pair::into_row).collect();
     match rows {
         Some(rows) => tables::write(path, &rows),
-        None => Err(Error::input(path, "cannot hold examples that are not pairs")
-            .with_hint("set `selection.strategy` to `best-and-worst`")),
+        None => Err(Error::input(path, "holds pairs of texts with all of their probabilities")),
+    }
+}
+
+impl Pair {
+    fn of_candidates(
+        set: &CandidateSet,
+        matrix: &PreferenceMatrix,
+        best: usize,
+        worst: usize,
+    ) -> Self {
+        Self {
+            content: PairContent::Text {
+                messages: set.messages.clone(),
+                chosen: set.candidates[best].clone(),
+                rejected: set.candidates[worst].clone(),
+            },
+            chosen_probability: Some(matrix.get(best, worst)),
+            chosen_win_rate: Some(matrix.win_rate(best)),
+            rejected_win_rate: Some(matrix.win_rate(worst)),
+            reference_chosen_log_prob: None,
+            reference_rejected_log_prob: None,
+        }
+    }
+
+    /// `None` for tokens, and where a probability is not known.
+    fn into_row(self) -> Option<TextRow> {
+        let PairContent::Text { messages, chosen, rejected } = self.content else { return None };
+        Some(TextRow {
+            messages,
+            chosen,
+            rejected,
+            chosen_probs: self.chosen_probability?,
+            chosen_probs_win: self.chosen_win_rate?,
+            chosen_probs_lose: self.rejected_win_rate?,
+        })
     }
 }
 

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::candidates::nested;
 use super::generated::{answered, last_turn};
 use crate::error::Result;
 use crate::plugin::Conversation;
@@ -38,33 +37,14 @@ impl Stored for Rollout {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct JudgmentRow {
-    prompt_id: u64,
-    probability: Vec<Vec<f64>>,
-    rm_scores: Vec<f64>,
-}
-
 /// Columns: `prompt_id`, `probability` (K x K), `rm_scores`.
 impl Stored for Judgment {
     fn read(path: &Path) -> Result<Vec<Self>> {
-        let convert = |row: JudgmentRow, _: &tables::Place| {
-            let JudgmentRow { prompt_id, probability, rm_scores } = row;
-            Ok(Self { prompt_id, probability: probability.concat(), scores: rm_scores })
-        };
-        tables::read_with(path, |_| true, convert)
+        tables::read(path)
     }
 
     fn write(path: &Path, records: &[Self]) -> Result<()> {
-        let rows: Vec<JudgmentRow> = records
-            .iter()
-            .map(|Self { prompt_id, probability, scores }| JudgmentRow {
-                prompt_id: *prompt_id,
-                probability: nested(probability, probability.len().isqrt()),
-                rm_scores: scores.clone(),
-            })
-            .collect();
-        tables::write(path, &rows)
+        tables::write(path, records)
     }
 }
 
@@ -105,7 +85,7 @@ enum ExampleRow {
 
 /// A training pair on disk.
 #[derive(Serialize, Deserialize)]
-pub(super) struct PairRow {
+struct PairRow {
     prompt_id: u64,
     prompt: String,
     chosen: Conversation,
@@ -124,7 +104,7 @@ pub(super) struct PairRow {
 
 impl PairRow {
     /// `None` when the example is not a pair.
-    pub(super) fn new(example: &TrainingExample) -> Option<Self> {
+    fn new(example: &TrainingExample) -> Option<Self> {
         let [chosen, rejected] = example.responses.as_slice() else { return None };
         Some(Self {
             prompt_id: example.prompt_id,
@@ -137,8 +117,8 @@ impl PairRow {
             prompt_tokens: example.prompt_tokens.clone(),
             chosen_tokens: chosen.tokens.clone(),
             rejected_tokens: rejected.tokens.clone(),
-            chosen_prompt_tokens: chosen.own_prompt_tokens.clone(),
-            rejected_prompt_tokens: rejected.own_prompt_tokens.clone(),
+            chosen_prompt_tokens: chosen.prompt_tokens_override.clone(),
+            rejected_prompt_tokens: rejected.prompt_tokens_override.clone(),
             reference_chosen_log_prob: chosen.reference_log_prob,
             reference_rejected_log_prob: rejected.reference_log_prob,
         })
@@ -150,14 +130,14 @@ impl PairRow {
         let chosen = TrainingResponse {
             text: chosen_text.into(),
             tokens: self.chosen_tokens,
-            own_prompt_tokens: self.chosen_prompt_tokens,
+            prompt_tokens_override: self.chosen_prompt_tokens,
             win_rate: self.chosen_probs_win,
             reference_log_prob: self.reference_chosen_log_prob,
         };
         let rejected = TrainingResponse {
             text: rejected_text.into(),
             tokens: self.rejected_tokens,
-            own_prompt_tokens: self.rejected_prompt_tokens,
+            prompt_tokens_override: self.rejected_prompt_tokens,
             win_rate: self.chosen_probs_lose,
             reference_log_prob: self.reference_rejected_log_prob,
         };

@@ -7,8 +7,10 @@ use serde_json::{Value, json};
 use super::*;
 use crate::objective::Objective;
 use crate::plugin::{Conversation, FinishReason, Message};
+use crate::preference::PreferenceMatrix;
 use crate::records::{Judgment, Prompt, Response, Rollout, TrainingExample, TrainingResponse};
 use crate::tables;
+use crate::win_rate::{Preferences, VerdictKind};
 
 /// Writes the rows as JSON lines and, column for column, as Parquet; `check` sees both files.
 fn in_both_formats(rows: &[Value], check: impl Fn(&Path)) {
@@ -96,8 +98,11 @@ fn ranked_candidates_keep_the_columns_that_they_came_with() {
             .into_iter()
             .map(|set| RankedCandidates {
                 set,
-                probability: vec![0.5, 0.75, 0.25, 0.5],
-                scores: Some(vec![1.0, 0.0]),
+                preferences: Preferences {
+                    matrix: PreferenceMatrix::new(2, vec![0.5, 0.75, 0.25, 0.5]).unwrap(),
+                    scores: vec![1.0, 0.0],
+                    kind: VerdictKind::Scores,
+                },
             })
             .collect();
         for name in ["out.jsonl", "out.parquet"] {
@@ -216,8 +221,8 @@ fn generated_answers_have_the_official_columns() {
         prompt_tokens: vec![1],
         responses: vec![response("a"), response("b")],
     }];
-    let probability = vec![0.5, 1.0, 0.0, 0.5];
-    let judgments = [Judgment { prompt_id: 0, probability, scores: vec![2.0, -2.0] }];
+    let matrix = PreferenceMatrix::new(2, vec![0.5, 1.0, 0.0, 0.5]).unwrap();
+    let judgments = [Judgment { prompt_id: 0, matrix, scores: vec![2.0, -2.0] }];
     let says = |text: &str| json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": text}]);
     let expected = json!({
         "prompt": "Hi", "generate_0": says("a"), "generate_1": says("b"),
@@ -238,10 +243,10 @@ fn training_response() -> impl Strategy<Value = TrainingResponse> {
     let prompt = prop::option::of(prop::collection::vec(any::<u32>(), 1..3));
     let tokens = prop::collection::vec(any::<u32>(), 1..4);
     (".*", tokens, prompt, 0.0f64..=1.0, prop::option::of(-1e4f64..0.0)).prop_map(
-        |(text, tokens, own_prompt_tokens, win_rate, reference_log_prob)| TrainingResponse {
+        |(text, tokens, prompt_tokens_override, win_rate, reference_log_prob)| TrainingResponse {
             text,
             tokens,
-            own_prompt_tokens,
+            prompt_tokens_override,
             win_rate,
             reference_log_prob,
         },
@@ -278,8 +283,8 @@ proptest! {
 
     #[test]
     fn judgments_come_back_as_they_were(scores in prop::collection::vec(-1e3f64..1e3, 2..5)) {
-        let probability = scores.iter().flat_map(|a| scores.iter().map(move |b| 1.0 / (1.0 + (b - a).exp()))).collect();
-        let judgments = [Judgment { prompt_id: u64::MAX, probability, scores }];
+        let matrix = PreferenceMatrix::from_scores(&scores, 1.0).unwrap();
+        let judgments = [Judgment { prompt_id: u64::MAX, matrix, scores }];
         let directory = tempfile::tempdir().unwrap();
         for name in ["judgments.parquet", "judgments.jsonl"] {
             let path = directory.path().join(name);

@@ -2,6 +2,7 @@
 //! scalars. The lines are the record; the TensorBoard file follows from them and is made anew whenever
 //! a run goes on, so that both always tell the same.
 
+mod observer;
 mod tensorboard;
 
 use std::fs::{self, File, OpenOptions};
@@ -9,6 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+pub use observer::MetricsObserver;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 

@@ -1,8 +1,6 @@
-//! What self-play leaves in the run directory: names, committed tables, and training states.
+//! Artefacts of self-play in the run directory: their names, tables of records, and training states.
 
-use std::cell::Cell;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -11,7 +9,6 @@ use super::SelfPlay;
 use crate::datasets::Stored;
 use crate::error::{Error, Result};
 use crate::files::{create_directory, run_directory_error};
-use crate::observer::{Event, Observer, PluginServices, Stage, StageHost};
 use crate::plugin::{Learner, PluginError};
 use crate::records::{Judgment, Prompt, Rollout, TrainingExample};
 use crate::run_directory::{ArtifactName, RunDirectory};
@@ -59,26 +56,35 @@ impl Names {
     }
 }
 
-impl SelfPlay<'_, '_> {
-    /// The rows of a committed table, or those that `make` makes, committed before they are returned.
-    pub(super) fn table<T: Stored>(
-        &mut self,
+impl SelfPlay<'_> {
+    /// The rows of a table that was committed, which must be about these prompts; `None` where it is
+    /// still to be made.
+    pub(super) fn committed<T: Stored + OfPrompt>(
+        &self,
         name: &ArtifactName,
-        make: impl FnOnce(&mut Self) -> Result<Vec<T>>,
-    ) -> Result<Vec<T>> {
-        if self.run.has(name) {
-            return T::read(&self.run.path(name)?);
+        prompts: &[impl OfPrompt],
+    ) -> Result<Option<Vec<T>>> {
+        if !self.run.has(name) {
+            return Ok(None);
         }
-        if self.game.observer.is_cancelled() {
-            return Err(Error::Cancelled);
-        }
-        let rows = make(self)?;
-        self.run.commit(name, |file| T::write(file, &rows))?;
-        Ok(rows)
+        let rows = self.rows(name)?;
+        self.require_prompts(name, &rows, prompts)?;
+        Ok(Some(rows))
+    }
+
+    /// The rows of a committed table.
+    pub(super) fn rows<T: Stored>(&self, name: &ArtifactName) -> Result<Vec<T>> {
+        T::read(&self.run.path(name)?)
+    }
+
+    /// Commits rows as a table.
+    pub(super) fn commit_rows<T: Stored>(&mut self, name: &ArtifactName, rows: &[T]) -> Result<()> {
+        self.run.commit(name, |file| T::write(file, rows))?;
+        Ok(())
     }
 
     /// Refuses the rows of a table that an earlier process made for other prompts.
-    pub(super) fn require_prompts(
+    fn require_prompts(
         &self,
         name: &ArtifactName,
         rows: &[impl OfPrompt],
@@ -95,7 +101,7 @@ impl SelfPlay<'_, '_> {
     }
 }
 
-/// Belongs to a prompt.
+/// A record about one prompt.
 pub(super) trait OfPrompt {
     fn prompt_id(&self) -> u64;
 }
@@ -138,7 +144,7 @@ pub(super) fn commit_training_state(
     Ok(())
 }
 
-/// A policy that cannot be saved is the run directory's trouble: a full disk, usually.
+/// The error of a policy that cannot be saved: usually the disk is full, so the run directory is at fault.
 pub(super) fn not_saved(directory: &Path, error: PluginError) -> Error {
     Error::run_directory(directory, error.message)
         .with_hint(error.hint.unwrap_or("make room on the disk, then resume the run".into()))
@@ -151,83 +157,23 @@ pub(super) fn write_json(file: &Path, record: &impl Serialize) -> Result<()> {
     std::fs::write(file, text).map_err(|error| run_directory_error(file, "write this file", &error))
 }
 
-/// Reads what [`write_json`] wrote.
+/// Reads a record of [`write_json`].
 pub(super) fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T> {
     let text =
         std::fs::read(file).map_err(|error| run_directory_error(file, "read this file", &error))?;
     serde_json::from_slice(&text).map_err(|error| Error::run_directory(file, error.to_string()))
 }
 
-/// On a request to stop, commits the training state first; any other error passes through.
-pub(super) fn keep_progress(
-    run: &mut RunDirectory,
-    iteration: u32,
-    policy: &mut dyn Learner,
-    examples: &[TrainingExample],
-    progress: TrainingProgress,
-    error: Error,
-) -> Result<()> {
-    if matches!(error, Error::Cancelled) && progress.step > 0 {
-        commit_training_state(run, iteration, policy, examples, progress)?;
-    }
-    Err(error)
-}
-
-/// Where a training state keeps its weights.
+/// Path of the weights in a training state.
 pub(super) fn weights_in(state: &Path) -> PathBuf {
     state.join(WEIGHTS)
 }
 
-/// Gives the policy its optimiser state back and tells where training stands.
+/// Gives the policy its optimiser state back and returns the progress of training.
 pub(super) fn restore_training_state(
     policy: &mut dyn Learner,
     state: &Path,
 ) -> Result<TrainingProgress> {
     policy.load_optimizer_state(&state.join(OPTIMIZER_STATE))?;
     read_json(&state.join(PROGRESS))
-}
-
-/// Tells the observer how a stage gets on.
-pub(super) struct StageMeter<'a> {
-    observer: &'a dyn Observer,
-    total: u64,
-    completed: Cell<u64>,
-    started: Instant,
-}
-
-impl<'a> StageMeter<'a> {
-    pub(super) fn start(
-        observer: &'a dyn Observer,
-        stage: Stage,
-        total: u64,
-        unit: &'static str,
-    ) -> Self {
-        observer.event(Event::StageStarted { stage, total, unit });
-        Self { observer, total, completed: Cell::new(0), started: Instant::now() }
-    }
-
-    /// The host that a plugin sees during the next call: what it reports is added to what is done.
-    pub(super) fn host<'h>(&self, services: PluginServices<'h>) -> StageHost<'h>
-    where
-        'a: 'h,
-    {
-        StageHost::new(self.observer, services, self.completed.get(), self.total)
-    }
-
-    pub(super) fn advance(&self, units: u64) {
-        self.completed.set(self.completed.get() + units);
-        self.observer
-            .event(Event::StageProgress { completed: self.completed.get(), total: self.total });
-    }
-
-    /// Sets what is done so far; fails when the user asked to stop.
-    pub(super) fn reach(&self, completed: u64) -> Result<()> {
-        self.completed.set(completed);
-        self.advance(0);
-        if self.observer.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
-    }
-
-    pub(super) fn finish(self, summary: String) {
-        self.observer.event(Event::StageFinished { elapsed: self.started.elapsed(), summary });
-    }
 }

@@ -1,28 +1,18 @@
-//! What came of an iteration: held-out answers against the starting model's, and how far the
-//! log-probabilities of the training answers moved.
+//! Evaluation of an iteration: held-out responses against the starting model's, and the change of the
+//! log-probabilities of the training responses.
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use super::SelfPlay;
-use super::artifacts::{Names, StageMeter, read_json, write_json};
-use crate::datasets::Stored;
+use super::artifacts::{Names, read_json, write_json};
 use crate::error::Result;
-use crate::evaluation;
-use crate::observer::{IterationReport, Stage};
+use crate::observer::IterationReport;
 use crate::records::{Rollout, TrainingExample};
 use crate::selection::SkipCounts;
-use crate::stages::{self, SamplingPass};
-use crate::statistics::{Interval, bootstrap_mean_interval};
+use crate::statistics::Interval;
 
-/// How many training examples the log-probability changes are measured on.
-const MEASURED_EXAMPLES: usize = 16;
-
-/// Iteration `t` samples on stream `t`; every held-out pass uses this one, so that two equal models
-/// give equal answers.
-const HELD_OUT_STREAM: u64 = u64::MAX;
-
-impl SelfPlay<'_, '_> {
+impl SelfPlay<'_> {
     /// The report of an iteration that an earlier process finished.
     pub(super) fn finished_report(&mut self, iteration: u32) -> Result<Option<IterationReport>> {
         let name = Names::report(iteration);
@@ -33,15 +23,15 @@ impl SelfPlay<'_, '_> {
         read_json(&self.run.path(&name)?).map(Some)
     }
 
-    /// The report about the starting model, whose held-out answers all others are compared with.
+    /// The report about the starting model, whose held-out responses all others are compared with.
     pub(super) fn starting_report(&mut self) -> Result<IterationReport> {
         if let Some(report) = self.finished_report(0)? {
             return Ok(report);
         }
         let started = Instant::now();
-        let held_out = self.answer_held_out(0)?;
-        let mut report = IterationReport::new(0, self.game.starting_model.clone());
-        report.describe_answers(&held_out);
+        let held_out = self.respond_to_held_out(0)?;
+        let mut report = IterationReport::new(0, self.inputs.starting_model.clone());
+        report.describe_responses(&held_out);
         report.seconds = started.elapsed().as_secs_f64();
         self.commit_report(&report)?;
         Ok(report)
@@ -61,49 +51,34 @@ impl SelfPlay<'_, '_> {
         report.skipped_identical = skipped.identical_texts;
         report.skipped_equal = skipped.equal_scores;
 
-        let measured = &examples[..examples.len().min(MEASURED_EXAMPLES)];
-        if !measured.is_empty() {
-            let budget = self.game.config.training.micro_batch_tokens;
-            let policy = self.policy_after(iteration)?;
-            let (chosen, rejected) = stages::mean_log_prob_changes(policy, measured, budget)?;
-            report.chosen_log_prob_change = Some(chosen);
-            report.rejected_log_prob_change = Some(rejected);
+        if !examples.is_empty() {
+            let session = self.session;
+            let changes = session.log_prob_changes(self.policy_after(iteration)?, examples)?;
+            (report.chosen_log_prob_change, report.rejected_log_prob_change) = changes.unzip();
         }
-        let held_out = self.answer_held_out(iteration)?;
-        report.describe_answers(&held_out);
+        let held_out = self.respond_to_held_out(iteration)?;
+        report.describe_responses(&held_out);
         report.win_rate = self.compare_with_start(&held_out)?;
         report.seconds = started.elapsed().as_secs_f64();
         self.commit_report(&report)?;
         Ok(report)
     }
 
-    fn answer_held_out(&mut self, iteration: u32) -> Result<Vec<Rollout>> {
-        let config = self.game.config;
-        if !config.evaluation.enabled || self.game.prompts.held_out.is_empty() {
+    /// Responses to the held-out prompts by the policy after so many iterations; none when there is
+    /// nothing to compare by.
+    fn respond_to_held_out(&mut self, iterations: u32) -> Result<Vec<Rollout>> {
+        let session = self.session;
+        if !session.config.evaluation.enabled || self.inputs.prompts.held_out.is_empty() {
             return Ok(Vec::new());
         }
-        let name = Names::held_out(iteration);
-        let prompts = self.game.prompts.held_out.clone();
-        if self.run.has(&name) {
-            let rollouts = Rollout::read(&self.run.path(&name)?)?;
-            self.require_prompts(&name, &rollouts, &prompts)?;
+        let name = Names::held_out(iterations);
+        let prompts = self.inputs.prompts.held_out.clone();
+        if let Some(rollouts) = self.committed(&name, &prompts)? {
             return Ok(rollouts);
         }
-        let parameters = config.sampling.parameters();
-        let pass = SamplingPass {
-            samples_per_prompt: config.evaluation.samples_per_prompt,
-            parameters: &parameters,
-            rule: config.training.tokenization,
-            seed: config.seed,
-            stream: HELD_OUT_STREAM,
-        };
-        let tokens = prompts.len() * pass.samples_per_prompt * parameters.max_new_tokens;
-        let meter = StageMeter::start(self.game.observer, Stage::Evaluate, tokens as u64, "tokens");
-        let rollouts = self.table(&name, |play| {
-            let host = meter.host(play.game.services());
-            stages::sample(play.policy_after(iteration)?, &prompts, &pass, &host)
-        })?;
-        meter.finish(format!("{} held-out prompts", rollouts.len()));
+        let policy = self.policy_after(iterations)?;
+        let rollouts = session.sample_held_out(policy, &prompts, &session.evaluation_pass())?;
+        self.commit_rows(&name, &rollouts)?;
         Ok(rollouts)
     }
 
@@ -111,22 +86,8 @@ impl SelfPlay<'_, '_> {
         if held_out.is_empty() {
             return Ok(None);
         }
-        let config = self.game.config;
-        let start = self.answer_held_out(0)?;
-        let meter =
-            StageMeter::start(self.game.observer, Stage::Judge, held_out.len() as u64, "prompts");
-        let host = meter.host(self.game.services());
-        let settings = config.preference;
-        let win_rates = evaluation::win_rates(self.game.oracle, held_out, &start, &settings, &host)
-            .map_err(|error| error.from_plugin(format!("oracle `{}`", config.oracle.name)))?;
-        let interval = bootstrap_mean_interval(
-            &win_rates,
-            config.evaluation.bootstrap_resamples,
-            config.evaluation.confidence,
-            config.seed,
-        );
-        meter.finish(format!("{:.1} % against the start", 100.0 * interval.mean));
-        Ok(Some(interval))
+        let start = self.respond_to_held_out(0)?;
+        self.session.win_rate(self.oracle, held_out, &start).map(Some)
     }
 
     fn commit_report(&mut self, report: &IterationReport) -> Result<()> {

@@ -1,4 +1,4 @@
-//! What a run's models answer.
+//! The prompts of a run.
 
 use sha2::{Digest, Sha256};
 
@@ -7,9 +7,9 @@ use crate::records::Prompt;
 /// The prompts of a run.
 #[derive(Clone, Debug)]
 pub struct PromptSet {
-    /// Answered and trained on.
+    /// Sampled from and trained on.
     pub training: Vec<Prompt>,
-    /// Only ever answered, to compare models.
+    /// Only sampled from, to compare models.
     pub held_out: Vec<Prompt>,
 }
 

@@ -1,4 +1,4 @@
-//! Stage 2: the oracle compares the answers, and its word becomes a preference matrix.
+//! Stage 2: the oracle compares the responses, and its verdicts become preferences.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::plugin::check::{self, Check};
 use crate::plugin::{Candidate, Comparison, Oracle, Progress};
-use crate::records::{Judgment, Rollout};
-use crate::win_rate::{self, Judged, WinRateEstimator};
+use crate::records::Rollout;
+use crate::win_rate::{self, Preferences, WinRateEstimator};
 
 /// Settings of the section `[preference]`: the way an oracle's verdicts become probabilities.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -63,17 +63,7 @@ pub fn judge(
     comparisons: &[Comparison<'_>],
     settings: &PreferenceSettings,
     progress: &dyn Progress,
-) -> Result<Vec<Judged>> {
+) -> Result<Vec<Preferences>> {
     let PreferenceSettings { estimator, bradley_terry_temperature } = *settings;
     Ok(win_rate::ask(oracle, comparisons, estimator, bradley_terry_temperature, progress)?)
-}
-
-/// The judgment of a rollout, as the run directory keeps it.
-#[must_use]
-pub fn judgment(rollout: &Rollout, judged: &Judged) -> Judgment {
-    Judgment {
-        prompt_id: rollout.prompt.id,
-        probability: judged.matrix.values().to_vec(),
-        scores: judged.scores.clone(),
-    }
 }

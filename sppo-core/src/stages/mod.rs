@@ -2,16 +2,18 @@
 
 mod judge;
 mod sample;
+mod score;
 mod select;
 mod tokenize;
 mod train;
 
-pub use judge::{PreferenceSettings, comparison, judge, judgment};
-pub use sample::{SamplingPass, SamplingSettings, length_statistics, sample};
+pub use judge::{PreferenceSettings, comparison, judge};
+pub use sample::{SamplingPass, SamplingSettings, sample};
+pub use score::score;
 pub use select::assemble;
 pub use tokenize::{
-    TokenizationRule, TokenizationSettings, TokenizedAnswer, retokenize, set_tokens,
-    tokenize_answers, tokenize_prompt,
+    TokenizationRule, TokenizationSettings, TokenizedResponse, retokenize, set_tokens,
+    tokenize_prompt, tokenize_responses,
 };
 pub use train::{
     ReferenceLogProbs, TrainingPass, TrainingProgress, TrainingSettings, mean_log_prob_changes,

@@ -1,4 +1,4 @@
-//! Stage 1: the policy answers each prompt K times.
+//! Stage 1: the policy samples K responses to each prompt.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -7,24 +7,32 @@ use super::tokenize::{TokenizationRule, tokenize_prompt};
 use crate::error::{Error, Result};
 use crate::plugin::check::{self, Check};
 use crate::plugin::{
-    Codec, FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, Progress, Sampler,
+    Codec, GeneratedResponse, GenerationPrompt, GenerationRequest, PluginError, Progress, Sampler,
     SamplingParameters,
 };
 use crate::records::{Prompt, Response, Rollout};
 
-/// Who draws what: everything about a sampling pass but the prompts.
+/// Settings of one sampling pass over some prompts.
 #[derive(Clone, Debug, PartialEq)]
-pub struct SamplingPass<'a> {
-    /// Answers per prompt (K).
+pub struct SamplingPass {
+    /// Responses per prompt (K).
     pub samples_per_prompt: usize,
-    /// How to draw tokens.
-    pub parameters: &'a SamplingParameters,
-    /// How prompts become tokens.
-    pub rule: TokenizationRule,
+    /// Distribution of the tokens.
+    pub parameters: SamplingParameters,
+    /// Rule by which prompts become tokens.
+    pub tokenization: TokenizationRule,
     /// The run's seed.
     pub seed: u64,
     /// Separates passes that use the same seed; see [`GenerationRequest::stream`].
     pub stream: u64,
+}
+
+impl SamplingPass {
+    /// Most tokens that responses to so many prompts can have.
+    #[must_use]
+    pub fn most_tokens(&self, prompts: usize) -> u64 {
+        (prompts * self.samples_per_prompt * self.parameters.max_new_tokens) as u64
+    }
 }
 
 /// Settings of the section `[sampling]`: how many responses, and the way they are drawn.
@@ -103,7 +111,7 @@ impl SamplingSettings {
     }
 }
 
-/// Samples K answers to each prompt (Algorithm 1, line 4).
+/// Samples K responses to each prompt (Algorithm 1, line 4).
 ///
 /// # Errors
 /// When a prompt cannot be rendered or leaves no room in the context, or the sampler fails or
@@ -111,12 +119,12 @@ impl SamplingSettings {
 pub fn sample(
     sampler: &mut dyn Sampler,
     prompts: &[Prompt],
-    pass: &SamplingPass<'_>,
+    pass: &SamplingPass,
     progress: &dyn Progress,
 ) -> Result<Vec<Rollout>> {
     let tokenized = prompts
         .iter()
-        .map(|prompt| tokenize_prompt(sampler, &prompt.messages, pass.rule))
+        .map(|prompt| tokenize_prompt(sampler, &prompt.messages, pass.tokenization))
         .collect::<Result<Vec<_>>>()?;
     let request = GenerationRequest {
         prompts: prompts
@@ -157,14 +165,14 @@ fn with_text(codec: &dyn Codec, response: GeneratedResponse) -> Result<Response>
 fn validate(generated: &[GeneratedResponse], request: &GenerationRequest) -> Result<()> {
     let expected = request.prompts.len() * request.samples_per_prompt;
     if generated.len() != expected {
-        return Err(nonsense(format!(
+        return Err(invalid(format!(
             "asked for {expected} responses, it returned {}",
             generated.len()
         )));
     }
     for (index, response) in generated.iter().enumerate() {
         if response.tokens.is_empty() || response.tokens.len() != response.log_probs.len() {
-            return Err(nonsense(format!(
+            return Err(invalid(format!(
                 "response {index} has {} tokens and {} log-probabilities",
                 response.tokens.len(),
                 response.log_probs.len()
@@ -173,26 +181,12 @@ fn validate(generated: &[GeneratedResponse], request: &GenerationRequest) -> Res
         if let Some(value) =
             response.log_probs.iter().find(|value| value.is_nan() || **value > 1e-3)
         {
-            return Err(nonsense(format!("response {index} has a log-probability of {value}")));
+            return Err(invalid(format!("response {index} has a log-probability of {value}")));
         }
     }
     Ok(())
 }
 
-fn nonsense(message: String) -> Error {
-    Error::from(crate::plugin::PluginError::failed(message))
-}
-
-/// Mean length in tokens, and the share that ended by itself.
-#[must_use]
-pub fn length_statistics(rollouts: &[Rollout]) -> (f64, f64) {
-    let responses = rollouts.iter().flat_map(|rollout| &rollout.responses);
-    let (mut count, mut tokens, mut ended) = (0usize, 0usize, 0usize);
-    for response in responses {
-        count += 1;
-        tokens += response.tokens.len();
-        ended += usize::from(response.finish_reason == FinishReason::Stop);
-    }
-    let count = count.max(1) as f64;
-    (tokens as f64 / count, ended as f64 / count)
+fn invalid(message: String) -> Error {
+    PluginError::failed(message).into()
 }

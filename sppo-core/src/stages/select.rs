@@ -1,4 +1,4 @@
-//! Stage 3: which answers are trained on, and toward which win rate.
+//! Stage 3: the responses to train on, each with its win rate.
 
 use crate::error::Result;
 use crate::plugin::PluginError;
@@ -6,14 +6,14 @@ use crate::preference::PreferenceMatrix;
 use crate::records::{Judgment, Rollout, TrainingExample, TrainingResponse};
 use crate::selection::{Selection, SelectionRule, SkipCounts, select};
 
-/// Selects answers of every rollout and attaches their estimated win rates
+/// Selects responses of every rollout and attaches their estimated win rates
 /// `P(y > pi_t | x) = (1/K) sum_k P(y > y_k | x)` (Algorithm 1, lines 5 and 6).
 ///
-/// Answers are cut where prompt and answer together exceed `max_length` tokens.
+/// Responses are cut where prompt and response together exceed `max_length` tokens.
 ///
 /// # Errors
-/// When the judgments are not about these rollouts, one by one, or one is not a preference matrix over the
-/// rollout's answers.
+/// When the judgments are not about these rollouts, one by one and response
+/// by response.
 pub fn assemble(
     rollouts: &[Rollout],
     judgments: &[Judgment],
@@ -27,15 +27,18 @@ pub fn assemble(
     let mut examples = Vec::with_capacity(rollouts.len());
     let mut skipped = SkipCounts::default();
     for (rollout, judgment) in rollouts.iter().zip(judgments) {
-        let matrix = PreferenceMatrix::new(rollout.responses.len(), judgment.probability.clone())
-            .map_err(|error| {
-            PluginError::failed(format!("judgment of prompt {}: {error}", judgment.prompt_id))
-        })?;
+        let Judgment { prompt_id, matrix, scores } = judgment;
+        let (judged, sampled) = (matrix.size(), rollout.responses.len());
+        if (judged, scores.len()) != (sampled, sampled) {
+            let message =
+                format!("prompt {prompt_id} has {sampled} responses and a judgment of {judged}");
+            return Err(PluginError::failed(message).into());
+        }
         let texts: Vec<&str> =
-            rollout.responses.iter().map(|answer| answer.text.as_str()).collect();
-        match select(&judgment.scores, &texts, rule) {
+            rollout.responses.iter().map(|response| response.text.as_str()).collect();
+        match select(scores, &texts, rule) {
             Selection::Chosen { indices } => {
-                examples.push(example(rollout, &matrix, &indices, max_length));
+                examples.push(example(rollout, matrix, &indices, max_length));
             }
             Selection::Skipped(reason) => skipped.add(reason),
         }
@@ -59,7 +62,7 @@ fn example(
             TrainingResponse {
                 text: response.text.clone(),
                 tokens: response.tokens[..kept].to_vec(),
-                own_prompt_tokens: None,
+                prompt_tokens_override: None,
                 win_rate: matrix.win_rate(index),
                 reference_log_prob: Some(
                     response.log_probs[..kept].iter().map(|value| f64::from(*value)).sum(),

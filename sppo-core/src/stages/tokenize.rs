@@ -29,22 +29,42 @@ pub enum TokenizationRule {
 pub struct TokenizationSettings {
     /// Which rule.
     pub rule: TokenizationRule,
-    /// Longest prompt plus answer, in tokens.
+    /// Longest prompt plus response, in tokens.
     pub max_length: usize,
     /// Longest prompt where a pair must be cut, in tokens.
     pub max_prompt_length: usize,
 }
 
-/// An answer's tokens and those of the prompt that precedes them.
+/// Tokens of a response and of the prompt that precedes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenizedAnswer {
+pub struct TokenizedResponse {
     /// The prompt.
     pub prompt: Vec<u32>,
-    /// The answer.
-    pub answer: Vec<u32>,
+    /// The response.
+    pub response: Vec<u32>,
 }
 
-/// A prompt's rendered text and its tokens, ready to be answered.
+impl TokenizedResponse {
+    /// Cuts the response where prompt and response together exceed `max_length` tokens.
+    ///
+    /// # Errors
+    /// When the prompt leaves no room.
+    pub fn cut_to_fit(mut self, max_length: usize) -> Result<Self> {
+        let prompt = self.prompt.len();
+        if prompt >= max_length {
+            let message = format!(
+                "the prompt has {prompt} tokens and leaves no room for an answer within {max_length}"
+            );
+            return Err(PluginError::input(message)
+                .with_hint("shorten it, or raise `training.max_length` up to the model's context")
+                .into());
+        }
+        self.response.truncate(max_length - prompt);
+        Ok(self)
+    }
+}
+
+/// A prompt's rendered text and its tokens, ready to be responded to.
 ///
 /// # Errors
 /// When the template refuses the conversation.
@@ -67,25 +87,27 @@ pub fn tokenize_prompt(
     }
 }
 
-/// Tokens of `[chosen, rejected]` (or of any number of answers, under the clean rule).
+/// Tokens of `[chosen, rejected]` (or of any number of responses, under the clean rule).
 ///
 /// # Errors
 /// When the template refuses the conversation, or the official rule cannot be applied.
-pub fn tokenize_answers(
+pub fn tokenize_responses(
     codec: &dyn Codec,
     messages: &[Message],
-    answers: &[&str],
+    responses: &[&str],
     settings: TokenizationSettings,
-) -> Result<Vec<TokenizedAnswer>> {
+) -> Result<Vec<TokenizedResponse>> {
     match settings.rule {
         TokenizationRule::Clean => {
             let (_, prompt) = tokenize_prompt(codec, messages, settings.rule)?;
-            answers
+            responses
                 .iter()
-                .map(|answer| clean_answer(codec, messages, &prompt, answer, settings.max_length))
+                .map(|response| {
+                    clean_response(codec, messages, &prompt, response, settings.max_length)
+                })
                 .collect()
         }
-        TokenizationRule::Official => official_answers(codec, messages, answers, settings),
+        TokenizationRule::Official => official_responses(codec, messages, responses, settings),
     }
 }
 
@@ -93,7 +115,7 @@ pub fn tokenize_answers(
 /// log-probabilities, which belonged to the tokens that were sampled.
 ///
 /// # Errors
-/// As [`tokenize_answers`].
+/// As [`tokenize_responses`].
 pub fn retokenize(
     codec: &dyn Codec,
     examples: &mut [TrainingExample],
@@ -101,23 +123,23 @@ pub fn retokenize(
 ) -> Result<()> {
     for example in examples {
         let texts: Vec<&str> =
-            example.responses.iter().map(|answer| answer.text.as_str()).collect();
-        let tokenized = tokenize_answers(codec, &example.messages, &texts, settings)?;
+            example.responses.iter().map(|response| response.text.as_str()).collect();
+        let tokenized = tokenize_responses(codec, &example.messages, &texts, settings)?;
         set_tokens(example, tokenized);
     }
     Ok(())
 }
 
-/// Sets an example's tokens, the prompt once where all answers agree about it.
-pub fn set_tokens(example: &mut TrainingExample, tokenized: Vec<TokenizedAnswer>) {
+/// Sets an example's tokens, the prompt once where all responses agree about it.
+pub fn set_tokens(example: &mut TrainingExample, tokenized: Vec<TokenizedResponse>) {
     if let Some(first) = tokenized.first() {
         example.prompt_tokens.clone_from(&first.prompt);
     }
-    for (response, TokenizedAnswer { prompt, answer }) in
+    for (response, TokenizedResponse { prompt, response: tokens }) in
         example.responses.iter_mut().zip(tokenized)
     {
-        response.own_prompt_tokens = (prompt != example.prompt_tokens).then_some(prompt);
-        response.tokens = answer;
+        response.prompt_tokens_override = (prompt != example.prompt_tokens).then_some(prompt);
+        response.tokens = tokens;
         response.reference_log_prob = None;
     }
 }
@@ -134,43 +156,35 @@ fn encode_with_one_beginning(codec: &dyn Codec, text: &str) -> Result<Vec<u32>> 
     Ok(tokens)
 }
 
-fn clean_answer(
+fn clean_response(
     codec: &dyn Codec,
     messages: &[Message],
     prompt: &[u32],
-    answer: &str,
+    response: &str,
     max_length: usize,
-) -> Result<TokenizedAnswer> {
-    let mut tokens = tokens_after_prompt(codec, messages, prompt, answer)?;
+) -> Result<TokenizedResponse> {
+    let mut tokens = tokens_after_prompt(codec, messages, prompt, response)?;
     end_once(codec, &mut tokens);
-    if prompt.len() + 1 > max_length {
-        return Err(PluginError::input(format!(
-            "the prompt has {} tokens and leaves no room for an answer within {max_length}",
-            prompt.len()
-        ))
-        .into());
-    }
-    tokens.truncate(max_length - prompt.len());
-    Ok(TokenizedAnswer { prompt: prompt.to_vec(), answer: tokens })
+    TokenizedResponse { prompt: prompt.to_vec(), response: tokens }.cut_to_fit(max_length)
 }
 
-/// The tokens of what the template writes after the generation prompt when the answer is a finished turn.
+/// Tokens that the template writes after the generation prompt when the response is a finished turn.
 ///
 /// They are read off the whole conversation: tokenizers like Llama 2's and Mistral's put a space before a
-/// text of its own, which no model writes there. Where an answer's beginning merges with the prompt's end,
-/// or the template writes another prompt, the answer is a text of its own.
+/// text of its own, which no model writes there. Where a response's beginning merges with the prompt's end,
+/// or the template writes another prompt, the response is a text of its own.
 fn tokens_after_prompt(
     codec: &dyn Codec,
     messages: &[Message],
     prompt: &[u32],
-    answer: &str,
+    response: &str,
 ) -> Result<Vec<u32>> {
     let prompt_text = codec.render(messages, true)?;
     let mut conversation = messages.to_vec();
-    conversation.push(Message::assistant(answer));
+    conversation.push(Message::assistant(response));
     let whole = codec.render(&conversation, false)?;
     let Some(rest) = whole.strip_prefix(&prompt_text) else {
-        return Ok(codec.encode(answer, false)?);
+        return Ok(codec.encode(response, false)?);
     };
     match encode_with_one_beginning(codec, &whole)?.strip_prefix(prompt) {
         Some(tokens) => Ok(tokens.to_vec()),
@@ -197,12 +211,12 @@ fn official_prompt_text(codec: &dyn Codec, messages: &[Message]) -> Result<Strin
     Ok(text[..end].to_owned())
 }
 
-fn official_answers(
+fn official_responses(
     codec: &dyn Codec,
     messages: &[Message],
-    answers: &[&str],
+    responses: &[&str],
     settings: TokenizationSettings,
-) -> Result<Vec<TokenizedAnswer>> {
+) -> Result<Vec<TokenizedResponse>> {
     let info = codec.info();
     let (Some(beginning), Some(end)) = (info.bos_token, info.eos_token) else {
         return Err(Error::configuration(
@@ -212,12 +226,12 @@ fn official_answers(
         .with_hint("use `training.tokenization = \"clean\"`"));
     };
     let prompt_text = codec.render(messages, false)?;
-    let mut tokenized = answers
+    let mut tokenized = responses
         .iter()
-        .map(|answer| {
-            let mut split = official_split(codec, messages, &prompt_text, answer)?;
+        .map(|response| {
+            let mut split = official_split(codec, messages, &prompt_text, response)?;
             split.prompt.insert(0, beginning);
-            split.answer.push(end);
+            split.response.push(end);
             Ok(split)
         })
         .collect::<Result<Vec<_>>>()?;
@@ -226,30 +240,30 @@ fn official_answers(
     Ok(tokenized)
 }
 
-/// Tokenises prompt and answer together and cuts where the prompt alone ends, or one token earlier
-/// when the answer's beginning merged with the prompt's last token.
+/// Tokenises prompt and response together and cuts where the prompt alone ends, or one token earlier
+/// when the response's beginning merged with the prompt's last token.
 fn official_split(
     codec: &dyn Codec,
     messages: &[Message],
     prompt_text: &str,
-    answer: &str,
-) -> Result<TokenizedAnswer> {
+    response: &str,
+) -> Result<TokenizedResponse> {
     let mut conversation = messages.to_vec();
-    conversation.push(Message::assistant(answer));
+    conversation.push(Message::assistant(response));
     let whole = codec.render(&conversation, false)?;
-    let answer_text: String = whole.chars().skip(prompt_text.chars().count()).collect();
+    let response_text: String = whole.chars().skip(prompt_text.chars().count()).collect();
 
-    let mut full = codec.encode(&format!("{prompt_text}{answer_text}"), false)?;
+    let mut full = codec.encode(&format!("{prompt_text}{response_text}"), false)?;
     let prompt = codec.encode(prompt_text, false)?;
     let mut start = prompt.len().min(full.len());
     if full[..start] != prompt[..] {
         start = start.saturating_sub(1);
     }
-    let answer = full.split_off(start);
-    Ok(TokenizedAnswer { prompt: full, answer })
+    let response = full.split_off(start);
+    Ok(TokenizedResponse { prompt: full, response })
 }
 
-fn require_similar_prompts(tokenized: &[TokenizedAnswer]) -> Result<()> {
+fn require_similar_prompts(tokenized: &[TokenizedResponse]) -> Result<()> {
     for pair in tokenized.windows(2) {
         let (a, b) = (&pair[0].prompt, &pair[1].prompt);
         let differing = a.iter().zip(b).filter(|(x, y)| x != y).count();
@@ -264,17 +278,17 @@ fn require_similar_prompts(tokenized: &[TokenizedAnswer]) -> Result<()> {
 }
 
 /// A pair that overflows keeps the end of the prompt; one that still overflows keeps the beginning
-/// of both answers, `max_length - max_prompt_length` tokens, whatever room is left.
-fn truncate_officially(tokenized: &mut [TokenizedAnswer], settings: TokenizationSettings) {
+/// of both responses, `max_length - max_prompt_length` tokens, whatever room is left.
+fn truncate_officially(tokenized: &mut [TokenizedResponse], settings: TokenizationSettings) {
     let TokenizationSettings { max_length, max_prompt_length, .. } = settings;
-    let longest = tokenized.iter().map(|split| split.answer.len()).max().unwrap_or(0);
+    let longest = tokenized.iter().map(|split| split.response.len()).max().unwrap_or(0);
     for split in tokenized {
         if split.prompt.len() + longest > max_length {
             let excess = split.prompt.len().saturating_sub(max_prompt_length);
             split.prompt.drain(..excess);
         }
         if split.prompt.len() + longest > max_length {
-            split.answer.truncate(max_length.saturating_sub(max_prompt_length));
+            split.response.truncate(max_length.saturating_sub(max_prompt_length));
         }
     }
 }

@@ -10,7 +10,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::error::{Error, Result};
 use crate::objective::{self, ExampleTerms, ResponseTerm};
-use crate::observer::{Event, Observer, TrainingStep};
+use crate::observer::TrainingStep;
 use crate::plugin::{Learner, PluginError, SequenceBatch, StepSettings};
 use crate::records::TrainingExample;
 
@@ -41,7 +41,7 @@ pub fn reference_log_probs(
     policy: &mut dyn Learner,
     examples: &mut [TrainingExample],
     micro_batch_tokens: usize,
-    mut done: impl FnMut(usize) -> Result<()>,
+    done: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<()> {
     let mut finished = 0;
     for micro_batch in micro_batches_mut(examples, micro_batch_tokens) {
@@ -56,29 +56,24 @@ pub fn reference_log_probs(
     Ok(())
 }
 
-/// Regresses the policy onto the examples (Algorithm 1, line 6; equation 4.7), from
-/// `progress.step` on. `after_step` is called after each optimiser step, for commits and
-/// cancellation; the policy must have been told to begin training.
+/// Trains the policy on the examples, from `progress.step` on: its log-probabilities are regressed onto
+/// the win rates (Algorithm 1, line 6; equation 4.7). The policy must have been told to begin training.
+/// `events` is called after each optimiser step, for reports, commits and cancellation.
 ///
 /// # Errors
 /// When a reference log-probability is missing, the objective does not fit the examples, the
-/// policy fails, or `after_step` does.
+/// policy fails, or `events` does.
 pub fn train(
     policy: &mut dyn Learner,
     examples: &[TrainingExample],
     pass: &TrainingPass<'_>,
-    iteration: u32,
     progress: &mut TrainingProgress,
-    observer: &dyn Observer,
-    mut after_step: impl FnMut(&mut dyn Learner, TrainingProgress) -> Result<()>,
+    events: &mut dyn FnMut(&mut dyn Learner, &TrainingStep) -> Result<()>,
 ) -> Result<()> {
     let TrainingPass { settings, seed } = *pass;
     let steps = settings.steps(examples.len());
     let steps_per_epoch = settings.steps_per_epoch(examples.len());
     while progress.step < steps {
-        if observer.is_cancelled() {
-            return Err(Error::Cancelled);
-        }
         let started = Instant::now();
         let order = shuffled(examples.len(), seed, progress.step / steps_per_epoch);
         let position = (progress.step % steps_per_epoch) as usize * settings.global_batch_size;
@@ -95,8 +90,7 @@ pub fn train(
             .step(&StepSettings { learning_rate, max_gradient_norm: settings.max_gradient_norm })?;
         progress.step += 1;
 
-        observer.event(Event::TrainingStep(&TrainingStep {
-            iteration,
+        let step = TrainingStep {
             step: progress.step,
             steps,
             loss: gradient.loss,
@@ -109,8 +103,8 @@ pub fn train(
             reward_accuracy: gradient.means.reward_accuracy,
             tokens: gradient.tokens,
             seconds: started.elapsed().as_secs_f64(),
-        }));
-        after_step(policy, *progress)?;
+        };
+        events(policy, &step)?;
     }
     Ok(())
 }
@@ -307,7 +301,7 @@ fn pack<E: Borrow<TrainingExample>>(part: &[E]) -> SequenceBatch {
         let example = example.borrow();
         let shared = packed.push_prompt(&example.prompt_tokens);
         for response in &example.responses {
-            let prompt = match &response.own_prompt_tokens {
+            let prompt = match &response.prompt_tokens_override {
                 Some(own) => packed.push_prompt(own),
                 None => shared,
             };
@@ -322,14 +316,17 @@ fn token_count(example: &TrainingExample) -> usize {
         .responses
         .iter()
         .map(|response| {
-            response.tokens.len() + response.own_prompt_tokens.as_ref().map_or(0, Vec::len)
+            response.tokens.len() + response.prompt_tokens_override.as_ref().map_or(0, Vec::len)
         })
         .sum();
     example.prompt_tokens.len() + own
 }
 
 /// Lengths of consecutive groups whose tokens stay within the budget, at least one example each.
-fn group_lengths(token_counts: impl Iterator<Item = usize>, budget: usize) -> Vec<usize> {
+pub(super) fn group_lengths(
+    token_counts: impl Iterator<Item = usize>,
+    budget: usize,
+) -> Vec<usize> {
     let mut lengths: Vec<usize> = Vec::new();
     let mut used = 0;
     for tokens in token_counts {

@@ -3,18 +3,17 @@
 use std::time::Instant;
 
 use serde::Serialize;
+use sppo_core::Result;
 use sppo_core::objective::Objective;
-use sppo_core::observer::Observer;
+use sppo_core::observer::Stage;
 use sppo_core::plugin::{
-    Backend, Candidate, Comparison, GeneratedResponse, GenerationPrompt, GenerationRequest,
-    Optimizer, Policy, PolicyInfo, Progress, SamplingParameters,
+    Candidate, Comparison, GeneratedResponse, GenerationPrompt, GenerationRequest, Optimizer,
+    Oracle, Policy, PolicyInfo, Progress, SamplingParameters,
 };
 use sppo_core::records::{Prompt, TrainingExample};
 use sppo_core::schedule::ScheduleShape;
-use sppo_core::stages::{self, TrainingPass, TrainingProgress, TrainingSettings};
-use sppo_core::{Error, Result};
-
-use crate::watchers::QuietWatcher;
+use sppo_core::session::Session;
+use sppo_core::stages::{TrainingPass, TrainingProgress, TrainingSettings};
 
 /// Rows, inner dimension and columns of the default model's feed-forward product on a micro-batch of two
 /// pairs.
@@ -77,17 +76,16 @@ pub(crate) struct Rate {
 /// # Errors
 /// When the policy fails, or the user asks to stop.
 pub(crate) fn measure(
-    backend: &dyn Backend,
+    session: Session<'_>,
     policy: &mut dyn Policy,
     workload: &Workload,
-    progress: &dyn Progress,
 ) -> Result<(Measurements, Vec<GeneratedResponse>)> {
-    let (generation, responses) = measure_generation(policy, workload, progress)?;
-    let training = measure_training(policy, workload)?;
+    let (generation, responses) = measure_generation(policy, workload, &session.host())?;
+    let training = measure_training(session, policy, workload)?;
     let [rows, inner, columns] =
         if policy.info().device == "cpu" { CPU_MATRICES } else { GPU_MATRICES };
     let measurements = Measurements {
-        matrix_product_gflops: backend.matrix_product_rate(rows, inner, columns).ok(),
+        matrix_product_gflops: session.backend.matrix_product_rate(rows, inner, columns).ok(),
         generation,
         training,
         peak_memory_gibibytes: peak_memory_gibibytes(),
@@ -143,15 +141,23 @@ pub(crate) fn comparisons<'a>(workload: &'a Workload, texts: &'a [String]) -> Ve
 /// # Errors
 /// When the oracle fails.
 pub(crate) fn measure_judging(
+    session: Session<'_>,
+    oracle: &mut dyn Oracle,
     workload: &Workload,
     comparisons: &[Comparison<'_>],
-    judge: &mut dyn FnMut(&[Comparison<'_>]) -> Result<()>,
 ) -> Result<Rate> {
-    let seconds = repeat(workload.repetitions, |_| judge(comparisons))?;
+    let meter = session.stage(Stage::Judge, comparisons.len() as u64, "prompts");
+    let seconds = repeat(workload.repetitions, |_| {
+        session.preferences(&meter, oracle, comparisons).map(|_| ())
+    })?;
     Ok(rate("prompts", comparisons.len() as f64, None, &seconds))
 }
 
-fn measure_training(policy: &mut dyn Policy, workload: &Workload) -> Result<Rate> {
+fn measure_training(
+    session: Session<'_>,
+    policy: &mut dyn Policy,
+    workload: &Workload,
+) -> Result<Rate> {
     let settings = TrainingSettings {
         objective: OBJECTIVE,
         global_batch_size: workload.global_batch_size,
@@ -164,11 +170,10 @@ fn measure_training(policy: &mut dyn Policy, workload: &Workload) -> Result<Rate
     policy.begin_training(&Optimizer::default())?;
     let mut examples = workload.examples.clone();
     let seconds = repeat(workload.repetitions, |_| {
-        stages::reference_log_probs(policy, &mut examples, workload.micro_batch_tokens, |_| {
-            if QuietWatcher.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
-        })?;
+        session.reference_log_probs(policy, &mut examples)?;
         let mut progress = TrainingProgress::default();
-        stages::train(policy, &examples, &pass, 0, &mut progress, &QuietWatcher, |_, _| Ok(()))
+        session.train(policy, &examples, &pass, &mut progress, &mut |_, _| Ok(()))?;
+        Ok(())
     })?;
     let (tokens, predicted) = examples.iter().fold((0, 0), |(tokens, predicted), example| {
         let answers: usize = example.responses.iter().map(|answer| answer.tokens.len()).sum();

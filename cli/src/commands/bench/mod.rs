@@ -5,13 +5,12 @@ mod measure;
 mod words;
 
 use serde::Serialize;
-use sppo_core::datasets::{Pair, PairContent, parse_pairs, parse_prompts, read_pairs};
+use sppo_core::datasets::{parse_pairs, parse_prompts, read_pairs, to_example};
 use sppo_core::plugin::{
     MemoryEstimate, MemoryUse, Optimizer, PlannedSampling, PlannedTraining, PlannedWork, Policy,
     PolicySpec,
 };
-use sppo_core::records::{TrainingExample, TrainingResponse};
-use sppo_core::stages::{self, TokenizationRule, TokenizationSettings, TokenizedAnswer};
+use sppo_core::stages::{self, TokenizationRule};
 use sppo_core::{Error, Result as CoreResult};
 use sppo_model::synthetic::{Shape, write_synthetic_model};
 use tempfile::TempDir;
@@ -20,9 +19,10 @@ use self::boundary::Boundary;
 use self::measure::{
     Measurements, OBJECTIVE, Rate, Workload, comparisons, measure, measure_judging,
 };
-use super::session::Session;
+use super::session::Setup;
 use crate::args::{BenchArguments, ShapeChoice};
 use crate::failure::{Failure, Result};
+use crate::interrupt::QuietObserver;
 use crate::memory::{self, MemoryPlan, gibibytes};
 use crate::output;
 use crate::settings::Flags;
@@ -56,38 +56,31 @@ struct BenchReport<'a> {
 pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<()> {
     let flags =
         Flags::of(&[&arguments.settings, &arguments.model, &arguments.backend, &arguments.lora])?;
-    let session = Session::open(arguments.settings.resolve(flags)?.config, terminal)?;
+    let setup = Setup::new(arguments.settings.resolve(flags)?.config, terminal)?;
+    let session = setup.observed_by(&QuietObserver);
     let mut oracle = session.oracle()?;
     let made = arguments.shape.map(|shape| synthetic_model(shape, terminal)).transpose()?;
     let path = match &made {
         Some(directory) => directory.path().to_path_buf(),
-        None => session.find_model(arguments.model.offline)?,
+        None => setup.find_model(arguments.model.offline)?.path,
     };
-    let mut policy = session.load_for_training(path.clone())?;
-    let workload = workload(arguments, &session, policy.as_ref())?;
-    let predicted_memory = predict_memory(&session, &session.config.policy_spec(path), &workload);
+    let mut policy = setup.load_for_training(&path)?;
+    let workload = workload(arguments, &setup, policy.as_ref())?;
+    let predicted_memory = predict_memory(&setup, &setup.config.policy_spec(path), &workload);
     drop(made);
     terminal.note("measuring; keep the machine otherwise idle");
-    let host = session.quiet_host();
-    let backend = session.backend.as_ref();
-    let (measurements, responses) = measure(backend, policy.as_mut(), &workload, &host)
-        .map_err(|error| session.blame_backend(error))?;
-    let preference = session.config.preference;
+    let (measurements, responses) = measure(session, policy.as_mut(), &workload)?;
     let texts = responses.iter().map(|response| Ok(policy.decode(&response.tokens)?));
-    let texts: sppo_core::Result<Vec<String>> = texts.collect();
-    let texts = texts.map_err(|error| session.blame_backend(error))?;
+    let texts = texts.collect::<CoreResult<Vec<String>>>()?;
     let comparisons = comparisons(&workload, &texts);
-    let judging = measure_judging(&workload, &comparisons, &mut |comparisons| {
-        stages::judge(oracle.as_mut(), comparisons, &preference, &host).map(|_| ())
-    })
-    .map_err(|error| error.from_plugin(format!("oracle `{}`", session.config.oracle.name)))?;
+    let judging = measure_judging(session, oracle.as_mut(), &workload, &comparisons)?;
     let info = policy.info();
     let boundary = boundary::measure(info, &workload.examples, &comparisons)
         .map_err(sppo_core::Error::from)?;
     let report = BenchReport {
-        model: arguments.shape.map_or(session.config.model.as_str(), |shape| shape.description()),
-        backend: &session.config.backend.name,
-        oracle: &session.config.oracle.name,
+        model: arguments.shape.map_or(setup.config.model.as_str(), |shape| shape.description()),
+        backend: &setup.config.backend.name,
+        oracle: &setup.config.oracle.name,
         device: info.device.clone(),
         data_type: info.dtype.clone(),
         parameters: info.parameter_count,
@@ -139,11 +132,7 @@ fn synthetic_model(shape: ShapeChoice, terminal: &Terminal) -> Result<TempDir> {
 }
 
 /// What the backend expects the workload to take. Nothing is saved.
-fn predict_memory(
-    session: &Session,
-    spec: &PolicySpec,
-    workload: &Workload,
-) -> Option<MemoryEstimate> {
+fn predict_memory(setup: &Setup, spec: &PolicySpec, workload: &Workload) -> Option<MemoryEstimate> {
     let (mut longest, mut step, mut tokens, mut predicted) = (0, Vec::new(), 0, 0);
     for example in &workload.examples {
         let answers: usize = example.responses.iter().map(|answer| answer.tokens.len()).sum();
@@ -155,7 +144,7 @@ fn predict_memory(
     }
     step.sort_unstable_by(|a, b| b.cmp(a));
     let step = step.iter().take(workload.global_batch_size).sum();
-    let batch = memory::batch_tokens(&session.config, step, longest);
+    let batch = memory::batch_tokens(&setup.config, step, longest);
     let work = PlannedWork {
         sampling: vec![PlannedSampling {
             prompts: workload.prompts.len(),
@@ -169,15 +158,11 @@ fn predict_memory(
             predicted_tokens: batch * predicted / tokens.max(1),
         }),
     };
-    let plan = MemoryPlan::new(session.backend.as_ref(), spec, &work)?;
+    let plan = MemoryPlan::new(setup.backend.as_ref(), spec, &work)?;
     Some(MemoryEstimate { saving: MemoryUse::default(), ..plan.estimate })
 }
 
-fn workload(
-    arguments: &BenchArguments,
-    session: &Session,
-    policy: &dyn Policy,
-) -> Result<Workload> {
+fn workload(arguments: &BenchArguments, setup: &Setup, policy: &dyn Policy) -> Result<Workload> {
     let vocabulary = policy.info().vocabulary_size;
     let pairs = match (&arguments.pairs, arguments.shape) {
         (Some(file), _) => read_pairs(file, OBJECTIVE)?,
@@ -193,12 +178,12 @@ fn workload(
         Ok(stages::tokenize_prompt(policy, &prompt.messages, rule)?.1)
     });
     let prompt_tokens = tokenized.collect::<CoreResult<Vec<_>>>()?;
-    let training = &session.config.training;
+    let training = &setup.config.training;
     let settings = training.tokenization_settings(policy.info().context_length);
     let examples = pairs
         .into_iter()
         .enumerate()
-        .map(|(index, pair)| example(policy, index, pair, settings))
+        .map(|(index, pair)| to_example(policy, index as u64, pair, settings))
         .collect::<CoreResult<Vec<_>>>()?;
     Ok(Workload {
         prompts,
@@ -210,42 +195,6 @@ fn workload(
         micro_batch_tokens: training.micro_batch_tokens,
         repetitions: arguments.repetitions.into(),
     })
-}
-
-/// Win rates do not change the amount of work.
-fn example(
-    policy: &dyn Policy,
-    index: usize,
-    pair: Pair,
-    settings: TokenizationSettings,
-) -> CoreResult<TrainingExample> {
-    let (messages, answers) = match pair.content {
-        PairContent::Text { messages, chosen, rejected } => {
-            let answers =
-                stages::tokenize_answers(policy, &messages, &[&chosen, &rejected], settings)?;
-            (messages, answers)
-        }
-        PairContent::Tokens { prompt, chosen, rejected, .. } => {
-            let answer = |answer| TokenizedAnswer { prompt: prompt.clone(), answer };
-            (Vec::new(), vec![answer(chosen), answer(rejected)])
-        }
-    };
-    let response = TrainingResponse {
-        text: String::new(),
-        tokens: Vec::new(),
-        own_prompt_tokens: None,
-        win_rate: 0.5,
-        reference_log_prob: None,
-    };
-    let mut example = TrainingExample {
-        prompt_id: index as u64,
-        messages,
-        prompt_tokens: Vec::new(),
-        responses: vec![response; answers.len()],
-        chosen_probability: Some(0.5),
-    };
-    stages::set_tokens(&mut example, answers);
-    Ok(example)
 }
 
 fn describe(report: &BenchReport, terminal: &Terminal) -> String {

@@ -23,7 +23,7 @@ pub(super) fn resume(config: &Config) -> String {
 
 /// Talks to the model before and after.
 pub(super) fn compare(before: &Path, after: &Path) -> String {
-    format!("{} sample --model {} --model {}", program(), quoted(before), quoted(after))
+    format!("{} chat --model {} --model {}", program(), quoted(before), quoted(after))
 }
 
 /// Judges the model on other prompts.

@@ -5,21 +5,20 @@ mod plan;
 mod report;
 
 use sppo_core::config::Config;
-use sppo_core::observer::PluginServices;
+use sppo_core::observer::SilentObserver;
 use sppo_core::plugin::PluginKind;
 use sppo_core::plugins::UsedPlugin;
 use sppo_core::run_directory::{ModelIdentity, PluginIdentity, RunDirectory, RunIdentity};
-use sppo_core::self_play::{Game, self_play};
+use sppo_core::self_play::{RunInputs, self_play};
 use sppo_core::{Error, Result as CoreResult};
 use sppo_model::checkpoint::Checkpoint;
 
 use crate::args::RunArguments;
 use crate::failure::{Failure, Result};
 use crate::interrupt;
-use crate::models;
+use crate::models::{self, LocalModel};
 use crate::settings::{Flags, SettingFlags};
 use crate::terminal::Terminal;
-use crate::watchers::{MetricsWatcher, Watchers};
 use plan::RunPlan;
 
 /// Where a run and its plugins lie is no part of what they are: they may be moved before it goes on.
@@ -42,21 +41,17 @@ pub(super) fn run(arguments: &RunArguments, terminal: &Terminal) -> Result<()> {
         return plan.show(arguments, terminal);
     }
     let backend = models::backend(&plan.plugins, &plan.config)?;
-    let mut oracle = models::ready_oracle(PluginServices {
-        backend: Some(backend.as_ref()),
-        plugins: &plan.plugins,
-        config: &plan.config,
-    })?;
-    let (config, offline) = (&plan.config, arguments.model.offline);
-    let model = models::find(&config.model, config, offline, terminal)?;
-    let checkpoint = models::open(&model.path)?;
-    let prompts = plan.check_prompts(&checkpoint)?;
-    let memory = plan.fit_memory(backend.as_ref(), &model.path, prompts, terminal);
+    let mut oracle = plan.session(backend.as_ref(), &SilentObserver).oracle()?;
+    let model =
+        LocalModel::find(&plan.config.model, &plan.config, arguments.model.offline, terminal)?;
+    let memory = plan.fit_memory(backend.as_ref(), &model, terminal)?;
     if let Some(memory) = memory.filter(|_| !arguments.ignore_memory) {
         memory.require_fit()?;
     }
-    let identity = identity(&plan, &checkpoint, oracle.identity())?;
+    let identity = identity(&plan, &model.checkpoint, oracle.identity())?;
+    let LocalModel { path: starting_model, checkpoint } = model;
     drop(checkpoint);
+    let inputs = RunInputs { starting_model, prompts: plan.prompts.clone() };
     let mut directory = open(&plan, identity)?;
     for set_aside in directory.set_aside() {
         terminal.note(&set_aside.to_string());
@@ -64,43 +59,22 @@ pub(super) fn run(arguments: &RunArguments, terminal: &Terminal) -> Result<()> {
 
     terminal.note(&plan.headline());
     interrupt::watch();
-    let metrics = MetricsWatcher::new(directory.root());
     let display = terminal.progress().with_forecast(plan.expected_stages());
-    let game = Game {
-        config: &plan.config,
-        backend: backend.as_ref(),
-        oracle: oracle.as_mut(),
-        plugins: &plan.plugins,
-        starting_model: model.path,
-        prompts: plan.prompts.clone(),
-        observer: &Watchers(&[&display, &metrics]),
-    };
-    let played = self_play(game, &mut directory);
-    let outcome = metrics.outcome(played);
+    let session = plan.session(backend.as_ref(), &display);
+    let played = self_play(session, oracle.as_mut(), inputs, &mut directory);
     drop(display);
-    let reports = outcome.map_err(|error| stopped(error, &plan, terminal))?;
+    let reports = played.map_err(|error| stopped(error, &plan, terminal))?;
     report::show(&plan, reports, arguments.report.json, terminal)
 }
 
 /// Tells how to go on, whatever stopped the run.
 fn stopped(error: Error, plan: &RunPlan, terminal: &Terminal) -> Failure {
     let go_on = invocation::resume(&plan.config);
-    let error = with_backend(error, plan);
     if matches!(error, Error::Cancelled) {
         return Failure::Stopped { go_on: Some(go_on) };
     }
     terminal.note(&format!("what was committed is kept; to go on: {go_on}"));
     error.into()
-}
-
-/// An error of a policy does not know the backend's name.
-fn with_backend(error: Error, plan: &RunPlan) -> Error {
-    match &error {
-        Error::Plugin { plugin, .. } if !plugin.starts_with("oracle") => {
-            models::blame_backend(&plan.config)(error)
-        }
-        _ => error,
-    }
 }
 
 fn open(plan: &RunPlan, identity: RunIdentity) -> CoreResult<RunDirectory> {

@@ -7,17 +7,18 @@ use std::path::Path;
 use serde::Serialize;
 use sppo_core::config::{Config, Resolved, Source};
 use sppo_core::datasets::PromptsPerIteration;
-use sppo_core::observer::Stage;
-use sppo_core::plugin::{Backend, Manifest, Oracle, PluginKind};
+use sppo_core::observer::{Observer, Stage};
+use sppo_core::plugin::{Backend, Manifest, Oracle, PluginKind, PolicySpec};
 use sppo_core::plugins::PluginRegistry;
 use sppo_core::run_directory::RunDirectory;
 use sppo_core::self_play::PromptSet;
+use sppo_core::session::Session;
 use sppo_core::stages::TokenizationRule;
 use sppo_core::{Error, Result};
-use sppo_model::checkpoint::{Checkpoint, source};
 
 use crate::args::RunArguments;
 use crate::memory::{self, MemoryPlan, PromptSizes};
+use crate::models::LocalModel;
 use crate::settings::Flags;
 use crate::terminal::{ExpectedStage, Terminal, counted};
 use crate::{models, output, prompts};
@@ -45,6 +46,15 @@ impl RunPlan {
         require_enough(prompts.training.len(), &config)?;
         let allow = arguments.allow.clone();
         Ok(Self { config, plugins, sources, resume, allow, prompts })
+    }
+
+    /// A session under the settings of the run.
+    pub(super) fn session<'a>(
+        &'a self,
+        backend: &'a dyn Backend,
+        observer: &'a dyn Observer,
+    ) -> Session<'a> {
+        Session { config: &self.config, plugins: &self.plugins, backend, observer }
     }
 
     /// The chosen plugins that are there.
@@ -102,9 +112,13 @@ impl RunPlan {
     ) -> crate::failure::Result<()> {
         // Plugins refuse senseless settings of theirs when they are made.
         let backend = models::backend(&self.plugins, &self.config)?;
-        let oracle = models::oracle(&self.plugins, &self.config)?;
+        let table = &self.config.oracle;
+        let oracle = self.plugins.create_oracle(&table.name, table.chosen_settings())?;
         let requests = self.expected_requests(oracle.as_ref());
-        let memory = self.memory_if_at_hand(backend.as_ref(), terminal)?;
+        let memory = match LocalModel::find_at_hand(&self.config.model, &self.config, terminal)? {
+            Some(model) => self.fit_memory(backend.as_ref(), &model, terminal)?,
+            None => None,
+        };
         if arguments.report.json {
             output::json(&self.summary(requests, memory))?;
         } else {
@@ -132,78 +146,40 @@ impl RunPlan {
         }
     }
 
-    /// How large the prompts are, once the model is known to be able to answer them all.
-    pub(super) fn check_prompts(
-        &self,
-        checkpoint: &Checkpoint,
-    ) -> crate::failure::Result<PromptSizes> {
+    /// The sizes of the prompts, once the model is known to be able to answer them all.
+    fn check_prompts(&self, model: &LocalModel) -> crate::failure::Result<PromptSizes> {
         let Config { prompts: table, training, .. } = &self.config;
         // The official rule cuts them.
         let clean = training.tokenization == TokenizationRule::Clean;
         let max_length = training.max_length.filter(|_| clean);
-        let mut longest = 0;
-        for (prompts, file, max_length) in [
-            (&self.prompts.training, &table.train, max_length),
-            (&self.prompts.held_out, &table.held_out, None),
-        ] {
-            let file = file.as_deref();
-            longest = longest.max(models::check_prompts(checkpoint, prompts, file, max_length)?);
-        }
-        let context_length = checkpoint.config().context_length;
+        let PromptSet { training, held_out } = &self.prompts;
+        let longest = model.check_prompts(training, table.train.as_deref(), max_length)?;
+        let longest_held_out = model.check_prompts(held_out, table.held_out.as_deref(), None)?;
         Ok(PromptSizes {
             training: self.prompts_of(1),
-            held_out: self.prompts.held_out.len(),
-            longest,
-            context_length,
+            held_out: held_out.len(),
+            longest: longest.max(longest_held_out),
+            context_length: model.checkpoint.config().context_length,
         })
-    }
-
-    /// The memory that the run takes, where the backend knows and the model need not be fetched first.
-    fn memory_if_at_hand(
-        &mut self,
-        backend: &dyn Backend,
-        terminal: &Terminal,
-    ) -> crate::failure::Result<Option<MemoryPlan>> {
-        let model = match models::find(&self.config.model, &self.config, true, terminal) {
-            Ok(model) => model,
-            Err(_) if source::may_be_fetched(&self.config.model) => return Ok(None),
-            Err(failure) => return Err(failure),
-        };
-        let checkpoint = models::open(&model.path)?;
-        let prompts = self.check_prompts(&checkpoint)?;
-        Ok(self.fit_memory(backend, &model.path, prompts, terminal))
     }
 
     /// The memory that the run takes, where the backend knows. The micro-batches of a new run become
     /// smaller where that lets it fit into what is free now, or else into the machine.
+    ///
+    /// # Errors
+    /// When the model cannot answer one of the prompts.
     pub(super) fn fit_memory(
         &mut self,
         backend: &dyn Backend,
-        model: &Path,
-        prompts: PromptSizes,
+        model: &LocalModel,
         terminal: &Terminal,
-    ) -> Option<MemoryPlan> {
-        /// Smaller ones save nothing that matters.
-        const SMALLEST: usize = 64;
-        let spec = self.config.policy_spec(model.to_path_buf());
+    ) -> crate::failure::Result<Option<MemoryPlan>> {
+        let prompts = self.check_prompts(model)?;
+        let spec = self.config.policy_spec(model.path.clone());
         let wanted = self.config.training.micro_batch_tokens;
-        let may_change = !self.resume;
-        let sizes = std::iter::successors(Some(wanted), |tokens| {
-            (may_change && *tokens >= 2 * SMALLEST).then_some(tokens / 2)
-        });
-        let mut plans = Vec::new();
-        for tokens in sizes {
-            let mut config = self.config.clone();
-            config.training.micro_batch_tokens = tokens;
-            let plan = MemoryPlan::new(backend, &spec, &memory::run_work(&config, prompts))?;
-            plans.push((tokens, plan));
-            if plan.fits_now() {
-                break;
-            }
-        }
-        let fitting = plans.iter().find(|(_, plan)| plan.fits_now());
-        let fitting = fitting.or_else(|| plans.iter().find(|(_, plan)| plan.fits_machine()));
-        let &(found, plan) = fitting.or(plans.first())?;
+        let Some((found, plan)) = self.fitting_batches(backend, &spec, prompts) else {
+            return Ok(None);
+        };
         if found < wanted {
             terminal.note(&format!(
                 "memory is short: training.micro_batch_tokens is {found} instead of {wanted}"
@@ -214,7 +190,35 @@ impl RunPlan {
         if let Some(warning) = plan.warning() {
             terminal.note(&warning);
         }
-        Some(plan)
+        Ok(Some(plan))
+    }
+
+    /// The largest micro-batches that fit, up to those of the settings, or these where none fit.
+    fn fitting_batches(
+        &self,
+        backend: &dyn Backend,
+        spec: &PolicySpec,
+        prompts: PromptSizes,
+    ) -> Option<(usize, MemoryPlan)> {
+        /// Smaller ones save nothing that matters.
+        const SMALLEST: usize = 64;
+        let sizes =
+            std::iter::successors(Some(self.config.training.micro_batch_tokens), |tokens| {
+                (!self.resume && *tokens >= 2 * SMALLEST).then_some(tokens / 2)
+            });
+        let mut plans = Vec::new();
+        for tokens in sizes {
+            let mut config = self.config.clone();
+            config.training.micro_batch_tokens = tokens;
+            let plan = MemoryPlan::new(backend, spec, &memory::run_work(&config, prompts))?;
+            plans.push((tokens, plan));
+            if plan.fits_now() {
+                break;
+            }
+        }
+        let fitting = plans.iter().find(|(_, plan)| plan.fits_now());
+        let fitting = fitting.or_else(|| plans.iter().find(|(_, plan)| plan.fits_machine()));
+        fitting.or(plans.first()).copied()
     }
 
     fn prompts_of(&self, iteration: u32) -> usize {

@@ -87,7 +87,7 @@ fn table(reports: &[IterationReport], plan: &RunPlan) -> Table {
                 format!("{:.1} to {:.1} %", 100.0 * interval.low, 100.0 * interval.high)
             }),
             or_dash(report.mean_response_tokens, number),
-            or_dash(report.ended_share, percent),
+            or_dash(report.stop_rate, percent),
             or_dash(report.chosen_log_prob_change, signed),
             or_dash(report.rejected_log_prob_change, signed),
             if is_start { "-".into() } else { report.examples.to_string() },

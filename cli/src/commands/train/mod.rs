@@ -2,27 +2,24 @@
 
 mod pairs;
 
-use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use sppo_core::datasets::read_pairs;
-use sppo_core::observer::{Event, Observer, Stage, TrainingStep};
+use sppo_core::metrics::MetricsObserver;
+use sppo_core::observer::Observers;
 use sppo_core::plugin::Policy;
 use sppo_core::records::TrainingExample;
-use sppo_core::stages::{self, ReferenceLogProbs, TrainingPass, TrainingProgress};
+use sppo_core::session::{Session, TrainingSummary};
+use sppo_core::stages::{ReferenceLogProbs, TrainingProgress};
 use sppo_core::{Error, Result as CoreResult};
 
-use super::session::Session;
+use super::session::Setup;
 use crate::args::TrainArguments;
 use crate::failure::Result;
 use crate::output;
 use crate::settings::{Flags, SettingFlags};
 use crate::terminal::{Alignment, Table, Terminal, signed};
-use crate::watchers::{MetricsWatcher, Watchers};
-
-/// The change of log-probabilities is measured on this many pairs.
-const MEASURED_PAIRS: usize = 16;
 
 impl SettingFlags for TrainArguments {
     fn add_to(&self, flags: &mut Flags) -> CoreResult<()> {
@@ -30,10 +27,10 @@ impl SettingFlags for TrainArguments {
     }
 }
 
-/// What training achieved.
+/// Results of training.
 #[derive(Debug, Serialize)]
 struct TrainReport {
-    /// Where the model lies.
+    /// Path of the model.
     checkpoint: PathBuf,
     /// The log of all steps.
     metrics: PathBuf,
@@ -45,9 +42,9 @@ struct TrainReport {
     first_loss: Option<f64>,
     /// Mean loss of the last step, before its update.
     last_loss: Option<f64>,
-    /// Mean change of the chosen answers' log-probability, on some of the pairs.
+    /// Mean change of the chosen responses' log-probability, on some of the pairs.
     chosen_log_prob_change: f64,
-    /// Mean change of the rejected answers' log-probability.
+    /// Mean change of the rejected responses' log-probability.
     rejected_log_prob_change: f64,
 }
 
@@ -59,34 +56,30 @@ pub(super) fn train(arguments: &TrainArguments, terminal: &Terminal) -> Result<(
         &arguments.training,
         arguments,
     ])?;
-    let session = Session::open(arguments.settings.resolve(flags)?.config, terminal)?;
-    let objective = session.config.training.objective;
+    let setup = Setup::new(arguments.settings.resolve(flags)?.config, terminal)?;
+    let objective = setup.config.training.objective;
     let pairs = read_pairs(&arguments.pairs, objective)?;
     prepare_output(&arguments.output)?;
 
-    let model = session.find_whole_model(arguments.model.offline)?;
-    let mut policy = session.load_for_training(model)?;
-    let mut examples = pairs::examples(policy.as_ref(), pairs, &arguments.pairs, &session)?;
-    add_reference(&session, policy.as_mut(), &mut examples)?;
-    let steps = regress(&session, policy.as_mut(), &examples, &arguments.output)?;
-
-    let measured = &examples[..examples.len().min(MEASURED_PAIRS)];
-    let budget = session.config.training.micro_batch_tokens;
-    let (chosen, rejected) = stages::mean_log_prob_changes(policy.as_mut(), measured, budget)
-        .map_err(|error| session.blame_backend(error))?;
-    let saving = session.stage(Stage::Save, 1, "checkpoint");
-    policy.save(&arguments.output).map_err(|error| session.blame_backend(error.into()))?;
-    saving.finish(arguments.output.display().to_string());
+    let model = setup.find_model(arguments.model.offline)?.path;
+    let mut policy = setup.load_for_training(&model)?;
+    let mut examples = pairs::examples(policy.as_ref(), pairs, &arguments.pairs, &setup.config)?;
+    let session = setup.session();
+    add_reference(session, policy.as_mut(), &mut examples)?;
+    let trained = train_policy(session, policy.as_mut(), &examples, &arguments.output)?;
+    let changes = session.log_prob_changes(policy.as_mut(), &examples)?;
+    let (chosen_log_prob_change, rejected_log_prob_change) = changes.unwrap_or_default();
+    session.save(policy.as_ref(), &arguments.output)?;
 
     let report = TrainReport {
         checkpoint: arguments.output.clone(),
         metrics: arguments.output.join("metrics.jsonl"),
         pairs: examples.len(),
-        steps: steps.len(),
-        first_loss: steps.first().map(|step| step.loss),
-        last_loss: steps.last().map(|step| step.loss),
-        chosen_log_prob_change: chosen,
-        rejected_log_prob_change: rejected,
+        steps: trained.steps,
+        first_loss: trained.first_loss,
+        last_loss: trained.last_loss,
+        chosen_log_prob_change,
+        rejected_log_prob_change,
     };
     if arguments.report.json { output::json(&report) } else { print(&report, terminal) }
 }
@@ -115,64 +108,35 @@ fn prepare_output(directory: &Path) -> Result<()> {
 
 /// Reference log-probabilities, unless every pair came with them.
 fn add_reference(
-    session: &Session,
+    session: Session<'_>,
     policy: &mut dyn Policy,
     examples: &mut [TrainingExample],
 ) -> Result<()> {
-    let training = &session.config.training;
     let known = examples
         .iter()
         .flat_map(|example| &example.responses)
         .all(|response| response.reference_log_prob.is_some());
-    if known && training.reference_log_probs == ReferenceLogProbs::Recorded {
+    if known && session.config.training.reference_log_probs == ReferenceLogProbs::Recorded {
         return Ok(());
     }
-    let meter = session.stage(Stage::Reference, examples.len(), "pairs");
-    let reach = |done| meter.reach(done);
-    stages::reference_log_probs(policy, examples, training.micro_batch_tokens, reach)
-        .map_err(|error| session.blame_backend(error))?;
-    meter.finish(String::new());
-    Ok(())
+    Ok(session.reference_log_probs(policy, examples)?)
 }
 
-/// All optimiser steps, each logged.
-fn regress(
-    session: &Session,
+/// All optimiser steps, each logged beside the checkpoint to come.
+fn train_policy(
+    session: Session<'_>,
     policy: &mut dyn Policy,
     examples: &[TrainingExample],
     directory: &Path,
-) -> Result<Vec<TrainingStep>> {
-    let training = &session.config.training;
-    policy
-        .begin_training(&training.optimizer)
-        .map_err(|error| session.blame_backend(error.into()))?;
-    let (metrics, steps) = (MetricsWatcher::new(directory), StepsWatcher::default());
-    let meter = session.stage(Stage::Train, training.steps(examples.len()) as usize, "steps");
-    let outcome = stages::train(
-        policy,
-        examples,
-        &TrainingPass { settings: training, seed: session.config.seed },
-        0,
-        &mut TrainingProgress::default(),
-        &Watchers(&[&session.display, &metrics, &steps]),
-        |_, progress| meter.reach(progress.step as usize),
-    )
-    .map_err(|error| session.blame_backend(error));
-    metrics.outcome(outcome)?;
-    meter.finish(String::new());
-    Ok(steps.0.into_inner())
-}
-
-/// Keeps every step.
-#[derive(Default)]
-struct StepsWatcher(RefCell<Vec<TrainingStep>>);
-
-impl Observer for StepsWatcher {
-    fn event(&self, event: Event<'_>) {
-        if let Event::TrainingStep(step) = event {
-            self.0.borrow_mut().push(step.clone());
-        }
-    }
+) -> Result<TrainingSummary> {
+    let metrics = MetricsObserver::new(directory);
+    let observer = &Observers(&[session.observer, &metrics]);
+    let session = Session { observer, ..session };
+    let pass = session.training_pass(0);
+    session.begin_training(policy)?;
+    let mut progress = TrainingProgress::default();
+    let outcome = session.train(policy, examples, &pass, &mut progress, &mut |_, _| Ok(()));
+    Ok(metrics.outcome(outcome)?)
 }
 
 fn print(report: &TrainReport, terminal: &Terminal) -> Result<()> {

@@ -1,19 +1,20 @@
 //! `sppo plugin check`: does a plugin do what every plugin of its kind must?
 
-mod backend;
+mod gradients;
 mod known_answers;
 mod weights;
 
 use sppo_core::Error;
 use sppo_core::config::Config;
-use sppo_core::observer::{PluginServices, SilentObserver, StageHost};
-use sppo_core::plugin::conformance::{Finding, Outcome, check_oracle};
+use sppo_core::observer::SilentObserver;
+use sppo_core::plugin::conformance::{Finding, Outcome, check_backend, check_oracle};
 use sppo_core::plugin::{PluginError, PluginKind};
 use sppo_core::plugins::{PluginEntry, PluginRegistry};
+use sppo_core::session::Session;
 
 use crate::args::ReportArguments;
-use crate::failure::Result;
-use crate::models;
+use crate::failure::{Failure, Result};
+use crate::models::{self, LocalModel};
 use crate::output;
 use crate::terminal::Terminal;
 
@@ -28,8 +29,9 @@ pub(super) fn check(
     let findings = match manifest.kind {
         PluginKind::ORACLE => {
             let backend = models::backend(plugins, config)?;
-            let services = PluginServices { backend: Some(backend.as_ref()), plugins, config };
-            let host = StageHost::new(&SilentObserver, services, 0, 1);
+            let observer = &SilentObserver;
+            let session = Session { config, plugins, backend: backend.as_ref(), observer };
+            let host = session.host();
             let settings = config.oracle.settings_of(&manifest.name);
             let mut create = |settings| {
                 plugins.create_oracle(&manifest.name, settings).map_err(|error| error.to_string())
@@ -41,8 +43,16 @@ pub(super) fn check(
             findings
         }
         PluginKind::BACKEND => {
-            let model = models::find(&config.model, config, false, terminal)?;
-            backend::check(plugins, config, &manifest.name, &model.path)?
+            let model = LocalModel::find(&config.model, config, false, terminal)?.path;
+            let scratch = tempfile::tempdir().map_err(Failure::Output)?;
+            let settings = config.backend.settings_of(&manifest.name);
+            let backend = plugins.create_backend(&manifest.name, settings.clone())?;
+            let mut create = |settings| {
+                plugins.create_backend(&manifest.name, settings).map_err(|error| error.to_string())
+            };
+            let mut findings = check_backend(&mut create, &settings, &model, scratch.path());
+            findings.push(gradients::check(backend.as_ref(), &model, scratch.path()));
+            findings
         }
         kind => {
             let message = format!("there are no checks of a {}", kind.name());

@@ -1,11 +1,11 @@
-//! Rules that every oracle must keep, checked by asking one: `sppo plugin check` and authors' own tests run
-//! this.
+//! Rules that every oracle must keep, checked by asking one.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::{Finding, Outcome, unknown_setting};
 use crate::win_rate::{self, WinRateEstimator};
 use crate::{
     Candidate, Comparison, Message, Oracle, PluginErrorKind, Progress, Services, SilentHost,
@@ -17,42 +17,6 @@ const TOLERANCE: f64 = 1e-6;
 /// Time that an oracle may take to notice that it should stop.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Outcome of one check.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// The rule holds.
-    Passed,
-    /// The rule holds, with a remark.
-    Remark(String),
-    /// A defect.
-    Failed(String),
-}
-
-/// One check and its result.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Finding {
-    /// The rule that must hold.
-    pub check: &'static str,
-    /// The result.
-    pub outcome: Outcome,
-}
-
-impl Finding {
-    /// The result of a check: `Ok`, or a description of the defect.
-    #[must_use]
-    pub fn new(check: &'static str, result: Result<(), String>) -> Self {
-        let outcome = result.map_or_else(Outcome::Failed, |()| Outcome::Passed);
-        Self { check, outcome }
-    }
-
-    /// Whether this is a defect.
-    #[must_use]
-    pub fn is_failure(&self) -> bool {
-        matches!(self.outcome, Outcome::Failed(_))
-    }
-}
-
 /// Checks an oracle: `create` makes it from settings, `settings` are the settings of the check, `services`
 /// offers the models and other oracles that it may use.
 pub fn check_oracle(
@@ -60,15 +24,7 @@ pub fn check_oracle(
     settings: &Value,
     services: &dyn Services,
 ) -> Vec<Finding> {
-    let mut findings = vec![Finding::new(
-        "a setting that does not exist is refused",
-        match create(json!({"no such setting": 1})) {
-            Err(_) => Ok(()),
-            Ok(_) => {
-                Err("it was accepted: put `#[serde(deny_unknown_fields)]` on the settings".into())
-            }
-        },
-    )];
+    let mut findings = vec![unknown_setting(create)];
     let made = create(settings.clone()).and_then(|mut oracle| {
         oracle.prepare(services, &SilentHost).map_err(|error| error.to_string())?;
         Ok(oracle)

@@ -1,61 +1,43 @@
-//! Several observers at once, and the log of metrics as one of them.
+//! The log of metrics as an observer of a run.
 
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use sppo_core::metrics::{MetricsEntry, MetricsLog};
-use sppo_core::observer::{Event, IterationReport, Observer, Stage, TrainingStep};
-use sppo_core::{Error, Result};
 
-use crate::interrupt;
+use super::{MetricsEntry, MetricsLog};
+use crate::error::{Error, Result};
+use crate::observer::{Event, Observer, Stage, TrainingStep};
 
 const TRAINING_STEP: &str = "training_step";
 const ITERATION: &str = "iteration";
 const STAGE: &str = "stage";
 
-/// Shows nothing, and stops when the user asks to.
-pub(crate) struct QuietWatcher;
-
-impl Observer for QuietWatcher {
-    fn event(&self, _event: Event<'_>) {}
-
-    fn is_cancelled(&self) -> bool {
-        interrupt::requested()
-    }
-}
-
-/// Tells each of its observers everything; any of them may cancel.
-pub(crate) struct Watchers<'a>(pub(crate) &'a [&'a dyn Observer]);
-
-impl Observer for Watchers<'_> {
-    fn event(&self, event: Event<'_>) {
-        for observer in self.0 {
-            observer.event(event.clone());
-        }
-    }
-
-    fn is_cancelled(&self) -> bool {
-        self.0.iter().any(|observer| observer.is_cancelled())
-    }
-}
-
-/// Writes every optimiser step, every iteration, and what plugins say of themselves in a stage to
+/// Writes every optimiser step, every iteration, and the numbers that plugins report in a stage to
 /// `metrics.jsonl` and to a TensorBoard file.
 ///
 /// Work that is redone after a crash is logged anew: the log is opened when the first entry comes, and
 /// earlier entries about that step or later ones are dropped.
-pub(crate) struct MetricsWatcher {
+pub struct MetricsObserver {
     directory: PathBuf,
     log: RefCell<Option<MetricsLog>>,
     failure: RefCell<Option<Error>>,
+    /// The iteration under way, from 1; 0 outside of self-play.
     iteration: Cell<u32>,
-    /// The stages under way, each with its plugin's numbers.
+    /// The stages under way, each with the numbers of its plugin.
     stages: RefCell<Vec<(Stage, Map<String, Value>)>>,
 }
 
-/// What a plugin said of itself in a stage.
+/// An optimiser step of an iteration.
+#[derive(Serialize)]
+struct StepEntry<'a> {
+    iteration: u32,
+    #[serde(flatten)]
+    step: &'a TrainingStep,
+}
+
+/// Numbers that a plugin reported in a stage.
 #[derive(Serialize)]
 struct StageEntry<'a> {
     iteration: u32,
@@ -64,9 +46,10 @@ struct StageEntry<'a> {
     metrics: &'a Map<String, Value>,
 }
 
-impl MetricsWatcher {
+impl MetricsObserver {
     /// A log in this directory.
-    pub(crate) fn new(directory: impl Into<PathBuf>) -> Self {
+    #[must_use]
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self {
             directory: directory.into(),
             log: RefCell::new(None),
@@ -76,8 +59,11 @@ impl MetricsWatcher {
         }
     }
 
-    /// The outcome of the work that was watched, unless the log could not be written, which stopped it.
-    pub(crate) fn outcome<T>(self, outcome: Result<T>) -> Result<T> {
+    /// The outcome of the work that was observed, unless the log could not be written, which stopped it.
+    ///
+    /// # Errors
+    /// Why the log could not be written, or else the error of the work.
+    pub fn outcome<T>(self, outcome: Result<T>) -> Result<T> {
         match self.failure.into_inner() {
             Some(failure) => Err(failure),
             None => outcome,
@@ -90,7 +76,7 @@ impl MetricsWatcher {
             && !metrics.is_empty()
         {
             let iteration = self.iteration.get();
-            // Nothing that its iteration has logged so far becomes void by it.
+            // It leaves in force whatever its iteration has logged so far.
             let position = Position { iteration: iteration.into(), step: u64::MAX };
             self.log(STAGE, position, &StageEntry { iteration, stage: *stage, metrics });
         }
@@ -115,12 +101,17 @@ impl MetricsWatcher {
     }
 }
 
-impl Observer for MetricsWatcher {
+impl Observer for MetricsObserver {
     fn event(&self, event: Event<'_>) {
         match event {
-            Event::TrainingStep(step) => self.log(TRAINING_STEP, Position::of_step(step), step),
+            Event::TrainingStep(step) => {
+                let iteration = self.iteration.get();
+                let position = Position { iteration: iteration.into(), step: step.step };
+                self.log(TRAINING_STEP, position, &StepEntry { iteration, step });
+            }
             Event::IterationFinished(report) => {
-                self.log(ITERATION, Position::of_report(report), report);
+                let position = Position { iteration: report.iteration.into(), step: u64::MAX };
+                self.log(ITERATION, position, report);
             }
             Event::IterationStarted { iteration, .. } => self.iteration.set(iteration),
             Event::StageStarted { stage, .. } => {
@@ -145,7 +136,7 @@ impl Observer for MetricsWatcher {
     }
 }
 
-/// When in a run an entry belongs: the report of an iteration follows its steps.
+/// Position of an entry in a run: the report of an iteration follows its steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Position {
     iteration: u64,
@@ -153,14 +144,6 @@ struct Position {
 }
 
 impl Position {
-    fn of_step(step: &TrainingStep) -> Self {
-        Self { iteration: step.iteration.into(), step: step.step }
-    }
-
-    fn of_report(report: &IterationReport) -> Self {
-        Self { iteration: report.iteration.into(), step: u64::MAX }
-    }
-
     fn of(entry: &MetricsEntry) -> Option<Self> {
         let number = |name: &str| entry.values.get(name).and_then(Value::as_u64);
         let step = match entry.kind.as_str() {
@@ -181,9 +164,8 @@ fn next_global_step(log: &MetricsLog, kind: &str) -> u64 {
 mod tests {
     use super::*;
 
-    fn step(iteration: u32, step: u64, loss: f64) -> TrainingStep {
+    fn step(step: u64, loss: f64) -> TrainingStep {
         TrainingStep {
-            iteration,
             step,
             steps: 2,
             loss,
@@ -208,14 +190,18 @@ mod tests {
     #[test]
     fn steps_that_are_redone_are_logged_once() {
         let directory = tempfile::tempdir().unwrap();
-        let first = MetricsWatcher::new(directory.path());
-        for (iteration, number) in [(1, 1), (1, 2), (2, 1), (2, 2)] {
-            first.event(Event::TrainingStep(&step(iteration, number, 5.0)));
+        let first = MetricsObserver::new(directory.path());
+        for iteration in 1..=2 {
+            first.event(Event::IterationStarted { iteration, iterations: 2 });
+            for number in 1..=2 {
+                first.event(Event::TrainingStep(&step(number, 5.0)));
+            }
         }
         first.outcome(Ok(())).unwrap();
-        let resumed = MetricsWatcher::new(directory.path());
+        let resumed = MetricsObserver::new(directory.path());
+        resumed.event(Event::IterationStarted { iteration: 2, iterations: 2 });
         for number in 1..=2 {
-            resumed.event(Event::TrainingStep(&step(2, number, 7.0)));
+            resumed.event(Event::TrainingStep(&step(number, 7.0)));
         }
         resumed.outcome(Ok(())).unwrap();
         assert_eq!(losses(directory.path()), [(1, 5.0), (2, 5.0), (3, 7.0), (4, 7.0)]);
@@ -224,20 +210,21 @@ mod tests {
     #[test]
     fn the_last_numbers_of_a_stage_are_logged_when_it_ends() {
         let directory = tempfile::tempdir().unwrap();
-        let watcher = MetricsWatcher::new(directory.path());
-        watcher.event(Event::IterationStarted { iteration: 2, iterations: 3 });
-        let start = |stage| watcher.event(Event::StageStarted { stage, total: 1, unit: "prompts" });
+        let observer = MetricsObserver::new(directory.path());
+        observer.event(Event::IterationStarted { iteration: 2, iterations: 3 });
+        let start =
+            |stage| observer.event(Event::StageStarted { stage, total: 1, unit: "prompts" });
         let finish = || {
             let elapsed = std::time::Duration::ZERO;
-            watcher.event(Event::StageFinished { elapsed, summary: String::new() });
+            observer.event(Event::StageFinished { elapsed, summary: String::new() });
         };
         start(Stage::Judge);
-        watcher.event(Event::StageMetrics(&[("requests", 3.0), ("retries", 1.0)]));
+        observer.event(Event::StageMetrics(&[("requests", 3.0), ("retries", 1.0)]));
         start(Stage::Load);
         finish();
-        watcher.event(Event::StageMetrics(&[("requests", 7.0)]));
+        observer.event(Event::StageMetrics(&[("requests", 7.0)]));
         finish();
-        watcher.outcome(Ok(())).unwrap();
+        observer.outcome(Ok(())).unwrap();
         let log = MetricsLog::open(directory.path(), |_| true).unwrap();
         let [entry] = log.entries() else { panic!("{:?}", log.entries()) };
         assert_eq!(entry.kind, "stage");

@@ -1,0 +1,65 @@
+//! The program as a plugin sees it during a stage.
+
+use super::Session;
+use crate::error::Error;
+use crate::observer::Event;
+use crate::plugin::{ModelSpec, Oracle, PluginError, PluginErrorKind, Progress, Scorer, Services};
+
+/// The host of one call: the plugin's progress is added to what the stage has done, and other plugins are
+/// made with the settings that the session has for them.
+pub struct StageHost<'a> {
+    session: Session<'a>,
+    completed_before: u64,
+    total: u64,
+}
+
+impl<'a> StageHost<'a> {
+    /// A host for one call within a stage of `total` units, `completed_before` of them already done.
+    pub(super) fn new(session: Session<'a>, completed_before: u64, total: u64) -> Self {
+        Self { session, completed_before, total }
+    }
+}
+
+impl Progress for StageHost<'_> {
+    fn is_cancelled(&self) -> bool {
+        self.session.observer.is_cancelled()
+    }
+
+    fn progress(&self, completed: u64, _total: u64) {
+        let completed = self.completed_before + completed;
+        let total = self.total.max(completed);
+        self.session.observer.event(Event::StageProgress { completed, total });
+    }
+
+    fn metrics(&self, values: &[(&str, f64)]) {
+        self.session.observer.event(Event::StageMetrics(values));
+    }
+}
+
+impl Services for StageHost<'_> {
+    fn scorer(&self, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
+        self.session.backend.load_scorer(model)
+    }
+
+    fn scorer_on(&self, backend: &str, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
+        let Session { plugins, config, .. } = self.session;
+        let settings = config.backend.settings_of(backend);
+        plugins.create_backend(backend, settings).map_err(as_plugin_error)?.load_scorer(model)
+    }
+
+    fn oracle(&self, name: &str) -> Result<Box<dyn Oracle>, PluginError> {
+        let Session { plugins, config, .. } = self.session;
+        plugins.create_oracle(name, config.oracle.settings_of(name)).map_err(as_plugin_error)
+    }
+}
+
+/// An error about another plugin, for the plugin that asked for it.
+fn as_plugin_error(error: Error) -> PluginError {
+    let kind = match &error {
+        Error::Plugin { source, .. } => source.kind,
+        _ => PluginErrorKind::Configuration,
+    };
+    let mut told = PluginError::new(kind, error.to_string());
+    told.hint = error.hint().map(String::from);
+    told
+}

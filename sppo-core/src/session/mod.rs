@@ -1,0 +1,100 @@
+//! One piece of work: settings, plugins, a backend, and an observer, shared by all of its stages.
+//!
+//! The loop and the commands speak the same sentences through a [`Session`]: it loads policies, readies
+//! the oracle, and runs each stage as one that its observer can follow. It commits nothing; what a stage
+//! makes is kept by its caller.
+
+mod host;
+mod meter;
+mod stages;
+
+use std::path::Path;
+
+pub use host::StageHost;
+pub use meter::StageMeter;
+pub use stages::TrainingSummary;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::observer::{Observer, Stage};
+use crate::plugin::{Backend, Oracle, Policy, PolicySpec};
+use crate::plugins::PluginRegistry;
+
+/// Shared inputs of all stages. It is cheap to copy, so that a part of the work can have another observer:
+/// `Session { observer, ..session }`.
+#[derive(Clone, Copy)]
+pub struct Session<'a> {
+    /// All settings.
+    pub config: &'a Config,
+    /// The plugins that these settings may name.
+    pub plugins: &'a PluginRegistry,
+    /// Loads policies and scorers.
+    pub backend: &'a dyn Backend,
+    /// Follows the stages, and may stop them.
+    pub observer: &'a dyn Observer,
+}
+
+impl<'a> Session<'a> {
+    /// The oracle that the settings name, ready to judge.
+    ///
+    /// # Errors
+    /// When there is none of this name, its settings are refused, or it could not judge.
+    pub fn oracle(&self) -> Result<Box<dyn Oracle>> {
+        let table = &self.config.oracle;
+        let mut oracle = self.plugins.create_oracle(&table.name, table.chosen_settings())?;
+        let host = self.host();
+        oracle.prepare(&host, &host)?;
+        Ok(oracle)
+    }
+
+    /// Loads a model that is only sampled from and scored.
+    ///
+    /// # Errors
+    /// When the model cannot be read or does not fit.
+    pub fn load(&self, path: &Path) -> Result<Box<dyn Policy>> {
+        self.load_policy(&PolicySpec::new(path.to_path_buf()))
+    }
+
+    /// Loads a model to train what the settings say: all of its weights, or adapters.
+    ///
+    /// # Errors
+    /// As [`Self::load`], or when the backend cannot train in this way.
+    pub fn load_for_training(&self, path: &Path) -> Result<Box<dyn Policy>> {
+        self.load_policy(&self.config.policy_spec(path.to_path_buf()))
+    }
+
+    fn load_policy(&self, spec: &PolicySpec) -> Result<Box<dyn Policy>> {
+        let meter = self.stage(Stage::Load, 1, "model");
+        let policy = self.backend.load_policy(spec)?;
+        meter.finish(spec.path.display().to_string());
+        Ok(policy)
+    }
+
+    /// Begins a stage of `total` units, for instance `tokens`.
+    #[must_use]
+    pub fn stage(&self, stage: Stage, total: u64, unit: &'static str) -> StageMeter<'a> {
+        StageMeter::start(*self, stage, total, unit)
+    }
+
+    /// The host of a call that belongs to no stage.
+    #[must_use]
+    pub fn host(&self) -> StageHost<'a> {
+        StageHost::new(*self, 0, 1)
+    }
+
+    /// # Errors
+    /// [`Error::Cancelled`] when the observer asks to stop.
+    pub(crate) fn require_running(&self) -> Result<()> {
+        if self.observer.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    /// Names the oracle in an error about what it returned.
+    fn by_oracle(&self, error: Error) -> Error {
+        error.from_plugin(format_args!("oracle `{}`", self.config.oracle.name))
+    }
+
+    /// Names the backend in an error about what it returned.
+    fn by_backend(&self, error: Error) -> Error {
+        error.from_plugin(format_args!("backend `{}`", self.config.backend.name))
+    }
+}

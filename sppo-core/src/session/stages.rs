@@ -1,0 +1,292 @@
+//! The stages as a session runs them: each tells the observer of its progress, and takes what it can from
+//! the settings.
+
+use std::path::Path;
+
+use super::{Session, StageMeter};
+use crate::datasets::ScoredResponse;
+use crate::error::Result;
+use crate::evaluation;
+use crate::observer::{Event, Stage, TrainingStep};
+use crate::plugin::{Comparison, Learner, Oracle, Sampler};
+use crate::records::{Prompt, ResponseStatistics, Rollout, TrainingExample};
+use crate::stages::{self, SamplingPass, TokenizedResponse, TrainingPass, TrainingProgress};
+use crate::statistics::{Interval, bootstrap_mean_interval};
+use crate::win_rate::Preferences;
+
+/// Iteration `t` samples on stream `t`; all models that are compared share this one, so that two equal
+/// models give equal responses.
+const EVALUATION_STREAM: u64 = u64::MAX;
+
+/// Training examples that changes of log-probability are measured on.
+const MEASURED_EXAMPLES: usize = 16;
+
+/// Losses of a training stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TrainingSummary {
+    /// Optimiser steps taken.
+    pub steps: usize,
+    /// Mean loss of the first step, before its update.
+    pub first_loss: Option<f64>,
+    /// Mean loss of the last step, before its update.
+    pub last_loss: Option<f64>,
+}
+
+impl TrainingSummary {
+    fn add(&mut self, step: &TrainingStep) {
+        self.steps += 1;
+        self.first_loss.get_or_insert(step.loss);
+        self.last_loss = Some(step.loss);
+    }
+}
+
+impl<'a> Session<'a> {
+    /// Sampling as the settings say, on a stream of random draws; iteration `t` uses stream `t`.
+    #[must_use]
+    pub fn sampling_pass(&self, stream: u64) -> SamplingPass {
+        SamplingPass {
+            samples_per_prompt: self.config.sampling.samples_per_prompt,
+            parameters: self.config.sampling.parameters(),
+            tokenization: self.config.training.tokenization,
+            seed: self.config.seed,
+            stream,
+        }
+    }
+
+    /// Sampling as the settings say for comparing models.
+    #[must_use]
+    pub fn evaluation_pass(&self) -> SamplingPass {
+        SamplingPass {
+            samples_per_prompt: self.config.evaluation.samples_per_prompt,
+            ..self.sampling_pass(EVALUATION_STREAM)
+        }
+    }
+
+    /// Samples responses to all prompts, one shard after the other.
+    ///
+    /// # Errors
+    /// As [`stages::sample`], or when the observer cancels.
+    pub fn sample(
+        &self,
+        sampler: &mut dyn Sampler,
+        prompts: &[Prompt],
+        pass: &SamplingPass,
+    ) -> Result<Vec<Rollout>> {
+        let meter = self.stage(Stage::Sample, pass.most_tokens(prompts.len()), "tokens");
+        let mut rollouts = Vec::with_capacity(prompts.len());
+        for shard in prompts.chunks(self.config.sampling.prompts_per_shard) {
+            rollouts.extend(self.rollouts(&meter, sampler, shard, pass)?);
+        }
+        meter.finish(ResponseStatistics::of(&rollouts).to_string());
+        Ok(rollouts)
+    }
+
+    /// Samples responses to held-out prompts in one call, to compare models by.
+    ///
+    /// # Errors
+    /// As [`Self::sample`].
+    pub fn sample_held_out(
+        &self,
+        sampler: &mut dyn Sampler,
+        prompts: &[Prompt],
+        pass: &SamplingPass,
+    ) -> Result<Vec<Rollout>> {
+        let meter = self.stage(Stage::Evaluate, pass.most_tokens(prompts.len()), "tokens");
+        let rollouts = self.rollouts(&meter, sampler, prompts, pass)?;
+        meter.finish(format!("{} held-out prompts", rollouts.len()));
+        Ok(rollouts)
+    }
+
+    /// Makes the rollouts of some of a sampling stage's prompts, in one call.
+    ///
+    /// # Errors
+    /// As [`Self::sample`].
+    pub fn rollouts(
+        &self,
+        meter: &StageMeter<'_>,
+        sampler: &mut dyn Sampler,
+        prompts: &[Prompt],
+        pass: &SamplingPass,
+    ) -> Result<Vec<Rollout>> {
+        self.require_running()?;
+        let rollouts = stages::sample(sampler, prompts, pass, &meter.host())
+            .map_err(|error| self.by_backend(error))?;
+        meter.advance(pass.most_tokens(prompts.len()));
+        Ok(rollouts)
+    }
+
+    /// Asks the oracle about all comparisons, one shard after the other.
+    ///
+    /// # Errors
+    /// As [`stages::judge`], or when the observer cancels.
+    pub fn judge(
+        &self,
+        oracle: &mut dyn Oracle,
+        comparisons: &[Comparison<'_>],
+    ) -> Result<Vec<Preferences>> {
+        let meter = self.stage(Stage::Judge, comparisons.len() as u64, "prompts");
+        let mut preferences = Vec::with_capacity(comparisons.len());
+        for shard in comparisons.chunks(self.config.sampling.prompts_per_shard) {
+            preferences.extend(self.preferences(&meter, oracle, shard)?);
+        }
+        meter.finish(format!("{} comparisons", preferences.len()));
+        Ok(preferences)
+    }
+
+    /// Makes the preferences of some of a judging stage's comparisons, in one call.
+    ///
+    /// # Errors
+    /// As [`Self::judge`].
+    pub fn preferences(
+        &self,
+        meter: &StageMeter<'_>,
+        oracle: &mut dyn Oracle,
+        comparisons: &[Comparison<'_>],
+    ) -> Result<Vec<Preferences>> {
+        self.require_running()?;
+        let settings = self.config.preference;
+        let preferences = stages::judge(oracle, comparisons, &settings, &meter.host())
+            .map_err(|error| self.by_oracle(error))?;
+        meter.advance(comparisons.len() as u64);
+        Ok(preferences)
+    }
+
+    /// Mean probability that the challenger's response is preferred to the baseline's, with its bootstrap
+    /// interval over prompts. Both lists hold the same prompts and as many responses to each.
+    ///
+    /// # Errors
+    /// When the oracle fails, or the observer cancels.
+    pub fn win_rate(
+        &self,
+        oracle: &mut dyn Oracle,
+        challenger: &[Rollout],
+        baseline: &[Rollout],
+    ) -> Result<Interval> {
+        let meter = self.stage(Stage::Judge, challenger.len() as u64, "prompts");
+        let settings = self.config.preference;
+        let win_rates =
+            evaluation::win_rates(oracle, challenger, baseline, &settings, &meter.host())
+                .map_err(|error| self.by_oracle(error))?;
+        let evaluation = &self.config.evaluation;
+        let interval = bootstrap_mean_interval(
+            &win_rates,
+            evaluation.bootstrap_resamples,
+            evaluation.confidence,
+            self.config.seed,
+        );
+        meter.finish(format!("{:.1} % against the baseline", 100.0 * interval.mean));
+        Ok(interval)
+    }
+
+    /// Computes the reference log-probabilities of all examples under the policy as it is now.
+    ///
+    /// # Errors
+    /// When the policy fails, or the observer cancels.
+    pub fn reference_log_probs(
+        &self,
+        policy: &mut dyn Learner,
+        examples: &mut [TrainingExample],
+    ) -> Result<()> {
+        let budget = self.config.training.micro_batch_tokens;
+        let meter = self.stage(Stage::Reference, examples.len() as u64, "examples");
+        let mut reach = |done: usize| meter.reach(done as u64);
+        stages::reference_log_probs(policy, examples, budget, &mut reach)
+            .map_err(|error| self.by_backend(error))?;
+        meter.finish(String::new());
+        Ok(())
+    }
+
+    /// Computes the log-probabilities of given responses, token by token.
+    ///
+    /// # Errors
+    /// When the policy fails, or the observer cancels.
+    pub fn score(
+        &self,
+        policy: &mut dyn Learner,
+        responses: &[TokenizedResponse],
+    ) -> Result<Vec<ScoredResponse>> {
+        let budget = self.config.training.micro_batch_tokens;
+        let meter = self.stage(Stage::Reference, responses.len() as u64, "responses");
+        let mut reach = |done: usize| meter.reach(done as u64);
+        let scored = stages::score(policy, responses, budget, &mut reach)
+            .map_err(|error| self.by_backend(error))?;
+        meter.finish(format!("{} responses", scored.len()));
+        Ok(scored)
+    }
+
+    /// Training as the settings say; each iteration has its own order of examples, 0 stands alone.
+    #[must_use]
+    pub fn training_pass(&self, iteration: u32) -> TrainingPass<'a> {
+        let seed = self.config.seed.wrapping_add(u64::from(iteration));
+        TrainingPass { settings: &self.config.training, seed }
+    }
+
+    /// Prepares a policy to be trained with the optimiser of the settings, from a fresh state.
+    ///
+    /// # Errors
+    /// When there is no memory for the optimiser's state.
+    pub fn begin_training(&self, policy: &mut dyn Learner) -> Result<()> {
+        let optimizer = &self.config.training.optimizer;
+        policy.begin_training(optimizer).map_err(|error| self.by_backend(error.into()))
+    }
+
+    /// Trains the policy from `progress` on. `after_step` is called after every optimiser step, for
+    /// commits.
+    ///
+    /// # Errors
+    /// As [`stages::train`], when `after_step` fails, or the observer cancels; `progress` then says how
+    /// far training came.
+    pub fn train(
+        &self,
+        policy: &mut dyn Learner,
+        examples: &[TrainingExample],
+        pass: &TrainingPass<'_>,
+        progress: &mut TrainingProgress,
+        after_step: &mut dyn FnMut(&mut dyn Learner, TrainingProgress) -> Result<()>,
+    ) -> Result<TrainingSummary> {
+        let meter = self.stage(Stage::Train, pass.settings.steps(examples.len()), "steps");
+        meter.reach(progress.step)?;
+        let mut summary = TrainingSummary::default();
+        let mut events = |policy: &mut dyn Learner, step: &TrainingStep| {
+            summary.add(step);
+            self.observer.event(Event::TrainingStep(step));
+            meter.reach(step.step)?;
+            after_step(policy, TrainingProgress { step: step.step })
+        };
+        stages::train(policy, examples, pass, progress, &mut events)
+            .map_err(|error| self.by_backend(error))?;
+        meter.finish(String::new());
+        Ok(summary)
+    }
+
+    /// Saves the policy as a checkpoint in this directory.
+    ///
+    /// # Errors
+    /// When the directory cannot be written.
+    pub fn save(&self, policy: &dyn Learner, directory: &Path) -> Result<()> {
+        let meter = self.stage(Stage::Save, 1, "checkpoint");
+        policy.save(directory).map_err(|error| self.by_backend(error.into()))?;
+        meter.finish(directory.display().to_string());
+        Ok(())
+    }
+
+    /// Mean changes of the chosen and the rejected log-probabilities since the reference, on the first
+    /// examples; `None` when there are none.
+    ///
+    /// # Errors
+    /// When the policy fails.
+    pub fn log_prob_changes(
+        &self,
+        policy: &mut dyn Learner,
+        examples: &[TrainingExample],
+    ) -> Result<Option<(f64, f64)>> {
+        let measured = &examples[..examples.len().min(MEASURED_EXAMPLES)];
+        if measured.is_empty() {
+            return Ok(None);
+        }
+        let budget = self.config.training.micro_batch_tokens;
+        stages::mean_log_prob_changes(policy, measured, budget)
+            .map(Some)
+            .map_err(|error| self.by_backend(error))
+    }
+}

@@ -1,0 +1,73 @@
+//! Per-token log-probabilities of given responses.
+
+use super::tokenize::TokenizedResponse;
+use super::train::group_lengths;
+use crate::datasets::ScoredResponse;
+use crate::error::Result;
+use crate::plugin::{Learner, PluginError, SequenceBatch};
+
+/// Scores responses under the policy, at most `micro_batch_tokens` tokens at once but at least one
+/// response. Calls `done` with the responses finished so far.
+///
+/// # Errors
+/// When the policy or `done` fails.
+pub fn score(
+    policy: &mut dyn Learner,
+    responses: &[TokenizedResponse],
+    micro_batch_tokens: usize,
+    done: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<Vec<ScoredResponse>> {
+    let mut scored = Vec::with_capacity(responses.len());
+    let mut rest = responses;
+    let lengths = responses.iter().map(|split| split.prompt.len() + split.response.len());
+    for length in group_lengths(lengths, micro_batch_tokens) {
+        let (micro_batch, after) = rest.split_at(length);
+        rest = after;
+        let log_probs = policy.token_log_probs(&pack(micro_batch))?;
+        for (response, log_probs) in micro_batch.iter().zip(log_probs) {
+            scored.push(scored_response(response, log_probs)?);
+        }
+        done(scored.len())?;
+    }
+    Ok(scored)
+}
+
+fn scored_response(split: &TokenizedResponse, log_probs: Vec<f32>) -> Result<ScoredResponse> {
+    let (expected, actual) = (split.response.len(), log_probs.len());
+    if actual != expected {
+        let message = format!("asked for {expected} log-probabilities, it returned {actual}");
+        return Err(PluginError::failed(message).into());
+    }
+    let log_prob = log_probs.iter().map(|value| f64::from(*value)).sum();
+    Ok(ScoredResponse { tokens: split.response.clone(), log_probs, log_prob })
+}
+
+/// Packs responses; a prompt that follows itself is stored once.
+fn pack(responses: &[TokenizedResponse]) -> SequenceBatch {
+    let mut batch = SequenceBatch::new();
+    let mut last: Option<(&[u32], usize)> = None;
+    for response in responses {
+        let prompt = match last {
+            Some((tokens, index)) if tokens == response.prompt => index,
+            _ => batch.push_prompt(&response.prompt),
+        };
+        last = Some((&response.prompt, prompt));
+        batch.push_response(prompt, &response.response);
+    }
+    batch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn micro_batches_keep_the_budget_and_the_order() {
+        let response =
+            |length: usize| TokenizedResponse { prompt: vec![1], response: vec![2; length] };
+        let responses = [3, 3, 9, 1].map(response);
+        let tokens = responses.iter().map(|split| split.prompt.len() + split.response.len());
+        assert_eq!(group_lengths(tokens, 8), [2, 1, 1]);
+        assert_eq!(pack(&responses).segments().len(), 5);
+    }
+}
