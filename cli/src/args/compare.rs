@@ -58,7 +58,7 @@ Examples:
   sppo chat \"Name a colour.\" --samples 3 --temperature 0.7 --json
   sppo chat \"Name a colour.\" --best-of 8 --oracle rules")]
 pub(crate) struct ChatArguments {
-    /// What to say
+    /// The prompt
     #[arg(value_name = "PROMPT")]
     pub(crate) prompt: Option<String>,
     /// A model to talk to; may be given several times [default: smollm2-135m-instruct]
@@ -68,7 +68,7 @@ pub(crate) struct ChatArguments {
     #[arg(long, value_name = "NUMBER", conflicts_with = "samples",
         value_parser = value_parser!(u32).range(2..))]
     pub(crate) best_of: Option<u32>,
-    /// What to tell the models before the conversation
+    /// System message before the conversation
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
     /// Use only what is on this machine

@@ -1,4 +1,4 @@
-//! What was typed. Nothing here decides anything; `settings` and the commands do.
+//! Arguments of the commands, as typed; `settings` and the commands decide.
 
 mod bench;
 mod compare;
@@ -45,11 +45,11 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
 }
 
-/// What people see.
+/// Output for people.
 #[derive(Args)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct TerminalArguments {
-    /// When to use colours; NO_COLOR is respected too
+    /// Use of colours; NO_COLOR is respected too
     #[arg(long, value_name = "WHEN", value_enum, default_value_t, global = true)]
     pub(crate) color: ColorChoice,
     /// Say nothing but errors
@@ -60,7 +60,7 @@ pub(crate) struct TerminalArguments {
     pub(crate) verbose: u8,
 }
 
-/// When to use colours.
+/// Use of colours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ColorChoice {
     /// On a terminal

@@ -8,7 +8,7 @@ use crate::numpy;
 /// Largest distance of a diagonal entry from 1/2.
 const DIAGONAL_TOLERANCE: f64 = 1e-9;
 
-/// Why numbers are not a preference matrix. Candidates are counted from 0.
+/// Faults of numbers that are no preference matrix. Candidates are counted from 0.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum PreferenceError {
     /// There are no candidates.

@@ -1,4 +1,4 @@
-//! From what an oracle says to a preference matrix and the scores that best and worst are chosen by.
+//! Preferences from an oracle's verdicts: a preference matrix, and scores that select best and worst.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -7,8 +7,8 @@ use crate::numpy;
 use crate::preference::{PreferenceError, PreferenceMatrix, sigmoid};
 use crate::{Comparison, Oracle, PluginError, Progress, Verdict};
 
-/// How the logits `L[i][j]` of a pairwise ranker (candidate `i` shown first, `j` second) become
-/// probabilities.
+/// Estimators of probabilities from the logits `L[i][j]` of a pairwise ranker (candidate `i` shown first,
+/// `j` second).
 ///
 /// Paper and released code differ here. The selection scores are the same for all four: the released
 /// code's `s_i = (1/K) sum_j (L[i][j] - L[j][i])`. (The paper selects by `(1/K) sum_j L[i][j]`, which
@@ -50,7 +50,7 @@ pub enum VerdictKind {
     Scores,
 }
 
-/// Why a verdict cannot be used. Candidates are counted from 0.
+/// Faults of a verdict. Candidates are counted from 0.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum JudgmentError {
     /// The logit table has the wrong size.

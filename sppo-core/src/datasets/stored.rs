@@ -1,5 +1,5 @@
-//! How the stages' records lie in the run directory: nothing is lost, and where the official repository
-//! has a name for a column, it has that name.
+//! Records of the stages as tables in the run directory. Nothing is lost, and columns have the names of
+//! the official repository where it has one.
 
 use std::path::Path;
 

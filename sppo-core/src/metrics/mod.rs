@@ -26,7 +26,7 @@ const TENSORBOARD: &str = "tensorboard";
 pub struct MetricsEntry {
     /// Seconds since 1970.
     pub time: f64,
-    /// What was measured: `training_step`, `iteration`, ...
+    /// Kind of entry: `training_step`, `iteration`, ...
     pub kind: String,
     /// The position on TensorBoard's horizontal axis; rises within a kind.
     pub global_step: u64,

@@ -12,22 +12,22 @@ use crate::error::{Error, Result};
 use crate::plugin::{Codec, Message, PluginError};
 use crate::records::TrainingExample;
 
-/// Which of the two rules to follow.
+/// Rules of tokenization.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenizationRule {
     /// One begin token, one end token, and truncation only of what does not fit.
     #[default]
     Clean,
-    /// What the released code does: the prompt is cut at the first literal `None`, begin tokens
+    /// The released code's rule: the prompt is cut at the first literal `None`, begin tokens
     /// double, an end token is always appended, and an overflowing pair is cut to fixed lengths.
     Official,
 }
 
-/// How text pairs become tokens.
+/// Settings of the tokenization of pairs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenizationSettings {
-    /// Which rule.
+    /// The rule.
     pub rule: TokenizationRule,
     /// Longest prompt plus response, in tokens.
     pub max_length: usize,

@@ -25,7 +25,7 @@ pub struct TrainingPass<'a> {
     pub seed: u64,
 }
 
-/// Where training stands: what has to be known, beside weights and optimiser state, to go on.
+/// Position of training: needed to resume, beside weights and optimiser state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct TrainingProgress {
     /// Optimiser steps taken.

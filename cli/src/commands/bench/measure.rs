@@ -1,4 +1,4 @@
-//! What `sppo bench` measures: sampling, training, and the machine's own matrix rate beside them.
+//! Measurements of `sppo bench`: sampling, training, and the machine's own rate of matrix products.
 
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ use sppo_core::stages::{TrainingPass, TrainingProgress, TrainingSettings};
 /// Rows, inner dimension and columns of the default model's feed-forward product on a micro-batch of two
 /// pairs.
 const CPU_MATRICES: [usize; 3] = [912, 576, 1536];
-/// What keeps a whole GPU busy.
+/// A product that keeps a whole GPU busy.
 const GPU_MATRICES: [usize; 3] = [8192; 3];
 
 /// The loss that is trained: it needs no probabilities.
@@ -44,7 +44,7 @@ pub(crate) struct Workload {
     pub(crate) repetitions: usize,
 }
 
-/// What was measured.
+/// Results of the measurements.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Measurements {
     /// Matrix products alone, in the backend's number format, GFLOP/s.
@@ -60,7 +60,7 @@ pub(crate) struct Measurements {
 /// A speed, over the timed repetitions.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Rate {
-    /// What is counted.
+    /// Unit of the count.
     pub(crate) unit: &'static str,
     /// Units per second, the median repetition.
     pub(crate) per_second: f64,

@@ -131,7 +131,7 @@ fn synthetic_model(shape: ShapeChoice, terminal: &Terminal) -> Result<TempDir> {
     Ok(directory)
 }
 
-/// What the backend expects the workload to take. Nothing is saved.
+/// Memory of the workload as the backend predicts it, without checkpoints.
 fn predict_memory(setup: &Setup, spec: &PolicySpec, workload: &Workload) -> Option<MemoryEstimate> {
     let (mut longest, mut step, mut tokens, mut predicted) = (0, Vec::new(), 0, 0);
     for example in &workload.examples {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use sppo_core::config::Config;
 
-/// How this program was called.
+/// The name under which this program was called.
 fn program() -> &'static str {
     // Cargo sets this for what it runs.
     if std::env::var_os("CARGO").is_some() { "cargo run --release --" } else { "sppo" }

@@ -21,7 +21,7 @@ use crate::settings::{Flags, SettingFlags};
 use crate::terminal::Terminal;
 use plan::RunPlan;
 
-/// Where a run and its plugins lie is no part of what they are: they may be moved before it goes on.
+/// Settings that may differ on resuming: a run and its plugins may be moved.
 const ALWAYS_ALLOWED: [&str; 3] = ["name", "run_directory", "plugins"];
 
 impl SettingFlags for RunArguments {

@@ -1,4 +1,4 @@
-//! What a run will do, worked out before it does anything.
+//! Plan of a run, made before it starts.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -82,7 +82,7 @@ impl RunPlan {
 
     /// The long stages, with the work that each is expected to be, in sampled tokens.
     pub(super) fn expected_stages(&self) -> Vec<ExpectedStage> {
-        /// What forward, backward and update cost per token, in sampled tokens.
+        /// Cost of forward, backward and update per token, in sampled tokens.
         const TRAINED_TOKEN: f64 = 2.0;
         let config = &self.config;
         let longest = config.sampling.max_new_tokens as f64;
@@ -226,8 +226,7 @@ impl RunPlan {
         table.of_iteration(&self.prompts.training, iteration, self.config.iterations).len()
     }
 
-    /// How many requests to a service the oracle will make in the whole run, at most and without
-    /// failures.
+    /// Largest number of requests of the oracle to a service in the whole run, without failures.
     fn expected_requests(&self, oracle: &dyn Oracle) -> Option<u64> {
         let Config { iterations, sampling, evaluation, .. } = &self.config;
         let answers = sampling.samples_per_prompt as u64;

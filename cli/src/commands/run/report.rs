@@ -1,4 +1,4 @@
-//! What came of a run: a short table, where the model lies, and what to try next.
+//! Report on a run: a short table, the path of the model, and commands to try next.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

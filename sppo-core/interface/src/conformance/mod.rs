@@ -43,7 +43,7 @@ impl Finding {
     }
 }
 
-/// Whether the plugin refuses a setting that it does not have.
+/// Checks that the plugin refuses a setting that it does not have.
 fn unknown_setting<T: ?Sized>(create: &mut dyn FnMut(Value) -> Result<Box<T>, String>) -> Finding {
     Finding::new(
         "a setting that does not exist is refused",
