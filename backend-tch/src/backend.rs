@@ -128,7 +128,7 @@ fn generation_limits(config: &TchConfig, device: Device) -> GenerationLimits {
 /// Traits of f32 on the CPU; a GPU's memory is not the machine's, and in bf16 weights exist in two dtypes.
 fn memory_traits(ops: &TchOps) -> Option<MemoryTraits> {
     let Context { device, compute_dtype } = ops.context;
-    (device == Device::Cpu && compute_dtype == Kind::Float).then(|| MemoryTraits {
+    (device == Device::Cpu && compute_dtype == Kind::Float).then_some(MemoryTraits {
         number_bytes: size_of::<f32>() as u64,
         keeps_frozen_bf16: false,
         copies_matrices_for_decoding: false,

@@ -9,7 +9,7 @@ use sppo_backend_tch as _;
 use sppo_core::plugins::PluginRegistry;
 use sppo_core::plugins::PluginSearch;
 use sppo_plugin::{
-    Backend, Optimizer, Policy, PolicySpec, SequenceBatch, SilentHost, StepSettings, create_backend,
+    Backend, Optimizer, Policy, PolicySpec, SequenceBatch, StepSettings, create_backend,
 };
 
 fn library() -> PathBuf {
