@@ -14,8 +14,8 @@ fn build(directory: &Path, release: bool) -> PathBuf {
     for action in ["test", "build"] {
         let mut cargo = cargo(action);
         cargo.current_dir(directory);
-        // As this repository's own profile, so that what it has built serves; and a small debug build.
-        cargo.args(["--config", "profile.release.debug='line-tables-only'"]);
+        // In this repository's profiles, so that what it has built serves; and a small debug build.
+        cargo.arg("--config").arg(fixture("../Cargo.toml"));
         cargo.args(["--config", "profile.dev.debug=false"]);
         if release {
             cargo.arg("--release");
