@@ -66,19 +66,26 @@ impl RunIdentity {
     }
 
     /// Differences from the recorded identity, without the keys in `allow` and those below them. Compares
-    /// documents, not types, so that a record of another version of sppo can be compared too.
+    /// documents, not types, so that a record of another version of sppo can be compared too: a setting
+    /// that the record lacks was not there yet, and its default changes nothing.
     pub(super) fn changes_since(&self, file: &Path, allow: &[String]) -> Result<Vec<Difference>> {
+        let unwritable =
+            |error: serde_json::Error| Error::configuration("configuration", error.to_string());
         let recorded = comparable(&read_value(file)?);
-        let current = serde_json::to_value(self)
-            .map_err(|error| Error::configuration("configuration", error.to_string()))?;
+        let current = comparable(&serde_json::to_value(self).map_err(unwritable)?);
+        let defaults = serde_json::to_value(Config::default()).map_err(unwritable)?;
+        let chosen = differences_of_values(&defaults, &current);
+        let is_new_default = |change: &Difference| {
+            change.before.is_none() && chosen.iter().all(|choice| choice.key != change.key)
+        };
         let allowed = |key: &str| {
             allow.iter().any(|prefix| {
                 key.strip_prefix(prefix.as_str())
                     .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
             })
         };
-        let mut changes = differences_of_values(&recorded, &comparable(&current));
-        changes.retain(|change| !allowed(&change.key));
+        let mut changes = differences_of_values(&recorded, &current);
+        changes.retain(|change| !allowed(&change.key) && !is_new_default(change));
         Ok(changes)
     }
 }

@@ -318,6 +318,22 @@ fn a_changed_run_is_refused_unless_the_change_is_allowed() {
 }
 
 #[test]
+fn a_run_of_a_version_that_lacked_a_setting_goes_on_with_its_default() {
+    let fixture = finished();
+    let record = fixture.path.join("run.json");
+    let mut older: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+    older["config"]["sampling"].as_object_mut().unwrap().remove("min_p").unwrap();
+    std::fs::write(&record, older.to_string()).unwrap();
+
+    let mut changed = identity();
+    changed.config.sampling.min_p = 0.25;
+    let error = RunDirectory::resume(&fixture.path, changed, &[]).unwrap_err().to_string();
+    assert!(error.contains("\n  sampling.min_p: not set -> 0.25"), "{error}");
+    RunDirectory::resume(&fixture.path, identity(), &[]).unwrap();
+}
+
+#[test]
 fn artefacts_cannot_leave_the_run() {
     let fixture = finished();
     let mut run = resume(&fixture);
