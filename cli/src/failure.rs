@@ -43,9 +43,7 @@ impl From<ModelError> for Failure {
             ModelError::File { path, message, hint } => {
                 Self::Core(Error::Input { path, line: None, message, hint })
             }
-            other => {
-                Error::from(sppo_core::plugin::PluginError::from(other)).from_plugin("model").into()
-            }
+            other => Error::of_plugin("model", other.into()).into(),
         }
     }
 }

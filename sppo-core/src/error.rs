@@ -95,16 +95,6 @@ impl Error {
         }
     }
 
-    /// Names the plugin at fault, where the error came through a trait object that does not know
-    /// its own name.
-    #[must_use]
-    pub fn from_plugin(mut self, name: impl std::fmt::Display) -> Self {
-        if let Self::Plugin { plugin, .. } = &mut self {
-            *plugin = name.to_string();
-        }
-        self
-    }
-
     /// Adds advice for the user.
     #[must_use]
     pub fn with_hint(mut self, text: impl Into<String>) -> Self {

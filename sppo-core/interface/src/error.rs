@@ -68,8 +68,8 @@ impl PluginError {
 
     /// Names the plugin at fault. Its objects do so by themselves where the program made them.
     #[must_use]
-    pub fn of_plugin(mut self, plugin: &'static str) -> Self {
-        self.plugin = Some(plugin);
+    pub fn of_plugin(mut self, plugin: impl Into<Option<&'static str>>) -> Self {
+        self.plugin = plugin.into().or(self.plugin);
         self
     }
 

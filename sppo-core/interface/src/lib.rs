@@ -43,7 +43,7 @@ pub use learning::{LoraSettings, Optimizer, StepReport, StepSettings};
 pub use memory::{MemoryEstimate, MemoryUse, PlannedSampling, PlannedTraining, PlannedWork};
 pub use oracle::{Candidate, Comparison, Conversation, List, Message, Oracle, Verdict};
 #[doc(hidden)]
-pub use plugin::{EmbeddedPlugin, deserialize_config, inventory, schema_of};
+pub use plugin::{CreateObject, EmbeddedPlugin, deserialize_config, inventory, schema_of};
 pub use plugin::{Manifest, Plugin, PluginKind, create_backend, create_oracle, label};
 pub use policy::{Codec, Learner, Policy, PolicyInfo, Sampler};
 

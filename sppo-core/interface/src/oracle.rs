@@ -100,6 +100,12 @@ pub trait Oracle {
         progress: &dyn Progress,
     ) -> Result<Vec<Verdict>, PluginError>;
 
+    /// Label of the plugin that it was made of, for instance ``oracle `rules` ``, for errors about what it
+    /// returns. The program sets it.
+    fn plugin(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Origin of its judgments besides this plugin's code and settings, for the record: a model's hash, or
     /// the name of a model and the address of its service. A run may only go on with the same.
     fn identity(&self) -> Option<String> {

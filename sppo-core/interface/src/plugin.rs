@@ -82,13 +82,17 @@ pub trait Plugin: Sized + 'static {
     fn create(config: Self::Config) -> Result<Self, PluginError>;
 }
 
+/// Maker of a plugin's object: a `Box<K>` for the `K` of its kind, whose errors name the plugin by the given
+/// label.
+#[doc(hidden)]
+pub type CreateObject = fn(&'static str, Value) -> Result<Box<dyn Any>, PluginError>;
+
 /// A built-in plugin of any kind.
 #[doc(hidden)]
 pub struct EmbeddedPlugin {
     pub manifest: Manifest,
     pub config_schema: fn() -> Value,
-    /// Makes a `Box<K>` for the `K` of its kind, whose errors name the plugin by the given label.
-    pub create: fn(&'static str, Value) -> Result<Box<dyn Any>, PluginError>,
+    pub create: CreateObject,
 }
 
 inventory::collect!(EmbeddedPlugin);

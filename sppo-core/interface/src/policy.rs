@@ -46,6 +46,12 @@ pub trait Codec {
     /// Description of the model.
     fn info(&self) -> &PolicyInfo;
 
+    /// Label of the plugin that it was made of, for instance ``backend `candle` ``, for errors about what it
+    /// returns. The program sets it.
+    fn plugin(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Renders a conversation with the model's chat template.
     ///
     /// # Errors

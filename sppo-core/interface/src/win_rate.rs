@@ -154,8 +154,9 @@ pub fn ask(
     progress: &dyn Progress,
 ) -> Result<Vec<Preferences>, PluginError> {
     let verdicts = oracle.preferences(comparisons, progress)?;
+    let invalid = |message: String| PluginError::failed(message).of_plugin(oracle.plugin());
     if verdicts.len() != comparisons.len() {
-        return Err(PluginError::failed(format!(
+        return Err(invalid(format!(
             "asked for {} verdicts, it returned {}",
             comparisons.len(),
             verdicts.len()
@@ -164,7 +165,7 @@ pub fn ask(
     let preferences =
         verdicts.into_iter().zip(comparisons).enumerate().map(|(index, (verdict, comparison))| {
             judge(verdict, comparison.candidates.len(), estimator, bradley_terry_temperature)
-                .map_err(|error| PluginError::failed(format!("verdict {index}: {error}")))
+                .map_err(|error| invalid(format!("verdict {index}: {error}")))
         });
     preferences.collect()
 }

@@ -87,14 +87,4 @@ impl<'a> Session<'a> {
     pub(crate) fn require_running(&self) -> Result<()> {
         if self.observer.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }
-
-    /// Names the oracle in an error about what it returned.
-    fn by_oracle(&self, error: Error) -> Error {
-        error.from_plugin(format_args!("oracle `{}`", self.config.oracle.name))
-    }
-
-    /// Names the backend in an error about what it returned.
-    fn by_backend(&self, error: Error) -> Error {
-        error.from_plugin(format_args!("backend `{}`", self.config.backend.name))
-    }
 }

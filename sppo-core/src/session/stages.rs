@@ -109,8 +109,7 @@ impl<'a> Session<'a> {
         pass: &SamplingPass,
     ) -> Result<Vec<Rollout>> {
         self.require_running()?;
-        let rollouts = stages::sample(sampler, prompts, pass, &meter.host())
-            .map_err(|error| self.by_backend(error))?;
+        let rollouts = stages::sample(sampler, prompts, pass, &meter.host())?;
         meter.advance(pass.most_tokens(prompts.len()));
         Ok(rollouts)
     }
@@ -145,8 +144,7 @@ impl<'a> Session<'a> {
     ) -> Result<Vec<Preferences>> {
         self.require_running()?;
         let settings = self.config.preference;
-        let preferences = stages::judge(oracle, comparisons, &settings, &meter.host())
-            .map_err(|error| self.by_oracle(error))?;
+        let preferences = stages::judge(oracle, comparisons, &settings, &meter.host())?;
         meter.advance(comparisons.len() as u64);
         Ok(preferences)
     }
@@ -165,8 +163,7 @@ impl<'a> Session<'a> {
         let meter = self.stage(Stage::Judge, challenger.len() as u64, "prompts");
         let settings = self.config.preference;
         let win_rates =
-            evaluation::win_rates(oracle, challenger, baseline, &settings, &meter.host())
-                .map_err(|error| self.by_oracle(error))?;
+            evaluation::win_rates(oracle, challenger, baseline, &settings, &meter.host())?;
         let evaluation = &self.config.evaluation;
         let interval = bootstrap_mean_interval(
             &win_rates,
@@ -190,8 +187,7 @@ impl<'a> Session<'a> {
         let budget = self.config.training.micro_batch_tokens;
         let meter = self.stage(Stage::Reference, examples.len() as u64, "examples");
         let mut reach = |done: usize| meter.reach(done as u64);
-        stages::reference_log_probs(policy, examples, budget, &mut reach)
-            .map_err(|error| self.by_backend(error))?;
+        stages::reference_log_probs(policy, examples, budget, &mut reach)?;
         meter.finish(String::new());
         Ok(())
     }
@@ -208,8 +204,7 @@ impl<'a> Session<'a> {
         let budget = self.config.training.micro_batch_tokens;
         let meter = self.stage(Stage::Reference, responses.len() as u64, "responses");
         let mut reach = |done: usize| meter.reach(done as u64);
-        let scored = stages::score(policy, responses, budget, &mut reach)
-            .map_err(|error| self.by_backend(error))?;
+        let scored = stages::score(policy, responses, budget, &mut reach)?;
         meter.finish(format!("{} responses", scored.len()));
         Ok(scored)
     }
@@ -227,7 +222,7 @@ impl<'a> Session<'a> {
     /// When there is no memory for the optimiser's state.
     pub fn begin_training(&self, policy: &mut dyn Learner) -> Result<()> {
         let optimizer = &self.config.training.optimizer;
-        policy.begin_training(optimizer).map_err(|error| self.by_backend(error.into()))
+        Ok(policy.begin_training(optimizer)?)
     }
 
     /// Trains the policy from `progress` on. `after_step` is called after every optimiser step, for
@@ -253,8 +248,7 @@ impl<'a> Session<'a> {
             meter.reach(step.step)?;
             after_step(policy, TrainingProgress { step: step.step })
         };
-        stages::train(policy, examples, pass, progress, &mut events)
-            .map_err(|error| self.by_backend(error))?;
+        stages::train(policy, examples, pass, progress, &mut events)?;
         meter.finish(String::new());
         Ok(summary)
     }
@@ -265,7 +259,7 @@ impl<'a> Session<'a> {
     /// When the directory cannot be written.
     pub fn save(&self, policy: &dyn Learner, directory: &Path) -> Result<()> {
         let meter = self.stage(Stage::Save, 1, "checkpoint");
-        policy.save(directory).map_err(|error| self.by_backend(error.into()))?;
+        policy.save(directory)?;
         meter.finish(directory.display().to_string());
         Ok(())
     }
@@ -285,8 +279,6 @@ impl<'a> Session<'a> {
             return Ok(None);
         }
         let budget = self.config.training.micro_batch_tokens;
-        stages::mean_log_prob_changes(policy, measured, budget)
-            .map(Some)
-            .map_err(|error| self.by_backend(error))
+        stages::mean_log_prob_changes(policy, measured, budget).map(Some)
     }
 }

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::tokenize::{TokenizationRule, tokenize_prompt};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::plugin::check::{self, Check};
 use crate::plugin::{
     Codec, GeneratedResponse, GenerationPrompt, GenerationRequest, PluginError, Progress, Sampler,
@@ -138,7 +138,8 @@ pub fn sample(
         stream: pass.stream,
     };
     let generated = sampler.generate(&request, progress)?;
-    validate(&generated, &request)?;
+    validate(&generated, &request)
+        .map_err(|message| PluginError::failed(message).of_plugin(sampler.plugin()))?;
 
     let mut generated = generated.into_iter();
     prompts
@@ -162,31 +163,133 @@ fn with_text(codec: &dyn Codec, response: GeneratedResponse) -> Result<Response>
 }
 
 /// A backend is foreign code: what it returns is checked before anything is built on it.
-fn validate(generated: &[GeneratedResponse], request: &GenerationRequest) -> Result<()> {
+fn validate(
+    generated: &[GeneratedResponse],
+    request: &GenerationRequest,
+) -> std::result::Result<(), String> {
     let expected = request.prompts.len() * request.samples_per_prompt;
     if generated.len() != expected {
-        return Err(invalid(format!(
-            "asked for {expected} responses, it returned {}",
-            generated.len()
-        )));
+        return Err(format!("asked for {expected} responses, it returned {}", generated.len()));
     }
     for (index, response) in generated.iter().enumerate() {
         if response.tokens.is_empty() || response.tokens.len() != response.log_probs.len() {
-            return Err(invalid(format!(
+            return Err(format!(
                 "response {index} has {} tokens and {} log-probabilities",
                 response.tokens.len(),
                 response.log_probs.len()
-            )));
+            ));
         }
         if let Some(value) =
             response.log_probs.iter().find(|value| value.is_nan() || **value > 1e-3)
         {
-            return Err(invalid(format!("response {index} has a log-probability of {value}")));
+            return Err(format!("response {index} has a log-probability of {value}"));
         }
     }
     Ok(())
 }
 
-fn invalid(message: String) -> Error {
-    PluginError::failed(message).into()
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::plugin::{FinishReason, Message, PolicyInfo, SilentHost};
+
+    type Outcome<T> = std::result::Result<T, PluginError>;
+
+    /// Another engine: no learner, but a source of responses that is handed a checkpoint's weights.
+    struct Engine {
+        info: PolicyInfo,
+        weights: u32,
+        responses: usize,
+    }
+
+    impl Codec for Engine {
+        fn info(&self) -> &PolicyInfo {
+            &self.info
+        }
+
+        fn plugin(&self) -> Option<&'static str> {
+            Some("sampler `engine`")
+        }
+
+        fn render(&self, messages: &[Message], _prompt: bool) -> Outcome<String> {
+            Ok(messages.iter().map(|message| &*message.content).collect())
+        }
+
+        fn encode(&self, text: &str, _special: bool) -> Outcome<Vec<u32>> {
+            Ok(text.chars().map(u32::from).collect())
+        }
+
+        fn decode(&self, tokens: &[u32]) -> Outcome<String> {
+            Ok(format!("{tokens:?}"))
+        }
+    }
+
+    impl Sampler for Engine {
+        fn generate(
+            &mut self,
+            request: &GenerationRequest,
+            _progress: &dyn Progress,
+        ) -> Outcome<Vec<GeneratedResponse>> {
+            let ids = request.prompts.iter().map(|prompt| prompt.id as u32);
+            let response = |id| GeneratedResponse {
+                tokens: vec![self.weights, id],
+                log_probs: vec![-0.5, -0.25],
+                finish_reason: FinishReason::Stop,
+            };
+            Ok(ids.flat_map(|id| vec![response(id); self.responses]).collect())
+        }
+
+        fn load_weights(&mut self, checkpoint: &Path) -> Outcome<()> {
+            self.weights = checkpoint.to_string_lossy().len() as u32;
+            Ok(())
+        }
+    }
+
+    fn engine(responses: usize) -> Engine {
+        let info = PolicyInfo {
+            architecture: "engine".into(),
+            parameter_count: 0,
+            layer_matrix_parameters: 0,
+            head_parameters: 0,
+            vocabulary_size: 1 << 21,
+            context_length: 1024,
+            bos_token: None,
+            eos_token: None,
+            stop_tokens: Vec::new(),
+            device: "elsewhere".into(),
+            dtype: "f32".into(),
+        };
+        Engine { info, weights: 0, responses }
+    }
+
+    fn sampled(engine: &mut Engine) -> Result<Vec<Rollout>> {
+        let prompt = |id| Prompt { id, messages: vec![Message::user("question")] };
+        let pass = SamplingPass {
+            samples_per_prompt: 2,
+            parameters: SamplingParameters::default(),
+            tokenization: TokenizationRule::Clean,
+            seed: 1,
+            stream: 1,
+        };
+        sample(engine, &[prompt(3), prompt(4)], &pass, &SilentHost)
+    }
+
+    #[test]
+    fn a_sampler_that_is_not_the_policy_takes_weights_and_answers() {
+        let mut engine = engine(2);
+        let tokens = |rollouts: &[Rollout]| -> Vec<Vec<u32>> {
+            rollouts.iter().map(|rollout| rollout.responses[1].tokens.clone()).collect()
+        };
+        assert_eq!(tokens(&sampled(&mut engine).unwrap()), [[0, 3], [0, 4]]);
+        engine.load_weights(Path::new("checkpoint")).unwrap();
+        assert_eq!(tokens(&sampled(&mut engine).unwrap()), [[10, 3], [10, 4]]);
+    }
+
+    #[test]
+    fn an_error_about_what_a_sampler_returned_names_the_sampler() {
+        let error = sampled(&mut engine(1)).unwrap_err().to_string();
+        assert_eq!(error, "sampler `engine`: asked for 4 responses, it returned 2");
+    }
 }

@@ -25,18 +25,23 @@ pub fn score(
         rest = after;
         let log_probs = policy.token_log_probs(&pack(micro_batch))?;
         for (response, log_probs) in micro_batch.iter().zip(log_probs) {
-            scored.push(scored_response(response, log_probs)?);
+            scored.push(
+                scored_response(response, log_probs)
+                    .map_err(|message| PluginError::failed(message).of_plugin(policy.plugin()))?,
+            );
         }
         done(scored.len())?;
     }
     Ok(scored)
 }
 
-fn scored_response(split: &TokenizedResponse, log_probs: Vec<f32>) -> Result<ScoredResponse> {
+fn scored_response(
+    split: &TokenizedResponse,
+    log_probs: Vec<f32>,
+) -> std::result::Result<ScoredResponse, String> {
     let (expected, actual) = (split.response.len(), log_probs.len());
     if actual != expected {
-        let message = format!("asked for {expected} log-probabilities, it returned {actual}");
-        return Err(PluginError::failed(message).into());
+        return Err(format!("asked for {expected} log-probabilities, it returned {actual}"));
     }
     let log_prob = log_probs.iter().map(|value| f64::from(*value)).sum();
     Ok(ScoredResponse { tokens: split.response.clone(), log_probs, log_prob })

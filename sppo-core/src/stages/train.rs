@@ -191,7 +191,7 @@ fn accumulate_gradient(
     for part in &parts {
         let packed = pack(part);
         tokens += packed.tokens().len() as u64;
-        let log_probs = checked_log_probs(policy.forward(&packed)?, &packed)?;
+        let log_probs = checked_log_probs(policy.forward(&packed)?, &packed, policy.plugin())?;
         let coefficients = if coupled {
             whole_batch_coefficients[done..done + part.len()].concat()
         } else {
@@ -269,16 +269,22 @@ fn sequence_log_probs<E: Borrow<TrainingExample>>(
         .iter()
         .map(|tokens| tokens.iter().map(|value| f64::from(*value)).sum())
         .collect();
-    checked_log_probs(sums, &packed)
+    checked_log_probs(sums, &packed, policy.plugin())
 }
 
-fn checked_log_probs(log_probs: Vec<f64>, packed: &SequenceBatch) -> Result<Vec<f64>> {
+/// Log-probabilities as the backend of this label returned them, if they can be used.
+fn checked_log_probs(
+    log_probs: Vec<f64>,
+    packed: &SequenceBatch,
+    plugin: Option<&'static str>,
+) -> Result<Vec<f64>> {
     let expected = packed.response_count();
     if log_probs.len() != expected {
         let got = log_probs.len();
         return Err(PluginError::failed(format!(
             "asked for {expected} log-probabilities, it returned {got}"
         ))
+        .of_plugin(plugin)
         .into());
     }
     match log_probs.iter().find(|value| !value.is_finite()) {
@@ -288,6 +294,7 @@ fn checked_log_probs(log_probs: Vec<f64>, packed: &SequenceBatch) -> Result<Vec<
                     "training may have diverged: go on from the last commit with a smaller \
                      `training.learning_rate` (--allow training.learning_rate)",
                 )
+                .of_plugin(plugin)
                 .into())
         }
         None => Ok(log_probs),

@@ -164,6 +164,10 @@ impl Oracle for ImportedOracle {
         received(self.plugin, verdicts)
     }
 
+    fn plugin(&self) -> Option<&'static str> {
+        Some(self.plugin)
+    }
+
     fn identity(&self) -> Option<String> {
         self.reply(self.oracle.identity())
     }

@@ -216,6 +216,10 @@ impl Codec for ImportedPolicy {
         &self.info
     }
 
+    fn plugin(&self) -> Option<&'static str> {
+        Some(self.plugin)
+    }
+
     fn render(
         &self,
         messages: &[Message],

@@ -72,7 +72,7 @@ pub(super) fn check(
     let message = format!("{failures} of {} checks failed", findings.len());
     let error = PluginError::failed(message)
         .with_hint("docs/writing-a-plugin.md says what is asked of a plugin");
-    Err(Error::from(error).from_plugin(manifest.label()).into())
+    Err(Error::of_plugin(manifest.label(), error).into())
 }
 
 fn table(findings: &[Finding], terminal: &Terminal) -> String {
