@@ -226,7 +226,7 @@ impl SelfPlay<'_> {
         let commit_every = session.config.training.commit_every_steps.max(1);
         let run = &mut *self.run;
         let mut commit = |policy: &mut dyn Learner, progress: TrainingProgress| {
-            if progress.step % commit_every == 0 && progress.step < steps {
+            if progress.step.is_multiple_of(commit_every) && progress.step < steps {
                 artifacts::commit_training_state(run, iteration, policy, examples, progress)?;
             }
             Ok(())
