@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use sppo_core::plugin::abi::INTERFACE_VERSION_TEXT;
 use support::{library, sppo};
 use tempfile::TempDir;
 
@@ -95,9 +96,9 @@ fn other_interface_versions_are_refused_in_a_sentence() {
     let zoo = Zoo::new();
     let versions = [("0", "rebuild the plugin"), ("9", "update sppo")];
     for (version, remedy) in versions {
-        let to = format!("manifest\ninterface={version}\n");
-        let library =
-            zoo.altered(&format!("v{version}.so"), b"manifest\ninterface=1\n", to.as_bytes());
+        let of_version = |version: &str| format!("manifest\ninterface={version}\n").into_bytes();
+        let (from, to) = (of_version(INTERFACE_VERSION_TEXT), of_version(version));
+        let library = zoo.altered(&format!("v{version}.so"), &from, &to);
         let built = format!("was built for plugin interface {version}");
         refused(&mut zoo.rank(&library, "misbehaving"), &["`misbehaving`", &built, remedy]);
         listed_as_unusable(&library, &built);
@@ -113,7 +114,7 @@ fn another_layout_is_summarised_and_the_details_are_kept() {
     let report = text.split_whitespace().find(|word| word.contains("sppo-plugin-layout-")).unwrap();
     let report = fs::read_to_string(report).unwrap();
     // The comparison ends at the outermost difference, which here is the crate that the type is from.
-    for part in ["OracleModule", "sppo-zoo-extra-field"] {
+    for part in ["PluginModule", "sppo-zoo-extra-field"] {
         assert!(report.contains(part), "the report does not name {part}:\n{report}");
     }
 }
