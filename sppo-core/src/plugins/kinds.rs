@@ -27,7 +27,7 @@ impl Kind {
 const KINDS: [Kind; 2] = [Kind::of::<dyn Backend>(), Kind::of::<dyn Oracle>()];
 
 /// All kinds, in the order in which they are listed.
-pub fn all() -> impl Iterator<Item = PluginKind> {
+pub fn all() -> impl DoubleEndedIterator<Item = PluginKind> {
     KINDS.iter().map(|kind| kind.kind)
 }
 

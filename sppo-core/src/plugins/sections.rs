@@ -15,8 +15,7 @@ use crate::plugin::check::{self, Check};
 use crate::schema::closest;
 
 /// The section `[backend]`: the backend, and settings of backends, each in a table of its name such as
-/// `[backend.candle]`;
-/// `sppo plugin info` lists them.
+/// `[backend.candle]`; `sppo plugin info` lists them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct BackendChoice {
@@ -48,8 +47,7 @@ impl BackendChoice {
 }
 
 /// The section `[oracle]`: the oracle, and settings of oracles, each in a table of its name such as
-/// `[oracle.rules]`;
-/// `sppo plugin info` lists them.
+/// `[oracle.rules]`; `sppo plugin info` lists them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct OracleChoice {

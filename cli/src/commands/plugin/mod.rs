@@ -9,8 +9,7 @@ use std::path::Path;
 
 use sppo_core::Error;
 use sppo_core::config::Config;
-use sppo_core::plugin::PluginKind;
-use sppo_core::plugins::{AddedPlugins, PluginEntry, PluginRegistry};
+use sppo_core::plugins::{AddedPlugins, PluginEntry, PluginRegistry, kinds};
 
 use crate::args::{ModelArguments, PluginArguments, PluginCommand, SettingsArguments};
 use crate::failure::Result;
@@ -85,11 +84,11 @@ fn with_settings(
         plugins.check_named()?;
         plugins.entries().first().ok_or_else(|| Error::input(file, "holds no plugin"))?
     } else {
-        let oracle = plugins.find(PluginKind::ORACLE, named);
-        oracle.or_else(|_| plugins.find(PluginKind::BACKEND, named)).map_err(|_| {
-            let all = [PluginKind::BACKEND, PluginKind::ORACLE].map(|kind| plugins.names(kind));
+        // An oracle comes first, should a backend have the same name.
+        kinds().rev().find_map(|kind| plugins.find(kind, named).ok()).ok_or_else(|| {
+            let all: Vec<&str> = kinds().flat_map(|kind| plugins.names(kind)).collect();
             Error::configuration("PLUGIN", format!("there is no plugin named `{named}`"))
-                .with_hint(format!("choose one of: {}", all.concat().join(", ")))
+                .with_hint(format!("choose one of: {}", all.join(", ")))
         })?
     };
     act(&config, &plugins, entry)
