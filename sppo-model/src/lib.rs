@@ -18,19 +18,183 @@
 //!   [`Scorer`](sppo_plugin::Scorer) or judge.
 //! - [`synthetic`]: models with random weights, for measurements.
 
-pub mod checkpoint;
-pub mod decoder;
-pub mod encoder;
 mod error;
-pub mod formats;
-pub mod generation;
 pub mod golden;
-pub mod ops;
-pub mod serve;
-pub mod synthetic;
-pub mod text;
-pub mod training;
 
 pub use error::{ModelError, Result};
 pub use generation::GenerationLimits;
 pub use training::DecoderModel;
+
+pub mod formats {
+    //! File formats: bytes on disk to tensors, metadata and settings, and back. Nothing here knows a model.
+
+    pub(crate) mod files;
+    mod gguf;
+    pub(crate) mod json;
+    pub(crate) mod peft;
+    pub(crate) mod safetensors;
+    mod weight_file;
+
+    pub use gguf::{GgufFile, GgufKeys, GgufMetadata, GgufType, GgufValue};
+    pub use json::JsonObject;
+    pub use peft::{AdapterFiles, AdapterValues, TARGET_MODULES, adapter_names, write_adapters};
+    pub use weight_file::{WeightFile, WeightSource};
+}
+
+pub mod ops {
+    //! Tensor operations: the vocabulary that a backend implements, the tape that differentiates it, a plain
+    //! reference of every op, and the checks that compare a backend with that reference.
+
+    pub mod conformance;
+    pub mod encoder;
+    pub mod encoder_conformance;
+    mod logits;
+    mod memo;
+    mod parameter_state;
+    mod parameters;
+    pub(crate) mod random;
+    pub mod reference;
+    mod tape;
+    mod vocabulary;
+
+    pub use logits::LogitsLimits;
+    pub use memo::Memo;
+    pub use parameter_state::{Accumulation, GradientSlot, ensure_state, state_count};
+    pub use parameters::{NamedParameter, ParameterId, ParameterStore};
+    pub use tape::{AdapterUse, Graph, Tape, Variable};
+    pub use vocabulary::{
+        Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, DeviceSampling,
+        Ops, RotaryFrequencies, SampledToken, UpdateRule, not_finite,
+    };
+}
+
+pub mod text {
+    //! Text to tokens and back: tokenizers, chat templates and the special tokens of a model.
+
+    mod chat_template;
+    mod codec;
+    mod files;
+    mod gguf_tokenizer;
+    mod template_functions;
+    mod tokenizer;
+
+    pub use chat_template::ChatTemplate;
+    pub use codec::{SpecialTokens, TextCodec};
+    pub use tokenizer::Tokenizer;
+}
+
+pub mod decoder {
+    //! Decoder language models: configuration, weights and forward pass.
+
+    mod config;
+    mod families;
+    mod forward;
+    pub(crate) mod lora;
+    mod packing;
+    mod sequence_classifier;
+    mod weights;
+
+    pub use config::{
+        DecoderConfig, Family, NormPlacement, QueryKeyNorm, RotaryScaling, rotary_frequencies,
+    };
+    pub use families::FAMILIES;
+    pub(crate) use families::gguf_name;
+    pub use forward::{AttentionSource, Decoder};
+    pub use lora::{AdapterSource, merge};
+    pub use packing::{InputLimits, PackedBatch};
+    pub(crate) use sequence_classifier::DecoderClassifier;
+    pub(crate) use weights::adapter_shapes;
+    pub use weights::{DecoderWeights, TensorLayout, TensorSource, tensor_layout};
+}
+
+pub mod encoder {
+    //! Encoders that score text, for inference: DeBERTa v3, the head of PairRM and that of a sequence
+    //! classifier.
+
+    mod config;
+    mod forward;
+    mod pair_ranker;
+    mod reward_model;
+    mod weights;
+
+    pub use config::EncoderConfig;
+    pub use forward::{Encoder, EncoderBatch};
+    pub use pair_ranker::{PairMarkers, PairRanker, PairRankerConfig};
+    pub(crate) use reward_model::architectures;
+    pub use reward_model::{RewardModel, RewardModelConfig};
+}
+
+pub mod checkpoint {
+    //! Models on disk: found or fetched, opened with their text side, and written.
+
+    mod open;
+    mod weights;
+    mod write;
+
+    pub mod source {
+        //! Files on this machine for a user's name of a model.
+
+        mod hub;
+        mod origin;
+        mod resolve;
+        mod wheel;
+
+        pub use origin::{
+            DEFAULT_MODEL, DownloadProgress, ModelOrigin, ModelSourceIdentity, ModelSourceOptions,
+            ResolvedModel,
+        };
+        pub use resolve::{may_be_fetched, resolve};
+    }
+
+    pub use open::{Checkpoint, CheckpointIdentity, TensorData, scorer_identity};
+    pub use write::{WeightFiles, WeightFormat, write_checkpoint};
+}
+
+pub mod generation {
+    //! Batched generation with a key-value cache.
+    //!
+    //! Each prompt is computed once and shared by its samples. All active rows decode together; a row
+    //! that is finished leaves at once, and the next sample takes its place.
+
+    mod sampler;
+    mod scheduler;
+    mod slots;
+
+    pub use sampler::{SampleKey, SampleRequest, Sampler};
+    pub(crate) use scheduler::planned_cache;
+    pub use scheduler::{GenerationLimits, generate};
+}
+
+pub mod training {
+    //! Training: a decoder whose weights or adapters are changed, and its optimiser.
+
+    mod decoder_model;
+    mod optimizer;
+
+    pub use decoder_model::DecoderModel;
+}
+
+pub mod serve {
+    //! A model behind the core's plugin interface: as a policy, as a scorer, and as an oracle's judge.
+
+    mod backend;
+    pub mod judge;
+    mod memory_estimate;
+    mod policy;
+    mod scorer;
+
+    pub use backend::{MatrixRate, ModelBackend, keep_large_buffers};
+    pub use memory_estimate::MemoryTraits;
+    pub use policy::DecoderPolicy;
+    pub use scorer::{ScorerKind, load_scorer};
+}
+
+pub mod synthetic {
+    //! Models of well-known shapes with random weights, to measure what such a model costs.
+
+    mod decoder;
+    mod ranker;
+
+    pub use decoder::{Shape, write_synthetic_model};
+    pub use ranker::{SYNTHETIC_RANKER_MARKERS, write_synthetic_ranker};
+}

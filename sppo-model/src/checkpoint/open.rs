@@ -12,7 +12,7 @@ use super::source::{self, ModelSourceOptions};
 use super::weights::Weights;
 use crate::decoder::{DecoderConfig, merge};
 use crate::error::{ModelError, Result};
-use crate::formats::hash::{file_sha256, hexadecimal, listing_sha256};
+use crate::formats::files::{file_sha256, hexadecimal, listing_sha256};
 use crate::formats::json::read_config;
 use crate::formats::peft::ADAPTER_CONFIG;
 use crate::formats::safetensors::{INDEX_FILE, SafetensorsFiles};

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::DecoderConfig;
+use super::config::rotary_frequencies;
 use super::packing::PackedBatch;
-use super::rotary::rotary_frequencies;
 use super::weights::{DecoderWeights, LayerWeights, Projection};
 use crate::error::Result;
 use crate::ops::{

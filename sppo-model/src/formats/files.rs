@@ -1,10 +1,11 @@
-//! Files of a model: mapped into memory for reading, and written whole.
+//! Files of a model: mapped into memory for reading, written whole, and their SHA-256.
 
 use std::io::Write;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
+use sha2::{Digest, Sha256};
 
 use crate::error::{ModelError, Result};
 
@@ -74,4 +75,26 @@ pub(crate) fn unwritable(path: &Path, error: &std::io::Error) -> ModelError {
         _ => "check that the directory exists and can be written",
     };
     ModelError::file(path, cause(error)).with_hint(hint)
+}
+
+/// SHA-256 of a file in hexadecimal.
+pub(crate) fn file_sha256(path: &Path) -> Result<String> {
+    let map = map_file(path)?;
+    Ok(hexadecimal(&Sha256::digest(&map)))
+}
+
+/// Two lower-case hexadecimal digits per byte.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// SHA-256 of the lines `<sha256>  <name>` of these files, sorted by name.
+pub(crate) fn listing_sha256(directory: &Path, mut paths: Vec<PathBuf>) -> Result<String> {
+    paths.sort();
+    let mut listing = Sha256::new();
+    for path in paths {
+        let name = path.strip_prefix(directory).unwrap_or(&path);
+        listing.update(format!("{}  {}\n", file_sha256(&path)?, name.display()));
+    }
+    Ok(hexadecimal(&listing.finalize()))
 }

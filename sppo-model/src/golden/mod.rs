@@ -5,12 +5,10 @@
 
 mod generation;
 mod lora;
-mod ranker;
-mod reward;
+mod scorers;
 mod training;
 
-pub use ranker::check_ranker;
-pub use reward::check_reward_models;
+pub use scorers::{check_ranker, check_reward_models};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

