@@ -3,10 +3,8 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use sppo_core::datasets::PromptSettings;
-use sppo_core::datasets::{parse_prompts, read_prompts};
+use sppo_core::datasets::{PromptSet, PromptSettings, parse_prompts, read_prompts};
 use sppo_core::records::Prompt;
-use sppo_core::self_play::PromptSet;
 use sppo_core::tables::TableFormat;
 use sppo_core::{Error, Result};
 

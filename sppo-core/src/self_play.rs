@@ -15,15 +15,13 @@
 
 mod artifacts;
 mod evaluate;
-mod prompt_set;
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use artifacts::Names;
-pub use prompt_set::PromptSet;
 
-use crate::datasets::write_generated;
+use crate::datasets::{PromptSet, write_generated};
 use crate::error::Result;
 use crate::metrics::MetricsObserver;
 use crate::observer::{Event, IterationReport, Observers, Stage};

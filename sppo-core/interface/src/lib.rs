@@ -11,7 +11,6 @@
 #[doc(hidden)]
 pub mod abi;
 mod backend;
-mod batch;
 #[doc(hidden)]
 pub mod calls;
 pub mod check;
@@ -32,7 +31,6 @@ pub mod win_rate;
 
 pub use abi::IntoObject;
 pub use backend::{Backend, ModelSpec, PolicySpec, Scorer};
-pub use batch::{Segment, SequenceBatch};
 pub use calls::{PluginAtWork, plugin_at_work};
 pub use error::{PluginError, PluginErrorKind};
 pub use generation::{
@@ -45,7 +43,7 @@ pub use oracle::{Candidate, Comparison, Conversation, List, Message, Oracle, Ver
 #[doc(hidden)]
 pub use plugin::{CreateObject, EmbeddedPlugin, deserialize_config, inventory, schema_of};
 pub use plugin::{Manifest, Plugin, PluginKind, create_backend, create_oracle, label};
-pub use policy::{Codec, Learner, Policy, PolicyInfo, Sampler};
+pub use policy::{Codec, Learner, Policy, PolicyInfo, Sampler, Segment, SequenceBatch};
 
 /// The code in the guide compiles.
 #[cfg(doctest)]

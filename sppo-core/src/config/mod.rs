@@ -2,22 +2,18 @@
 //! wins. Each section is defined beside the code that takes it, and checks itself. The documentation of
 //! the fields is what `sppo config schema` prints.
 
-mod differences;
-mod keys;
 mod layers;
-mod preset;
 mod validate;
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use differences::Difference;
-pub(crate) use differences::differences_of_values;
-pub use layers::{Layers, Override, Resolved, Source};
-pub use preset::Preset;
+pub use layers::{Layers, Override, Preset, Resolved, Source};
 
 use crate::datasets::PromptSettings;
 use crate::error::{Error, Result};
@@ -134,6 +130,61 @@ impl Config {
         serde_json::to_value(self)
             .map_err(|error| Error::configuration("configuration", error.to_string()))
     }
+}
+
+/// A setting that has another value, or exists on one side only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The dotted key.
+    pub key: String,
+    /// The value before, in JSON notation; `None` when there was none.
+    pub before: Option<String>,
+    /// The value after; `None` when there is none.
+    pub after: Option<String>,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let before = self.before.as_deref().unwrap_or("not set");
+        let after = self.after.as_deref().unwrap_or("not set");
+        write!(formatter, "{}: {before} -> {after}", self.key)
+    }
+}
+
+/// Compares two JSON documents, table by table; arrays are compared as a whole.
+pub(crate) fn differences_of_values(before: &Value, after: &Value) -> Vec<Difference> {
+    let (before, after) = (leaves(before), leaves(after));
+    let mut keys: Vec<&String> = before.keys().chain(after.keys()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys.into_iter()
+        .filter(|key| before.get(*key) != after.get(*key))
+        .map(|key| Difference {
+            key: key.clone(),
+            before: before.get(key).map(ToString::to_string),
+            after: after.get(key).map(ToString::to_string),
+        })
+        .collect()
+}
+
+fn leaves(value: &Value) -> BTreeMap<String, &Value> {
+    fn visit<'a>(prefix: &str, value: &'a Value, found: &mut BTreeMap<String, &'a Value>) {
+        match value {
+            Value::Object(entries) => {
+                for (key, value) in entries {
+                    let path =
+                        if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                    visit(&path, value, found);
+                }
+            }
+            leaf => {
+                found.insert(prefix.into(), leaf);
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    visit("", value, &mut found);
+    found
 }
 
 /// TOML has no null, and a later layer must be able to switch a limit off: 0 stands for none.

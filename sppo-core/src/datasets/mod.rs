@@ -2,7 +2,6 @@
 //! repository (uclaml/SPPO, `scripts/compute_prob.py`).
 
 mod candidates;
-mod generated;
 mod pairs;
 mod prompts;
 mod scores;
@@ -13,13 +12,12 @@ mod to_examples;
 pub use candidates::{
     CandidateSet, RankedCandidates, read_candidates, write_candidates, write_ranked,
 };
-pub use generated::write_generated;
 pub use pairs::{Pair, PairContent, pair_candidates, parse_pairs, read_pairs, write_pairs};
 pub use prompts::{
-    PromptSettings, PromptsPerIteration, parse_prompts, read_prompts, write_prompts,
+    PromptSet, PromptSettings, PromptsPerIteration, parse_prompts, read_prompts, write_prompts,
 };
 pub use scores::{ScoreContent, ScoreRequest, ScoredResponse, read_score_requests};
-pub use stored::Stored;
+pub use stored::{Stored, write_generated};
 pub use to_examples::{check_tokens, to_example};
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
-//! Prompts: `{"prompt": text}` or `{"messages": [{role, content}, ...]}`.
+//! Prompts: `{"prompt": text}` or `{"messages": [{role, content}, ...]}` in files, and those of a run.
 
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::text::{TextOrMessages, answerable, conversation, not_empty};
 use crate::config::zero_is_none;
@@ -111,5 +112,32 @@ impl PromptSettings {
                 .get(boundary(iteration.saturating_sub(1))..boundary(iteration))
                 .unwrap_or_default(),
         }
+    }
+}
+
+/// Prompts of a run.
+#[derive(Clone, Debug)]
+pub struct PromptSet {
+    /// Sampled from and trained on.
+    pub training: Vec<Prompt>,
+    /// Only sampled from, to compare models.
+    pub held_out: Vec<Prompt>,
+}
+
+impl PromptSet {
+    /// SHA-256 over the roles and texts of all prompts in order, in hexadecimal.
+    #[must_use]
+    pub fn sha256(&self) -> String {
+        let mut hash = Sha256::new();
+        for part in [&self.training, &self.held_out] {
+            hash.update((part.len() as u64).to_le_bytes());
+            for message in part.iter().flat_map(|prompt| &prompt.messages) {
+                for text in [&message.role, &message.content] {
+                    hash.update((text.len() as u64).to_le_bytes());
+                    hash.update(text.as_bytes());
+                }
+            }
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }

@@ -22,10 +22,8 @@
 //! `gap <= 2 (|log pi_1|_inf / (eta T) + eta / 8)`, which is `O(1 / sqrt T)` at `eta` of that order.
 
 mod games;
-mod read;
 
-pub use games::{cycle, random};
-pub use read::read_matrix;
+pub use games::{cycle, random, read_matrix};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -4,14 +4,12 @@
 //! the oracle, and runs each stage as one that its observer can follow. It commits nothing; what a stage
 //! makes is kept by its caller.
 
-mod host;
-mod meter;
+mod progress;
 mod stages;
 
 use std::path::Path;
 
-pub use host::StageHost;
-pub use meter::StageMeter;
+pub use progress::{StageHost, StageMeter};
 pub use stages::TrainingSummary;
 
 use crate::config::Config;

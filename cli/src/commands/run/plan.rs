@@ -6,12 +6,11 @@ use std::path::Path;
 
 use serde::Serialize;
 use sppo_core::config::{Config, Resolved, Source};
-use sppo_core::datasets::PromptsPerIteration;
+use sppo_core::datasets::{PromptSet, PromptsPerIteration};
 use sppo_core::observer::{Observer, Stage};
 use sppo_core::plugin::{Backend, Manifest, Oracle, PluginKind, PolicySpec};
 use sppo_core::plugins::PluginRegistry;
 use sppo_core::run_directory::RunDirectory;
-use sppo_core::self_play::PromptSet;
 use sppo_core::session::Session;
 use sppo_core::stages::TokenizationRule;
 use sppo_core::{Error, Result};
