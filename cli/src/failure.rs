@@ -1,4 +1,4 @@
-//! Failures of commands and their messages: what, why, and the next step.
+//! Failures of commands, with their messages (what, why, and the next step) and exit codes.
 
 use std::io::{self, ErrorKind};
 use std::panic::{self, AssertUnwindSafe};
@@ -6,7 +6,6 @@ use std::panic::{self, AssertUnwindSafe};
 use sppo_core::{Error, ErrorCategory};
 use sppo_model::ModelError;
 
-use crate::exit_code::ExitCode;
 use crate::terminal::Terminal;
 
 /// Shorthand for results of commands.
@@ -91,4 +90,46 @@ pub(crate) fn catch_bugs(command: impl FnOnce() -> Result<()>) -> Result<()> {
             .or_else(|| payload.downcast_ref::<String>().cloned());
         Err(Failure::Bug(text.unwrap_or_else(|| "no reason known".into())))
     })
+}
+
+/// Shown below `sppo --help`.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes: 0 success, 1 unexpected failure, 2 wrong usage, 3 configuration, 4 input file, \
+5 run directory, 6 backend or oracle, 130 stopped on request";
+
+/// The exit codes; clap uses 2 for arguments that it cannot parse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ExitCode {
+    /// Success.
+    Success = 0,
+    /// An unexpected error, possibly a bug.
+    Unexpected = 1,
+    /// A configuration file, a flag's value, or a combination of settings.
+    Configuration = 3,
+    /// A file that the user gave: prompts, pairs, a model.
+    Input = 4,
+    /// The run directory: in use, altered, not writable, disk full.
+    RunDirectory = 5,
+    /// A backend or an oracle failed.
+    Plugin = 6,
+    /// Ctrl-C; committed work is kept.
+    Cancelled = 130,
+}
+
+impl From<ErrorCategory> for ExitCode {
+    fn from(category: ErrorCategory) -> Self {
+        match category {
+            ErrorCategory::Configuration => Self::Configuration,
+            ErrorCategory::Input => Self::Input,
+            ErrorCategory::RunDirectory => Self::RunDirectory,
+            ErrorCategory::Plugin => Self::Plugin,
+            ErrorCategory::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> Self {
+        Self::from(code as u8)
+    }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sppo_core::observer::{Event, Observer};
 use sppo_core::plugin::{PluginAtWork, plugin_at_work};
 
-use crate::exit_code::ExitCode;
+use crate::failure::ExitCode;
 
 /// Time for a plugin that polls for cancellation to stop.
 const PATIENCE: Duration = Duration::from_secs(2);

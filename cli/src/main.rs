@@ -2,7 +2,6 @@
 
 mod args;
 mod commands;
-mod exit_code;
 mod failure;
 mod flags;
 mod interrupt;
@@ -24,7 +23,7 @@ use sppo_oracle_reward as _;
 use sppo_oracle_rules as _;
 
 use args::Arguments;
-use exit_code::ExitCode;
+use failure::ExitCode;
 use terminal::Terminal;
 
 fn main() -> std::process::ExitCode {

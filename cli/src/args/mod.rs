@@ -1,28 +1,26 @@
 //! Arguments of the commands, as typed; `settings` and the commands decide.
 
-mod bench;
-mod compare;
 mod run;
 mod settings;
-mod stages;
 mod tools;
+mod trials;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use bench::{BenchArguments, ShapeChoice};
-pub(crate) use compare::{ChatArguments, EvalArguments};
-pub(crate) use run::RunArguments;
+pub(crate) use run::{
+    GenerateArguments, RankArguments, RunArguments, ScoreArguments, TrainArguments,
+};
 pub(crate) use settings::{
     BackendArguments, LoraArguments, ModelArguments, OracleArguments, ReportArguments,
     SamplingArguments, SeedArguments, SettingsArguments, TrainingArguments,
 };
-pub(crate) use stages::{GenerateArguments, RankArguments, ScoreArguments, TrainArguments};
 pub(crate) use tools::{
     CompletionsArguments, ConfigArguments, ConfigCommand, GameArguments, GameKind, ManArguments,
     MergeArguments, PluginArguments, PluginCommand,
 };
+pub(crate) use trials::{BenchArguments, ChatArguments, EvalArguments, ShapeChoice};
 
-use crate::exit_code;
+use crate::failure;
 
 /// Self-play preference optimisation (SPPO, arXiv 2405.00675) of language models.
 ///
@@ -36,7 +34,7 @@ use crate::exit_code;
     arg_required_else_help = true,
     disable_help_subcommand = true,
     max_term_width = 100,
-    after_help = exit_code::HELP
+    after_help = failure::EXIT_CODES
 )]
 pub(crate) struct Arguments {
     #[command(flatten)]

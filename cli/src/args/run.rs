@@ -1,4 +1,4 @@
-//! `sppo run`.
+//! Arguments of `sppo run`, and of its stages alone on files.
 
 use std::path::PathBuf;
 
@@ -65,4 +65,125 @@ pub(crate) struct RunArguments {
     pub(crate) sampling: SamplingArguments,
     #[command(flatten)]
     pub(crate) training: TrainingArguments,
+}
+
+/// Answer prompts: prompts in, candidates out
+///
+/// Each line of the result holds the prompt and `candidates`, K sampled responses, ready for `sppo rank`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sppo generate questions.jsonl --output candidates.jsonl --samples 5
+  sppo generate questions.jsonl --model runs/mine/iteration-3/checkpoint | head -1
+  sppo generate questions.jsonl --output c.jsonl --rollouts rollouts.parquet")]
+pub(crate) struct GenerateArguments {
+    /// Prompts: JSONL or Parquet with `prompt` or `messages`; the bundled training prompts if left out
+    #[arg(value_name = "PROMPTS")]
+    pub(crate) prompts: Option<PathBuf>,
+    /// Output file of the candidates, .jsonl or .parquet [default: JSON lines on standard output]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Also write tokens, log-probabilities and finish reasons of the responses
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rollouts: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) seed: SeedArguments,
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
+    #[command(flatten)]
+    pub(crate) backend: BackendArguments,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArguments,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArguments,
+}
+
+/// Judge candidates: candidates in, the same lines with preferences out
+///
+/// Adds `probability` to each line, whose row i and column j hold the probability that candidate i beats
+/// candidate j, and `rm_scores` if the oracle scores.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sppo rank candidates.jsonl --output ranked.jsonl
+  sppo rank candidates.jsonl --output ranked.jsonl --pairs pairs.jsonl   for `sppo train`
+  sppo rank candidates.jsonl --set oracle.rules.length.max_words=25")]
+pub(crate) struct RankArguments {
+    /// Candidates: JSONL or Parquet with `prompt` or `messages`, and `candidates`
+    #[arg(value_name = "CANDIDATES")]
+    pub(crate) candidates: PathBuf,
+    /// Output file of the ranked lines, .jsonl or .parquet [default: JSON lines on standard output]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Also write the best and the worst candidate of each line, as pairs to train on
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pairs: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
+    #[command(flatten)]
+    pub(crate) oracle: OracleArguments,
+    #[command(flatten)]
+    pub(crate) backend: BackendArguments,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArguments,
+}
+
+/// Train on preference pairs: pairs in, a checkpoint out
+///
+/// Pairs may come from any source. The checkpoint has the Hugging Face layout; `metrics.jsonl` beside it
+/// holds the loss, log-probabilities, gradient norm and learning rate of every step.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sppo train pairs.jsonl --output trained
+  sppo train pairs.jsonl --output trained --objective dpo --eta 10 --learning-rate 1e-6
+  sppo train pairs.parquet --output trained --preset official")]
+pub(crate) struct TrainArguments {
+    /// Pairs: JSONL or Parquet with `prompt` or `messages`, `chosen`, `rejected`, `chosen_probs`,
+    /// `chosen_probs_win`, `chosen_probs_lose`; or `prompt_tokens`, `chosen_tokens`, `rejected_tokens`
+    #[arg(value_name = "PAIRS")]
+    pub(crate) pairs: PathBuf,
+    /// The directory for the checkpoint, without a model in it
+    #[arg(long, short, value_name = "DIRECTORY")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) seed: SeedArguments,
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
+    #[command(flatten)]
+    pub(crate) backend: BackendArguments,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArguments,
+    #[command(flatten)]
+    pub(crate) training: TrainingArguments,
+}
+
+/// Per-token log-probabilities of given responses
+///
+/// One line per response: `tokens`, `log_probs` (one for each token), `log_prob` (their sum).
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sppo score responses.jsonl --output scores.jsonl
+  sppo score responses.jsonl --model runs/mine/iteration-3/checkpoint")]
+pub(crate) struct ScoreArguments {
+    /// Responses: JSONL or Parquet with `prompt` or `messages`, and `response`; or `prompt_tokens` and
+    /// `response_tokens`
+    #[arg(value_name = "RESPONSES")]
+    pub(crate) responses: PathBuf,
+    /// Output file of the scores, .jsonl or .parquet [default: JSON lines on standard output]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
+    #[command(flatten)]
+    pub(crate) backend: BackendArguments,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArguments,
 }

@@ -1,19 +1,18 @@
-//! The commands, one file each.
+//! The commands, one file each; `shell` has two.
 
 mod bench;
 mod chat;
-mod completions;
 mod config;
 mod eval;
 mod game;
 mod generate;
-mod man;
 mod merge;
 mod plugin;
 mod rank;
 mod run;
 mod score;
 mod session;
+mod shell;
 mod train;
 
 use crate::args::Command;
@@ -35,7 +34,7 @@ pub(crate) fn dispatch(command: Command, terminal: &Terminal) -> Result<()> {
         Command::Game(arguments) => game::game(&arguments, terminal),
         Command::Plugin(arguments) => plugin::plugin(&arguments, terminal),
         Command::Config(arguments) => config::config(&arguments.command),
-        Command::Completions(arguments) => completions::completions(&arguments),
-        Command::Man(arguments) => man::man(&arguments, terminal),
+        Command::Completions(arguments) => shell::completions(&arguments),
+        Command::Man(arguments) => shell::man(&arguments, terminal),
     }
 }

@@ -1,22 +1,18 @@
-//! Output for people: errors, notes, progress and tables.
+//! Output for people: errors, notes, progress, tables and colours.
 
 mod forecast;
 mod format;
 mod progress;
-mod style;
-mod table;
 
 use std::io::{self, IsTerminal, Write};
 
 use indicatif::{MultiProgress, ProgressDrawTarget};
 
 pub(crate) use forecast::ExpectedStage;
-pub(crate) use format::{bytes, counted, duration, number, percent, signed};
+pub(crate) use format::{Alignment, Table, bytes, counted, duration, number, percent, signed};
 pub(crate) use progress::{Download, ProgressDisplay};
-pub(crate) use style::Style;
-pub(crate) use table::{Alignment, Table};
 
-use crate::args::TerminalArguments;
+use crate::args::{ColorChoice, TerminalArguments};
 
 /// Standard error, for people, and how both streams are styled.
 #[derive(Clone)]
@@ -91,5 +87,49 @@ impl Terminal {
         self.around_bars(|| {
             let _ = writeln!(io::stderr(), "{text}");
         });
+    }
+}
+
+/// Colours of one stream, or none.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Style {
+    colored: bool,
+}
+
+impl Style {
+    /// Colours when the user says so, or by default on a terminal unless `NO_COLOR` is set.
+    pub(crate) fn new(choice: ColorChoice, is_terminal: bool) -> Self {
+        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+            || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+        let colored = match choice {
+            ColorChoice::Always => true,
+            ColorChoice::Never => false,
+            ColorChoice::Auto => is_terminal && !unwanted,
+        };
+        Self { colored }
+    }
+
+    pub(crate) fn bold(self, text: &str) -> String {
+        self.paint("1", text)
+    }
+
+    pub(crate) fn dim(self, text: &str) -> String {
+        self.paint("2", text)
+    }
+
+    pub(crate) fn red(self, text: &str) -> String {
+        self.paint("1;31", text)
+    }
+
+    pub(crate) fn yellow(self, text: &str) -> String {
+        self.paint("1;33", text)
+    }
+
+    pub(crate) fn cyan(self, text: &str) -> String {
+        self.paint("1;36", text)
+    }
+
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.colored { format!("\x1b[{code}m{text}\x1b[0m") } else { text.into() }
     }
 }

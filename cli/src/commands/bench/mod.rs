@@ -2,9 +2,9 @@
 
 mod boundary;
 mod measure;
-mod words;
 
 use serde::Serialize;
+use serde_json::json;
 use sppo_core::datasets::{parse_pairs, parse_prompts, read_pairs, to_example};
 use sppo_core::plugin::{
     MemoryEstimate, MemoryUse, Optimizer, PlannedSampling, PlannedTraining, PlannedWork, Policy,
@@ -30,6 +30,10 @@ use crate::terminal::{Alignment, Table, Terminal};
 
 const PROMPTS: &str = include_str!("../../../data/bench-prompts.jsonl");
 const PAIRS: &str = include_str!("../../../data/bench-pairs.jsonl");
+
+// Lengths of made-up prompts and answers.
+const PROMPT_WORDS: u64 = 64;
+const ANSWER_WORDS: u64 = 192;
 
 /// A measurement with its conditions.
 #[derive(Serialize)]
@@ -167,11 +171,11 @@ fn workload(arguments: &BenchArguments, setup: &Setup, policy: &dyn Policy) -> R
     let pairs = match (&arguments.pairs, arguments.shape) {
         (Some(file), _) => read_pairs(file, OBJECTIVE)?,
         (None, None) => parse_pairs("bundled pairs", PAIRS, OBJECTIVE)?,
-        (None, Some(_)) => parse_pairs("made-up pairs", &words::pairs(vocabulary), OBJECTIVE)?,
+        (None, Some(_)) => parse_pairs("made-up pairs", &word_pairs(vocabulary), OBJECTIVE)?,
     };
     let prompts = match arguments.shape {
         None => parse_prompts("bundled prompts", PROMPTS)?,
-        Some(_) => parse_prompts("made-up prompts", &words::prompts(vocabulary))?,
+        Some(_) => parse_prompts("made-up prompts", &word_prompts(vocabulary))?,
     };
     let tokenized = prompts.iter().map(|prompt| {
         let rule = TokenizationRule::Clean;
@@ -195,6 +199,36 @@ fn workload(arguments: &BenchArguments, setup: &Setup, policy: &dyn Policy) -> R
         micro_batch_tokens: training.micro_batch_tokens,
         repetitions: arguments.repetitions.into(),
     })
+}
+
+/// Eight prompts of one length, as JSON lines, for a model whose tokens are the words `w0`, `w1`, and so on.
+fn word_prompts(vocabulary: usize) -> String {
+    let line =
+        |index: u64| json!({"prompt": words(vocabulary, PROMPT_WORDS, index)}).to_string() + "\n";
+    (0..8).map(line).collect()
+}
+
+/// Sixteen pairs of one length for such a model, as JSON lines.
+fn word_pairs(vocabulary: usize) -> String {
+    let line = |index: u64| {
+        let pair = json!({
+            "prompt": words(vocabulary, PROMPT_WORDS, 3 * index),
+            "chosen": words(vocabulary, ANSWER_WORDS, 3 * index + 1),
+            "rejected": words(vocabulary, ANSWER_WORDS, 3 * index + 2),
+        });
+        pair.to_string() + "\n"
+    };
+    (0..16).map(line).collect()
+}
+
+/// Words that look drawn at random; `w0` ends answers, so it is not among them.
+fn words(vocabulary: usize, count: u64, seed: u64) -> String {
+    let others = vocabulary.saturating_sub(1).max(1) as u64;
+    let word = |place: u64| {
+        let draw = (seed * 1009 + place).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        format!("w{}", 1 + draw % others)
+    };
+    (0..count).map(word).collect::<Vec<_>>().join(" ")
 }
 
 fn describe(report: &BenchReport, terminal: &Terminal) -> String {

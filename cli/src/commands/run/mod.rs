@@ -1,6 +1,5 @@
 //! `sppo run`: self-play from start to end, or from where it was stopped.
 
-mod invocation;
 mod plan;
 mod report;
 
@@ -69,7 +68,7 @@ pub(super) fn run(arguments: &RunArguments, terminal: &Terminal) -> Result<()> {
 
 /// Tells how to go on, whatever stopped the run.
 fn stopped(error: Error, plan: &RunPlan, terminal: &Terminal) -> Failure {
-    let go_on = invocation::resume(&plan.config);
+    let go_on = report::resume_command(&plan.config);
     if matches!(error, Error::Cancelled) {
         return Failure::Stopped { go_on: Some(go_on) };
     }

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
+use sppo_core::config::Config;
 use sppo_core::observer::IterationReport;
 
-use super::invocation;
 use super::plan::RunPlan;
 use crate::failure::Result;
 use crate::output;
@@ -56,9 +56,9 @@ pub(super) fn show(
         };
         terminal.note(&format!(
             "\nnext:\n  {}\n  {}\n  {}",
-            invocation::compare(start, checkpoint),
-            invocation::evaluate(checkpoint, start),
-            invocation::more_iterations(&plan.config)
+            chat_command(start, checkpoint),
+            eval_command(checkpoint, start),
+            more_iterations_command(&plan.config)
         ));
     }
     Ok(())
@@ -95,4 +95,64 @@ fn table(reports: &[IterationReport], plan: &RunPlan) -> Table {
         ]);
     }
     table
+}
+
+/// The name under which this program was called.
+fn program() -> &'static str {
+    // Cargo sets this for what it runs.
+    if std::env::var_os("CARGO").is_some() { "cargo run --release --" } else { "sppo" }
+}
+
+/// The command that goes on with a run, to be copied as it stands.
+pub(super) fn resume_command(config: &Config) -> String {
+    let elsewhere = config.run_directory != Config::default().run_directory;
+    let directory = if elsewhere {
+        format!(" --run-directory {}", quoted(&config.run_directory))
+    } else {
+        String::new()
+    };
+    format!("{} run --resume --name {}{directory}", program(), quoted(Path::new(&config.name)))
+}
+
+/// The command that talks to the model before and after.
+fn chat_command(before: &Path, after: &Path) -> String {
+    format!("{} chat --model {} --model {}", program(), quoted(before), quoted(after))
+}
+
+/// The command that judges the model on other prompts.
+fn eval_command(model: &Path, against: &Path) -> String {
+    format!(
+        "{} eval --model {} --against {} --samples 4",
+        program(),
+        quoted(model),
+        quoted(against)
+    )
+}
+
+/// The command that plays on.
+fn more_iterations_command(config: &Config) -> String {
+    let iterations = config.iterations + 2;
+    format!("{} --iterations {iterations} --allow iterations", resume_command(config))
+}
+
+/// A path as a POSIX shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_survive_a_shell() {
+        assert_eq!(quoted(Path::new("runs/a-1")), "runs/a-1");
+        assert_eq!(quoted(Path::new("my runs/it's")), r"'my runs/it'\''s'");
+    }
 }

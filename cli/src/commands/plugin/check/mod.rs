@@ -2,7 +2,6 @@
 
 mod gradients;
 mod known_answers;
-mod weights;
 
 use sppo_core::Error;
 use sppo_core::config::Config;

@@ -1,14 +1,13 @@
 //! `sppo train`: preference pairs in, a checkpoint out.
 
-mod pairs;
-
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use sppo_core::datasets::read_pairs;
+use sppo_core::config::Config;
+use sppo_core::datasets::{Pair, read_pairs, to_example};
 use sppo_core::metrics::MetricsObserver;
 use sppo_core::observer::Observers;
-use sppo_core::plugin::Policy;
+use sppo_core::plugin::{Codec, Policy};
 use sppo_core::records::TrainingExample;
 use sppo_core::session::{Session, TrainingSummary};
 use sppo_core::stages::{ReferenceLogProbs, TrainingProgress};
@@ -18,6 +17,7 @@ use super::session::Setup;
 use crate::args::TrainArguments;
 use crate::failure::Result;
 use crate::output;
+use crate::prompts;
 use crate::settings::{Flags, SettingFlags};
 use crate::terminal::{Alignment, Table, Terminal, signed};
 
@@ -63,7 +63,7 @@ pub(super) fn train(arguments: &TrainArguments, terminal: &Terminal) -> Result<(
 
     let model = setup.find_model(arguments.model.offline)?.path;
     let mut policy = setup.load_for_training(&model)?;
-    let mut examples = pairs::examples(policy.as_ref(), pairs, &arguments.pairs, &setup.config)?;
+    let mut examples = examples_of(policy.as_ref(), pairs, &arguments.pairs, &setup.config)?;
     let session = setup.session();
     add_reference(session, policy.as_mut(), &mut examples)?;
     let trained = train_policy(session, policy.as_mut(), &examples, &arguments.output)?;
@@ -82,6 +82,27 @@ pub(super) fn train(arguments: &TrainArguments, terminal: &Terminal) -> Result<(
         rejected_log_prob_change,
     };
     if arguments.report.json { output::json(&report) } else { print(&report, terminal) }
+}
+
+/// Pairs as training examples, text made into tokens by the rule of the settings.
+///
+/// # Errors
+/// When a pair cannot be tokenised, does not fit, or holds tokens that the model does not have; the
+/// error names the line.
+fn examples_of(
+    codec: &dyn Codec,
+    pairs: Vec<Pair>,
+    file: &Path,
+    config: &Config,
+) -> Result<Vec<TrainingExample>> {
+    let settings = config.training.tokenization_settings(codec.info().context_length);
+    (0..)
+        .zip(pairs)
+        .map(|(row, pair)| {
+            let example = to_example(codec, row, pair, settings);
+            Ok(example.map_err(|error| prompts::locate(file, row, error))?)
+        })
+        .collect()
 }
 
 /// Makes the directory, and refuses one that holds a model already.

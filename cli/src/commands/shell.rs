@@ -1,12 +1,21 @@
-//! `sppo man`: manual pages, one per command.
+//! `sppo completions` and `sppo man`: completions and manual pages, made from the arguments.
 
 use clap::CommandFactory;
 use sppo_core::Error;
 
-use crate::args::{Arguments, ManArguments};
+use crate::args::{Arguments, CompletionsArguments, ManArguments};
 use crate::failure::Result;
+use crate::output;
 use crate::terminal::Terminal;
 
+/// Prints the script with which a shell completes commands and flags.
+pub(super) fn completions(arguments: &CompletionsArguments) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(arguments.shell, &mut Arguments::command(), "sppo", &mut script);
+    output::text(&String::from_utf8_lossy(&script))
+}
+
+/// Writes manual pages, one per command.
 pub(super) fn man(arguments: &ManArguments, terminal: &Terminal) -> Result<()> {
     let directory = &arguments.directory;
     let unwritable = |error: std::io::Error| {
