@@ -3,6 +3,8 @@
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 use sppo_plugin::{Comparison, Message, PluginError};
 
+use crate::question::Question;
+
 const NAME: &str = "template";
 
 /// A compiled template, named by its setting in errors.
@@ -48,6 +50,23 @@ fn unusable(setting: &str, error: &minijinja::Error) -> PluginError {
     let reason = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
     PluginError::configuration(format!("{setting}: {reason}{line}"))
         .with_hint("`sppo plugin info http` lists the names that a template may use")
+}
+
+/// A template for prompt and answer in one text.
+pub(crate) fn response_template(source: &str) -> Result<Template, PluginError> {
+    let sample = context! {
+        conversation => "the prompt", messages => [context! { role => "user", content => "the prompt" }],
+        prompt => "the prompt", rendered_prompt => "the prompt", response => "the response",
+    };
+    Template::new("scoring.template", source, sample, &["the response"])
+}
+
+pub(crate) fn render_response(
+    template: &Template,
+    question: Question<'_>,
+) -> Result<String, PluginError> {
+    let prompt: Value = prompt_values(question.comparison);
+    template.render(context! { response => question.first_text(), ..prompt })
 }
 
 /// The values that describe a prompt in templates.

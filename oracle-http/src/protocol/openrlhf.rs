@@ -1,7 +1,6 @@
 //! OpenRLHF's remote reward model: `query` (prompt and answer in one text), `prompts` and `labels` in,
 //! `rewards` out.
 
-use minijinja::{Value as Values, context};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sppo_http_transport::Malformed;
@@ -10,7 +9,7 @@ use sppo_plugin::PluginError;
 use super::{Protocol, all_valid, parse};
 use crate::config::ScoringConfig;
 use crate::question::{JudgeReply, Part, Question, QuestionVerdict};
-use crate::templates::{Template, conversation, prompt_values};
+use crate::templates::{Template, conversation, render_response, response_template};
 
 const DEFAULT_TEMPLATE: &str = "\
 {% if rendered_prompt %}{{ rendered_prompt }}{{ response }}\
@@ -70,21 +69,4 @@ impl Protocol for OpenRlhf {
         let verdicts = all_valid(rewards.into_iter().map(QuestionVerdict::Score), count)?;
         Ok(JudgeReply { verdicts, ..JudgeReply::default() })
     }
-}
-
-/// A template for prompt and answer in one text.
-pub(super) fn response_template(source: &str) -> Result<Template, PluginError> {
-    let sample = context! {
-        conversation => "the prompt", messages => [context! { role => "user", content => "the prompt" }],
-        prompt => "the prompt", rendered_prompt => "the prompt", response => "the response",
-    };
-    Template::new("scoring.template", source, sample, &["the response"])
-}
-
-pub(super) fn render_response(
-    template: &Template,
-    question: Question<'_>,
-) -> Result<String, PluginError> {
-    let prompt: Values = prompt_values(question.comparison);
-    template.render(context! { response => question.first_text(), ..prompt })
 }

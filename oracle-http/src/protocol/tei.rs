@@ -6,11 +6,10 @@ use serde_json::{Map, Value, json};
 use sppo_http_transport::Malformed;
 use sppo_plugin::PluginError;
 
-use super::openrlhf::{render_response, response_template};
 use super::{Protocol, all_valid, in_order, own, parse, shared};
 use crate::config::ScoringConfig;
 use crate::question::{JudgeReply, Part, Question, QuestionVerdict};
-use crate::templates::{Template, conversation, prompt_values};
+use crate::templates::{Template, conversation, prompt_values, render_response, response_template};
 
 /// Inputs that a server takes at once, unless it was started otherwise.
 const CLIENT_BATCH: usize = 32;

@@ -6,12 +6,11 @@ use serde_json::{Map, Value, json};
 use sppo_http_transport::Malformed;
 use sppo_plugin::{Message, PluginError};
 
-use super::openrlhf::{render_response, response_template};
 use super::tei::Query;
 use super::{Protocol, all_valid, in_order, only, own, parse, shared};
 use crate::config::ScoringConfig;
 use crate::question::{JudgeReply, Part, Question, QuestionVerdict};
-use crate::templates::Template;
+use crate::templates::{Template, render_response, response_template};
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
