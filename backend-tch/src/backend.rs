@@ -9,8 +9,7 @@ use sppo_model::serve::{MemoryTraits, ModelBackend};
 use sppo_plugin::{Backend, IntoObject, Plugin, PluginError};
 use tch::{Device, Kind};
 
-use crate::context::Context;
-use crate::device::{choose_device, has_bf16_units};
+use crate::device::{Context, choose_device, has_bf16_units};
 use crate::libraries::{MISSING_LIBTORCH_HINT, check_version};
 use crate::ops::{TchOps, TchOptions};
 

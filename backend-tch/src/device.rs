@@ -1,11 +1,13 @@
-//! Choice of the device, and whether it has bf16 arithmetic.
+//! Choice of the device, and the dtypes that it computes in.
 
 use std::path::Path;
 
+use sppo_model::ops::AttentionShape;
 use sppo_plugin::PluginError;
 use tch::{Cuda, Device, Kind, Tensor};
 
 use crate::libraries;
+use crate::tensors::TorchResult;
 
 /// The device of a setting: `auto`, `cpu`, `cuda` or `cuda:N`. CUDA's library is looked for in `libtorch`
 /// first. The first call in a process decides whether CUDA can be used in it.
@@ -78,5 +80,41 @@ pub(crate) fn has_bf16_units(device: Device) -> bool {
         #[cfg(target_arch = "aarch64")]
         Device::Cpu => std::arch::is_aarch64_feature_detected!("bf16"),
         _ => device.is_cuda(),
+    }
+}
+
+/// The device, and the dtype of matrix products and of what they return.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Context {
+    pub(crate) device: Device,
+    pub(crate) compute_dtype: Kind,
+}
+
+impl Context {
+    /// As the operand of a matrix product.
+    pub(crate) fn operand(&self, tensor: &Tensor) -> TorchResult<Tensor> {
+        Ok(tensor.f_to_kind(self.compute_dtype)?)
+    }
+
+    /// As the operands of attention: queries, keys and values.
+    pub(crate) fn operands(
+        &self,
+        [queries, keys, values]: [&Tensor; 3],
+    ) -> TorchResult<[Tensor; 3]> {
+        Ok([self.operand(queries)?, self.operand(keys)?, self.operand(values)?])
+    }
+
+    /// Options of a new f32 tensor on the device.
+    pub(crate) fn f32_options(&self) -> (Kind, Device) {
+        (Kind::Float, self.device)
+    }
+
+    /// Whether the device attends over sequences of different lengths in one kernel
+    /// ([`crate::attention`]): CUDA devices do, for heads of whole words and without a soft cap.
+    pub(crate) fn has_varlen_kernel(&self, shape: &AttentionShape) -> bool {
+        let numbers_per_word: usize = if self.compute_dtype == Kind::Float { 4 } else { 8 };
+        self.device.is_cuda()
+            && shape.soft_cap.is_none()
+            && shape.head_size.is_multiple_of(numbers_per_word)
     }
 }

@@ -3,7 +3,7 @@
 use sppo_model::ops::LogitsLimits;
 use tch::{Kind, Tensor};
 
-use crate::context::Context;
+use crate::device::Context;
 use crate::linear::{add_weight_gradient, input_gradient, linear};
 use crate::parameter::Parameter;
 use crate::tensors::{TorchResult, dimensions, download, index, upload};

@@ -10,7 +10,6 @@
 
 mod attention;
 mod backend;
-mod context;
 mod device;
 mod draw;
 mod elementwise;
@@ -22,7 +21,6 @@ mod norm;
 mod ops;
 mod optimizer;
 mod parameter;
-mod rotary;
 mod tensors;
 
 pub use attention::cached::KeyValueCache;

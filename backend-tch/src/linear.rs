@@ -3,7 +3,7 @@
 use sppo_model::ops::Accumulation;
 use tch::{Device, Kind, Tensor};
 
-use crate::context::Context;
+use crate::device::Context;
 use crate::parameter::Parameter;
 use crate::tensors::{TorchResult, dimensions};
 

@@ -15,14 +15,15 @@ use tch::{Device, Kind, Tensor};
 use crate::attention::cached::{DecodingPlan, DecodingVarlen, KeyValueCache};
 use crate::attention::disentangled::DistanceRows;
 use crate::attention::packed::{PackedVarlen, attention, attention_backward};
-use crate::context::Context;
+use crate::device::Context;
 use crate::draw::draw;
-use crate::elementwise::{add_to_rows, column_sums, gated, gated_backward, select_rows};
+use crate::elementwise::{
+    RotaryTable, add_to_rows, apply_rotary, column_sums, gated, gated_backward, select_rows,
+};
 use crate::head::Head;
 use crate::linear::{add_weight_gradient, input_gradient, linear, matrix_product};
 use crate::norm::{Norm, fused_norm};
 use crate::parameter::Parameter;
-use crate::rotary::{RotaryTable, apply_rotary};
 use crate::tensors::{Activation, TorchError, TorchResult, dimensions, download, index, upload};
 
 /// Settings of computation.

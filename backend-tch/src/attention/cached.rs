@@ -14,7 +14,7 @@ use tch::{Device, Kind, Tensor};
 use super::part::{HIDDEN, Heads, Part, PartOutput, merge};
 use super::slots::{prompts, spans, visible};
 use super::varlen::Sequences;
-use crate::context::Context;
+use crate::device::Context;
 use crate::tensors::{TorchResult, index, upload};
 
 /// Keys and values of past tokens, one pair of `[slots, features]` tensors per layer, in the compute

@@ -12,7 +12,7 @@ use std::ops::Range;
 use sppo_model::ops::encoder::{DisentangledShape, EncoderSegment};
 use tch::{Device, Kind, Tensor};
 
-use crate::context::Context;
+use crate::device::Context;
 use crate::tensors::{TorchResult, index};
 
 /// Relative positions, scaled: as keys `[heads, head_size, rows]`, as queries `[heads, rows, head_size]`.

@@ -20,7 +20,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::part::{Heads, Part, PartOutput, band, merge};
 use super::varlen::Sequences;
-use crate::context::Context;
+use crate::device::Context;
 use crate::tensors::{TorchResult, dimensions, index};
 
 /// The segments, with each prompt and the response whose rows follow it joined: they are one causal
