@@ -11,13 +11,11 @@
 mod attention;
 mod backend;
 mod cached_attention;
+mod elementwise;
 mod encoder_ops;
-mod gated;
 mod head;
 mod ops;
-mod optimizer;
 mod parameter;
-mod rotary;
 mod tensors;
 
 pub use backend::{BurnBackend, BurnConfig, choose_device};

@@ -13,10 +13,9 @@ use sppo_model::serve::{MatrixRate, keep_large_buffers};
 
 use crate::attention::{attention, attention_backward, masks};
 use crate::cached_attention::{DecodingPlan, KeyValueCache};
-use crate::gated::{gated, gated_backward};
+use crate::elementwise::{RotaryTable, apply_rotary, gated, gated_backward};
 use crate::head::Head;
 use crate::parameter::Parameter;
-use crate::rotary::{RotaryTable, apply_rotary};
 use crate::tensors::{download, index, upload};
 
 /// The ops on burn tensors, f32. Clones share their tables.

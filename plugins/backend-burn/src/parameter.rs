@@ -1,10 +1,10 @@
-//! A weight with its gradient and the optimiser's state.
+//! A weight with its gradient and the optimiser's state, and the optimisers' steps.
 
 use burn_tensor::{Device, IndexingUpdateOp, Int, Tensor};
 use sppo_model::ops::{UpdateRule, ensure_state};
 use sppo_model::{ModelError, Result};
+use sppo_plugin::Optimizer;
 
-use crate::optimizer;
 use crate::tensors::{download, upload};
 
 /// A weight, its gradient and the optimiser's state, all f32. A vector is kept as a matrix of one row.
@@ -99,7 +99,36 @@ impl Parameter {
         };
         let zeros = || Ok::<_, ModelError>(self.value.zeros_like());
         ensure_state(&mut self.state, &rule.optimizer, zeros)?;
-        optimizer::apply(rule, &mut self.value, gradient, &mut self.state);
+        apply(rule, &mut self.value, gradient, &mut self.state);
         Ok(())
+    }
+}
+
+/// Applies a gradient to a weight; `state` has as many tensors as the optimiser keeps.
+fn apply(rule: &UpdateRule, value: &mut Tensor<2>, gradient: Tensor<2>, state: &mut [Tensor<2>]) {
+    let rate = rule.learning_rate;
+    let gradient = gradient * rule.gradient_scale;
+    match (&rule.optimizer, state) {
+        (Optimizer::RmsProp { alpha, epsilon }, [averages]) => {
+            let squares = gradient.clone().square() * (1.0 - alpha);
+            averages.inplace(|averages| averages * *alpha + squares);
+            let divisors = averages.clone().sqrt() + *epsilon;
+            value.inplace(|value| value - gradient / divisors * rate);
+        }
+        (Optimizer::AdamW { beta1, beta2, epsilon, weight_decay }, [first, second]) => {
+            let steps = rule.step.min(i32::MAX as u64) as i32;
+            let (correction1, correction2) = (1.0 - beta1.powi(steps), 1.0 - beta2.powi(steps));
+            let squares = gradient.clone().square() * (1.0 - beta2);
+            first.inplace(|first| first * *beta1 + gradient * (1.0 - beta1));
+            second.inplace(|second| second * *beta2 + squares);
+            let divisors = second.clone().sqrt() / correction2.sqrt() + *epsilon;
+            let change = first.clone() / divisors * (rate / correction1);
+            value.inplace(|value| value * (1.0 - rate * weight_decay) - change);
+        }
+        (Optimizer::Sgd { momentum }, [velocities]) => {
+            velocities.inplace(|velocities| velocities * *momentum + gradient);
+            value.inplace(|value| value - velocities.clone() * rate);
+        }
+        _ => value.inplace(|value| value - gradient * rate),
     }
 }
