@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use sppo_core::config::{Config, Layers, Override, Resolved};
 use sppo_core::plugin::check::{self, InvalidSetting};
-use sppo_core::plugins::check_sections;
+use sppo_core::plugins::{check_sections, schema_of};
 use sppo_core::stages::SamplingSettings;
 use sppo_core::{Error, Result};
 
@@ -63,7 +63,7 @@ impl Flags {
 
 /// Puts the layers together, and refuses settings of plugins that do not exist.
 fn resolve(layers: &Layers) -> Result<Resolved> {
-    let resolved = Config::resolve(layers)?;
+    let resolved = Config::resolve_with(layers, &schema_of)?;
     check_sections(&resolved)?;
     Ok(resolved)
 }

@@ -3,6 +3,7 @@
 //! the fields is what `sppo config schema` prints.
 
 mod layers;
+mod overrides;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use layers::{Layers, Override, Preset, Resolved, Source};
+pub use layers::{Layers, Preset, Resolved, Source};
+pub use overrides::{Override, PluginSchema};
 
 use crate::datasets::PromptSettings;
 use crate::error::{Error, Result};
