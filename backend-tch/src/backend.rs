@@ -39,6 +39,7 @@ pub struct TchConfig {
     pub cache_limit_mebibytes: usize,
     /// A directory with libtorch's CUDA library, for instance that of the Python package torch. By
     /// default it is looked for in the directory that LIBTORCH names, and beside the CPU's library.
+    #[schemars(extend("format" = "path"))]
     pub libtorch: Option<PathBuf>,
 }
 

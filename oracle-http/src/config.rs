@@ -33,6 +33,7 @@ pub struct HttpConfig {
     pub api_key_env: Option<String>,
     /// The file that holds the key of the service.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "path"))]
     pub api_key_file: Option<PathBuf>,
     /// The header that carries the key: `Authorization` sends `Bearer KEY`, any other the key alone.
     pub api_key_header: KeyHeader,
@@ -47,6 +48,7 @@ pub struct HttpConfig {
     pub questions_per_request: usize,
     /// A file with the certificates (PEM) to trust in place of the public ones.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "path"))]
     pub certificates: Option<PathBuf>,
     /// Questions of `openai-judge`, and the way its replies are read.
     pub judge: JudgeConfig,
@@ -244,6 +246,7 @@ pub struct CacheConfig {
     pub enabled: bool,
     /// The directory for it; `sppo/oracle-http` in the user's cache directory when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "path"))]
     pub directory: Option<PathBuf>,
 }
 

@@ -2,6 +2,7 @@
 //! wins. Each section is defined beside the code that takes it, and checks itself. The documentation of
 //! the fields is what `sppo config schema` prints.
 
+mod absolute;
 mod layers;
 mod overrides;
 mod validate;
@@ -14,6 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub(crate) use absolute::is_same_path;
 pub use layers::{Layers, Preset, Resolved, Source};
 pub use overrides::{Override, PluginSchema};
 

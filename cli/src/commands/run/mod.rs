@@ -6,7 +6,7 @@ mod report;
 use sppo_core::config::Config;
 use sppo_core::observer::SilentObserver;
 use sppo_core::plugin::PluginKind;
-use sppo_core::plugins::UsedPlugin;
+use sppo_core::plugins::{UsedPlugin, schema_of};
 use sppo_core::run_directory::{ModelIdentity, PluginIdentity, RunDirectory, RunIdentity};
 use sppo_core::self_play::{RunInputs, self_play};
 use sppo_core::{Error, Result as CoreResult};
@@ -95,7 +95,7 @@ fn identity(
     let config = &plan.config;
     let sha256 = checkpoint.identity()?.sha256;
     Ok(RunIdentity {
-        config: config.clone(),
+        config: config.with_absolute_paths(&schema_of),
         prompts_sha256: plan.prompts.sha256(),
         model: ModelIdentity { name: config.model.clone(), sha256 },
         plugins: plan

@@ -433,7 +433,37 @@ fn earlier_run(arguments: &RunArguments) -> Result<Option<Resolved>> {
     let mut resolved = arguments.settings.resolve_on(&recorded, flags(arguments)?)?;
     resolved.config.name = name;
     resolved.config.run_directory = config.run_directory;
+    require_recorded_files(&recorded, &resolved.config)?;
     Ok(Some(resolved))
+}
+
+/// Refuses to resume a run from another directory if it recorded paths relative to the one where it was
+/// started, as earlier versions did.
+fn require_recorded_files(recorded: &Config, config: &Config) -> Result<()> {
+    let prompts = [
+        (&recorded.prompts.train, &config.prompts.train, "--prompts"),
+        (&recorded.prompts.held_out, &config.prompts.held_out, "--held-out"),
+    ];
+    for (recorded, now, flag) in prompts {
+        let (Some(path), true) = (recorded, recorded == now) else { continue };
+        if path.is_relative() && !path.exists() {
+            let message = "is not here: the run was started in another directory, and its record has this \
+                           path relative to that one";
+            return Err(Error::input(path, message)
+                .with_hint(format!("resume the run there, or say where the file is with {flag}")));
+        }
+    }
+    let model = Path::new(&config.model);
+    if recorded.model == config.model
+        && model.starts_with("..") | model.starts_with(".")
+        && !model.exists()
+    {
+        let message = "is not here: the run was started in another directory, and its record has the model's \
+                       path relative to that one";
+        return Err(Error::input(model, message)
+            .with_hint("resume the run there, or say where the model is with --model"));
+    }
+    Ok(())
 }
 
 /// The run that was worked on last.
