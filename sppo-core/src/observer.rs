@@ -81,6 +81,9 @@ pub struct IterationReport {
     pub skipped_identical: usize,
     /// Prompts skipped because every response scored the same.
     pub skipped_equal: usize,
+    /// Examples of which a response was cut, because it did not fit into `training.max_length`.
+    #[serde(default)]
+    pub cut_examples: usize,
     /// Seconds that the iteration took in this process.
     pub seconds: f64,
 }
@@ -98,6 +101,7 @@ impl IterationReport {
             examples: 0,
             skipped_identical: 0,
             skipped_equal: 0,
+            cut_examples: 0,
             seconds: 0.0,
         }
     }

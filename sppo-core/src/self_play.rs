@@ -94,15 +94,19 @@ impl SelfPlay<'_> {
 
         let rollouts = self.sample(iteration)?;
         let judgments = self.judge(iteration, &rollouts)?;
-        let (examples, skipped) = self.select(iteration, &rollouts, &judgments)?;
+        let (examples, skipped, cut) = self.select(iteration, &rollouts, &judgments)?;
         drop((rollouts, judgments));
         if examples.is_empty() {
             let notice = format!("iteration {iteration} leaves the model as it is: {skipped}");
             observer.event(Event::Notice(notice));
         }
+        if cut > 0 {
+            observer.event(Event::Notice(stages::cut_notice(cut, examples.len())));
+        }
         let checkpoint = self.train(iteration, &examples)?;
 
-        let report = self.evaluate(iteration, checkpoint, &examples, skipped, started)?;
+        let counts = (skipped, cut);
+        let report = self.evaluate(iteration, checkpoint, &examples, counts, started)?;
         observer.event(Event::IterationFinished(&report));
         Ok(report)
     }
@@ -181,33 +185,33 @@ impl SelfPlay<'_> {
     }
 
     /// The responses to train on, their win rates, and their reference log-probabilities
-    /// `log pi_t(y | x)`.
+    /// `log pi_t(y | x)`; then the prompts without any, and the number of examples that were cut to fit.
     fn select(
         &mut self,
         iteration: u32,
         rollouts: &[Rollout],
         judgments: &[Judgment],
-    ) -> Result<(Vec<TrainingExample>, SkipCounts)> {
+    ) -> Result<(Vec<TrainingExample>, SkipCounts, usize)> {
         let session = self.session;
         let training = &session.config.training;
-        let (mut examples, skipped) =
+        let (mut examples, skipped, mut cut) =
             stages::assemble(rollouts, judgments, &session.config.selection, training.max_length)?;
         let name = Names::training_set(iteration);
         if self.run.has(&name) {
-            return Ok((self.rows(&name)?, skipped));
+            return Ok((self.rows(&name)?, skipped, cut));
         }
         session.require_running()?;
         if training.tokenization == TokenizationRule::Official {
             let policy = self.policy_after(iteration - 1)?;
             let settings = training.tokenization_settings(policy.info().context_length);
-            stages::retokenize(policy, &mut examples, settings)?;
+            cut = stages::retokenize(policy, &mut examples, settings)?;
         }
         if training.reference_log_probs == ReferenceLogProbs::Recomputed {
             let policy = self.policy_after(iteration - 1)?;
             session.reference_log_probs(policy, &mut examples)?;
         }
         self.commit_rows(&name, &examples)?;
-        Ok((examples, skipped))
+        Ok((examples, skipped, cut))
     }
 
     /// `theta_{t+1} = argmin E [ log(pi / pi_t) - eta (P(y > pi_t | x) - 1/2) ]^2`; returns the path of

@@ -12,8 +12,8 @@ pub use sample::{SamplingPass, SamplingSettings, sample};
 pub use score::score;
 pub use select::assemble;
 pub use tokenize::{
-    TokenizationRule, TokenizationSettings, TokenizedResponse, retokenize, set_tokens,
-    tokenize_prompt, tokenize_responses,
+    TokenizationRule, TokenizationSettings, TokenizedResponse, cut_all_to_fit, cut_notice,
+    retokenize, set_tokens, tokenize_noting_cuts, tokenize_prompt, tokenize_responses,
 };
 pub use train::{
     ReferenceLogProbs, TrainingPass, TrainingProgress, TrainingSettings, mean_log_prob_changes,
