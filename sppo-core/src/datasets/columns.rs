@@ -330,41 +330,16 @@ impl Columns<'_> {
 
     /// The error of a row that says nowhere what is answered.
     pub(super) fn missing_prompt(&self) -> Error {
-        /// Names under which data sets have prompts, the more telling first.
-        const USUAL: [&str; 10] = [
-            "instruction",
-            "question",
-            "query",
-            "problem",
-            "text",
-            "content",
-            "inputs",
-            "input",
-            "user",
-            "goal",
-        ];
-        let names = self.place.columns().unwrap_or_else(|| self.row.names().collect());
-        let has = |name: &str| names.contains(&name);
-        let hint = match USUAL.into_iter().find(|name| has(name)) {
-            Some("instruction") if has("input") => {
-                "`--set 'prompts.columns.prompt=[\"instruction\",\"input\"]'` takes both, an empty line \
-                 between them"
-                    .to_owned()
-            }
-            Some(name) => format!("if `{name}` is the prompt: `--set prompts.columns.prompt={name}`"),
-            None => "give `prompt` (text) or `messages` (a list of {role, content}), or name the column: \
-                     `--set prompts.columns.prompt=NAME`"
-                .to_owned(),
-        };
         let wanted: Vec<String> = self
             .names
             .prompt_columns()
             .chain([self.names.messages()])
             .map(|name| format!("`{name}`"))
             .collect();
+        let names = self.place.columns().unwrap_or_else(|| self.row.names().collect());
         self.place
             .error(format!("missing column {}; it has {}", wanted.join(" or "), self.known()))
-            .with_hint(hint)
+            .with_hint(remedy_for(&names))
     }
 
     /// The names of all columns of the file.
@@ -374,5 +349,46 @@ impl Columns<'_> {
             return "none".into();
         }
         names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Advice on a row with these columns, none of which is a prompt by its name.
+fn remedy_for(names: &[&str]) -> String {
+    /// Names under which data sets have prompts, the more telling first.
+    const USUAL: [&str; 11] = [
+        "prompt",
+        "instruction",
+        "question",
+        "query",
+        "problem",
+        "text",
+        "content",
+        "inputs",
+        "input",
+        "user",
+        "goal",
+    ];
+    let named = |wanted: &str| names.iter().find(|name| name.eq_ignore_ascii_case(wanted));
+    let system = match named("system").or(named("system_prompt")) {
+        Some(name) => format!("; `--set prompts.columns.system={name}` puts `{name}` before it"),
+        None => String::new(),
+    };
+    let prompt = USUAL.into_iter().find_map(named);
+    match (prompt, named("input")) {
+        (Some(&"instruction"), Some(&"input")) => format!(
+            "`--set 'prompts.columns.prompt=[\"instruction\",\"input\"]'` takes both, an empty line between \
+             them{system}"
+        ),
+        (Some(name), _) => {
+            format!("if `{name}` is the prompt: `--set prompts.columns.prompt={name}`{system}")
+        }
+        (None, _) if named("chosen").is_some() => {
+            "write `chosen` and `rejected` as lists of messages, or give the prompt in a column of its own: \
+             `prompt`, or `--set prompts.columns.prompt=NAME`"
+                .into()
+        }
+        (None, _) => "give `prompt` (text) or `messages` (a list of {role, content}), or name the column: \
+                      `--set prompts.columns.prompt=NAME`"
+            .into(),
     }
 }

@@ -174,10 +174,15 @@ fn forms_that_can_be_read_in_two_ways_are_named_with_the_remedy() {
             ["`input`", "prompts.columns.prompt=[\"instruction\",\"input\"]"],
         ),
         (json!({"text": "Hi"}), ["it has `text`", "prompts.columns.prompt=text"]),
+        (json!({"Prompt": "Hi"}), ["it has `Prompt`", "prompts.columns.prompt=Prompt"]),
+        (
+            json!({"system": "Be brief", "question": "Hi"}),
+            ["prompts.columns.prompt=question", "prompts.columns.system=system"],
+        ),
         (json!({"a": 1}), ["it has `a`", "prompts.columns.prompt=NAME"]),
         (
             json!({"chosen": "a", "rejected": "b"}),
-            ["it has `chosen`, `rejected`", "prompts.columns.prompt=NAME"],
+            ["it has `chosen`, `rejected`", "as lists of messages"],
         ),
         (
             json!({"prompt": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}),
