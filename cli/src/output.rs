@@ -72,33 +72,30 @@ pub(crate) fn file(path: &Path, content: &[u8]) -> Result<()> {
     std::fs::write(path, content).map_err(|error| unwritable(path, &error).into())
 }
 
+/// A file that the user named, and the flag or argument that names it.
+type Named<'a> = (&'a str, Option<&'a Path>);
+
 /// Refuses outputs of which two are one file, by whatever paths: one of them would be lost. So would an input
-/// that an output replaces. The first of each is the flag or argument that names the file.
+/// that an output replaces.
 ///
 /// # Errors
 /// Names both flags.
-pub(crate) fn require_distinct(
-    outputs: &[(&str, Option<&Path>)],
-    inputs: &[(&str, Option<&Path>)],
-) -> Result<()> {
-    let named = |files: &[(&'_ str, Option<&'_ Path>)]| -> Vec<(String, PathBuf)> {
-        let given = files
-            .iter()
-            .filter_map(|(flag, path)| Some((flag.to_string(), path.as_ref()?.to_path_buf())));
-        given.collect()
-    };
-    let (outputs, inputs) = (named(outputs), named(inputs));
+pub(crate) fn require_distinct(outputs: &[Named<'_>], inputs: &[Named<'_>]) -> Result<()> {
+    fn given<'a>(files: &[Named<'a>]) -> Vec<(&'a str, &'a Path)> {
+        files.iter().filter_map(|(flag, path)| Some((*flag, (*path)?))).collect()
+    }
+    let (outputs, inputs) = (given(outputs), given(inputs));
     for (index, (flag, path)) in outputs.iter().enumerate() {
-        let same = |(_, other): &&(String, PathBuf)| is_same_file(path, other);
-        if let Some((other, _)) = outputs[..index].iter().find(same) {
+        let is_same = |(_, other): &&(&str, &Path)| is_same_file(path, other);
+        if let Some((other, _)) = outputs[..index].iter().find(is_same) {
             let message = format!("is the same file as {other}: {}", path.display());
-            return Err(Error::configuration(flag, message)
+            return Err(Error::configuration(*flag, message)
                 .with_hint("give each a file of its own: the one would replace the other")
                 .into());
         }
-        if let Some((input, _)) = inputs.iter().find(same) {
+        if let Some((input, _)) = inputs.iter().find(is_same) {
             let message = format!("would replace {input}: {} is the same file", path.display());
-            return Err(Error::configuration(flag, message)
+            return Err(Error::configuration(*flag, message)
                 .with_hint("write to another file, and rename it when all is well")
                 .into());
         }

@@ -454,12 +454,10 @@ fn require_recorded_files(recorded: &Config, config: &Config) -> Result<()> {
         }
     }
     let model = Path::new(&config.model);
-    if recorded.model == config.model
-        && model.starts_with("..") | model.starts_with(".")
-        && !model.exists()
-    {
-        let message = "is not here: the run was started in another directory, and its record has the model's \
-                       path relative to that one";
+    let is_relative = model.starts_with(".") || model.starts_with("..");
+    if recorded.model == config.model && is_relative && !model.exists() {
+        let message = "is not here: the run was started in another directory, and its record has the \
+                       model's path relative to that one";
         return Err(Error::input(model, message)
             .with_hint("resume the run there, or say where the model is with --model"));
     }
