@@ -146,19 +146,31 @@ impl Columns<'_> {
     /// # Errors
     /// When the columns are of another form, or contradict each other.
     pub(super) fn stated(&self) -> Result<Option<TextOrMessages>> {
-        let prompt = self.prompt()?;
-        let mut messages = self.text_or_messages(self.names.messages())?;
-        for name in SHAREGPT {
-            if messages.is_none() {
-                messages = self.text_or_messages(name)?;
+        let mut messages = self.messages(self.names.messages())?;
+        let Some(prompt) = self.prompt()? else {
+            for name in SHAREGPT {
+                if messages.is_none() {
+                    messages = self.messages(name)?;
+                }
             }
-        }
-        let Some(prompt) = prompt else { return Ok(messages) };
-        let messages = messages.map(TextOrMessages::into_conversation);
+            return Ok(messages.map(TextOrMessages::Messages));
+        };
         if let Some(messages) = messages.filter(|messages| !messages.is_empty()) {
             require_agreement(&prompt, &messages, "the conversation in `messages`", self.place)?;
         }
         Ok(Some(prompt))
+    }
+
+    /// A column that holds messages and no text.
+    fn messages(&self, column: &str) -> Result<Option<Conversation>> {
+        match self.text_or_messages(column)? {
+            Some(TextOrMessages::Text(_)) => {
+                let reason = "expected a list of messages with `role` and `content`";
+                Err(self.place.error(format!("`{column}`: {reason}")))
+            }
+            Some(TextOrMessages::Messages(messages)) => Ok(Some(messages)),
+            None => Ok(None),
+        }
     }
 
     fn prompt(&self) -> Result<Option<TextOrMessages>> {
@@ -188,9 +200,7 @@ impl Columns<'_> {
     /// The conversation with the system message of a column of its own, where there is one.
     pub(super) fn with_system(&self, stated: TextOrMessages) -> Result<Conversation> {
         let mut messages = stated.into_conversation();
-        let is_asked = self.names.system.is_some()
-            || SHAREGPT.iter().any(|name| self.row.names().any(|known| known == *name));
-        let system = match is_asked {
+        let system = match self.names.system.is_some() || self.is_of_sharegpt() {
             true => self.row.get::<String>(self.names.system(), self.place)?,
             false => None,
         };
@@ -199,6 +209,13 @@ impl Columns<'_> {
             messages.insert(0, Message { role: "system".into(), content: text.into() });
         }
         Ok(messages)
+    }
+
+    /// Whether the conversation is in a column of ShareGPT, which may have a system message beside it.
+    fn is_of_sharegpt(&self) -> bool {
+        let has = |wanted: &str| self.row.names().any(|name| name == wanted);
+        let is_ours = self.names.prompt_columns().chain([self.names.messages()]).any(has);
+        !is_ours && SHAREGPT.into_iter().any(has)
     }
 
     /// What stands before the answer.

@@ -37,6 +37,9 @@ impl TextOrMessages {
     /// table of lists.
     pub(super) fn of(value: Value) -> Formed<Self> {
         match value {
+            Value::String(text) if is_messages_as_text(&text) => {
+                Err(Misfit::new("", "is a list of messages written as a text; write it as a list"))
+            }
             Value::String(text) => Ok(Self::Text(text)),
             Value::Array(items) => messages(items).map(Self::Messages),
             Value::Object(table) if table.values().any(Value::is_array) && !has_parts(&table) => {
@@ -56,6 +59,16 @@ impl TextOrMessages {
             Self::Messages(messages) => messages,
         }
     }
+}
+
+/// Whether a text is messages in the notation of JSON or Python, as a table without lists holds them.
+fn is_messages_as_text(text: &str) -> bool {
+    let text = text.trim();
+    let has =
+        |name: &str| text.contains(&format!("\"{name}\"")) || text.contains(&format!("'{name}'"));
+    text.starts_with("[{")
+        && text.ends_with("}]")
+        && (has("role") && has("content") || has("from") && has("value"))
 }
 
 fn messages(items: Vec<Value>) -> Formed<Conversation> {

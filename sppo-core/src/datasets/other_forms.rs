@@ -156,6 +156,7 @@ fn prompts_are_found_in_the_forms_that_data_sets_have() {
             hi(),
         ),
         (json!({"prompt": "Hi", "messages": []}), hi()),
+        (json!({"prompt": "Hi", "conversation": "c-1", "system": "gpt-4"}), hi()),
     ] {
         assert_eq!(conversation(&row, &ColumnNames::default()).unwrap(), expected, "{row}");
     }
@@ -199,6 +200,15 @@ fn forms_that_can_be_read_in_two_ways_are_named_with_the_remedy() {
             json!({"messages": {"role": ["user", "user"], "content": ["Hi"]}}),
             ["`messages.content`", "1 of 2 messages"],
         ),
+        (
+            json!({"prompt": "[{\"role\": \"user\", \"content\": \"Hi\"}]"}),
+            ["`prompt`", "a list of messages written as a text"],
+        ),
+        (
+            json!({"messages": "[{'from': 'human', 'value': 'Hi'}]"}),
+            ["`messages`", "a list of messages written as a text"],
+        ),
+        (json!({"messages": "Hi"}), ["`messages`", "expected a list of messages"]),
         (json!({"prompt": true}), ["`prompt`", "text or a list of messages"]),
     ] {
         let error = words(&conversation(&row, &ColumnNames::default()).unwrap_err());
