@@ -105,6 +105,13 @@ fn an_output_does_not_replace_its_own_input() {
             assert_eq!(fs::read_to_string(&input).unwrap(), rows);
         }
     }
+    let mut merge = sppo();
+    merge.arg("merge").arg(directory.path()).arg("--output").arg(directory.path().join("below/.."));
+    refused(
+        &mut merge,
+        CONFIGURATION,
+        &["--output: is the directory of the adapters itself", "hint: "],
+    );
 }
 
 #[test]

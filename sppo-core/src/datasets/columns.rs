@@ -336,6 +336,9 @@ impl Columns<'_> {
     /// The error of a row without a column that is needed.
     pub(super) fn missing(&self, ours: &str) -> Error {
         let column = self.names.of(ours);
+        if let Some(error) = self.null(&[column]) {
+            return error;
+        }
         let error = self.place.error(format!("missing column `{column}`; it has {}", self.known()));
         match ["candidates", "chosen", "rejected", "response"].contains(&ours) {
             true => error.with_hint(format!(
@@ -345,14 +348,20 @@ impl Columns<'_> {
         }
     }
 
+    /// The error of a row in which one of these columns is there and null.
+    fn null(&self, columns: &[&str]) -> Option<Error> {
+        let column = self.row.names().find(|name| columns.contains(name))?;
+        Some(self.place.error(format!("`{column}` is null")).with_hint("leave the row out"))
+    }
+
     /// The error of a row that says nowhere what is answered.
     pub(super) fn missing_prompt(&self) -> Error {
-        let wanted: Vec<String> = self
-            .names
-            .prompt_columns()
-            .chain([self.names.messages()])
-            .map(|name| format!("`{name}`"))
-            .collect();
+        let columns: Vec<&str> =
+            self.names.prompt_columns().chain([self.names.messages()]).collect();
+        if let Some(error) = self.null(&columns) {
+            return error;
+        }
+        let wanted: Vec<String> = columns.iter().map(|name| format!("`{name}`")).collect();
         let names = self.place.columns().unwrap_or_else(|| self.row.names().collect());
         self.place
             .error(format!("missing column {}; it has {}", wanted.join(" or "), self.known()))

@@ -208,6 +208,7 @@ fn forms_that_can_be_read_in_two_ways_are_named_with_the_remedy() {
             json!({"messages": "[{'from': 'human', 'value': 'Hi'}]"}),
             ["`messages`", "a list of messages written as a text"],
         ),
+        (json!({"prompt": null, "question": "Hi"}), ["`prompt` is null", "leave the row out"]),
         (json!({"messages": "Hi"}), ["`messages`", "expected a list of messages"]),
         (json!({"prompt": true}), ["`prompt`", "text or a list of messages"]),
     ] {
