@@ -88,15 +88,11 @@ pub(super) fn places_of_plugins(merged: &Table, overrides: &[Override]) -> Plugi
 
 /// Kind and name of the plugin to which a key belongs, and the key within its settings.
 fn of_plugin(key: &str) -> Option<(PluginKind, &str, &str)> {
-    let mut parts = key.splitn(3, '.');
-    let kind = [PluginKind::ORACLE, PluginKind::BACKEND]
-        .into_iter()
-        .find(|kind| key.starts_with(kind.name()));
-    match (parts.next()?, parts.next()?, parts.next()?) {
-        (section, name, inner) => {
-            kind.filter(|kind| kind.name() == section).map(|kind| (kind, name, inner))
-        }
-    }
+    let (section, rest) = key.split_once('.')?;
+    let (name, inner) = rest.split_once('.')?;
+    let kinds = [PluginKind::ORACLE, PluginKind::BACKEND];
+    let kind = kinds.into_iter().find(|kind| kind.name() == section)?;
+    Some((kind, name, inner))
 }
 
 fn table_of(key: &str, value: Value) -> Table {
