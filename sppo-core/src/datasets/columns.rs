@@ -239,7 +239,10 @@ impl Columns<'_> {
             return Ok(None);
         };
         self.require_same(&chosen, &rejected)?;
-        Ok((!chosen.before.is_empty()).then_some(chosen.before))
+        if chosen.before.is_empty() {
+            return Ok(None);
+        }
+        self.with_system(TextOrMessages::Messages(chosen.before)).map(Some)
     }
 
     /// Refuses two answers to different conversations.
@@ -261,7 +264,7 @@ impl Columns<'_> {
     pub(super) fn answered(&self, before: Conversation) -> Result<Conversation> {
         let stated = match self.stated()? {
             None if before.is_empty() => return Err(self.missing_prompt()),
-            None => return Ok(before),
+            None => return self.with_system(TextOrMessages::Messages(before)),
             Some(stated) => stated,
         };
         if before.first().is_none_or(|first| first.role == "assistant") {
@@ -270,13 +273,14 @@ impl Columns<'_> {
             return Ok(messages);
         }
         require_agreement(&stated, &before, "the conversation in `chosen`", self.place)?;
-        match stated {
+        let messages = match stated {
             // It may begin with a system message that the other lacks.
             TextOrMessages::Messages(messages) if messages.len() > before.len() => {
-                Ok(without_answer(messages))
+                without_answer(messages)
             }
-            _ => Ok(before),
-        }
+            _ => before,
+        };
+        self.with_system(TextOrMessages::Messages(messages))
     }
 
     /// An answer, as text or with its conversation; `None` without the column.

@@ -237,6 +237,10 @@ fn columns_of_other_names_are_read_by_the_settings() {
     }
     let error = words(&conversation(&row, &named(json!({"prompt": "none"}))).unwrap_err());
     assert!(error.contains("missing column `none` or `messages`; it has `instruction`"), "{error}");
+    let says = |text: &str| json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": text}]);
+    let row = json!({"system": "Be brief", "chosen": says("a"), "rejected": says("b")});
+    let expected = vec![message("system", "Be brief"), message("user", "Hi")];
+    assert_eq!(conversation(&row, &named(json!({"system": "system"}))).unwrap(), expected);
     let pair = json!({"question": "Hi", "good": "a", "bad": "b"});
     let (_directory, path) = file("pairs.jsonl", pair.to_string());
     let names = named(json!({"prompt": "question", "chosen": "good", "rejected": "bad"}));
