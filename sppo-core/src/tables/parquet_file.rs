@@ -107,7 +107,17 @@ fn complete<E: std::fmt::Display>(
     path: &Path,
     batch: std::result::Result<RecordBatch, E>,
 ) -> Result<RecordBatch> {
-    batch.map_err(|error| Error::input(path, format!("cannot {READING}: {error}")))
+    batch.map_err(|error| {
+        let reason = error.to_string();
+        let refused = Error::input(path, format!("cannot {READING}: {reason}"));
+        // Some codecs of the format are read by hardly any program.
+        match reason.contains("codec") || reason.contains("Disabled feature") {
+            true => {
+                refused.with_hint("write the file with another compression: snappy, zstd or gzip")
+            }
+            false => refused.with_hint("check that the file is complete"),
+        }
+    })
 }
 
 /// JSON under the name of Parquet is told apart.
