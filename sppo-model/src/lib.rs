@@ -33,7 +33,7 @@ pub mod formats {
     pub(crate) mod json;
     pub(crate) mod peft;
     pub(crate) mod safetensors;
-    mod weight_file;
+    pub(crate) mod weight_file;
 
     pub use gguf::{GgufFile, GgufKeys, GgufMetadata, GgufType, GgufValue};
     pub use json::JsonObject;
@@ -75,6 +75,7 @@ pub mod text {
     mod codec;
     mod files;
     mod gguf_tokenizer;
+    mod gguf_vocabulary;
     mod template_functions;
     mod tokenizer;
 

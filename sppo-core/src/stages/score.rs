@@ -43,6 +43,11 @@ fn scored_response(
     if actual != expected {
         return Err(format!("asked for {expected} log-probabilities, it returned {actual}"));
     }
+    if let Some(value) = log_probs.iter().find(|value| !value.is_finite()) {
+        return Err(format!(
+            "a log-probability is {value}: the model's computation overflowed, or its weights are damaged"
+        ));
+    }
     let log_prob = log_probs.iter().map(|value| f64::from(*value)).sum();
     Ok(ScoredResponse { tokens: split.response.clone(), log_probs, log_prob })
 }
@@ -65,6 +70,16 @@ fn pack(responses: &[TokenizedResponse]) -> SequenceBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_probability_that_is_no_number_is_no_score() {
+        let split = TokenizedResponse { prompt: vec![1], response: vec![2, 3] };
+        assert!(scored_response(&split, vec![-1.0, -2.0]).is_ok());
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let error = scored_response(&split, vec![-1.0, value]).unwrap_err();
+            assert!(error.contains("a log-probability is"), "{error}");
+        }
+    }
 
     #[test]
     fn micro_batches_keep_the_budget_and_the_order() {

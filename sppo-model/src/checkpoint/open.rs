@@ -34,8 +34,9 @@ pub struct CheckpointIdentity {
     /// The directory or file.
     pub path: PathBuf,
     /// SHA-256 in hexadecimal: of the file itself for GGUF; for a directory, of the lines
-    /// `<sha256>  <name>` of its config, tokenizer and weight files, sorted by name. With adapters, of
-    /// that identity of the base model and of the hashes of their files.
+    /// `<sha256>  <name>` of its config, tokenizer and weight files, sorted by name, and for GGUF in
+    /// several files of those of the parts. With adapters, of that identity of the base model and of the
+    /// hashes of their files.
     pub sha256: String,
 }
 
@@ -220,11 +221,13 @@ impl Checkpoint {
     /// # Errors
     /// When a file can no longer be read.
     pub fn identity(&self) -> Result<CheckpointIdentity> {
+        let mut paths: Vec<_> = self.weights.paths().into_iter().map(Path::to_path_buf).collect();
         let sha256 = match self.path.is_dir() {
+            false if paths.len() > 1 => {
+                listing_sha256(self.path.parent().unwrap_or(Path::new("")), paths)?
+            }
             false => file_sha256(&self.path)?,
             true => {
-                let mut paths: Vec<_> =
-                    self.weights.paths().into_iter().map(Path::to_path_buf).collect();
                 let index = self.path.join(INDEX_FILE);
                 paths.extend((paths.len() > 1 && index.is_file()).then_some(index));
                 paths.push(self.path.join("config.json"));

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 use super::WeightFile;
 use super::files::{map_file, release};
 use super::json::read_json;
+use super::weight_file::check_finite;
 use crate::error::{ModelError, Result};
 
 pub(crate) const SINGLE_FILE: &str = "model.safetensors";
@@ -142,6 +143,7 @@ impl WeightFile for SafetensorsFiles {
             }
         };
         release(map, entry.start..entry.end);
+        check_finite(path, name, &values)?;
         Ok(values)
     }
 

@@ -93,6 +93,18 @@ impl<'a> GgufKeys<'a> {
         }
     }
 
+    /// As [`Self::refuse_unless`], of a setting that is no integer.
+    pub fn refuse_unless_number(&self, key: &str, supported: f64) -> Result<()> {
+        match self.number(key)? {
+            Some(value) if value != supported => Err(ModelError::Unsupported(format!(
+                "{}: `{}` = {value} is not supported; only {supported} is",
+                self.metadata.path().display(),
+                self.full(key)
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// A count that may be given once, or for each layer, and must then be the same for all.
     pub fn uniform_count(&self, key: &str) -> Result<Option<usize>> {
         let Some(GgufValue::Array(values)) = self.metadata.get(&self.full(key)) else {
