@@ -34,6 +34,7 @@ pub mod formats {
     pub(crate) mod peft;
     pub(crate) mod safetensors;
     pub(crate) mod weight_file;
+    pub(crate) mod weight_names;
 
     pub use gguf::{GgufFile, GgufKeys, GgufMetadata, GgufType, GgufValue};
     pub use json::JsonObject;

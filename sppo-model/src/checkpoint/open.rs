@@ -16,6 +16,7 @@ use crate::formats::files::{file_sha256, hexadecimal, listing_sha256};
 use crate::formats::json::read_config;
 use crate::formats::peft::ADAPTER_CONFIG;
 use crate::formats::safetensors::{INDEX_FILE, SafetensorsFiles};
+use crate::formats::weight_file::check_finite;
 use crate::formats::{AdapterFiles, GgufFile, WeightFile};
 use crate::text::TextCodec;
 
@@ -99,14 +100,10 @@ impl Checkpoint {
         let config_path = path.join("config.json");
         let json = read_config(&config_path)?;
         let config = DecoderConfig::from_hugging_face(&json, &config_path)?;
-        let weights = Weights::of_hugging_face(&config, SafetensorsFiles::open(path)?);
+        let weights = Weights::of_wrapped(&config, SafetensorsFiles::open(path)?)?;
         let text = TextCodec::from_directory(path)?;
         weights.check(path)?;
-        // as transformers does
-        if let Some(name) = weights.unused() {
-            let path = path.display();
-            tracing::warn!("{path}: the weight `{name}` is not used by this architecture");
-        }
+        check_other_weights(&weights, path)?;
         let path = path.to_path_buf();
         Ok(Self { path, config, original_config: Some(json), text, weights, adapters: None })
     }
@@ -193,14 +190,21 @@ impl Checkpoint {
     /// One weight, converted to f32, with its adapter merged into it if it has one.
     ///
     /// # Errors
-    /// When there is no such weight or its number format is not supported.
+    /// When there is no such weight, its number format is not supported, or a value is infinite or not a
+    /// number.
     pub fn tensor(&self, name: &str) -> Result<TensorData> {
         let mut tensor = self.base_tensor(name)?;
+        let Some(adapters) = &self.adapters else { return Ok(tensor) };
+        if let Some(values) = adapters.whole(name)? {
+            tensor.values = values;
+        }
         let module = name.strip_suffix(".weight").unwrap_or(name);
-        if let (Some(adapters), &[output, input]) = (&self.adapters, tensor.shape.as_slice())
+        if let &[output, input] = tensor.shape.as_slice()
             && let Some(values) = adapters.values(module, [output, input])?
         {
-            merge(&mut tensor.values, input, &values, adapters.settings().scale());
+            merge(&mut tensor.values, input, &values, adapters.scale(module));
+            let [_, file] = adapters.paths();
+            check_finite(&file, name, &tensor.values)?;
         }
         Ok(tensor)
     }
@@ -248,6 +252,28 @@ impl Checkpoint {
         };
         Ok(CheckpointIdentity { path: self.path.clone(), sha256 })
     }
+}
+
+/// Refuses adapters among the weights, and warns of others that are not used, as transformers does.
+fn check_other_weights(weights: &Weights, path: &Path) -> Result<()> {
+    if let Some(name) = weights.adapter() {
+        return Err(ModelError::file(
+            path,
+            format!("holds adapters that are not merged into the weights: `{name}`"),
+        )
+        .with_hint("merge them with PEFT, merge_and_unload(), before save_pretrained()"));
+    }
+    let shown = path.display();
+    if let Some(name) = weights.unused() {
+        tracing::warn!("{shown}: the weight `{name}` is not used by this architecture");
+    }
+    if weights.has_another_head() {
+        tracing::warn!(
+            "{shown}: `lm_head.weight` differs from the embedding table, which is the head because \
+             tie_word_embeddings is true; set that to false in config.json if the model has a head of its own"
+        );
+    }
+    Ok(())
 }
 
 /// Identity of the content of a directory with a model that scores text: as

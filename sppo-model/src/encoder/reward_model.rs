@@ -12,6 +12,7 @@ use crate::decoder::{DecoderClassifier, DecoderConfig, FAMILIES, InputLimits};
 use crate::error::{ModelError, Result};
 use crate::formats::json::read_config;
 use crate::formats::safetensors::SafetensorsFiles;
+use crate::formats::weight_names::NamedWeights;
 use crate::formats::{JsonObject, WeightFile};
 use crate::ops::encoder::{EncoderOps, Pointwise};
 
@@ -122,6 +123,8 @@ impl<O: EncoderOps> RewardModel<O> {
                 Classifier::Encoder(EncoderClassifier::load(ops, &config, &files)?)
             }
             RewardModelConfig::Decoder { decoder, padding } => {
+                let wanted = DecoderClassifier::<O>::weight_names(&decoder);
+                let files = NamedWeights::find(files, &wanted, &[])?;
                 Classifier::Decoder(DecoderClassifier::load(ops, &decoder, padding, &files)?)
             }
         };

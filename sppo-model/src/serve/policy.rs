@@ -84,7 +84,8 @@ fn adapted_model<O: Ops>(
     adapters: &LoraSettings,
 ) -> Result<DecoderModel<O>, ModelError> {
     if let Some(stored) = checkpoint.adapters() {
-        let recorded = LoraSettings { seed: adapters.seed, ..stored.settings().clone() };
+        let recorded = stored.settings(checkpoint.tensor_names())?;
+        let recorded = LoraSettings { seed: adapters.seed, ..recorded };
         if sorted(recorded) != sorted(adapters.clone()) {
             return Err(ModelError::file(
                 checkpoint.path(),
