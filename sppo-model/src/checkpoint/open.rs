@@ -63,7 +63,7 @@ impl Checkpoint {
         if AdapterFiles::are_in(path) {
             return Self::open_adapters(path);
         }
-        let checkpoint = if path.is_dir() {
+        let mut checkpoint = if path.is_dir() {
             Self::open_directory(path)?
         } else if path.is_file() {
             Self::open_gguf(path)?
@@ -127,16 +127,11 @@ impl Checkpoint {
         Ok(Self { path, config, original_config: None, text, weights, adapters: None })
     }
 
-    fn check_vocabulary(&self) -> Result<()> {
-        let (tokens, rows) = (self.text.vocabulary_size(), self.config.vocabulary_size);
-        if tokens <= rows {
-            return Ok(());
-        }
-        Err(ModelError::file(
-            &self.path,
-            format!("the tokenizer knows {tokens} tokens, the model only {rows}"),
-        )
-        .with_hint("the tokenizer does not belong to this model; use the one it was trained with"))
+    fn check_vocabulary(&mut self) -> Result<()> {
+        let rows = self.config.vocabulary_size;
+        self.text
+            .limit_to(rows)
+            .map_err(|(message, hint)| ModelError::file(&self.path, message).with_hint(hint))
     }
 
     /// The directory or file that holds the weights: of the base model where there are adapters.

@@ -18,6 +18,9 @@ use crate::formats::files::write_file;
 const TEMPLATE_VARIABLES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
+/// Of a tokenizer with more tokens than this beyond the model's, it is not said that they were added.
+const MOST_ADDED_TOKENS: usize = 64;
+
 /// The tokens that begin and end texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SpecialTokens {
@@ -38,6 +41,10 @@ pub struct TextCodec {
     template: Option<ChatTemplate>,
     special_tokens: SpecialTokens,
     files: Vec<TextFile>,
+    /// The padding token's spelling.
+    padding: Option<String>,
+    /// Token ids from here on are none that the model knows.
+    limit: Option<usize>,
 }
 
 impl TextCodec {
@@ -103,8 +110,10 @@ impl TextCodec {
         stop_tokens.sort_unstable();
         stop_tokens.dedup();
         special_tokens.stop_tokens = stop_tokens;
+        let padding = variables.iter().find(|(name, _)| name == "pad_token");
+        let padding = padding.map(|(_, token)| token.clone());
         let template = source.map(|source| ChatTemplate::new(source, variables));
-        Ok(Self { tokenizer, template, special_tokens, files })
+        Ok(Self { tokenizer, template, special_tokens, files, padding, limit: None })
     }
 
     /// Renders a conversation with the model's chat template.
@@ -132,7 +141,14 @@ impl TextCodec {
     /// # Errors
     /// When the tokenizer fails on this text.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
-        self.tokenizer.encode(text, add_special_tokens)
+        let tokens = self.tokenizer.encode(text, add_special_tokens)?;
+        match self.limit.and_then(|limit| tokens.iter().find(|&&token| token as usize >= limit)) {
+            None => Ok(tokens),
+            Some(token) => Err(ModelError::Input(format!(
+                "the text has the token {token}, which was added to the tokenizer without a row in the \
+                 model's embedding table"
+            ))),
+        }
     }
 
     /// Token ids of a pair of texts; see [`Tokenizer::encode_pair`].
@@ -161,6 +177,56 @@ impl TextCodec {
     #[must_use]
     pub fn vocabulary_size(&self) -> usize {
         self.tokenizer.vocabulary_size()
+    }
+
+    /// Refuses a tokenizer with tokens for which the model's embedding table, of so many rows, has none,
+    /// unless these are for padding alone: then only texts that spell them are refused.
+    ///
+    /// # Errors
+    /// What is wrong, and what to do.
+    pub(crate) fn limit_to(
+        &mut self,
+        rows: usize,
+    ) -> std::result::Result<(), (String, &'static str)> {
+        let beyond = self.tokenizer.tokens_from(rows);
+        let Some((_, first)) = beyond.iter().find(|(id, token)| !self.only_pads(*id, token)) else {
+            for (id, token) in &beyond {
+                tracing::warn!(
+                    "the model has no row for the padding token `{token}` ({id}), which nothing needs"
+                );
+            }
+            self.limit = (!beyond.is_empty()).then_some(rows);
+            return Ok(());
+        };
+        let known = self.vocabulary_size();
+        let few = beyond.len() <= MOST_ADDED_TOKENS;
+        let (message, hint) = if few && self.tokenizer.is_added(first) {
+            (
+                format!(", and `{first}` was added without resizing the model"),
+                "resize the model with transformers, model.resize_token_embeddings(len(tokenizer)), and \
+                 save both; or use the tokenizer that the model was trained with",
+            )
+        } else {
+            (
+                String::new(),
+                "the tokenizer does not belong to this model; use the one it was trained with",
+            )
+        };
+        Err((format!("the tokenizer knows {known} tokens, the model only {rows}{message}"), hint))
+    }
+
+    /// Whether a token is a special one for padding, which neither begins nor ends a text and which the
+    /// chat template does not write.
+    fn only_pads(&self, id: u32, token: &str) -> bool {
+        let SpecialTokens { bos_token, eos_token, stop_tokens } = &self.special_tokens;
+        let is_in_use =
+            *bos_token == Some(id) || *eos_token == Some(id) || stop_tokens.contains(&id);
+        let is_padding =
+            self.padding.as_deref() == Some(token) || token.to_lowercase().contains("pad");
+        let is_written = self.template.as_ref().is_some_and(|template| {
+            template.source().contains(token) || template.source().contains("pad_token")
+        });
+        is_padding && self.tokenizer.is_special(token) && !is_in_use && !is_written
     }
 
     /// The tokens that begin and end texts.

@@ -114,10 +114,26 @@ impl Tokenizer {
         self.vocabulary_size
     }
 
+    /// The tokens with this id and above, in the order of their ids.
+    #[must_use]
+    pub fn tokens_from(&self, first: usize) -> Vec<(u32, String)> {
+        let all = self.inner.get_vocab(true).into_iter();
+        let beyond = all.map(|(token, id)| (id, token)).filter(|&(id, _)| id as usize >= first);
+        let mut tokens: Vec<_> = beyond.collect();
+        tokens.sort_unstable();
+        tokens
+    }
+
     /// The id of a token by its exact spelling.
     #[must_use]
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+
+    /// Whether the token was added to the vocabulary, and is found in text before all else.
+    #[must_use]
+    pub fn is_added(&self, token: &str) -> bool {
+        self.inner.get_added_vocabulary().get_vocab().contains_key(token)
     }
 
     /// Whether the token is marked special, so that decoding leaves it out.
