@@ -263,6 +263,48 @@ fn tokenizer_metadata_that_are_missing_or_wrong_are_refused_by_name() {
     }
 }
 
+#[test]
+fn a_control_token_that_the_template_writes_is_one_token() {
+    let template =
+        "{% for message in messages %}<|im_start|>{{ message.content }}<|im_end|>{% endfor %}";
+    let with_kind = |kind: i32| {
+        let mut file = gguf_of_fixture("qwen2");
+        let directory = support::fixture("qwen2");
+        let tokenizer = support::read_json(&directory.join("tokenizer.json"));
+        let mut kinds = vec![1; 512];
+        for token in tokenizer["added_tokens"].as_array().unwrap() {
+            kinds[token["id"].as_u64().unwrap() as usize] = kind;
+        }
+        replace(&mut file).integers("tokenizer.ggml.token_type", &kinds);
+        file.text("tokenizer.chat_template", template);
+        open_gguf(&file.build()).1
+    };
+    for kind in [3, 4] {
+        let model = with_kind(kind).unwrap();
+        assert_eq!(model.text().encode("<|im_start|>", false).unwrap().len(), 1);
+    }
+    for kind in [1, 0, 5] {
+        let error = with_kind(kind).unwrap_err().to_string();
+        assert!(error.contains("the chat template writes the token `<|im_start|>`"), "{error}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_model_says_so() {
+    for kind in ["adapter", "mmproj", "imatrix"] {
+        let mut file = gguf_of_fixture("llama");
+        file.text("general.type", kind);
+        let error = open_gguf(&file.build()).1.unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("holds no model: its `general.type` is `{kind}`")),
+            "{error}"
+        );
+    }
+    let mut file = gguf_of_fixture("llama");
+    file.text("general.type", "model");
+    assert!(open_gguf(&file.build()).1.is_ok());
+}
+
 /// Setters that take an earlier value of the key away.
 struct Replace<'a>(&'a mut GgufBuilder);
 

@@ -5,7 +5,6 @@
 //! there is one way to load a tokenizer and what we save is what we use.
 
 use std::cmp::Ordering;
-use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
 
@@ -126,7 +125,7 @@ pub(super) fn tokenizer_files(
         false => byte_level(metadata, &vocabulary)?,
     };
     if let Some(template) = metadata.text("tokenizer.chat_template")? {
-        vocabulary.check_template(template, &merged_tokens(&tokenizer))?;
+        vocabulary.check_template(template, &tokenizer)?;
     }
     let file = |name: &str, json: &Value| TextFile {
         name: name.to_string(),
@@ -138,13 +137,6 @@ pub(super) fn tokenizer_files(
         file("special_tokens_map.json", &Value::Object(vocabulary.special_names())),
         file("generation_config.json", &generation_config(&vocabulary)),
     ])
-}
-
-/// The tokens that come about by a merge of `tokenizer.json`.
-fn merged_tokens(tokenizer: &Value) -> HashSet<String> {
-    let merges = tokenizer["model"]["merges"].as_array().into_iter().flatten();
-    let joined = |merge: &Value| Some(format!("{}{}", merge[0].as_str()?, merge[1].as_str()?));
-    merges.filter_map(joined).collect()
 }
 
 /// The rule that `tokenizer.ggml.pre` names.

@@ -165,20 +165,27 @@ impl<'a> Vocabulary<'a> {
     }
 
     /// Refuses tokens that the chat template writes and that would fall into several: those that look like
-    /// control tokens and neither are marked as such nor come about by merging. `merged` are the tokens
-    /// that do.
-    pub(super) fn check_template(&self, template: &str, merged: &HashSet<String>) -> Result<()> {
-        let is_marked = |kind: i128| [UNKNOWN, CONTROL, USER_DEFINED].contains(&kind);
-        let split = self.tokens.iter().zip(&self.kinds).zip(0..).find(|&((&token, &kind), id)| {
-            !is_marked(kind)
-                && looks_like_control(token)
-                && template.contains(token)
-                && !merged.contains(token)
-                && !self.special.iter().any(|&(_, special)| special == id)
-        });
-        match split {
+    /// control tokens and neither are marked as such nor come about by a merge of the `tokenizer.json`.
+    pub(super) fn check_template(&self, template: &str, tokenizer: &Value) -> Result<()> {
+        let is_plain = |id: u32, kind: i128| {
+            let is_special = self.special.iter().any(|&(_, special)| special == id);
+            ![UNKNOWN, CONTROL, USER_DEFINED].contains(&kind) && !is_special
+        };
+        let tokens = self.tokens.iter().zip(&self.kinds).zip(0..);
+        let written: Vec<&str> = tokens
+            .filter(|&((token, &kind), id)| is_plain(id, kind) && looks_like_control(token))
+            .map(|((&token, _), _)| token)
+            .filter(|token| template.contains(token))
+            .collect();
+        if written.is_empty() {
+            return Ok(());
+        }
+        let merges = tokenizer["model"]["merges"].as_array().into_iter().flatten();
+        let joined = |merge: &Value| Some(format!("{}{}", merge[0].as_str()?, merge[1].as_str()?));
+        let merged: HashSet<String> = merges.filter_map(joined).collect();
+        match written.iter().find(|token| !merged.contains(**token)) {
             None => Ok(()),
-            Some(((token, _), _)) => Err(refused(
+            Some(token) => Err(refused(
                 self.metadata,
                 format!(
                     "the chat template writes the token `{token}`, which `{KINDS}` marks as plain text, \
