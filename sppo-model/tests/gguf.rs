@@ -9,6 +9,10 @@ use sppo_model::checkpoint::Checkpoint;
 use sppo_model::decoder::RotaryScaling;
 use support::{GgufBuilder, gguf_of_fixture, open_gguf, refusal, tensors};
 
+/// Alters a file before it is written.
+type AnyChange<'a> = &'a dyn Fn(&mut GgufBuilder);
+type BoxedChange = Box<dyn Fn(&mut GgufBuilder)>;
+
 /// Whether a tensor of the fixture goes into the second part.
 type InSecond = fn(&str) -> bool;
 
@@ -111,7 +115,7 @@ fn set(file: &mut GgufBuilder, key: &str, value: u16) {
 
 #[test]
 fn rope_scaling_is_what_llama_cpp_makes_of_it() {
-    let scaling = |set: &dyn Fn(&mut GgufBuilder)| {
+    let scaling = |set: AnyChange<'_>| {
         let mut file = gguf_of_fixture("llama");
         set(&mut file);
         open_gguf(&file.build()).1.map(|model| model.config().rotary_scaling)
@@ -127,7 +131,7 @@ fn rope_scaling_is_what_llama_cpp_makes_of_it() {
     assert_eq!(scaling(&|f| _ = f.text(kind, "linear").number(factor, 4.0)).unwrap(), by_four);
     assert_eq!(scaling(&|f| _ = f.number(factor, 4.0)).unwrap(), by_four);
     assert_eq!(scaling(&|f| _ = f.number("llama.rope.scale_linear", 4.0)).unwrap(), by_four);
-    let refused: [(&dyn Fn(&mut GgufBuilder), &str); 5] = [
+    let refused: [(AnyChange<'_>, &str); 5] = [
         (&|f| _ = f.text(kind, "yarn").number(factor, 4.0), "rope scaling `yarn` by 4"),
         (&|f| _ = f.text(kind, "longrope"), "rope scaling `longrope`"),
         (&|f| _ = f.number(factor, -2.0), "rope scaling `linear` by -2"),
@@ -146,7 +150,7 @@ fn tokenizer_metadata_that_are_missing_or_wrong_are_refused_by_name() {
     let gone = |key: &'static str| {
         move |file: &mut GgufBuilder| file.entries.retain(|(other, _)| other != key)
     };
-    let cases: Vec<(&str, Box<dyn Fn(&mut GgufBuilder)>, &str)> = vec![
+    let cases: Vec<(&str, BoxedChange, &str)> = vec![
         ("llama", Box::new(gone("tokenizer.ggml.model")), "`tokenizer.ggml.model` is missing"),
         ("llama", Box::new(gone("tokenizer.ggml.tokens")), "`tokenizer.ggml.tokens` is missing"),
         ("llama", Box::new(gone("tokenizer.ggml.pre")), "`tokenizer.ggml.pre` is missing"),
@@ -249,9 +253,9 @@ fn tokenizer_metadata_that_are_missing_or_wrong_are_refused_by_name() {
             "`tokenizer.ggml.add_bos_token` is true, but `tokenizer.ggml.bos_token_id` is missing",
         ),
     ];
-    let wrong = wrong.into_iter().map(|(family, change, expected)| {
-        (family, Box::new(change) as Box<dyn Fn(&mut GgufBuilder)>, expected)
-    });
+    let wrong = wrong
+        .into_iter()
+        .map(|(family, change, expected)| (family, Box::new(change) as BoxedChange, expected));
     for (family, change, expected) in cases.into_iter().chain(wrong) {
         let mut file = gguf_of_fixture(family);
         change(&mut file);

@@ -14,6 +14,7 @@ use crate::error::{ModelError, Result};
 use crate::formats::files::cause;
 use crate::formats::json::read_config;
 use crate::formats::safetensors::SafetensorsFiles;
+use crate::formats::weight_names::NamedWeights;
 use crate::formats::{JsonObject, WeightFile};
 use crate::ops::encoder::{EncoderOps, Pointwise};
 
@@ -175,7 +176,7 @@ impl<O: EncoderOps> PairRanker<O> {
     /// # Errors
     /// When it cannot be read, is of another kind, or does not fit into memory.
     pub fn load(ops: &O, directory: &Path) -> Result<Self> {
-        let files = &SafetensorsFiles::open(directory)?;
+        let files = &NamedWeights::unwrapped(SafetensorsFiles::open(directory)?)?;
         let PairRankerConfig { encoder, markers, tasks } =
             PairRankerConfig::read(directory, files)?;
         let hidden = encoder.hidden_size;

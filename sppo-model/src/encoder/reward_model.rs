@@ -120,6 +120,7 @@ impl<O: EncoderOps> RewardModel<O> {
         let files = SafetensorsFiles::open(directory)?;
         let classifier = match RewardModelConfig::read(directory)? {
             RewardModelConfig::Encoder(config) => {
+                let files = NamedWeights::unwrapped(files)?;
                 Classifier::Encoder(EncoderClassifier::load(ops, &config, &files)?)
             }
             RewardModelConfig::Decoder { decoder, padding } => {

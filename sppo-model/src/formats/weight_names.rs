@@ -19,6 +19,9 @@ const WRAPPERS: [&str; 5] = [
     "base_layer",
 ];
 
+/// The name of a model that is trained on several devices.
+const OUTERMOST: &str = "module.";
+
 /// The outermost name of the weights of a language model's layers.
 const MODEL: &str = "model.";
 
@@ -47,6 +50,21 @@ impl<F: WeightFile> NamedWeights<F> {
             true => HashMap::new(),
             false => stored_names(&file, wanted, alternatives)?,
         };
+        Ok(Self { file, stored })
+    }
+
+    /// Takes the names of wrappers out of all names.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub(crate) fn unwrapped(file: F) -> Result<Self> {
+        let names = Tensors::of(&file)?.stored.into_iter();
+        let changed = names
+            .map(|(name, stored)| {
+                (name.trim_start_matches(OUTERMOST).to_string(), stored.to_string())
+            })
+            .filter(|(name, _)| file.shape(name).is_none());
+        let stored = changed.collect();
         Ok(Self { file, stored })
     }
 
@@ -186,4 +204,61 @@ fn stored_names(
 fn ambiguous(path: &Path, name: &str, one: &str, other: &str) -> ModelError {
     ModelError::file(path, format!("the weight `{name}` could be in `{one}` or in `{other}`"))
         .with_hint("save one model only into the file, under its own names")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of tensors with these names, each of one value that tells it apart.
+    #[derive(Debug)]
+    struct Stored(&'static [&'static str]);
+
+    impl WeightFile for Stored {
+        fn shape(&self, name: &str) -> Option<&[usize]> {
+            self.0.contains(&name).then_some(&[1])
+        }
+
+        fn values(&self, name: &str) -> Result<Vec<f32>> {
+            let place = self.0.iter().position(|stored| *stored == name);
+            place.map(|place| vec![place as f32]).ok_or(ModelError::Cancelled)
+        }
+
+        fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+            Box::new(self.0.iter().copied())
+        }
+
+        fn is_bf16(&self, _: &str) -> bool {
+            false
+        }
+
+        fn paths(&self) -> Vec<&Path> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn wrappers_are_taken_out_of_any_names() {
+        let files = Stored(&["module._orig_mod.deberta.a", "module.b", "b", "deberta._orig_mod.c"]);
+        let named = NamedWeights::unwrapped(files).unwrap();
+        let value = |name| named.values(name).unwrap();
+        assert_eq!([value("deberta.a"), value("b"), value("deberta.c")], [[0.0], [2.0], [3.0]]);
+        let twice = Stored(&["_orig_mod.a", "a"]);
+        let error = NamedWeights::unwrapped(twice).unwrap_err().to_string();
+        assert!(error.contains("could be in"), "{error}");
+    }
+
+    #[test]
+    fn a_score_beside_an_inner_model_is_found() {
+        let wanted = ["model.norm.weight", "model.layers.0.mlp.weight", "score.weight"];
+        let wanted = wanted.map(String::from);
+        let files = Stored(&[
+            "module.model.norm.weight",
+            "module.model.layers.0.mlp.weight",
+            "module.score.weight",
+        ]);
+        let named = NamedWeights::find(files, &wanted, &[]).unwrap();
+        let values = wanted.each_ref().map(|name| named.values(name).unwrap());
+        assert_eq!(values, [[0.0], [1.0], [2.0]]);
+    }
 }

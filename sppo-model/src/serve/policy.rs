@@ -86,12 +86,19 @@ fn adapted_model<O: Ops>(
     if let Some(stored) = checkpoint.adapters() {
         let recorded = stored.settings(checkpoint.tensor_names())?;
         let recorded = LoraSettings { seed: adapters.seed, ..recorded };
-        if sorted(recorded) != sorted(adapters.clone()) {
+        if sorted(recorded.clone()) != sorted(adapters.clone()) {
+            let [config, _] = stored.paths();
+            let LoraSettings { rank, alpha, dropout, target_modules, rank_stabilized, .. } =
+                recorded;
             return Err(ModelError::file(
-                checkpoint.path(),
-                "holds adapters that were trained with other settings than [training.lora]",
+                config,
+                "these adapters were trained with other settings than [training.lora]",
             )
-            .with_hint("take the rank, alpha, dropout and target modules of its adapter_config.json, or merge the adapters first: sppo merge"));
+            .with_hint(format!(
+                "take theirs: rank {rank}, alpha {alpha}, dropout {dropout}, target modules {}, rank \
+                 stabilised: {rank_stabilized}; or merge the adapters first: sppo merge",
+                target_modules.join(",")
+            )));
         }
     }
     DecoderModel::load_adapted(

@@ -221,12 +221,13 @@ impl TextCodec {
         let SpecialTokens { bos_token, eos_token, stop_tokens } = &self.special_tokens;
         let is_in_use =
             *bos_token == Some(id) || *eos_token == Some(id) || stop_tokens.contains(&id);
-        let is_padding =
-            self.padding.as_deref() == Some(token) || token.to_lowercase().contains("pad");
+        let is_named_so =
+            || token.to_lowercase().contains("pad") && self.tokenizer.is_special(token);
+        let is_padding = self.padding.as_deref() == Some(token) || is_named_so();
         let is_written = self.template.as_ref().is_some_and(|template| {
             template.source().contains(token) || template.source().contains("pad_token")
         });
-        is_padding && self.tokenizer.is_special(token) && !is_in_use && !is_written
+        is_padding && !is_in_use && !is_written
     }
 
     /// The tokens that begin and end texts.
