@@ -70,6 +70,7 @@ pub(super) fn eval(arguments: &EvalArguments, terminal: &Terminal) -> Result<()>
         Ok(session.sample_held_out(policy.as_mut(), &prompts, &pass)?)
     };
 
+    session.try_oracle(oracle.as_mut())?;
     let challenger = respond(&arguments.model)?;
     let baseline = respond(&config.model)?;
     let report = EvalReport {

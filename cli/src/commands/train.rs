@@ -111,6 +111,11 @@ fn prepare_output(directory: &Path) -> Result<()> {
         Error::run_directory(directory, format!("cannot create this directory: {error}"))
             .with_hint("choose a directory that this user may write with --output")
     })?;
+    // Before hours of training, not after them.
+    tempfile::tempfile_in(directory).map_err(|error| {
+        Error::run_directory(directory, format!("cannot write into this directory: {error}"))
+            .with_hint("choose a directory that this user may write with --output")
+    })?;
     for name in [
         "config.json",
         "model.safetensors",

@@ -129,6 +129,9 @@ impl<'a> Session<'a> {
             preferences.extend(self.preferences(&meter, oracle, shard)?);
         }
         meter.finish(format!("{} comparisons", preferences.len()));
+        if let Some(warning) = stages::without_signal(comparisons, &preferences) {
+            self.observer.event(Event::Notice(warning));
+        }
         Ok(preferences)
     }
 
@@ -172,6 +175,14 @@ impl<'a> Session<'a> {
             self.config.seed,
         );
         meter.finish(format!("{:.1} % against the baseline", 100.0 * interval.mean));
+        let differ =
+            challenger.iter().zip(baseline).filter(|(ours, theirs)| !says_the_same(ours, theirs));
+        let is_half = |win_rate: &f64| (win_rate - 0.5).abs() < stages::ROUNDING;
+        if differ.count() > 1 && win_rates.iter().all(is_half) {
+            let warning = "the oracle calls all answers of the two models equal, different as they are: the win \
+                           rate says nothing";
+            self.observer.event(Event::Notice(warning.into()));
+        }
         Ok(interval)
     }
 
@@ -281,4 +292,9 @@ impl<'a> Session<'a> {
         let budget = self.config.training.micro_batch_tokens;
         stages::mean_log_prob_changes(policy, measured, budget).map(Some)
     }
+}
+
+fn says_the_same(ours: &Rollout, theirs: &Rollout) -> bool {
+    let texts = ours.responses.iter().zip(&theirs.responses);
+    texts.into_iter().all(|(ours, theirs)| ours.text == theirs.text)
 }

@@ -67,3 +67,65 @@ pub fn judge(
     let PreferenceSettings { estimator, bradley_terry_temperature } = *settings;
     Ok(win_rate::ask(oracle, comparisons, estimator, bradley_terry_temperature, progress)?)
 }
+
+/// Differences of scores below this are rounding.
+pub(crate) const ROUNDING: f64 = 1e-9;
+
+/// A warning, if the oracle tells none of different candidates apart on any of several comparisons (or on one
+/// of three candidates and more): nothing can be learned from that.
+#[must_use]
+pub fn without_signal(
+    comparisons: &[Comparison<'_>],
+    preferences: &[Preferences],
+) -> Option<String> {
+    let differ = |comparison: &Comparison<'_>| {
+        comparison.candidates.iter().any(|one| one.text != comparison.candidates[0].text)
+    };
+    let asked: Vec<&Preferences> = comparisons
+        .iter()
+        .zip(preferences)
+        .filter(|(comparison, _)| differ(comparison))
+        .map(|(_, preferences)| preferences)
+        .collect();
+    let are_equal = |Preferences { scores, .. }: &&Preferences| {
+        scores.iter().all(|score| (score - scores[0]).abs() < ROUNDING)
+    };
+    let enough = asked.len() > 1 || asked.iter().any(|one| one.scores.len() > 2);
+    (enough && asked.iter().all(are_equal)).then(|| {
+        format!(
+            "the oracle calls all answers to each of {} prompts equal, different as they are: nothing can be \
+             learned from that; see whether it gets the answers and how its scores are made",
+            asked.len()
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::{Message, Verdict};
+
+    #[test]
+    fn an_oracle_that_tells_nothing_apart_is_found_out() {
+        let comparison = |texts: &[&'static str]| Comparison {
+            prompt: [Message::user("?")].into(),
+            rendered_prompt: None,
+            candidates: texts.iter().map(|text| Candidate::from_text(*text)).collect(),
+        };
+        let warned = |all: &[(&[&'static str], Vec<f64>)]| {
+            let comparisons: Vec<_> = all.iter().map(|(texts, _)| comparison(texts)).collect();
+            let of = |scores: &Vec<f64>| {
+                let verdict = Verdict::Scores(scores.clone());
+                win_rate::judge(verdict, scores.len(), WinRateEstimator::default(), 1.0).unwrap()
+            };
+            let preferences: Vec<_> = all.iter().map(|(_, scores)| of(scores)).collect();
+            without_signal(&comparisons, &preferences).is_some()
+        };
+        assert!(warned(&[(&["a", "b"], vec![1.0, 1.0]), (&["c", "d"], vec![2.0, 2.0])]));
+        assert!(warned(&[(&["a", "b", "c"], vec![0.0; 3])]));
+        assert!(!warned(&[(&["a", "b"], vec![1.0, 1.0])]), "one pair may be a tie");
+        assert!(!warned(&[(&["a", "a", "a"], vec![1.0; 3])]), "they read the same");
+        assert!(!warned(&[(&["a", "b"], vec![1.0, 1.0]), (&["c", "d"], vec![2.0, 2.1])]));
+        assert!(!warned(&[]));
+    }
+}

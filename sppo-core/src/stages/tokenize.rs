@@ -211,6 +211,27 @@ fn official_prompt_text(codec: &dyn Codec, messages: &[Message]) -> Result<Strin
     Ok(text[..end].to_owned())
 }
 
+/// Both tokens, which the official rule adds to every text.
+///
+/// # Errors
+/// When the tokenizer lacks one of them.
+pub fn official_ends(beginning: Option<u32>, end: Option<u32>) -> Result<(u32, u32)> {
+    let missing = match (beginning, end) {
+        (Some(beginning), Some(end)) => return Ok((beginning, end)),
+        (None, Some(_)) => "begin token",
+        (Some(_), None) => "end token",
+        (None, None) => "begin and no end token",
+    };
+    Err(Error::configuration(
+        "training.tokenization",
+        format!(
+            "the official rule needs a tokenizer with a begin and an end token, and this one has no \
+             {missing}"
+        ),
+    )
+    .with_hint("use `training.tokenization = \"clean\"` (`--preset official` sets `official`)"))
+}
+
 fn official_responses(
     codec: &dyn Codec,
     messages: &[Message],
@@ -218,13 +239,7 @@ fn official_responses(
     settings: TokenizationSettings,
 ) -> Result<Vec<TokenizedResponse>> {
     let info = codec.info();
-    let (Some(beginning), Some(end)) = (info.bos_token, info.eos_token) else {
-        return Err(Error::configuration(
-            "training.tokenization",
-            "the official rule needs a tokenizer with a begin and an end token, and this one lacks them",
-        )
-        .with_hint("use `training.tokenization = \"clean\"`"));
-    };
+    let (beginning, end) = official_ends(info.bos_token, info.eos_token)?;
     let prompt_text = codec.render(messages, false)?;
     let mut tokenized = responses
         .iter()

@@ -48,6 +48,10 @@ pub(super) fn run(arguments: &RunArguments, terminal: &Terminal) -> Result<()> {
         memory.require_fit()?;
     }
     let identity = identity(&plan, &model.checkpoint, oracle.identity())?;
+    let session = plan.session(backend.as_ref(), &SilentObserver);
+    if let Err(error) = session.try_oracle(oracle.as_mut()) {
+        return Err(not_begun(error, &plan, identity, terminal));
+    }
     let LocalModel { path: starting_model, checkpoint } = model;
     drop(checkpoint);
     let inputs = RunInputs { starting_model, prompts: plan.prompts.clone() };
@@ -74,6 +78,17 @@ fn stopped(error: Error, plan: &RunPlan, terminal: &Terminal) -> Failure {
     }
     terminal.note(&format!("what was committed is kept; to go on: {go_on}"));
     error.into()
+}
+
+/// Leaves nothing behind, unless the oracle advises to go on later: then there must be a run to resume.
+fn not_begun(error: Error, plan: &RunPlan, identity: RunIdentity, terminal: &Terminal) -> Failure {
+    if !error.hint().is_some_and(|hint| hint.contains("--resume")) {
+        return error.into();
+    }
+    match open(plan, identity) {
+        Ok(_) => stopped(error, plan, terminal),
+        Err(other) => other.into(),
+    }
 }
 
 fn open(plan: &RunPlan, identity: RunIdentity) -> CoreResult<RunDirectory> {

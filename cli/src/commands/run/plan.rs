@@ -12,7 +12,7 @@ use sppo_core::plugin::{Backend, Manifest, Oracle, PluginKind, PolicySpec};
 use sppo_core::plugins::PluginRegistry;
 use sppo_core::run_directory::RunDirectory;
 use sppo_core::session::Session;
-use sppo_core::stages::TokenizationRule;
+use sppo_core::stages::{TokenizationRule, official_ends};
 use sppo_core::{Error, Result};
 
 use crate::args::RunArguments;
@@ -150,6 +150,10 @@ impl RunPlan {
         let Config { prompts: table, training, .. } = &self.config;
         // The official rule cuts them.
         let clean = training.tokenization == TokenizationRule::Clean;
+        if !clean {
+            let special_tokens = model.checkpoint.text().special_tokens();
+            official_ends(special_tokens.bos_token, special_tokens.eos_token)?;
+        }
         let max_length = training.max_length.filter(|_| clean);
         let PromptSet { training, held_out } = &self.prompts;
         let longest = model.check_prompts(training, table.train.as_deref(), max_length)?;
@@ -237,7 +241,10 @@ impl RunPlan {
             let judged = oracle.expected_requests(self.prompts_of(iteration) as u64, answers)?;
             Some(judged + oracle.expected_requests(duels as u64, 2)?)
         };
-        (1..=*iterations).map(of_iteration).sum()
+        // One question before all others; see `Session::try_oracle`.
+        let trial = oracle.expected_requests(1, 2)?;
+        let played: Option<u64> = (1..=*iterations).map(of_iteration).sum();
+        played.map(|played| played + trial)
     }
 
     fn sections(&self, requests: Option<u64>) -> Vec<(&'static str, Vec<String>)> {
