@@ -1,9 +1,9 @@
 //! Refusals of judges: what they are about, and the setting that mends them.
 
 use serde_json::{Map, Value};
-use sppo_http_transport::{Reason, Refusal};
+use sppo_http_transport::{Address, Reason, Refusal};
 
-use crate::config::HttpConfig;
+use crate::config::{HttpConfig, ProtocolName};
 
 /// Statuses of a refusal that may be about a single question; 500 is that of one that fails every time.
 const OF_A_QUESTION: [u16; 5] = [400, 413, 422, 451, 500];
@@ -94,6 +94,8 @@ pub(crate) struct Refusals {
     extra: Map<String, Value>,
     max_tokens_field: String,
     model: Option<String>,
+    /// An address of a chat API that may be a base address, which its clients would complete.
+    maybe_base: Option<String>,
 }
 
 impl Refusals {
@@ -104,6 +106,7 @@ impl Refusals {
             extra: config.extra.clone(),
             max_tokens_field: config.judge.max_tokens_field.clone(),
             model: config.model.clone(),
+            maybe_base: maybe_base(config),
         }
     }
 
@@ -158,11 +161,13 @@ impl Refusals {
                     .into(),
             ),
             Subject::Unknown => match status {
-                404 | 405 => Some(
-                    "check `endpoints` (the base address of a chat API is completed if it ends in a slash), \
-                     `protocol` and `model`"
-                        .into(),
-                ),
+                404 | 405 => Some(match &self.maybe_base {
+                    Some(base) => format!(
+                        "check `endpoints` (if `{base}` is a base address, write `{base}{CHAT}`), `protocol` \
+                         and `model`"
+                    ),
+                    None => "check `endpoints`, `protocol` and `model`".into(),
+                }),
                 413 => Some("lower `questions_per_request`, or shorten the answers".into()),
                 _ => None,
             },
@@ -204,6 +209,17 @@ impl Refusals {
         let first = named.clone().filter(in_quotes).min_by_key(place);
         first.or_else(|| named.min_by_key(place)).map(String::as_str)
     }
+}
+
+/// The end of a chat API's address.
+const CHAT: &str = "/chat/completions";
+
+fn maybe_base(config: &HttpConfig) -> Option<String> {
+    let is_chat = config.protocol == ProtocolName::OpenaiJudge;
+    let shown =
+        |endpoint: &String| Address::parse(endpoint, CHAT).ok().map(|address| address.shown);
+    let mut addresses = config.endpoints.iter().filter_map(shown).filter(|_| is_chat);
+    addresses.find(|address| !address.ends_with(CHAT))
 }
 
 /// The place of a word in a text.
@@ -295,6 +311,13 @@ mod tests {
             assert!(said.contains(hint), "{words}: {said}");
         }
         assert_eq!(refusals().hint(400, "so it is"), None);
+        let config = HttpConfig {
+            protocol: ProtocolName::OpenaiJudge,
+            endpoints: vec!["http://h:1/v1".into(), "http://h:1/my/gateway".into()],
+            ..HttpConfig::default()
+        };
+        let hint = Refusals::new(&config, std::iter::empty()).hint(404, "no such page").unwrap();
+        assert!(hint.contains("write `http://h:1/my/gateway/chat/completions`"), "{hint}");
     }
 
     #[test]
