@@ -27,6 +27,7 @@ pub mod pairwise;
 mod plugin;
 mod policy;
 pub mod preference;
+pub mod thought;
 pub mod win_rate;
 
 pub use abi::IntoObject;
