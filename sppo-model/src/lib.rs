@@ -75,10 +75,10 @@ pub mod text {
     mod codec;
     mod files;
     mod gguf_tokenizer;
-    mod template_functions;
+    mod jinja;
     mod tokenizer;
 
-    pub use chat_template::ChatTemplate;
+    pub use chat_template::{ChatTemplate, TemplateVariables};
     pub use codec::{SpecialTokens, TextCodec};
     pub use tokenizer::Tokenizer;
 }
