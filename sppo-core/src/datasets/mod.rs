@@ -4,6 +4,7 @@
 mod candidates;
 mod pairs;
 mod prompts;
+mod roles;
 mod scores;
 mod stored;
 mod text;

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::candidates::CandidateSet;
+use super::roles::in_known_roles;
 use super::text::{TextOrMessages, answerable, conversation, not_empty};
 use crate::error::{Error, Result};
 use crate::objective::Objective;
@@ -286,10 +287,15 @@ fn answer(
     match column {
         None => Err(place.error(format!("missing column `{name}`"))),
         Some(TextOrMessages::Text(text)) => Ok((Vec::new(), text)),
-        Some(TextOrMessages::Messages(mut messages)) => match messages.pop() {
-            Some(last) if last.role == "assistant" => Ok((messages, last.content.into())),
-            _ => Err(place.error(format!("`{name}` does not end with the assistant's message"))),
-        },
+        Some(TextOrMessages::Messages(messages)) => {
+            let mut messages = in_known_roles(messages, place)?;
+            match messages.pop() {
+                Some(last) if last.role == "assistant" => Ok((messages, last.content.into())),
+                _ => {
+                    Err(place.error(format!("`{name}` does not end with the assistant's message")))
+                }
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::roles::in_known_roles;
 use crate::error::{Error, Result};
 use crate::plugin::{Conversation, Message};
 use crate::tables::Place;
@@ -39,8 +40,9 @@ pub(super) fn conversation(
     }
 }
 
-/// A conversation that can be answered.
+/// A conversation that can be answered, in roles that chat templates know.
 pub(super) fn answerable(messages: Conversation, place: &Place) -> Result<Conversation> {
+    let messages = in_known_roles(messages, place)?;
     let Some(last) = messages.last() else {
         return Err(place.error("the list of messages is empty"));
     };
@@ -48,6 +50,11 @@ pub(super) fn answerable(messages: Conversation, place: &Place) -> Result<Conver
         return Err(place
             .error("the conversation ends with the assistant's message, there is nothing to answer")
             .with_hint("leave the last message out"));
+    }
+    if matches!(&*last.role, "system" | "developer") {
+        return Err(place
+            .error(format!("the conversation ends with a `{}` message, nobody asks", last.role))
+            .with_hint("end it with the user's turn"));
     }
     if last.content.trim().is_empty() {
         return Err(place.error("the prompt is empty").with_hint("remove the row"));
