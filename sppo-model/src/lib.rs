@@ -79,7 +79,7 @@ pub mod text {
     mod tokenizer;
 
     pub use chat_template::{ChatTemplate, TemplateVariables};
-    pub use codec::{SpecialTokens, TextCodec};
+    pub use codec::{SpecialTokens, TEMPLATE_HINT, TextCodec};
     pub use tokenizer::Tokenizer;
 }
 

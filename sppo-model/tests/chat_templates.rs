@@ -94,3 +94,86 @@ fn the_templates_of_instruct_models_render_as_in_jinja2() {
         }
     }
 }
+
+#[test]
+fn no_template_panics_or_hangs() {
+    let nested = |open: &str, close: &str, depth: usize| open.repeat(depth) + &close.repeat(depth);
+    let templates = [
+        nested("{% if true %}", "{% endif %}", 5_000),
+        nested("{% for a in [1] %}", "{% endfor %}", 5_000),
+        format!("{{{{ {} }}}}", nested("(", ")", 50_000)),
+        format!("{{{{ {} }}}}", nested("[", "]", 50_000)),
+        format!("{{{{ {}1 }}}}", "-".repeat(50_000)),
+        format!("{{{{ {}1 }}}}", "not ".repeat(50_000)),
+        format!("{{{{ 1{} }}}}", " ~ 1".repeat(5_000)),
+        format!("{{{{ 1{} }}}}", " % 2".repeat(500)),
+        "{% set ns = namespace(x=[]) %}{% for i in range(90000) %}{% set ns.x = [ns.x] %}{% endfor %}".into(),
+        "{% set ns = namespace(x='x') %}{% for i in range(90) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}".into(),
+        "{% set ns = namespace(x='x') %}{% for i in range(90) %}{% set ns.x = ns.x + ns.x %}{% endfor %}".into(),
+        "{{ 'x' * 100000000 }}{{ 'x' * 100000000 }}{{ 'x' * 100000000 }}{{ 'x' * 100000000 }}".into(),
+        "{{ 'x'.ljust(999999999) }}".into(),
+        "{{ '%999999999d' % 1 }}".into(),
+        "{{ '{:999999999}'.format(1) }}".into(),
+        "{{ ('x' * 100000).replace('', 'y' * 100000) }}".into(),
+        "{{ ('x\n' * 100000) | indent(100000) }}".into(),
+        "{{ ('y' * 100000).join('x' * 100000) }}".into(),
+        "{% for a in range(99999) %}{{ range(99999) | list | length }}{% endfor %}".into(),
+        "{% for a in range(99999) %}{{ ('x' * 99999).count('y') }}{% endfor %}".into(),
+        "{{ range(10000000000000000000000000000000) }}".into(),
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}".into(),
+        "{% macro m() %}{{ varargs }}{{ m(1) }}{% endmacro %}{{ m() }}".into(),
+        "{{ ".into(),
+        format!("{{{{ 1{} }}}}", " + 1".repeat(50_000)),
+        format!("{{{{ 1{} }}}}", " and 1".repeat(50_000)),
+        format!("{{{{ a{} }}}}", ".b".repeat(50_000)),
+        format!("{{{{ a{} }}}}", "|upper".repeat(50_000)),
+        format!("{{{{ a{} }}}}", "()".repeat(50_000)),
+        format!("{{{{ 1{} }}}}", " + 1".repeat(290)),
+        format!("{{{{ a{} }}}}", ".b".repeat(290)),
+        format!("{{% if 1 %}}{}{{% endif %}}", "{% elif 1 %}".repeat(20_000)),
+        format!("{{% if 0 %}}{}{{% endif %}}", "{% elif 0 %}".repeat(290)),
+        "{%".repeat(10_000),
+        "{{ '\\".into(),
+    ];
+    for source in templates {
+        let start = std::time::Instant::now();
+        let _ = template(&source).render(&conversation(), true);
+        assert!(start.elapsed().as_secs() < 5, "{}", source.chars().take(80).collect::<String>());
+    }
+}
+
+#[test]
+fn a_broken_tag_is_a_syntax_error_with_its_line() {
+    for source in [
+        "\n{%}{{ 1 }}%}",
+        "\n{{%}x%}",
+        "\n{%-}x-%}",
+        "\n{% generation %}x{%endgeneration",
+        "\n{% raw %}",
+    ] {
+        let error = template(source).render(&conversation(), true).unwrap_err().to_string();
+        assert!(error.contains("syntax error") && error.contains("line 2"), "{source}: {error}");
+    }
+}
+
+/// Every change of one byte of a template renders, or fails, and nothing else.
+#[test]
+fn changed_templates_never_panic() {
+    for row in table("shipped.jsonl").iter().step_by(9) {
+        let source = text(row, "template").unwrap();
+        let places: Vec<usize> = source.char_indices().map(|(at, _)| at).collect();
+        for (round, at) in places.iter().copied().enumerate().step_by(97) {
+            let (before, behind) = source.split_at(at);
+            let inserted = ["{%", "%}", "{{", "'", "(", "}", "{%-", "#}"][round / 97 % 8];
+            let mut rest = behind.chars();
+            rest.next();
+            for changed in [
+                format!("{before}{inserted}{behind}"),
+                format!("{before}{}", rest.as_str()),
+                before.into(),
+            ] {
+                let _ = template(&changed).render(&conversation(), true);
+            }
+        }
+    }
+}

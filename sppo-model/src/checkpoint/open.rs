@@ -17,7 +17,7 @@ use crate::formats::json::read_config;
 use crate::formats::peft::ADAPTER_CONFIG;
 use crate::formats::safetensors::{INDEX_FILE, SafetensorsFiles};
 use crate::formats::{AdapterFiles, GgufFile, WeightFile};
-use crate::text::TextCodec;
+use crate::text::{TemplateVariables, TextCodec};
 
 /// One weight in f32.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,6 +73,19 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// The checkpoint with variables of its chat template, a JSON object as text; empty for none.
+    ///
+    /// # Errors
+    /// When the text is no such object, or names a variable that the program itself gives.
+    pub fn with_template_variables(mut self, variables: &str) -> Result<Self> {
+        if !variables.is_empty() {
+            let variables: TemplateVariables = serde_json::from_str(variables)
+                .map_err(|error| ModelError::Input(format!("template_variables: {error}")))?;
+            self.text = self.text.with_template_variables(&variables)?;
+        }
+        Ok(self)
+    }
+
     fn open_adapters(directory: &Path) -> Result<Self> {
         let adapters = AdapterFiles::open(directory)?;
         let offline = ModelSourceOptions { offline: true, ..ModelSourceOptions::default() };
@@ -91,7 +104,8 @@ impl Checkpoint {
         }
         let base = Self::open(&found.path)?;
         adapters.check(base.weights.layout().map(|tensor| (&*tensor.name, &*tensor.shape)))?;
-        Ok(Self { adapters: Some(adapters), ..base })
+        let text = base.text.with_files_of(directory, base.original_config.as_ref())?;
+        Ok(Self { adapters: Some(adapters), text, ..base })
     }
 
     fn open_directory(path: &Path) -> Result<Self> {

@@ -7,9 +7,10 @@ use std::path::Path;
 use serde_json::Value;
 use sppo_plugin::Message;
 
-use super::files::{END_OF_TURN_TOKENS, FileReader, TextFile, read_files};
+use super::chat_template::{ChatTemplate, TemplateVariables};
+use super::files::{END_OF_TURN_TOKENS, FileReader, TextFile, is_template_file, read_files};
 use super::gguf_tokenizer::tokenizer_files;
-use super::{ChatTemplate, Tokenizer};
+use super::tokenizer::Tokenizer;
 use crate::error::{ModelError, Result};
 use crate::formats::GgufMetadata;
 use crate::formats::files::write_file;
@@ -17,6 +18,13 @@ use crate::formats::files::write_file;
 /// The special tokens that transformers hands to chat templates.
 const TEMPLATE_VARIABLES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// Remedy where a model has no chat template.
+pub const TEMPLATE_HINT: &str = "put the one that it was trained with beside it, as chat_template.jinja, or take \
+                                 the instruction-tuned model";
+
+/// Variables that the program itself gives to chat templates.
+const OWN_VARIABLES: [&str; 2] = ["messages", "add_generation_prompt"];
 
 /// The tokens that begin and end texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +69,45 @@ impl TextCodec {
         Self::from_files(metadata.path(), tokenizer_files(metadata, context_length)?, None)
     }
 
+    /// This text side with the files of another directory in place of its own, where that has them: the
+    /// tokenizer and the template that adapters were trained with stand beside the adapters.
+    ///
+    /// # Errors
+    /// When a file is malformed.
+    pub fn with_files_of(&self, directory: &Path, model_config: Option<&Value>) -> Result<Self> {
+        let own = read_files(directory)?;
+        if own.is_empty() {
+            return Ok(self.clone());
+        }
+        let reader = FileReader { path: directory, files: &own };
+        let has_template =
+            reader.template_source(&reader.json("tokenizer_config.json")?)?.is_some();
+        let is_own = |name: &str| own.iter().any(|file| file.name == name);
+        let mut files: Vec<TextFile> = self.files.clone();
+        files.retain(|file| !is_own(&file.name) && !(has_template && is_template_file(&file.name)));
+        if !has_template && let Some(template) = &self.template {
+            files.retain(|file| !is_template_file(&file.name));
+            let bytes = template.source().as_bytes().to_vec();
+            files.push(TextFile { name: "chat_template.jinja".into(), bytes });
+        }
+        files.extend(own);
+        Self::from_files(directory, files, model_config)
+    }
+
+    /// This text side with variables of its chat template, `enable_thinking` for instance.
+    ///
+    /// # Errors
+    /// When one of them has the name of a variable that the program gives.
+    pub fn with_template_variables(mut self, variables: &TemplateVariables) -> Result<Self> {
+        if let Some(name) = OWN_VARIABLES.into_iter().find(|name| variables.contains_key(*name)) {
+            return Err(ModelError::Input(format!(
+                "template_variables: `{name}` is what the program itself gives to chat templates"
+            )));
+        }
+        self.template = self.template.map(|template| template.with_variables(variables));
+        Ok(self)
+    }
+
     fn from_files(path: &Path, files: Vec<TextFile>, model_config: Option<&Value>) -> Result<Self> {
         let reader = FileReader { path, files: &files };
         let Some(tokenizer_file) = reader.find("tokenizer.json") else {
@@ -68,7 +115,8 @@ impl TextCodec {
                 "re-save the tokenizer with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)",
             ));
         };
-        let tokenizer = Tokenizer::from_json(&tokenizer_file.bytes, &path.join("tokenizer.json"))?;
+        let mut tokenizer =
+            Tokenizer::from_json(&tokenizer_file.bytes, &path.join("tokenizer.json"))?;
         let config = reader.json("tokenizer_config.json")?;
         let map = reader.json("special_tokens_map.json")?;
         let variables: Vec<(String, String)> = TEMPLATE_VARIABLES
@@ -78,6 +126,8 @@ impl TextCodec {
                 Some(((*name).to_string(), token.to_string()))
             })
             .collect();
+        let named: Vec<&str> = variables.iter().map(|(_, token)| &**token).collect();
+        tokenizer.make_special(&named)?;
         let id = |name: &str| {
             let (_, token) = variables.iter().find(|(variable, _)| variable == name)?;
             tokenizer.token_id(token)
@@ -114,9 +164,7 @@ impl TextCodec {
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         match &self.template {
             Some(template) => template.render(messages, add_generation_prompt),
-            None => {
-                Err(ModelError::Template("this model has none, so it takes plain text only".into()))
-            }
+            None => Err(ModelError::Template(format!("the model has none; {TEMPLATE_HINT}"))),
         }
     }
 
@@ -149,12 +197,15 @@ impl TextCodec {
         self.tokenizer.without_special_tokens(text)
     }
 
-    /// Text of token ids, special tokens left out; see [`Tokenizer::decode`].
+    /// Text of token ids, special tokens left out (see [`Tokenizer::decode`]), and every token that ends an
+    /// answer, whatever its mark.
     ///
     /// # Errors
     /// When the tokenizer's decoder fails.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
-        self.tokenizer.decode(tokens)
+        let ends = &self.special_tokens.stop_tokens;
+        let spoken: Vec<u32> = tokens.iter().copied().filter(|id| !ends.contains(id)).collect();
+        self.tokenizer.decode(&spoken)
     }
 
     /// The tokenizer's largest token id plus one; the model's vocabulary may be larger.

@@ -15,6 +15,10 @@ pub(super) struct SyntaxError {
 /// Brackets in brackets deeper than this are refused.
 const DEEPEST: usize = 100;
 
+/// Words without a comma between them beyond which an expression is refused: each operator is a step deeper
+/// in the tree that minijinja makes of it.
+const LONGEST: usize = 600;
+
 /// A word of an expression.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Token {
@@ -203,8 +207,9 @@ impl<'a> Lexer<'a> {
             false => &[("-}}", "-"), ("}}", "")],
         };
         let start = self.at;
-        let mut open: Vec<(char, Vec<Token>)> = Vec::new();
+        let mut open: Vec<(char, Vec<Token>, usize)> = Vec::new();
         let mut tokens = Vec::new();
+        let mut length = 0;
         while self.at < self.source.len() {
             if open.is_empty()
                 && let Some((_, sign)) = ends.iter().find(|(end, _)| self.take(end))
@@ -218,11 +223,11 @@ impl<'a> Lexer<'a> {
                         return Err(self.error(at, "brackets are nested too deeply"));
                     }
                     self.at += 1;
-                    open.push((bracket, std::mem::take(&mut tokens)));
+                    open.push((bracket, std::mem::take(&mut tokens), std::mem::take(&mut length)));
                 }
                 Some(bracket @ (')' | ']' | '}')) => {
                     self.at += 1;
-                    let Some((opening, before)) = open.pop() else {
+                    let Some((opening, before, length_before)) = open.pop() else {
                         return Err(self.error(at, format!("unexpected `{bracket}`")));
                     };
                     let expected = match opening {
@@ -235,9 +240,18 @@ impl<'a> Lexer<'a> {
                         return Err(self.error(at, message));
                     }
                     let inner = std::mem::replace(&mut tokens, before);
+                    length = length_before;
                     tokens.push(Token::Group(opening, inner, bracket));
                 }
                 _ => tokens.push(self.word()?),
+            }
+            length = match tokens.last() {
+                Some(Token::Space(_)) => length,
+                Some(token) if token.is_symbol(",") => 0,
+                _ => length + 1,
+            };
+            if length > LONGEST {
+                return Err(self.error(at, format!("an expression of more than {LONGEST} words")));
             }
         }
         Err(self.error(start, "a tag is not closed"))

@@ -36,6 +36,9 @@ const KNOWN: [&str; 20] = [
     "with",
 ];
 
+/// Alternatives (`elif`) in a template beyond which it is refused: each is a step deeper in its tree.
+const MOST_ALTERNATIVES: usize = 300;
+
 /// Words that no operand ends with.
 const KEYWORDS: [&str; 12] =
     ["and", "or", "not", "in", "is", "if", "else", "elif", "for", "set", "recursive", "with"];
@@ -52,6 +55,7 @@ pub(super) fn prepared(source: &str) -> Result<String, SyntaxError> {
         out: String::with_capacity(source.len()),
         open: Vec::new(),
         packed: packed(&segments),
+        alternatives: 0,
     };
     for segment in segments {
         writer.segment(segment)?;
@@ -92,6 +96,7 @@ struct Writer {
     /// The tags around this place, by name.
     open: Vec<String>,
     packed: BTreeSet<String>,
+    alternatives: usize,
 }
 
 impl Writer {
@@ -143,7 +148,13 @@ impl Writer {
                 return error(format!("the tag `{word}` is not supported"));
             }
             _ if !KNOWN.contains(&word.as_str()) => return error(format!("unknown tag `{word}`")),
-            _ => self.follow(&word, &tag.tokens),
+            "elif" if self.alternatives == MOST_ALTERNATIVES => {
+                return error(format!("more than {MOST_ALTERNATIVES} alternatives"));
+            }
+            _ => {
+                self.alternatives += usize::from(word == "elif");
+                self.follow(&word, &tag.tokens);
+            }
         }
         if word == "for" {
             tag.tokens = checked_loop(self.expression(tag.tokens));
