@@ -10,6 +10,7 @@ use sppo_core::{Error, Result as CoreResult};
 use sppo_model::ModelError;
 use sppo_model::checkpoint::Checkpoint;
 use sppo_model::checkpoint::source::{self, ModelSourceOptions};
+use sppo_model::text::TEMPLATE_HINT;
 
 use crate::failure::{Failure, Result};
 use crate::prompts;
@@ -73,7 +74,7 @@ impl LocalModel {
         offline: bool,
         terminal: &Terminal,
     ) -> Result<Self> {
-        Self::open(&path_of(model, config, offline, terminal)?)
+        Self::open(&path_of(model, config, offline, terminal)?)?.with_variables_of(config)
     }
 
     /// As [`Self::find`], without fetching: `None` for a model that may still be fetched.
@@ -86,7 +87,7 @@ impl LocalModel {
         terminal: &Terminal,
     ) -> Result<Option<Self>> {
         match path_of(model, config, true, terminal) {
-            Ok(path) => Self::open(&path).map(Some),
+            Ok(path) => Self::open(&path)?.with_variables_of(config).map(Some),
             Err(_) if source::may_be_fetched(model) => Ok(None),
             Err(failure) => Err(failure),
         }
@@ -105,6 +106,14 @@ impl LocalModel {
         Ok(Self { path: path.to_path_buf(), checkpoint })
     }
 
+    /// The model with the variables of its chat template that the settings name.
+    fn with_variables_of(self, config: &Config) -> Result<Self> {
+        let checkpoint = self.checkpoint.with_template_variables(&config.template_variables_json());
+        let checkpoint = checkpoint
+            .map_err(|error| Error::configuration("template_variables", error.to_string()))?;
+        Ok(Self { checkpoint, ..self })
+    }
+
     /// Refuses prompts that the model cannot answer, before any work is done: those that its chat template
     /// refuses, and those that fill its context or `training.max_length`, where that is given. Returns the
     /// tokens of the longest.
@@ -117,6 +126,11 @@ impl LocalModel {
         file: Option<&Path>,
         max_length: Option<usize>,
     ) -> Result<usize> {
+        if !self.checkpoint.text().has_template() {
+            return Err(Error::input(&self.path, "the model has no chat template")
+                .with_hint(TEMPLATE_HINT)
+                .into());
+        }
         let context = self.checkpoint.config().context_length;
         let mut longest = 0;
         for prompt in prompts {

@@ -22,6 +22,9 @@ pub struct PolicySpec {
     /// Whether training keeps less for the backward pass and computes it again when it is needed
     /// (gradient checkpointing): less memory for more time, and the same gradients.
     pub recompute_activations: bool,
+    /// Variables of the model's chat template, `{"enable_thinking": false}` for instance: a JSON object as
+    /// text, empty for none.
+    pub template_variables: String,
 }
 
 impl PolicySpec {

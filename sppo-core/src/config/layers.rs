@@ -112,6 +112,10 @@ impl Override {
     /// When the dotted key has an empty part.
     pub fn set(flag: impl Into<String>, key: &str, value: impl Into<Value>) -> Result<Self> {
         let flag = flag.into();
+        // Variables belong to the model, whose key holds its name.
+        let of_the_model = key.strip_prefix("model.");
+        let key =
+            of_the_model.filter(|rest| rest.starts_with("template_variables.")).unwrap_or(key);
         if key.split('.').any(str::is_empty) {
             return Err(Error::configuration(&flag, format!("`{key}` is not a dotted key"))
                 .with_hint("write key=value, for instance `training.eta=1000`"));

@@ -50,7 +50,8 @@ impl<'a> Session<'a> {
     /// # Errors
     /// When the model cannot be read or does not fit.
     pub fn load(&self, path: &Path) -> Result<Box<dyn Policy>> {
-        self.load_policy(&PolicySpec::new(path.to_path_buf()))
+        let template_variables = self.config.template_variables_json();
+        self.load_policy(&PolicySpec { template_variables, ..PolicySpec::new(path) })
     }
 
     /// Loads a model to train what the settings say: all of its weights, or adapters.

@@ -37,7 +37,8 @@ impl<O: Ops> DecoderPolicy<O> {
     /// When the model cannot be read or does not fit into memory, or its adapters were trained with other
     /// settings than those of `spec`.
     pub fn load(ops: O, spec: &PolicySpec, limits: GenerationLimits) -> Result<Self, ModelError> {
-        let checkpoint = Checkpoint::open(&spec.path)?;
+        let checkpoint =
+            Checkpoint::open(&spec.path)?.with_template_variables(&spec.template_variables)?;
         let mut model = match &spec.adapters {
             Some(adapters) => adapted_model(ops, &checkpoint, adapters)?,
             None => DecoderModel::load(ops, checkpoint.config(), &mut |name| {

@@ -51,6 +51,7 @@ mirror!(AbiPolicySpec of PolicySpec {
     path: std::path::PathBuf,
     adapters: Option<LoraSettings>,
     recompute_activations: bool,
+    template_variables: String,
 });
 mirror!(AbiPlannedWork of PlannedWork {
     sampling: Vec<PlannedSampling>,
