@@ -122,6 +122,7 @@ fn no_template_panics_or_hangs() {
         "{{ range(10000000000000000000000000000000) }}".into(),
         "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}".into(),
         "{% macro m() %}{{ varargs }}{{ m(1) }}{% endmacro %}{{ m() }}".into(),
+        "{% set x = [x] %}".repeat(50_000),
         "{{ ".into(),
         format!("{{{{ 1{} }}}}", " + 1".repeat(50_000)),
         format!("{{{{ 1{} }}}}", " and 1".repeat(50_000)),

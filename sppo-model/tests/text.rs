@@ -315,3 +315,22 @@ fn a_model_without_a_template_says_where_to_put_one() {
     let codec = TextCodec::from_directory(directory.path()).unwrap();
     assert_eq!(codec.render(&[Message::user("Hi")], true).unwrap(), "x");
 }
+
+#[test]
+fn variables_reach_the_chat_template() {
+    let template =
+        "{{ enable_thinking }}|{{ words | join(',') }}|{{ deep.a[0] }}|{{ size }}|{{ nothing }}";
+    let directory = support::copy_of("llama");
+    fs_err::write(directory.path().join("chat_template.jinja"), template).unwrap();
+    let codec = TextCodec::from_directory(directory.path()).unwrap();
+    let variables =
+        json!({"enable_thinking": false, "words": ["a", "b"], "deep": {"a": [1.5]}, "size": 3});
+    let set = codec.clone().with_template_variables(variables.as_object().unwrap()).unwrap();
+    assert_eq!(set.render(&[Message::user("Hi")], true).unwrap(), "False|a,b|1.5|3|");
+    assert_eq!(codec.render(&[Message::user("Hi")], true).unwrap(), "||||");
+    for name in ["messages", "add_generation_prompt"] {
+        let own = json!({name: 1});
+        let refused = codec.clone().with_template_variables(own.as_object().unwrap());
+        assert!(refused.unwrap_err().to_string().contains(name));
+    }
+}

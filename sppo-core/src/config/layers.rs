@@ -112,10 +112,6 @@ impl Override {
     /// When the dotted key has an empty part.
     pub fn set(flag: impl Into<String>, key: &str, value: impl Into<Value>) -> Result<Self> {
         let flag = flag.into();
-        // Variables belong to the model, whose key holds its name.
-        let of_the_model = key.strip_prefix("model.");
-        let key =
-            of_the_model.filter(|rest| rest.starts_with("template_variables.")).unwrap_or(key);
         if key.split('.').any(str::is_empty) {
             return Err(Error::configuration(&flag, format!("`{key}` is not a dotted key"))
                 .with_hint("write key=value, for instance `training.eta=1000`"));
@@ -233,7 +229,8 @@ struct Merged {
 }
 
 impl Merged {
-    fn add(&mut self, layer: Table, source: &Source) -> Result<()> {
+    fn add(&mut self, mut layer: Table, source: &Source) -> Result<()> {
+        hoist_template_variables(&mut layer);
         if let Some(unknown) = first_unknown_key(&layer) {
             return Err(Error::configuration(
                 source.locate(&unknown.path),
@@ -264,6 +261,17 @@ impl Merged {
 }
 
 /// The layer that set this key, or last set anything below or above it.
+/// The table `model.template_variables` is `template_variables`, because the key `model` holds a name.
+fn hoist_template_variables(layer: &mut Table) {
+    const NAME: &str = "template_variables";
+    let Some(Value::Table(model)) = layer.get_mut("model") else { return };
+    let Some(variables) = model.remove(NAME) else { return };
+    if model.is_empty() {
+        layer.remove("model");
+    }
+    layer.insert(NAME.into(), variables);
+}
+
 fn source_of<'a>(sources: &'a BTreeMap<String, Source>, key: &str) -> &'a Source {
     let below = format!("{key}.");
     let within = || {

@@ -4,7 +4,6 @@
 //! loader (no file can be reached), with a budget of work and a limit on recursion. Settings and
 //! extra functions are those of transformers' `apply_chat_template`.
 
-use minijinja::Environment;
 use minijinja::value::{Serde, Value};
 use sppo_plugin::Message;
 
@@ -23,7 +22,7 @@ pub struct ChatTemplate {
     variables: Vec<(String, Value)>,
     /// The compiled template, or why it could not be compiled: a model whose template is broken can
     /// still be used on tokens.
-    environment: std::result::Result<Environment<'static>, String>,
+    template: std::result::Result<jinja::Template, String>,
 }
 
 impl ChatTemplate {
@@ -31,10 +30,10 @@ impl ChatTemplate {
     #[must_use]
     pub fn new(source: impl Into<String>, variables: Vec<(String, String)>) -> Self {
         let source = source.into();
-        let environment = jinja::environment(&source);
+        let template = jinja::template(&source);
         let variables =
             variables.into_iter().map(|(name, token)| (name, Value::from(token))).collect();
-        Self { source, variables, environment }
+        Self { source, variables, template }
     }
 
     /// The template with these variables too, `enable_thinking` for instance.
@@ -57,8 +56,8 @@ impl ChatTemplate {
     /// [`ModelError::Template`] when the template does not compile, refuses the conversation, calls
     /// what does not exist, or uses up its budget of work.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let environment =
-            self.environment.as_ref().map_err(|cause| ModelError::Template(cause.clone()))?;
+        let template =
+            self.template.as_ref().map_err(|cause| ModelError::Template(cause.clone()))?;
         let turns: Vec<Value> = messages
             .iter()
             .map(|turn| Value::from_pairs([("role", &*turn.role), ("content", &*turn.content)]))
@@ -71,10 +70,7 @@ impl ChatTemplate {
             ("documents".into(), ().into()),
         ];
         context.extend(self.variables.iter().cloned());
-        environment
-            .get_template(jinja::NAME)
-            .and_then(|template| template.render(Value::from_pairs(context)))
-            .map_err(|error| ModelError::Template(jinja::describe(&error)))
+        template.render(Value::from_pairs(context)).map_err(ModelError::Template)
     }
 }
 

@@ -27,23 +27,59 @@ use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior};
 const FUEL: u64 = 5_000_000;
 const RECURSION_LIMIT: usize = 200;
 
+/// Stack, in bytes, for values as deeply nested as the work units allow. Only what is used takes memory.
+const ROOM_FOR_NESTED_VALUES: usize = 1 << 30;
+
 /// The name of the template in its environment.
-pub(super) const NAME: &str = "chat_template";
+const NAME: &str = "chat_template";
 
 /// Marks an error as the template's own decision, so that it is told apart from a broken template.
 #[derive(Debug, thiserror::Error)]
 #[error("raised by the template")]
 struct Refusal;
 
-/// An environment that holds this template alone.
+/// Compiles a template, in an environment that holds it alone.
 ///
 /// # Errors
 /// What is wrong with the template, in one sentence.
-pub(super) fn environment(source: &str) -> Result<Environment<'static>, String> {
-    let source = source::prepared(source).map_err(|error| {
+pub(super) fn template(source: &str) -> Result<Template, String> {
+    let prepared = source::prepared(source).map_err(|error| {
         format!("syntax error: {} (line {} of the template)", error.message, error.line)
     })?;
-    compiled(source).map_err(|error| describe(&error))
+    let environment = compiled(prepared.source).map_err(|error| describe(&error))?;
+    Ok(Template { environment, nests: prepared.nests })
+}
+
+/// A template that was compiled.
+#[derive(Clone, Debug)]
+pub(super) struct Template {
+    environment: Environment<'static>,
+    nests: bool,
+}
+
+impl Template {
+    /// The text that the template makes of these variables.
+    ///
+    /// # Errors
+    /// What went wrong, in one sentence.
+    pub(super) fn render(&self, variables: Value) -> Result<String, String> {
+        if !self.nests {
+            return self.render_here(variables);
+        }
+        // Lists in lists are freed one within the other, however many there are.
+        let render = || self.render_here(variables);
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().stack_size(ROOM_FOR_NESTED_VALUES);
+            let thread = thread.spawn_scoped(scope, render);
+            let thread = thread.map_err(|error| format!("no thread to render in: {error}"))?;
+            thread.join().unwrap_or_else(|_| Err("rendering failed".into()))
+        })
+    }
+
+    fn render_here(&self, variables: Value) -> Result<String, String> {
+        let template = self.environment.get_template(NAME);
+        template.and_then(|template| template.render(variables)).map_err(|error| describe(&error))
+    }
 }
 
 fn compiled(source: String) -> Result<Environment<'static>, Error> {
@@ -107,7 +143,7 @@ fn namespace(given: Rest<ValueOrKwargs>) -> Result<Value, Error> {
 }
 
 /// One sentence for a template's failure.
-pub(super) fn describe(error: &Error) -> String {
+fn describe(error: &Error) -> String {
     let cause = match error.kind() {
         ErrorKind::OutOfFuel => {
             format!("it does too much work (more than {FUEL} steps); does it loop without end?")

@@ -39,6 +39,9 @@ const KNOWN: [&str; 20] = [
 /// Alternatives (`elif`) in a template beyond which it is refused: each is a step deeper in its tree.
 const MOST_ALTERNATIVES: usize = 300;
 
+/// Parts beyond which a template may nest values without a loop.
+const MANY_PARTS: usize = 2_000;
+
 /// Words that no operand ends with.
 const KEYWORDS: [&str; 12] =
     ["and", "or", "not", "in", "is", "if", "else", "elif", "for", "set", "recursive", "with"];
@@ -47,10 +50,11 @@ const KEYWORDS: [&str; 12] =
 ///
 /// # Errors
 /// What is wrong with it, or is not supported.
-pub(super) fn prepared(source: &str) -> Result<String, SyntaxError> {
+pub(super) fn prepared(source: &str) -> Result<Prepared, SyntaxError> {
     // As Jinja2, before anything else and within texts too.
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let segments = segments(&source)?;
+    let nests = segments.len() > MANY_PARTS || segments.iter().any(nests);
     let mut writer = Writer {
         out: String::with_capacity(source.len()),
         open: Vec::new(),
@@ -60,7 +64,25 @@ pub(super) fn prepared(source: &str) -> Result<String, SyntaxError> {
     for segment in segments {
         writer.segment(segment)?;
     }
-    Ok(writer.out)
+    Ok(Prepared { source: writer.out, nests })
+}
+
+/// A template as minijinja takes it.
+pub(super) struct Prepared {
+    pub(super) source: String,
+    /// Whether it may put lists into lists without end: values that outlive a loop are made of others there.
+    pub(super) nests: bool,
+}
+
+/// Whether a tag gives an attribute (of a namespace, which outlives loops) a value with brackets or filters.
+fn nests(segment: &Segment<'_>) -> bool {
+    let Segment::Tag(tag) = segment else { return false };
+    let Some(equals) = tag.tokens.iter().position(|token| token.is_symbol("=")) else {
+        return false;
+    };
+    let (target, value) = tag.tokens.split_at(equals);
+    let makes = |token: &Token| matches!(token, Token::Group(..)) || token.is_symbol("|");
+    target.iter().any(|token| token.is_symbol(".")) && value.iter().any(makes)
 }
 
 /// Names of the macros that use `varargs` or `kwargs`, which minijinja does not have.
