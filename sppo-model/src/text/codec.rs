@@ -84,7 +84,8 @@ impl TextCodec {
             reader.template_source(&reader.json("tokenizer_config.json")?)?.is_some();
         let is_own = |name: &str| own.iter().any(|file| file.name == name);
         let mut files: Vec<TextFile> = self.files.clone();
-        files.retain(|file| !is_own(&file.name) && !(has_template && is_template_file(&file.name)));
+        let is_replaced = |name: &str| is_own(name) || (has_template && is_template_file(name));
+        files.retain(|file| !is_replaced(&file.name));
         if !has_template && let Some(template) = &self.template {
             files.retain(|file| !is_template_file(&file.name));
             let bytes = template.source().as_bytes().to_vec();
