@@ -1,0 +1,433 @@
+//! The group itself: what all its ranks do together.
+
+use std::cell::{Cell, OnceCell};
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::time::Duration;
+
+use tch::{Device, Kind, Tensor};
+
+use super::board::{Post, Step, Trouble};
+use super::connection::Deadline;
+use super::engine::{Engine, EngineLimits, Operation, Place};
+use super::fault::{Fault, GroupError};
+use super::launch::Launch;
+use super::meeting::{Meeting, meet};
+use super::roster::Roster;
+use super::store::EngineResult;
+use super::watch::{Door, Watch};
+
+/// Result of an operation of a group.
+pub type GroupResult<T> = std::result::Result<T, GroupError>;
+
+/// Time-out of operations that wait for whatever rank 0 does between them: as good as none. That a rank
+/// ends or falls silent is noticed all the same.
+const PATIENCE_OF_CONTROL: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Time between two looks at the verdict of the watch while an operation is waited for.
+const SLICE: Duration = Duration::from_millis(50);
+/// In the store: rank 0's door for the watch.
+const DOOR_KEY: &str = "door";
+
+/// Settings of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupSettings {
+    /// Time for all ranks to come, and for each operation on tensors.
+    pub timeout: Duration,
+    /// What all ranks must have in common: the build of the program and the plugin.
+    pub build: String,
+}
+
+impl GroupSettings {
+    /// Settings with a time-out, for this build.
+    #[must_use]
+    pub fn new(timeout: Duration) -> Self {
+        let build = format!(
+            "sppo-backend-tch {} (plugin interface {}, libtorch {})",
+            env!("CARGO_PKG_VERSION"),
+            sppo_plugin::abi::INTERFACE_VERSION,
+            env!("SPPO_LIBTORCH_VERSION")
+        );
+        Self { timeout, build }
+    }
+}
+
+/// Processes that work together, one rank each. All ranks call the same operations in the same order.
+///
+/// Operations on bytes are for control: they wait as long as it takes. Those on tensors are for data: they
+/// fail when a rank does not come within the time-out. Whatever fails on one rank fails the group: every
+/// rank gets the same error, at once if it waits and else from its next operation, and the group is of no
+/// use any more. The tensors of a failed operation have any values.
+pub struct ProcessGroup {
+    launch: Launch,
+    roster: Roster,
+    timeout: Duration,
+    /// Freed before the engines, so that the others know that this rank leaves before its connections end.
+    watch: Watch,
+    engines: ManuallyDrop<Engines>,
+    /// Operations that were begun.
+    steps: Cell<u64>,
+    failure: OnceCell<GroupError>,
+}
+
+/// Groups of the engine. Those on the CPU are two, so that bytes and tensors may be under way together.
+struct Engines {
+    control: Engine,
+    data: Engine,
+    cuda: OnceCell<Engine>,
+    /// The engine of CUDA devices asks it at its first operation.
+    _store: super::store::Store,
+}
+
+impl ProcessGroup {
+    /// Joins the other ranks of a launch.
+    ///
+    /// # Errors
+    /// When a rank does not come in time, is of another build, or goes away meanwhile.
+    pub fn join(launch: Launch, settings: &GroupSettings) -> GroupResult<Self> {
+        let joined = Self::try_join(launch.clone(), settings);
+        if let Err(error) = &joined {
+            launch.report(&format!("{error}; {}", error.advice()));
+        }
+        joined
+    }
+
+    fn try_join(launch: Launch, settings: &GroupSettings) -> GroupResult<Self> {
+        let GroupSettings { timeout, build } = settings;
+        let deadline = Deadline::after(*timeout);
+        let Meeting { store, roster } = meet(&launch, build, *timeout)?;
+        let rank = launch.rank;
+        let broken = |text| GroupError::new(Fault::Engine, Some(rank), text);
+        let address = roster.members()[rank].address;
+        let post = Post { rank, roster: roster.clone(), longest_silence: *timeout };
+        let watch = if rank == 0 {
+            let door = Door::open(address).map_err(|error| broken(error.to_string()))?;
+            let line = door.to_line().map_err(|error| broken(error.to_string()))?;
+            store.set(DOOR_KEY, line.as_bytes()).map_err(broken)?;
+            Watch::over(door, post, deadline)?
+        } else {
+            let door = store.wait(DOOR_KEY, *timeout).map_err(broken)?;
+            Watch::under(&String::from_utf8_lossy(&door), post, deadline)?
+        };
+        let connect = |name, operation| {
+            let place = Place { rank, size: launch.size, address };
+            let limits = EngineLimits { threads: 2, connect: *timeout, operation };
+            let step = Step { number: 0, what: String::new() };
+            Engine::gloo(&store, name, place, limits).map_err(|text| {
+                watch.judge(&Trouble { step, timeout: Some(*timeout), text }, &roster.name(rank))
+            })
+        };
+        let control = connect("control", PATIENCE_OF_CONTROL)?;
+        let data = connect("data", *timeout)?;
+        let engines = Engines { control, data, cuda: OnceCell::new(), _store: store };
+        let (engines, timeout) = (ManuallyDrop::new(engines), *timeout);
+        let (steps, failure) = (Cell::new(0), OnceCell::new());
+        Ok(Self { launch, roster, timeout, watch, engines, steps, failure })
+    }
+
+    /// Number of this process among all: 0 and up.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.launch.rank
+    }
+
+    /// Number of processes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.launch.size
+    }
+
+    /// A rank with the name of its host, for instance "rank 1 on host b".
+    #[must_use]
+    pub fn name(&self, rank: usize) -> String {
+        self.roster.name(rank)
+    }
+
+    /// Hosts with the number of their ranks, in the order of ranks.
+    #[must_use]
+    pub fn hosts(&self) -> Vec<(String, usize)> {
+        self.roster.hosts()
+    }
+
+    /// CPU threads for this rank: an equal part of the cores that it shares with other ranks.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        (cores / self.roster.ranks_on_cpus(self.rank())).max(1)
+    }
+
+    /// Number of the CUDA device for this rank, by LOCAL_RANK or else by its place among the ranks of its
+    /// host that see the same devices.
+    #[must_use]
+    pub fn cuda_device(&self) -> usize {
+        let by_place = self.roster.cuda_device(self.rank());
+        match self.launch.local_rank {
+            // A launcher that shows each rank its own devices numbers these from 0.
+            Some(local_rank) if self.roster.sees_all_of_host(self.rank()) => local_rank,
+            _ => by_place,
+        }
+    }
+
+    /// The error that ended the group, if one did.
+    #[must_use]
+    pub fn failure(&self) -> Option<GroupError> {
+        self.failure.get().cloned().or_else(|| self.watch.verdict())
+    }
+
+    /// Leaves the group for a reason that the other ranks are told: each gets an error with it.
+    pub fn give_up(mut self, reason: &str) {
+        self.watch.leave(reason);
+    }
+
+    /// Rank 0's bytes, on all ranks. The other ranks' are ignored.
+    ///
+    /// # Errors
+    /// When the group fails.
+    pub fn broadcast_bytes(&self, bytes: &[u8]) -> GroupResult<Vec<u8>> {
+        let step = self.begin("broadcast of bytes".into())?;
+        let control = &self.engines.control;
+        let length = Tensor::from_slice(&[bytes.len() as i64]);
+        self.complete(&step, None, control.broadcast(&length, 0))?;
+        let length = length.int64_value(&[0]);
+        if self.rank() == 0 {
+            if length > 0 {
+                let tensor = Tensor::from_slice(bytes);
+                self.complete(&step, None, control.broadcast(&tensor, 0))?;
+            }
+            return Ok(bytes.to_vec());
+        }
+        let tensor = self.bytes_tensor(&step, length)?;
+        if length > 0 {
+            self.complete(&step, None, control.broadcast(&tensor, 0))?;
+        }
+        self.to_bytes(&step, &tensor)
+    }
+
+    /// The bytes of all ranks, on all ranks, by rank. Their lengths may differ.
+    ///
+    /// # Errors
+    /// When the group fails.
+    pub fn all_gather_bytes(&self, bytes: &[u8]) -> GroupResult<Vec<Vec<u8>>> {
+        let step = self.begin("gathering of bytes".into())?;
+        let control = &self.engines.control;
+        let lengths = Tensor::zeros([self.size() as i64], (Kind::Int64, Device::Cpu));
+        let own = Tensor::from_slice(&[bytes.len() as i64]);
+        self.complete(&step, None, control.all_gather(&lengths, &own))?;
+        let lengths: Vec<usize> = (0..self.size() as i64)
+            .map(|rank| usize::try_from(lengths.int64_value(&[rank])).unwrap_or(0))
+            .collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        if longest == 0 {
+            return Ok(vec![Vec::new(); self.size()]);
+        }
+        let mut padded = bytes.to_vec();
+        padded.resize(longest, 0);
+        let whole = self.bytes_tensor(&step, (self.size() * longest) as i64)?;
+        self.complete(&step, None, control.all_gather(&whole, &Tensor::from_slice(&padded)))?;
+        let all = self.to_bytes(&step, &whole)?;
+        Ok(all
+            .chunks(longest)
+            .zip(&lengths)
+            .map(|(part, &length)| part[..length].to_vec())
+            .collect())
+    }
+
+    /// Waits for all ranks.
+    ///
+    /// # Errors
+    /// When one does not come within `timeout`; the error names those ranks.
+    pub fn barrier(&self, timeout: Duration) -> GroupResult<()> {
+        let step = self.begin("the barrier".into())?;
+        let count = Tensor::from_slice(&[1_i64]);
+        self.complete(&step, Some(timeout), self.engines.control.all_reduce(&count))
+    }
+
+    /// Begins to make the tensor the sum of all ranks' tensors.
+    ///
+    /// # Errors
+    /// When the group has failed or the engine refuses the tensor.
+    pub fn all_reduce<'a>(&'a self, tensor: &'a mut Tensor) -> GroupResult<Pending<'a>> {
+        let step = self.begin(described("all_reduce", tensor))?;
+        let operation = self.data(tensor)?.all_reduce(tensor);
+        self.pending(step, operation)
+    }
+
+    /// Begins to make `shard` this rank's part of the sum of all ranks' `whole`. Dimension 0 of `whole` is
+    /// that of `shard` times the number of ranks.
+    ///
+    /// # Errors
+    /// As [`ProcessGroup::all_reduce`].
+    pub fn reduce_scatter<'a>(
+        &'a self,
+        shard: &'a mut Tensor,
+        whole: &'a Tensor,
+    ) -> GroupResult<Pending<'a>> {
+        let step = self.begin(described("reduce_scatter", whole))?;
+        let operation = self.data(whole)?.reduce_scatter(shard, whole);
+        self.pending(step, operation)
+    }
+
+    /// Begins to make `whole` the `shard`s of all ranks, one after another along dimension 0. `shard` may be
+    /// a part of `whole` that shares its memory.
+    ///
+    /// # Errors
+    /// As [`ProcessGroup::all_reduce`].
+    pub fn all_gather_tensor<'a>(
+        &'a self,
+        whole: &'a mut Tensor,
+        shard: &'a Tensor,
+    ) -> GroupResult<Pending<'a>> {
+        let step = self.begin(described("all_gather", whole))?;
+        let operation = self.data(whole)?.all_gather(whole, shard);
+        self.pending(step, operation)
+    }
+
+    /// Begins to make the tensor that of the rank `root`.
+    ///
+    /// # Errors
+    /// As [`ProcessGroup::all_reduce`].
+    pub fn broadcast_tensor<'a>(
+        &'a self,
+        tensor: &'a mut Tensor,
+        root: usize,
+    ) -> GroupResult<Pending<'a>> {
+        let step = self.begin(described(&format!("broadcast from rank {root}"), tensor))?;
+        let operation = self.data(tensor)?.broadcast(tensor, root);
+        self.pending(step, operation)
+    }
+
+    /// The engine for a tensor's device.
+    fn data(&self, tensor: &Tensor) -> GroupResult<&Engine> {
+        if !tensor.device().is_cuda() {
+            return Ok(&self.engines.data);
+        }
+        self.engines.cuda.get().ok_or_else(|| {
+            let message = "tensors of CUDA devices need NCCL, which was not opened";
+            GroupError::new(Fault::Engine, Some(self.rank()), message)
+        })
+    }
+
+    fn begin(&self, what: String) -> GroupResult<Step> {
+        if let Some(failure) = self.failure() {
+            return Err(self.fail(failure));
+        }
+        self.steps.set(self.steps.get() + 1);
+        let step = Step { number: self.steps.get(), what };
+        self.watch.begin(step.clone());
+        Ok(step)
+    }
+
+    fn pending(&self, step: Step, operation: EngineResult<Operation>) -> GroupResult<Pending<'_>> {
+        match operation {
+            Ok(operation) => {
+                Ok(Pending { group: self, step, operation: Some(operation), tensors: PhantomData })
+            }
+            Err(text) => Err(self.judge(step, None, text)),
+        }
+    }
+
+    /// Waits for an operation, no longer than `timeout`.
+    fn complete(
+        &self,
+        step: &Step,
+        timeout: Option<Duration>,
+        operation: EngineResult<Operation>,
+    ) -> GroupResult<()> {
+        let operation = operation.map_err(|text| self.judge(step.clone(), None, text))?;
+        let deadline = Deadline::after(timeout.unwrap_or(PATIENCE_OF_CONTROL));
+        loop {
+            match operation.wait(SLICE.min(deadline.remaining())) {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(text) => {
+                    // The engine's own time-out may come a little before this one's.
+                    let timed_out = timeout.filter(|_| text.contains("imed out"));
+                    return Err(self.judge(step.clone(), timed_out, text));
+                }
+            }
+            if let Some(verdict) = self.watch.verdict() {
+                return Err(self.fail(verdict));
+            }
+            if deadline.is_over() {
+                return Err(self.judge(step.clone(), timeout, "the time is over".into()));
+            }
+        }
+    }
+
+    fn judge(&self, step: Step, timeout: Option<Duration>, text: String) -> GroupError {
+        let trouble = Trouble { step, timeout, text };
+        self.fail(self.watch.judge(&trouble, &self.name(self.rank())))
+    }
+
+    /// Remembers the error that ends the group.
+    fn fail(&self, error: GroupError) -> GroupError {
+        if self.failure.set(error.clone()).is_ok() {
+            self.launch.report(&format!("{error}; {}", error.advice()));
+        }
+        error
+    }
+
+    fn bytes_tensor(&self, step: &Step, length: i64) -> GroupResult<Tensor> {
+        Tensor::f_empty([length], (Kind::Uint8, Device::Cpu))
+            .map_err(|error| self.judge(step.clone(), None, error.to_string()))
+    }
+
+    fn to_bytes(&self, step: &Step, tensor: &Tensor) -> GroupResult<Vec<u8>> {
+        let mut bytes = vec![0; tensor.numel()];
+        let length = bytes.len();
+        tensor
+            .f_copy_data_u8(&mut bytes, length)
+            .map_err(|error| self.judge(step.clone(), None, error.to_string()))?;
+        Ok(bytes)
+    }
+}
+
+impl Drop for ProcessGroup {
+    fn drop(&mut self) {
+        self.watch.leave(if std::thread::panicking() { "it panicked" } else { "" });
+        if self.failure().is_none() {
+            // SAFETY: dropped once, here. After a failure operations may be under way that never end, for
+            // which the engine would wait; then it stays until the process ends.
+            unsafe { ManuallyDrop::drop(&mut self.engines) };
+        }
+    }
+}
+
+/// An operation under way on tensors that it borrows. It is waited for when it is dropped, too.
+#[must_use = "an operation must be waited for"]
+pub struct Pending<'a> {
+    group: &'a ProcessGroup,
+    step: Step,
+    operation: Option<Operation>,
+    tensors: PhantomData<&'a mut Tensor>,
+}
+
+impl Pending<'_> {
+    /// Waits for the operation.
+    ///
+    /// # Errors
+    /// When it fails, or does not end within the group's time-out.
+    pub fn wait(mut self) -> GroupResult<()> {
+        self.finish()
+    }
+
+    fn finish(&mut self) -> GroupResult<()> {
+        match self.operation.take() {
+            Some(operation) => {
+                self.group.complete(&self.step, Some(self.group.timeout), Ok(operation))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        // The group remembers the error, and tells it at the next operation.
+        let _ = self.finish();
+    }
+}
+
+/// An operation in words that are the same on all ranks exactly if it fits together.
+fn described(operation: &str, tensor: &Tensor) -> String {
+    format!("{operation} of {} {:?}", tensor.numel(), tensor.kind())
+}
