@@ -6,6 +6,7 @@ use tch::Tensor;
 
 use super::group::ProcessGroup;
 use crate::ops::TchOps;
+use crate::parameter::Parameter;
 use crate::tensors::{TorchError, download};
 
 impl TchOps {
@@ -22,6 +23,7 @@ impl TchOps {
     ) -> Result<()> {
         let trained = parameters.entries_mut().iter_mut().filter(|entry| entry.trainable);
         let mut trained: Vec<_> = trained.map(|entry| &mut entry.value).collect();
+        group.agree(&layout(&trained))?;
         let present =
             trained.iter().map(|parameter| f32::from(u8::from(parameter.gradient().is_some())));
         let present: Vec<f32> = present.collect();
@@ -47,4 +49,15 @@ impl TchOps {
         }
         Ok(())
     }
+}
+
+/// The shapes of gradients in a few words. Ranks with other shapes must not sum: the engine would end the
+/// process.
+fn layout(parameters: &[&mut Parameter]) -> String {
+    let lengths = parameters.iter().map(|parameter| parameter.value().numel());
+    // FNV-1a, which is the same in every build.
+    let mix = |hash: u64, length: usize| (hash ^ length as u64).wrapping_mul(0x0100_0000_01b3);
+    let hash = lengths.clone().fold(0xcbf2_9ce4_8422_2325, mix);
+    let (count, sum) = (parameters.len(), lengths.sum::<usize>());
+    format!("gradients of {count} weights with {sum} numbers (layout {hash:016x})")
 }

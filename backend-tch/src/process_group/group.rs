@@ -3,6 +3,7 @@
 use std::cell::{Cell, OnceCell};
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tch::{Device, Kind, Tensor};
@@ -13,8 +14,9 @@ use super::engine::{Engine, EngineLimits, Operation, Place};
 use super::fault::{Fault, GroupError};
 use super::launch::Launch;
 use super::meeting::{Meeting, meet};
+use super::nccl::{self, NcclPlace};
 use super::roster::Roster;
-use super::store::EngineResult;
+use super::store::{EngineResult, Store};
 use super::watch::{Door, Watch};
 
 /// Result of an operation of a group.
@@ -75,7 +77,7 @@ struct Engines {
     data: Engine,
     cuda: OnceCell<Engine>,
     /// The engine of CUDA devices asks it at its first operation.
-    _store: super::store::Store,
+    store: Store,
 }
 
 impl ProcessGroup {
@@ -118,7 +120,7 @@ impl ProcessGroup {
         };
         let control = connect("control", PATIENCE_OF_CONTROL)?;
         let data = connect("data", *timeout)?;
-        let engines = Engines { control, data, cuda: OnceCell::new(), _store: store };
+        let engines = Engines { control, data, cuda: OnceCell::new(), store };
         let (engines, timeout) = (ManuallyDrop::new(engines), *timeout);
         let (steps, failure) = (Cell::new(0), OnceCell::new());
         Ok(Self { launch, roster, timeout, watch, engines, steps, failure })
@@ -153,6 +155,32 @@ impl ProcessGroup {
     pub fn threads(&self) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         (cores / self.roster.ranks_on_cpus(self.rank())).max(1)
+    }
+
+    /// Whether another rank of this host sees the same CUDA devices.
+    #[must_use]
+    pub fn shares_cuda_devices(&self) -> bool {
+        self.roster.ranks_on_gpus(self.rank()) > 1
+    }
+
+    /// Opens NCCL, so that tensors of this CUDA device can be operated on. All ranks must call it. The library
+    /// `libsppo_nccl.so` is looked for beside this plugin and in `directories`.
+    ///
+    /// # Errors
+    /// When there is no such library, or NCCL refuses.
+    pub fn open_nccl(&self, device: usize, directories: &[PathBuf]) -> GroupResult<()> {
+        let Engines { cuda, store, .. } = &*self.engines;
+        let place = NcclPlace { rank: self.rank(), size: self.size(), device };
+        let engine = nccl::open(store, place, self.timeout, directories).map_err(|reason| {
+            let message = format!("{} cannot use NCCL: {reason}", self.name(self.rank()));
+            self.fail(GroupError::new(Fault::Engine, Some(self.rank()), message).with_advice(
+                "run backend-tch/install with a Python package torch that has CUDA, or set device = \
+                 \"cpu\"",
+            ))
+        })?;
+        // A second call finds what the first one opened.
+        let _ = cuda.set(engine);
+        Ok(())
     }
 
     /// Number of the CUDA device for this rank, by LOCAL_RANK or else by its place among the ranks of its
@@ -239,6 +267,18 @@ impl ProcessGroup {
         let step = self.begin("the barrier".into())?;
         let count = Tensor::from_slice(&[1_i64]);
         self.complete(&step, Some(timeout), self.engines.control.all_reduce(&count))
+    }
+
+    /// Makes sure that all ranks have the same, for instance a model of the same shape.
+    ///
+    /// # Errors
+    /// When a rank has something else than rank 0; the error names both. Also when the group fails.
+    pub fn agree(&self, own: &str) -> GroupResult<()> {
+        let all = self.all_gather_bytes(own.as_bytes())?;
+        let Some(rank) = all.iter().position(|other| *other != all[0]) else { return Ok(()) };
+        let [theirs, first] = [rank, 0].map(|rank| String::from_utf8_lossy(&all[rank]));
+        let message = format!("{} has {theirs}, and {} has {first}", self.name(rank), self.name(0));
+        Err(self.fail(GroupError::new(Fault::Mismatch, Some(rank), message)))
     }
 
     /// Begins to make the tensor the sum of all ranks' tensors.

@@ -16,6 +16,7 @@ mod group;
 mod hub;
 mod launch;
 mod meeting;
+mod nccl;
 mod roster;
 mod spoke;
 mod store;

@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <c10/util/Logging.h>
@@ -65,6 +66,7 @@ struct Latch {
 // An operation under way.
 struct Operation {
   WorkReference work;
+  // Absent on CUDA devices: there the future says only that the kernels are queued.
   std::shared_ptr<Latch> latch;
   // What remains to be done when the engine is done; may be empty.
   std::function<void()> finish;
@@ -72,10 +74,27 @@ struct Operation {
 
 namespace {
 
-Operation *started(WorkReference work, std::function<void()> finish = {}) {
+Operation *started(WorkReference work, bool on_cpu, std::function<void()> finish = {}) {
+  if (!on_cpu) {
+    return new Operation{std::move(work), nullptr, std::move(finish)};
+  }
   auto latch = std::make_shared<Latch>();
   work->getFuture()->addCallback([latch](c10::ivalue::Future &) { latch->release(); });
   return new Operation{std::move(work), std::move(latch), std::move(finish)};
+}
+
+bool is_over(const Operation &operation, milliseconds patience) {
+  if (operation.latch != nullptr) {
+    return operation.latch->wait(patience);
+  }
+  const auto deadline = std::chrono::steady_clock::now() + patience;
+  while (!operation.work->isCompleted()) {
+    if (std::chrono::steady_clock::now() >= deadline) {
+      return false;
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+  return true;
 }
 
 std::shared_ptr<::gloo::transport::Device> device_at(const char *address) {
@@ -174,7 +193,7 @@ void sppo_engine_free(c10d::Backend *engine) noexcept {
 char *sppo_all_reduce(Operation **result, c10d::Backend *engine, const at::Tensor *tensor) noexcept {
   return guarded([&] {
     std::vector<at::Tensor> tensors{*tensor};
-    *result = started(engine->allreduce(tensors));
+    *result = started(engine->allreduce(tensors), tensor->is_cpu());
   });
 }
 
@@ -185,13 +204,13 @@ char *sppo_reduce_scatter(Operation **result, c10d::Backend *engine, const at::T
     at::Tensor part = *shard;
     if (!whole->is_cpu()) {
       at::Tensor input = *whole;
-      *result = started(engine->_reduce_scatter_base(part, input));
+      *result = started(engine->_reduce_scatter_base(part, input), /*on_cpu=*/false);
       return;
     }
     // gloo sums the whole in any case, and tells when it has only for this operation.
     std::vector<at::Tensor> sums{whole->clone()};
     const int64_t rank = engine->getRank();
-    *result = started(engine->allreduce(sums), [part, rank, sum = sums[0]] {
+    *result = started(engine->allreduce(sums), /*on_cpu=*/true, [part, rank, sum = sums[0]] {
       part.copy_(sum.narrow(0, rank * part.size(0), part.size(0)));
     });
   });
@@ -203,7 +222,7 @@ char *sppo_all_gather(Operation **result, c10d::Backend *engine, const at::Tenso
   return guarded([&] {
     at::Tensor output = *whole;
     at::Tensor input = *shard;
-    *result = started(engine->_allgather_base(output, input));
+    *result = started(engine->_allgather_base(output, input), whole->is_cpu());
   });
 }
 
@@ -213,14 +232,14 @@ char *sppo_broadcast(Operation **result, c10d::Backend *engine, const at::Tensor
     std::vector<at::Tensor> tensors{*tensor};
     c10d::BroadcastOptions options;
     options.rootRank = root;
-    *result = started(engine->broadcast(tensors, options));
+    *result = started(engine->broadcast(tensors, options), tensor->is_cpu());
   });
 }
 
 // Waits so long at most; `done` tells whether the operation is over, well or badly.
 char *sppo_operation_wait(Operation *operation, int64_t patience_ms, bool *done) noexcept {
   return guarded([&] {
-    *done = operation->latch->wait(milliseconds(patience_ms));
+    *done = is_over(*operation, milliseconds(patience_ms));
     if (!*done) {
       return;
     }

@@ -152,6 +152,11 @@ impl Roster {
         self.share(rank, |member| &member.cpus).1
     }
 
+    /// Ranks that see the same CUDA devices as this one, itself included.
+    pub(super) fn ranks_on_gpus(&self, rank: usize) -> usize {
+        self.share(rank, |member| &member.gpus).1
+    }
+
     /// Number of a rank among those that see the same CUDA devices: the device that is its own.
     pub(super) fn cuda_device(&self, rank: usize) -> usize {
         self.share(rank, |member| &member.gpus).0
@@ -159,7 +164,7 @@ impl Roster {
 
     /// Whether a rank sees the same CUDA devices as all other ranks of its host.
     pub(super) fn sees_all_of_host(&self, rank: usize) -> bool {
-        self.share(rank, |member| &member.gpus).1 == self.share(rank, |_| "").1
+        self.ranks_on_gpus(rank) == self.share(rank, |_| "").1
     }
 
     /// Hosts with the number of their ranks, in the order of ranks.

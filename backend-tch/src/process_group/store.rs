@@ -143,7 +143,9 @@ impl Drop for Store {
 }
 
 /// A store as torchrun's agent serves it to the processes that it starts, again and again.
-pub struct AgentStore(Store);
+pub struct AgentStore {
+    _store: Store,
+}
 
 impl AgentStore {
     /// Serves a store on a socket that listens already, until the result is dropped.
@@ -152,7 +154,10 @@ impl AgentStore {
     /// When c10d cannot serve there.
     pub fn serve(listener: TcpListener) -> Result<Self, GroupError> {
         let served = Store::serve(listener, Duration::from_secs(60));
-        served.map(Self).map_err(|text| GroupError::new(Fault::Engine, None, text))
+        match served {
+            Ok(store) => Ok(Self { _store: store }),
+            Err(text) => Err(GroupError::new(Fault::Engine, None, text)),
+        }
     }
 }
 
