@@ -17,12 +17,14 @@ mod hub;
 mod launch;
 mod meeting;
 mod nccl;
+mod operations;
 mod roster;
 mod spoke;
 mod store;
 mod watch;
 
 pub use fault::{Fault, GroupError};
-pub use group::{GroupResult, GroupSettings, Pending, ProcessGroup};
+pub use group::{GroupResult, GroupSettings, ProcessGroup};
 pub use launch::Launch;
+pub use operations::Pending;
 pub use store::AgentStore;
