@@ -1,10 +1,11 @@
 //! NCCL, for tensors of CUDA devices: an engine in a library of its own.
 
+use std::error::Error;
 use std::ffi::{c_int, c_void};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use libloading::Library;
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
 use super::engine::Engine;
 use super::store::{Answer, EngineResult, Store, checked, milliseconds};
@@ -46,10 +47,16 @@ pub(super) fn open(
         let searched: Vec<_> = directories.iter().map(|path| path.display().to_string()).collect();
         format!("there is no {LIBRARY} in {}", searched.join(", "))
     })?;
-    let cannot = |error: libloading::Error| format!("{} cannot be opened: {error}", path.display());
-    // SAFETY: it is the plugin's own library, whose initialisers do nothing else than libtorch's. It stays
-    // open, so its function may be called as long as the process lives.
-    let library = Box::leak(Box::new(unsafe { Library::new(&path) }.map_err(cannot)?));
+    let cannot = |error: libloading::Error| {
+        // The error itself says that it failed, its source says why.
+        let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+        format!("{} cannot be opened: {reason}", path.display())
+    };
+    // All symbols are looked for now: one that is missing later would end the process. SAFETY: it is the
+    // plugin's own library, whose initialisers do nothing else than libtorch's. It stays open, so its
+    // function may be called as long as the process lives.
+    let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }.map_err(cannot)?;
+    let library = Box::leak(Box::new(library));
     // SAFETY: the function has this signature in every version of the library.
     let new = unsafe { library.get::<New>(SYMBOL) }.map_err(cannot)?;
     let mut raw = std::ptr::null_mut();

@@ -140,7 +140,8 @@ fn two_processes_with_one_rank_are_refused() {
 fn nccl_that_is_not_there_is_missed_by_name() {
     for rank in start("nccl", 0..2, 2) {
         let told = rank.told();
-        assert!(told.contains("cannot use NCCL: there is no libsppo_nccl.so in /"), "{told}");
+        assert!(told.contains(" cannot use NCCL: "), "{told}");
+        assert!(told.contains("libsppo_nccl.so"), "{told}");
     }
 }
 

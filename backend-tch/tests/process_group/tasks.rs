@@ -23,7 +23,11 @@ pub(crate) fn run(task: &str) {
     let end = ProcessGroup::join(launch, &settings).and_then(|group| perform(task, &group));
     match end {
         Ok(()) => println!("\ntold: done"),
-        Err(error) => println!("\ntold: {:?} {:?}: {error}", error.fault(), error.rank()),
+        Err(error) => {
+            println!("\ntold: {:?} {:?}: {error}", error.fault(), error.rank());
+            // A launcher must see that it failed.
+            std::process::exit(3);
+        }
     }
 }
 
