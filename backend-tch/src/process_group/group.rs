@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tch::Tensor;
 
-use super::board::{Post, Step, Trouble};
+use super::board::{Post, Step, Trouble, left};
 use super::connection::Deadline;
 use super::engine::{Engine, EngineLimits, Operation, Place};
 use super::fault::{Fault, GroupError};
@@ -203,9 +203,17 @@ impl ProcessGroup {
         self.failure.get().cloned().or_else(|| self.watch.verdict())
     }
 
-    /// Leaves the group for a reason that the other ranks are told: each gets an error with it.
-    pub fn give_up(mut self, reason: &str) {
+    /// Leaves the group for a reason that the other ranks are told: each gets an error with it. It is told
+    /// when this returns, so the process may end.
+    pub fn give_up(&self, reason: &str) {
+        self.fail(left(self.rank(), &self.name(self.rank()), reason));
         self.watch.leave(reason);
+    }
+
+    /// The launcher's word to this process.
+    #[must_use]
+    pub fn launch(&self) -> &Launch {
+        &self.launch
     }
 
     /// The engine of bytes.

@@ -1,7 +1,7 @@
 //! The launcher's word to a process: which one of how many it is, and where they meet.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::fault::{Fault, GroupError};
 
@@ -133,12 +133,6 @@ impl Launch {
         if let Some(path) = &self.error_file {
             let _ = std::fs::write(path, error_report(sentence));
         }
-    }
-
-    /// The name of the launch's error file.
-    #[must_use]
-    pub fn error_file(&self) -> Option<&Path> {
-        self.error_file.as_deref()
     }
 }
 

@@ -5,6 +5,7 @@
 //! closes its connection; one that is stopped, or cut off, falls silent; one that is late or has called
 //! another operation says so itself. Rank 0 judges, and all ranks get the same verdict.
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -18,7 +19,7 @@ use super::spoke::Spoke;
 /// The watching thread of this rank.
 pub(super) struct Watch {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    thread: Cell<Option<JoinHandle<()>>>,
 }
 
 /// A socket for the others to connect to, and the word that they must say.
@@ -73,7 +74,7 @@ impl Watch {
         let thread = thread.spawn(move || run(own)).map_err(|error| {
             GroupError::new(Fault::Engine, None, format!("no thread can be started: {error}"))
         })?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { shared, thread: Cell::new(Some(thread)) })
     }
 
     /// Writes down that this rank begins an operation.
@@ -96,7 +97,7 @@ impl Watch {
     }
 
     /// Tells the others that this rank leaves, and why if it should not.
-    pub(super) fn leave(&mut self, reason: &str) {
+    pub(super) fn leave(&self, reason: &str) {
         self.shared.leave(reason);
         if let Some(thread) = self.thread.take() {
             // A panic there has no meaning here any more.

@@ -126,6 +126,11 @@ fn a_rank_that_panics_tells_the_others() {
 }
 
 #[test]
+fn a_rank_that_gives_up_tells_the_others_why() {
+    assert_all_tell(start("give up", 0..3, 3), Fault::Left, 1, "has failed: the disk is full");
+}
+
+#[test]
 fn two_processes_with_one_rank_are_refused() {
     let ranks = start("join", [0, 1, 1], 3);
     let told: Vec<String> = ranks.into_iter().map(Rank::told).collect();

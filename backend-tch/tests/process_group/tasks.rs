@@ -110,6 +110,11 @@ fn wait_or_differ(task: &str, group: &ProcessGroup) -> GroupResult<()> {
             _ => group.broadcast_bytes(b"a command").map(drop),
         },
         "other model" => group.agree(&format!("a model of {} layers", 10 + rank)),
+        "give up" if rank == 1 => {
+            group.give_up("the disk is full");
+            group.agree("nothing more")
+        }
+        "give up" => group.agree("something"),
         "panic" => {
             assert!(rank != 1, "a mistake");
             group.broadcast_bytes(if rank == 0 { b"one" } else { b"" })?;
