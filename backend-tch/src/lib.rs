@@ -22,6 +22,7 @@ mod ops;
 mod optimizer;
 mod parameter;
 mod process_group;
+mod team;
 mod tensors;
 
 pub use attention::cached::KeyValueCache;

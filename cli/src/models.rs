@@ -13,6 +13,7 @@ use sppo_model::checkpoint::source::{self, ModelSourceOptions};
 
 use crate::failure::{Failure, Result};
 use crate::prompts;
+use crate::team;
 use crate::terminal::Terminal;
 
 /// The plugins at hand. Libraries that were named must be of use.
@@ -30,12 +31,14 @@ const BACKENDS_ON_REQUEST: [(&str, &str); 1] =
 pub(crate) fn backend(plugins: &PluginRegistry, config: &Config) -> CoreResult<Box<dyn Backend>> {
     let name = config.backend.name.as_str();
     let created = plugins.create_backend(name, config.backend.chosen_settings());
-    match BACKENDS_ON_REQUEST.iter().find(|(on_request, _)| *on_request == name) {
+    let created = match BACKENDS_ON_REQUEST.iter().find(|(on_request, _)| *on_request == name) {
         Some((_, hint)) if !plugins.names(PluginKind::BACKEND).contains(&name) => {
             created.map_err(|error| error.with_hint(*hint))
         }
         _ => created,
-    }
+    }?;
+    team::require_team(name, created.as_ref())?;
+    Ok(created)
 }
 
 /// The judge as it is recorded: name, version, and the identity that the oracle reports.

@@ -31,6 +31,12 @@ impl Flags {
         Ok(flags)
     }
 
+    /// Those whose settings are in these sections.
+    pub(crate) fn within(mut self, sections: &[&str]) -> Self {
+        self.0.retain(|given| sections.iter().any(|section| given.is_in(section)));
+        self
+    }
+
     /// One setting, if its flag was given.
     pub(crate) fn set<T: Into<toml::Value>>(
         &mut self,

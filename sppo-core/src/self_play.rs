@@ -29,8 +29,8 @@ use crate::plugin::{Learner, Oracle, Policy};
 use crate::records::{Judgment, Prompt, ResponseStatistics, Rollout, TrainingExample};
 use crate::run_directory::RunDirectory;
 use crate::selection::SkipCounts;
-use crate::session::{Session, StageMeter};
-use crate::stages::{self, ReferenceLogProbs, SamplingPass, TokenizationRule, TrainingProgress};
+use crate::session::Session;
+use crate::stages::{self, ReferenceLogProbs, TokenizationRule, TrainingProgress};
 
 /// Inputs of a run, beside its settings.
 #[derive(Clone, Debug)]
@@ -55,7 +55,8 @@ pub fn self_play(
     let metrics = MetricsObserver::new(run.root());
     let observer = &Observers(&[session.observer, &metrics]);
     let session = Session { observer, ..session };
-    let mut play = SelfPlay { session, oracle, inputs, run, policy: None, shards_per_call: 1 };
+    let shards_per_call = session.backend.place().size;
+    let mut play = SelfPlay { session, oracle, inputs, run, policy: None, shards_per_call };
     let outcome = play.play();
     drop(play);
     metrics.outcome(outcome)
@@ -126,7 +127,9 @@ impl SelfPlay<'_> {
         meter.advance(pass.most_tokens(prompts.len() - left));
         for together in missing.chunks(self.shards_per_call) {
             let asked: Vec<&[Prompt]> = together.iter().map(|&shard| shards[shard]).collect();
-            let made = self.sample_shards(iteration, &asked, &pass, &meter)?;
+            let session = self.session;
+            let policy = self.policy_after(iteration - 1)?;
+            let made = session.rollouts(&meter, policy, &asked, &pass)?;
             for (&shard, made) in together.iter().zip(made) {
                 self.commit_rows(&Names::rollouts(iteration, shard), &made)?;
                 rollouts[shard] = Some(made);
@@ -135,20 +138,6 @@ impl SelfPlay<'_> {
         let rollouts: Vec<Rollout> = rollouts.into_iter().flatten().flatten().collect();
         meter.finish(ResponseStatistics::of(&rollouts).to_string());
         Ok(rollouts)
-    }
-
-    /// The rollouts of some shards, made in one call.
-    fn sample_shards(
-        &mut self,
-        iteration: u32,
-        shards: &[&[Prompt]],
-        pass: &SamplingPass,
-        meter: &StageMeter<'_>,
-    ) -> Result<Vec<Vec<Rollout>>> {
-        let session = self.session;
-        let policy = self.policy_after(iteration - 1)?;
-        let mut rollouts = session.rollouts(meter, policy, &shards.concat(), pass)?.into_iter();
-        Ok(shards.iter().map(|shard| rollouts.by_ref().take(shard.len()).collect()).collect())
     }
 
     /// `P(y_k > y_j | x)` for every pair of responses.

@@ -182,11 +182,13 @@ pub mod serve {
     mod memory_estimate;
     mod policy;
     mod scorer;
+    mod team;
 
     pub use backend::{MatrixRate, ModelBackend, keep_large_buffers};
     pub use memory_estimate::MemoryTraits;
     pub use policy::DecoderPolicy;
     pub use scorer::{ScorerKind, load_scorer};
+    pub use team::{Channel, Collective};
 }
 
 pub mod synthetic {

@@ -108,7 +108,7 @@ impl Optimizer {
 }
 
 /// Settings of one optimiser step.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepSettings {
     /// The learning rate of this step.
     pub learning_rate: f64,
@@ -118,7 +118,7 @@ pub struct StepSettings {
 
 /// Outcome of one optimiser step.
 #[repr(C)]
-#[derive(StableAbi, Clone, Copy, Debug, PartialEq)]
+#[derive(StableAbi, Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
     /// L2 norm of the accumulated gradient over all trainable parameters, before clipping.
     pub gradient_norm: f64,

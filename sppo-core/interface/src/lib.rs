@@ -30,7 +30,7 @@ pub mod preference;
 pub mod win_rate;
 
 pub use abi::IntoObject;
-pub use backend::{Backend, ModelSpec, PolicySpec, Scorer};
+pub use backend::{Backend, ModelSpec, PolicySpec, Scorer, TeamPlace};
 pub use calls::{PluginAtWork, plugin_at_work};
 pub use error::{PluginError, PluginErrorKind};
 pub use generation::{

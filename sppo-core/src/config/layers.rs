@@ -124,6 +124,12 @@ impl Override {
             _ => Ok(Self { flag, table: Table::new() }),
         }
     }
+
+    /// Whether the setting is in this section, or is this key.
+    #[must_use]
+    pub fn is_in(&self, section: &str) -> bool {
+        self.table.contains_key(section)
+    }
 }
 
 /// Origin of a value.

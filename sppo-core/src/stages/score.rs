@@ -19,12 +19,16 @@ pub fn score(
 ) -> Result<Vec<ScoredResponse>> {
     let mut scored = Vec::with_capacity(responses.len());
     let mut rest = responses;
-    let lengths = responses.iter().map(|split| split.prompt.len() + split.response.len());
-    for length in group_lengths(lengths, micro_batch_tokens) {
-        let (micro_batch, after) = rest.split_at(length);
+    let tokens = responses.iter().map(|split| split.prompt.len() + split.response.len());
+    let lengths = group_lengths(tokens, micro_batch_tokens);
+    for together in lengths.chunks(policy.info().replicas.max(1)) {
+        let (round, after) = rest.split_at(together.iter().sum());
         rest = after;
-        let log_probs = policy.token_log_probs(&pack(micro_batch))?;
-        for (response, log_probs) in micro_batch.iter().zip(log_probs) {
+        let mut left = round;
+        let mut next = |length: &usize| pack(left.split_off(..*length).unwrap_or_default());
+        let packed: Vec<SequenceBatch> = together.iter().map(&mut next).collect();
+        let log_probs = policy.token_log_probs_each(&packed)?;
+        for (response, log_probs) in round.iter().zip(log_probs.into_iter().flatten()) {
             scored.push(
                 scored_response(response, log_probs)
                     .map_err(|message| PluginError::failed(message).of_plugin(policy.plugin()))?,

@@ -66,6 +66,17 @@ pub(super) fn run(arguments: &RunArguments, terminal: &Terminal) -> Result<()> {
     report::show(&plan, reports, arguments.report.json, terminal)
 }
 
+/// The settings of the run that these arguments go on with, if it is on this machine: those of the record,
+/// or none. The record of another machine is rank 0's.
+pub(crate) fn earlier_settings(arguments: &RunArguments) -> CoreResult<Option<Config>> {
+    let is_here = plan::earlier_run(arguments);
+    match is_here {
+        Ok(earlier) => Ok(earlier.map(|resolved| resolved.config)),
+        Err(Error::RunDirectory { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Tells how to go on, whatever stopped the run.
 fn stopped(error: Error, plan: &RunPlan, terminal: &Terminal) -> Failure {
     let go_on = report::resume_command(&plan.config);

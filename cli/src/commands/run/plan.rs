@@ -34,7 +34,7 @@ pub(super) struct RunPlan {
 
 impl RunPlan {
     pub(super) fn new(arguments: &RunArguments) -> Result<Self> {
-        let earlier = if arguments.resume { earlier_run(arguments)? } else { None };
+        let earlier = earlier_run(arguments)?;
         let resume = earlier.is_some();
         let Resolved { config, sources } = match earlier {
             Some(resolved) => resolved,
@@ -414,15 +414,20 @@ fn require_enough(prompts: usize, config: &Config) -> Result<()> {
 }
 
 /// The settings that the run has, but for what was typed. What differs is refused when the run is
-/// opened, unless it is allowed. `None` for a run that was stopped before it had recorded anything.
-fn earlier_run(arguments: &RunArguments) -> Result<Option<Resolved>> {
+/// opened, unless it is allowed. `None` for a run that is to be started, or was stopped before it had
+/// recorded anything.
+pub(super) fn earlier_run(arguments: &RunArguments) -> Result<Option<Resolved>> {
+    if !arguments.resume && !arguments.resume_or_start {
+        return Ok(None);
+    }
     let Resolved { config, sources } = arguments.settings.resolve(flags(arguments)?)?;
     let name = match sources.get("name") {
         None | Some(Source::Default) => latest_run(&config.run_directory)?,
         Some(_) => config.name,
     };
     let path = config.run_directory.join(&name);
-    if path.is_dir() && !path.join("run.json").exists() {
+    let is_recorded = path.join("run.json").exists();
+    if !is_recorded && (path.is_dir() || arguments.resume_or_start) {
         return Ok(None);
     }
     if !path.is_dir() {
