@@ -23,31 +23,42 @@ fn main() {
         Err(_) => fail(&format!("LIBTORCH={libtorch} holds no libtorch {VERSION}; {COMMAND}")),
     }
     println!("cargo::rustc-env=SPPO_LIBTORCH_VERSION={VERSION}");
-    compile_kernel_call(Path::new(&libtorch));
+    compile_calls(Path::new(&libtorch));
     // Beside the plugin first, so that it can be shipped with its libtorch.
     for place in ["$ORIGIN/libtorch/lib", "$ORIGIN/../libtorch/lib", &format!("{libtorch}/lib")] {
         println!("cargo::rustc-link-arg=-Wl,-rpath,{place}");
     }
 }
 
-/// The feature brings the crate that calls the compiler.
+/// Compiles the calls that the crate tch lacks. The feature brings the crate that calls the compiler.
 #[cfg(feature = "libtorch")]
-fn compile_kernel_call(libtorch: &Path) {
-    const SOURCE: &str = "src/attention/varlen.cpp";
-    println!("cargo::rerun-if-changed={SOURCE}");
-    cc::Build::new()
+fn compile_calls(libtorch: &Path) {
+    const GLOO_DECLARATIONS: &str = "src/process_group/gloo_declarations";
+    compile(libtorch, "src/attention/varlen.cpp", "sppo_varlen_attention", |_| {});
+    println!("cargo::rerun-if-changed={GLOO_DECLARATIONS}");
+    compile(libtorch, "src/process_group/process_group.cpp", "sppo_process_group", |build| {
+        build.define("USE_C10D_GLOO", None).include(GLOO_DECLARATIONS);
+    });
+}
+
+#[cfg(feature = "libtorch")]
+fn compile(libtorch: &Path, source: &str, library: &str, set: impl FnOnce(&mut cc::Build)) {
+    println!("cargo::rerun-if-changed={source}");
+    let mut build = cc::Build::new();
+    build
         .cpp(true)
         .std("c++17")
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         .includes([libtorch.join("include"), libtorch.join("include/torch/csrc/api/include")])
         // libtorch's headers are not ours to mend.
         .warnings(false)
-        .file(SOURCE)
-        .compile("sppo_varlen_attention");
+        .file(source);
+    set(&mut build);
+    build.compile(library);
 }
 
 #[cfg(not(feature = "libtorch"))]
-fn compile_kernel_call(_libtorch: &Path) {}
+fn compile_calls(_libtorch: &Path) {}
 
 fn fail(message: &str) -> ! {
     println!("cargo::error={message}");

@@ -12,6 +12,8 @@ use tch::{Device, Kind};
 use crate::device::{Context, choose_device, has_bf16_units};
 use crate::libraries::{MISSING_LIBTORCH_HINT, check_version};
 use crate::ops::{TchOps, TchOptions};
+use crate::process_group::ProcessGroup;
+use crate::team::{self, TchTeam};
 
 /// Memory of libtorch without a model.
 const PROGRAM_BYTES: u64 = 256 << 20;
@@ -39,7 +41,11 @@ pub struct TchConfig {
     pub cache_limit_mebibytes: usize,
     /// A directory with libtorch's CUDA library, for instance that of the Python package torch. By
     /// default it is looked for in the directory that LIBTORCH names, and beside the CPU's library.
+    #[schemars(extend("format" = "path"))]
     pub libtorch: Option<PathBuf>,
+    /// Seconds that ranks wait for each other: to come together, and in each exchange of gradients. Longer
+    /// than the slowest rank may be behind the fastest in a step.
+    pub collective_timeout_seconds: f64,
 }
 
 /// A dtype of matrix products.
@@ -54,6 +60,13 @@ pub enum DataType {
 }
 
 impl DataType {
+    fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
     fn kind(self) -> Kind {
         match self {
             Self::F32 => Kind::Float,
@@ -72,6 +85,7 @@ impl Default for TchConfig {
             max_rows: 0,
             cache_limit_mebibytes: 0,
             libtorch: None,
+            collective_timeout_seconds: 600.0,
         }
     }
 }
@@ -87,7 +101,8 @@ impl Plugin for TchBackend {
 
     fn create(config: TchConfig) -> Result<Self, PluginError> {
         check_version()?;
-        let device = choose_device(&config.device, config.libtorch.as_deref())?;
+        let group = team::join(config.collective_timeout_seconds)?;
+        let device = device_of_rank(&config, group.as_ref())?;
         if config.dtype == DataType::Bf16 && !has_bf16_units(device) {
             tracing::warn!(
                 "this CPU has no bf16 arithmetic, so data_type = \"bf16\" is slower here than \"f32\""
@@ -96,12 +111,45 @@ impl Plugin for TchBackend {
         let ops = TchOps::new(&TchOptions {
             device,
             compute_dtype: config.dtype.kind(),
-            threads: config.threads,
+            threads: match (&group, config.threads) {
+                (Some(group), 0) => group.threads(),
+                (_, threads) => threads,
+            },
             keep_logits_limit: config.keep_logits_limit_mebibytes.saturating_mul(1 << 20),
         })?;
         let memory = memory_traits(&ops);
-        Ok(Self(ModelBackend::new(ops, generation_limits(&config, device), memory)))
+        let backend = ModelBackend::new(ops.clone(), generation_limits(&config, device), memory);
+        Ok(Self(match group {
+            Some(group) => backend.with_team(TchTeam::new(group, ops)),
+            None => backend,
+        }))
     }
+}
+
+/// The device of the settings; where several processes share a host, each rank's own CUDA device.
+fn device_of_rank(config: &TchConfig, group: Option<&ProcessGroup>) -> Result<Device, PluginError> {
+    let libtorch = config.libtorch.as_deref();
+    let Some(group) = group else { return choose_device(&config.device, libtorch) };
+    let shared = config.device.starts_with("cuda:") && group.shares_cuda_devices();
+    if shared {
+        return Err(PluginError::configuration(format!(
+            "device: `{}` is one device, and several ranks of this host would share it",
+            config.device
+        ))
+        .with_hint("set device = \"auto\" or \"cuda\", which gives each rank its own"));
+    }
+    let device = match choose_device(&config.device, libtorch)? {
+        Device::Cuda(0) if config.device == "auto" || config.device == "cuda" => {
+            choose_device(&format!("cuda:{}", group.cuda_device()), libtorch)?
+        }
+        device => device,
+    };
+    let (kind, dtype) = (if device.is_cuda() { "CUDA" } else { "the CPU" }, config.dtype.name());
+    group.agree(&format!("data_type = \"{dtype}\" on {kind}"))?;
+    if let Device::Cuda(number) = device {
+        group.open_nccl(number, &config.libtorch.iter().cloned().collect::<Vec<_>>())?;
+    }
+    Ok(device)
 }
 
 fn generation_limits(config: &TchConfig, device: Device) -> GenerationLimits {

@@ -21,6 +21,8 @@ mod norm;
 mod ops;
 mod optimizer;
 mod parameter;
+mod process_group;
+mod team;
 mod tensors;
 
 pub use attention::cached::KeyValueCache;
@@ -29,4 +31,7 @@ pub use backend::{DataType, TchBackend, TchConfig};
 pub use device::choose_device;
 pub use ops::{TchOps, TchOptions};
 pub use parameter::Parameter;
+pub use process_group::{
+    AgentStore, Fault, GroupError, GroupResult, GroupSettings, Launch, Pending, ProcessGroup,
+};
 pub use tensors::Activation;

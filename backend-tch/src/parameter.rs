@@ -88,6 +88,22 @@ impl Parameter {
         })
     }
 
+    /// The gradient of a trained weight, zeros where there was none; it shares the memory of the gradient.
+    pub(crate) fn gradient_or_zeros(&mut self) -> TorchResult<Tensor> {
+        let mut shared = None;
+        self.accumulate(|gradient, accumulation| {
+            if accumulation == Accumulation::Overwrite {
+                let _ = gradient.f_zero_()?;
+            }
+            shared = Some(gradient.shallow_clone());
+            Ok(())
+        })?;
+        match shared {
+            Some(shared) => Ok(shared),
+            None => Ok(self.value.f_zeros_like()?),
+        }
+    }
+
     /// Sum of squares of the gradient; 0 when there is none.
     pub(crate) fn gradient_square_sum(&self) -> TorchResult<f64> {
         self.gradient().map_or(Ok(0.0), optimizer::square_sum)

@@ -206,6 +206,8 @@ impl Flag {
             .value_parser(kind.parser())
             .help_heading(heading)
             .hide_short_help(self.2 == Long)
+            // A negative number is a value, if a wrong one, and no flag.
+            .allow_hyphen_values(matches!(kind, Kind::Integer { .. } | Kind::Number))
             .help(first_sentence(&documentation) + &self.default())
             .long_help(documentation + &self.default());
         if kind == Kind::List { argument.value_delimiter(',') } else { argument }

@@ -11,6 +11,7 @@ mod models;
 mod output;
 mod prompts;
 mod settings;
+mod team;
 mod terminal;
 
 use clap::Parser;
@@ -28,14 +29,24 @@ use terminal::Terminal;
 
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
+    let arguments = if team::serves() { arguments.of_a_server() } else { arguments };
     let terminal = Terminal::new(&arguments.terminal);
     logging::start(&arguments.terminal, &terminal);
-    output::keep_for_data();
-    let outcome = failure::catch_bugs(|| commands::dispatch(arguments.command, &terminal));
+    let outcome = failure::catch_bugs(|| {
+        // Rank 0 takes over the standard output, so that comes first.
+        team::launch(&arguments)?;
+        output::keep_for_data();
+        if team::serves() {
+            return team::serve(&arguments.command);
+        }
+        commands::dispatch(arguments.command, &terminal)
+    });
     match outcome {
         Ok(()) => ExitCode::Success.into(),
         Err(failure) => {
-            failure.explain(&terminal);
+            if !team::is_told_by_rank_0(&failure) {
+                failure.explain(&terminal);
+            }
             failure.exit_code().into()
         }
     }

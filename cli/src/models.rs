@@ -10,9 +10,11 @@ use sppo_core::{Error, Result as CoreResult};
 use sppo_model::ModelError;
 use sppo_model::checkpoint::Checkpoint;
 use sppo_model::checkpoint::source::{self, ModelSourceOptions};
+use sppo_model::text::TEMPLATE_HINT;
 
 use crate::failure::{Failure, Result};
 use crate::prompts;
+use crate::team;
 use crate::terminal::Terminal;
 
 /// The plugins at hand. Libraries that were named must be of use.
@@ -30,12 +32,14 @@ const BACKENDS_ON_REQUEST: [(&str, &str); 1] =
 pub(crate) fn backend(plugins: &PluginRegistry, config: &Config) -> CoreResult<Box<dyn Backend>> {
     let name = config.backend.name.as_str();
     let created = plugins.create_backend(name, config.backend.chosen_settings());
-    match BACKENDS_ON_REQUEST.iter().find(|(on_request, _)| *on_request == name) {
+    let created = match BACKENDS_ON_REQUEST.iter().find(|(on_request, _)| *on_request == name) {
         Some((_, hint)) if !plugins.names(PluginKind::BACKEND).contains(&name) => {
             created.map_err(|error| error.with_hint(*hint))
         }
         _ => created,
-    }
+    }?;
+    team::require_team(name, created.as_ref())?;
+    Ok(created)
 }
 
 /// The judge as it is recorded: name, version, and the identity that the oracle reports.
@@ -73,7 +77,7 @@ impl LocalModel {
         offline: bool,
         terminal: &Terminal,
     ) -> Result<Self> {
-        Self::open(&path_of(model, config, offline, terminal)?)
+        Self::open(&path_of(model, config, offline, terminal)?)?.with_variables_of(config)
     }
 
     /// As [`Self::find`], without fetching: `None` for a model that may still be fetched.
@@ -86,7 +90,7 @@ impl LocalModel {
         terminal: &Terminal,
     ) -> Result<Option<Self>> {
         match path_of(model, config, true, terminal) {
-            Ok(path) => Self::open(&path).map(Some),
+            Ok(path) => Self::open(&path)?.with_variables_of(config).map(Some),
             Err(_) if source::may_be_fetched(model) => Ok(None),
             Err(failure) => Err(failure),
         }
@@ -105,6 +109,14 @@ impl LocalModel {
         Ok(Self { path: path.to_path_buf(), checkpoint })
     }
 
+    /// The model with the variables of its chat template that the settings name.
+    fn with_variables_of(self, config: &Config) -> Result<Self> {
+        let checkpoint = self.checkpoint.with_template_variables(&config.template_variables_json());
+        let checkpoint = checkpoint
+            .map_err(|error| Error::configuration("template_variables", error.to_string()))?;
+        Ok(Self { checkpoint, ..self })
+    }
+
     /// Refuses prompts that the model cannot answer, before any work is done: those that its chat template
     /// refuses, and those that fill its context or `training.max_length`, where that is given. Returns the
     /// tokens of the longest.
@@ -117,6 +129,11 @@ impl LocalModel {
         file: Option<&Path>,
         max_length: Option<usize>,
     ) -> Result<usize> {
+        if !self.checkpoint.text().has_template() {
+            return Err(Error::input(&self.path, "the model has no chat template")
+                .with_hint(TEMPLATE_HINT)
+                .into());
+        }
         let context = self.checkpoint.config().context_length;
         let mut longest = 0;
         for prompt in prompts {

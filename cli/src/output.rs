@@ -1,6 +1,6 @@
 //! Standard output and output files: data, and nothing else.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -72,6 +72,71 @@ pub(crate) fn file(path: &Path, content: &[u8]) -> Result<()> {
     std::fs::write(path, content).map_err(|error| unwritable(path, &error).into())
 }
 
+/// A file that the user named, and the flag or argument that names it.
+type Named<'a> = (&'a str, Option<&'a Path>);
+
+/// Refuses outputs of which two are one file, by whatever paths: one of them would be lost. So would an input
+/// that an output replaces.
+///
+/// # Errors
+/// Names both flags.
+pub(crate) fn require_distinct(outputs: &[Named<'_>], inputs: &[Named<'_>]) -> Result<()> {
+    fn given<'a>(files: &[Named<'a>]) -> Vec<(&'a str, &'a Path)> {
+        files.iter().filter_map(|(flag, path)| Some((*flag, (*path)?))).collect()
+    }
+    let (outputs, inputs) = (given(outputs), given(inputs));
+    for (index, (flag, path)) in outputs.iter().enumerate() {
+        let is_same = |(_, other): &&(&str, &Path)| is_same_file(path, other);
+        if let Some((other, _)) = outputs[..index].iter().find(is_same) {
+            let message = format!("is the same file as {other}: {}", path.display());
+            return Err(Error::configuration(*flag, message)
+                .with_hint("give each a file of its own: the one would replace the other")
+                .into());
+        }
+        if let Some((input, _)) = inputs.iter().find(is_same) {
+            let message = format!("would replace {input}: {} is the same file", path.display());
+            return Err(Error::configuration(*flag, message)
+                .with_hint("write to another file, and rename it when all is well")
+                .into());
+        }
+    }
+    Ok(())
+}
+
+/// Whether two paths lead to one file, through links or other spellings. Devices such as `/dev/null` are not
+/// files in this sense.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    match (std::fs::metadata(one), std::fs::metadata(other)) {
+        (Ok(one_is), Ok(other_is)) if one_is.is_file() && other_is.is_file() => {
+            is_same_inode(&one_is, &other_is) || final_path(one) == final_path(other)
+        }
+        (Ok(_), Ok(_)) => false,
+        _ => final_path(one) == final_path(other),
+    }
+}
+
+#[cfg(unix)]
+fn is_same_inode(one: &Metadata, other: &Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+/// There is no stable name of a file here but its path.
+#[cfg(not(unix))]
+fn is_same_inode(_one: &Metadata, _other: &Metadata) -> bool {
+    false
+}
+
+/// The path without links, also of a file that is not there yet.
+fn final_path(path: &Path) -> PathBuf {
+    let in_its_directory = || {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new(".")).canonicalize().ok()?;
+        Some(parent.join(path.file_name()?))
+    };
+    path.canonicalize().ok().or_else(in_its_directory).unwrap_or_else(|| path.to_path_buf())
+}
+
 /// Destination of a table of rows: a file of the user, or JSON lines on standard output.
 pub(crate) enum RowsTo {
     /// A JSONL or Parquet file.
@@ -96,7 +161,7 @@ impl RowsTo {
     pub(crate) fn new(file: Option<&Path>) -> Result<Self> {
         match file {
             Some(path) => {
-                TableFormat::of(path)?;
+                TableFormat::to_write(path)?;
                 let is_new = !path.exists();
                 File::options()
                     .create(true)

@@ -3,9 +3,11 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use sppo_core::datasets::{PromptSet, PromptSettings, parse_prompts, read_prompts};
+use sppo_core::datasets::{
+    ColumnNames, PromptSet, PromptSettings, parse_prompts, read_prompts_named,
+};
 use sppo_core::records::Prompt;
-use sppo_core::tables::TableFormat;
+use sppo_core::tables::line_of_row;
 use sppo_core::{Error, Result};
 
 const BUNDLED_TRAINING: &str = include_str!("../data/prompts-train.jsonl");
@@ -19,25 +21,26 @@ pub(crate) const BUNDLED: &str = "bundled";
 /// # Errors
 /// When a file cannot be read; the error names the line.
 pub(crate) fn load(settings: &PromptSettings) -> Result<PromptSet> {
-    let mut training = training(settings.train.as_deref())?;
+    let names = &settings.columns;
+    let mut training = training(settings.train.as_deref(), names)?;
     training.truncate(settings.limit.unwrap_or(usize::MAX));
-    let held_out = held_out(settings.held_out.as_deref())?;
+    let held_out = held_out(settings.held_out.as_deref(), names)?;
     warn_of_overlap(&training, &held_out);
     Ok(PromptSet { training, held_out })
 }
 
 /// Prompts to train on: from a file, or the bundled ones.
-pub(crate) fn training(file: Option<&Path>) -> Result<Vec<Prompt>> {
+pub(crate) fn training(file: Option<&Path>, names: &ColumnNames) -> Result<Vec<Prompt>> {
     match file {
-        Some(path) => read_prompts(path),
+        Some(path) => read_prompts_named(path, names),
         None => parse_prompts("bundled training prompts", BUNDLED_TRAINING),
     }
 }
 
 /// Prompts to compare models on: from a file, or the bundled ones.
-pub(crate) fn held_out(file: Option<&Path>) -> Result<Vec<Prompt>> {
+pub(crate) fn held_out(file: Option<&Path>, names: &ColumnNames) -> Result<Vec<Prompt>> {
     match file {
-        Some(path) => read_prompts(path),
+        Some(path) => read_prompts_named(path, names),
         None => parse_prompts("bundled held-out prompts", BUNDLED_HELD_OUT),
     }
 }
@@ -52,9 +55,17 @@ pub(crate) fn error_about(file: Option<&Path>, id: u64, message: String) -> Erro
     let Some(path) = file else {
         return Error::input(format!("bundled prompt {}", id + 1), message);
     };
-    match line_of(path, id) {
+    match line_of_row(path, id) {
         Some(line) => Error::Input { path: path.into(), line: Some(line), message, hint: None },
         None => Error::input(path, format!("row {}: {message}", id + 1)),
+    }
+}
+
+/// The place of a row (from 0) in a file, for messages.
+pub(crate) fn place_of(file: &Path, row: u64) -> String {
+    match line_of_row(file, row) {
+        Some(line) => format!("line {line}"),
+        None => format!("row {}", row + 1),
     }
 }
 
@@ -70,16 +81,6 @@ pub(crate) fn locate(file: &Path, row: u64, error: Error) -> Error {
         }
         other => other,
     }
-}
-
-/// The line of a JSON-lines file that holds this row; lines without text do not count.
-fn line_of(path: &Path, row: u64) -> Option<u64> {
-    if TableFormat::of(path).ok()? != TableFormat::JsonLines {
-        return None;
-    }
-    let text = std::fs::read_to_string(path).ok()?;
-    let filled = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
-    filled.map(|(number, _)| number).nth(usize::try_from(row).ok()?)
 }
 
 fn warn_of_overlap(training: &[Prompt], held_out: &[Prompt]) {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use sppo_core::config::{Config, Layers, Override, Resolved};
 use sppo_core::plugin::check::{self, InvalidSetting};
-use sppo_core::plugins::check_sections;
+use sppo_core::plugins::{check_sections, schema_of};
 use sppo_core::stages::SamplingSettings;
 use sppo_core::{Error, Result};
 
@@ -29,6 +29,12 @@ impl Flags {
             group.add_to(&mut flags)?;
         }
         Ok(flags)
+    }
+
+    /// Those whose settings are in these sections.
+    pub(crate) fn within(mut self, sections: &[&str]) -> Self {
+        self.0.retain(|given| sections.iter().any(|section| given.is_in(section)));
+        self
     }
 
     /// One setting, if its flag was given.
@@ -63,7 +69,7 @@ impl Flags {
 
 /// Puts the layers together, and refuses settings of plugins that do not exist.
 fn resolve(layers: &Layers) -> Result<Resolved> {
-    let resolved = Config::resolve(layers)?;
+    let resolved = Config::resolve_with(layers, &schema_of)?;
     check_sections(&resolved)?;
     Ok(resolved)
 }

@@ -128,6 +128,11 @@ impl Cache {
         file.is_some_and(|file| BufReader::new(file).split(b'\n').nth(1).is_some())
     }
 
+    /// Whether nothing is known of the judge.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
     pub(crate) fn get(&self, key: &Key) -> Option<QuestionVerdict> {
         self.known.get(key).copied()
     }

@@ -1,6 +1,7 @@
 //! One call of [`Oracle::preferences`](sppo_plugin::Oracle::preferences): asks what is not known,
 //! waits, and makes verdicts of the replies.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,15 +11,18 @@ use sppo_plugin::{Comparison, PluginError, Progress, Verdict};
 
 use crate::cache::{Key, KeyMaker};
 use crate::config::HttpConfig;
-use crate::exchange::JudgeExchange;
+use crate::exchange::{JudgeExchange, Questions};
 use crate::protocol::{Protocol, questions_per_request};
-use crate::question::{InvalidVerdict, Part, Question, QuestionVerdict};
-use crate::round::{New, Round};
+use crate::question::{Ending, InvalidVerdict, Part, Question, QuestionVerdict};
+use crate::round::{New, Place, Round};
+use crate::signal::Signal;
 
 /// Interval at which progress is reported and the caller asked whether to stop.
 const TICK: Duration = Duration::from_millis(50);
 /// Time that requests under way get, when a run stops, to come back and be remembered.
 const GRACE: Duration = Duration::from_secs(5);
+/// Characters of a prompt that are shown.
+const EXCERPT: usize = 60;
 /// Interval at which verdicts are made to survive a loss of power.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -35,6 +39,11 @@ pub(crate) struct Totals {
     invalid: u64,
     cache_hits: u64,
     undecided_pairs: u64,
+    /// Comparisons of all calls, those of the present one included.
+    comparisons: u64,
+    /// Those of them with questions that the service refuses.
+    refused: u64,
+    signal: Signal,
 }
 
 /// The state of a call.
@@ -47,6 +56,9 @@ pub(crate) struct Call<'a> {
     progress: &'a dyn Progress,
     round: Round,
     comparisons: u64,
+    /// Comparisons, by their indices, with questions that the service refuses.
+    with_refusals: HashSet<usize>,
+    last_refusal: Option<String>,
     started: Instant,
     /// The counters when the call began.
     before: Option<Counters>,
@@ -77,6 +89,8 @@ impl<'a> Call<'a> {
             progress,
             round: Round::default(),
             comparisons: 0,
+            with_refusals: HashSet::new(),
+            last_refusal: None,
             started: Instant::now(),
             before: None,
         }
@@ -88,8 +102,10 @@ impl<'a> Call<'a> {
         comparisons: &[Comparison<'_>],
     ) -> Result<Vec<Verdict>, PluginError> {
         self.comparisons = comparisons.len() as u64;
+        self.totals.comparisons += self.comparisons;
         self.service.dispatcher.begin();
-        let outcome = self.ask(comparisons).and_then(|()| self.collect());
+        let outcome = self.ask(comparisons).and_then(|()| self.collect(comparisons));
+        let outcome = outcome.and_then(|()| self.require_an_answer());
         if outcome.is_err() {
             self.service.dispatcher.abandon(GRACE);
         }
@@ -97,6 +113,7 @@ impl<'a> Call<'a> {
         outcome.and(synced)?;
         let verdicts = self.round.verdicts(self.config.judge.undecided);
         self.count_undecided();
+        self.look_for_a_signal();
         verdicts
     }
 
@@ -144,6 +161,9 @@ impl<'a> Call<'a> {
         }
         body.extend(self.protocol.body(batch.parts));
         body.extend(self.config.extra.clone());
+        for field in &self.config.leave_out {
+            body.shift_remove(field);
+        }
         let body =
             serde_json::to_vec(&body).map_err(|error| PluginError::failed(error.to_string()))?;
         self.service.dispatcher.push(Request { body: body.into(), job: batch.questions });
@@ -151,12 +171,17 @@ impl<'a> Call<'a> {
     }
 
     /// Waits for all answers.
-    fn collect(&mut self) -> Result<(), PluginError> {
+    fn collect(&mut self, comparisons: &[Comparison<'_>]) -> Result<(), PluginError> {
         loop {
             let mut snapshot = self.service.dispatcher.wait(TICK);
+            let mut asks_more = false;
             for Reply { job: questions, content } in std::mem::take(&mut snapshot.replies) {
+                if let Some(said) = content.refusal {
+                    asks_more |= self.refused(questions, said, comparisons)?;
+                    continue;
+                }
                 for ((question, _), verdict) in questions.into_iter().zip(content.verdicts) {
-                    self.settle(question, verdict)?;
+                    self.settle(question, verdict, content.ending)?;
                 }
             }
             self.report(&snapshot);
@@ -164,7 +189,7 @@ impl<'a> Call<'a> {
             if let Some(error) = snapshot.stopped {
                 return Err(error);
             }
-            if snapshot.finished {
+            if snapshot.finished && !asks_more {
                 return Ok(());
             }
             if self.progress.is_cancelled() {
@@ -173,20 +198,121 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// Sets a refused question aside. Of several in one request each is asked by itself; returns whether that
+    /// is so.
+    fn refused(
+        &mut self,
+        questions: Questions,
+        said: String,
+        comparisons: &[Comparison<'_>],
+    ) -> Result<bool, PluginError> {
+        let alone = questions.len() == 1;
+        for (number, key) in questions {
+            let Place { comparison: index, first, second } = self.round.place(number);
+            let comparison = &comparisons[index];
+            if alone {
+                self.set_aside(number, &said, comparison)?;
+                continue;
+            }
+            let part = self.protocol.part(Question { comparison, first, second })?;
+            self.send(Batch { parts: vec![part], questions: vec![(number, key)] })?;
+        }
+        Ok(!alone)
+    }
+
+    /// Takes note of a refused question, and stops when there are too many prompts with such.
+    fn set_aside(
+        &mut self,
+        number: usize,
+        said: &str,
+        comparison: &Comparison<'_>,
+    ) -> Result<(), PluginError> {
+        let place = self.round.place(number);
+        self.round.refuse(number, said.to_owned());
+        if !self.with_refusals.insert(place.comparison) {
+            return Ok(());
+        }
+        self.totals.refused += 1;
+        let refusal = format!("{}: {said}", self.name(place, comparison));
+        let allowed = self.config.max_refused_share * self.totals.comparisons as f64;
+        if self.totals.refused as f64 > allowed.ceil() {
+            return Err(self.too_many_refusals(&refusal));
+        }
+        tracing::warn!("the service refuses a question, whose answers count as equal: {refusal}");
+        self.last_refusal = Some(refusal);
+        Ok(())
+    }
+
+    /// Refuses to go on with a service that has refused all that it was ever asked.
+    fn require_an_answer(&self) -> Result<(), PluginError> {
+        match &self.last_refusal {
+            Some(refusal) if !self.service.exchange.has_answered() => {
+                Err(self.too_many_refusals(refusal))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn too_many_refusals(&self, last: &str) -> PluginError {
+        let Totals { refused, comparisons, .. } = *self.totals;
+        let share = self.config.max_refused_share;
+        PluginError::failed(format!(
+            "the service refuses questions about {refused} of {comparisons} prompts (max_refused_share is \
+             {share}); the last one is about {last}"
+        ))
+        .with_hint(
+            "shorten such prompts and answers or leave them out, take a judge that answers them (with a longer \
+             context), lower `judge.max_tokens`, or raise `oracle.http.max_refused_share`",
+        )
+    }
+
+    /// The answers and the prompt of a question, in words. Prompts are counted as they were judged, from 1.
+    fn name(&self, place: Place, comparison: &Comparison<'_>) -> String {
+        let before = self.totals.comparisons - self.comparisons;
+        let number = before + place.comparison as u64 + 1;
+        let answers = match place.second {
+            Some(second) => format!("answers {} and {}", place.first + 1, second + 1),
+            None => format!("answer {}", place.first + 1),
+        };
+        let last = comparison.prompt.iter().rev().find(|message| message.role == "user");
+        let text = last.map_or("", |message| &*message.content);
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let mut excerpt: String = words.join(" ");
+        if let Some((cut, _)) = excerpt.char_indices().nth(EXCERPT) {
+            excerpt.replace_range(cut.., "...");
+        }
+        // Without a policy it is a file that is judged.
+        match comparison.rendered_prompt {
+            None => format!("{answers} to prompt {number} (line {number}), `{excerpt}`"),
+            Some(_) => format!("{answers} to the prompt `{excerpt}`"),
+        }
+    }
+
+    /// Warns of a service that tells nothing apart.
+    fn look_for_a_signal(&mut self) {
+        let signal = &mut self.totals.signal;
+        self.round.valid_verdicts().for_each(|verdict| signal.add(verdict));
+        if let Some(sign) = signal.news() {
+            tracing::warn!("{}", signal.warning(sign, self.config.protocol));
+        }
+    }
+
     fn settle(
         &mut self,
         question: usize,
         verdict: Result<QuestionVerdict, InvalidVerdict>,
+        ending: Ending,
     ) -> Result<(), PluginError> {
         if let Err(InvalidVerdict(said)) = &verdict {
             self.totals.invalid += 1;
-            self.check_share_of_invalid(said)?;
+            self.check_share_of_invalid(said, ending)?;
+            self.round.remedy = ending.remedy();
         }
         self.round.settle(question, verdict);
         Ok(())
     }
 
-    fn check_share_of_invalid(&self, said: &str) -> Result<(), PluginError> {
+    fn check_share_of_invalid(&self, said: &str, ending: Ending) -> Result<(), PluginError> {
         let Totals { questions, invalid, .. } = *self.totals;
         let share = self.config.judge.max_invalid_share;
         if invalid as f64 <= (share * questions as f64).ceil() {
@@ -196,10 +322,7 @@ impl<'a> Call<'a> {
             "{invalid} of {questions} verdicts are invalid, more than judge.max_invalid_share allows; \
              the last one: {said}"
         ))
-        .with_hint(
-            "make the judge answer with a label alone (`judge.template`, `judge.max_tokens`), or take \
-             a better judge",
-        ))
+        .with_hint(ending.remedy()))
     }
 
     fn report(&mut self, snapshot: &Snapshot<JudgeExchange>) {
@@ -219,6 +342,7 @@ impl<'a> Call<'a> {
             ("cache_hits", self.totals.cache_hits as f64),
             ("invalid_verdicts", judged.invalid_verdicts as f64),
             ("undecided_pairs", self.totals.undecided_pairs as f64),
+            ("refused_prompts", self.totals.refused as f64),
             ("prompt_tokens", judged.prompt_tokens as f64),
             ("completion_tokens", judged.completion_tokens as f64),
         ]);

@@ -12,13 +12,14 @@ use sppo_http_transport::{
 use sppo_plugin::pairwise::Orders;
 
 /// The service to ask, its protocol, and the limits within which it is asked.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HttpConfig {
     /// The protocol that the service speaks.
     pub protocol: ProtocolName,
     /// Addresses of the service; several of the same service share the work. An address without a path
-    /// gets the protocol's own, one that ends in `/v1` the rest of it, and any other is used as it stands.
+    /// gets the protocol's own, one that ends in a version such as `/v1` the rest of it, and so does, for
+    /// `openai-judge`, every base address that clients complete. Any other is used as it stands.
     pub endpoints: Vec<String>,
     /// The model to ask for; some services do without.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -33,6 +34,7 @@ pub struct HttpConfig {
     pub api_key_env: Option<String>,
     /// The file that holds the key of the service.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "path"))]
     pub api_key_file: Option<PathBuf>,
     /// The header that carries the key: `Authorization` sends `Bearer KEY`, any other the key alone.
     pub api_key_header: KeyHeader,
@@ -40,6 +42,10 @@ pub struct HttpConfig {
     pub headers: BTreeMap<String, String>,
     /// Fields that are added to the body of every request, for instance `{ truncate = true }`.
     pub extra: Map<String, Value>,
+    /// Fields that are left out of every request, for services that refuse them, for instance
+    /// `["temperature"]`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub leave_out: Vec<String>,
     /// The orders in which each pair is shown, for the protocols that compare.
     pub orders: Orders,
     /// Questions in one request, at most; 0 stands for a number that suits the protocol. `openai-judge`, and
@@ -47,6 +53,7 @@ pub struct HttpConfig {
     pub questions_per_request: usize,
     /// A file with the certificates (PEM) to trust in place of the public ones.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "path"))]
     pub certificates: Option<PathBuf>,
     /// Questions of `openai-judge`, and the way its replies are read.
     pub judge: JudgeConfig,
@@ -58,8 +65,39 @@ pub struct HttpConfig {
     pub timeouts: TimeoutConfig,
     /// Reaction to failures.
     pub retries: RetryConfig,
+    /// The largest share of the prompts so far, from 0 to 1, with questions that the service refuses (too long, filtered)
+    /// while it answers others. Such answers count as equal, and each prompt is named. Above 0 it allows one
+    /// prompt at least; with 0, or beyond the share, the run stops.
+    pub max_refused_share: f64,
     /// The file that remembers judgments.
     pub cache: CacheConfig,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            protocol: ProtocolName::default(),
+            endpoints: Vec::new(),
+            model: None,
+            identity: None,
+            api_key_env: None,
+            api_key_file: None,
+            api_key_header: KeyHeader::default(),
+            headers: BTreeMap::new(),
+            extra: Map::new(),
+            leave_out: Vec::new(),
+            orders: Orders::default(),
+            questions_per_request: 0,
+            certificates: None,
+            judge: JudgeConfig::default(),
+            scoring: ScoringConfig::default(),
+            concurrency: ConcurrencyConfig::default(),
+            timeouts: TimeoutConfig::default(),
+            retries: RetryConfig::default(),
+            max_refused_share: 0.01,
+            cache: CacheConfig::default(),
+        }
+    }
 }
 
 impl HttpConfig {
@@ -118,9 +156,10 @@ impl ProtocolName {
 
 /// Settings of `openai-judge`.
 ///
-/// A reply is read in this order: the log-probabilities of the first token, a reply that is nothing but
-/// a label (or holds one in double brackets, `[[A]]`), a JSON object with the label in `json_field`.
-/// Anything else is invalid.
+/// A reply is read in this order: the log-probabilities of the answer's first token, a reply that is nothing
+/// but a label (or holds one in double brackets, `[[A]]`), a JSON object with the label in `json_field`, a
+/// first or last line that is a label. Thoughts are passed over. Anything else is invalid, and so is a reply
+/// that was cut off or refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct JudgeConfig {
@@ -244,6 +283,7 @@ pub struct CacheConfig {
     pub enabled: bool,
     /// The directory for it; `sppo/oracle-http` in the user's cache directory when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "path"))]
     pub directory: Option<PathBuf>,
 }
 

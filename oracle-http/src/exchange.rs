@@ -1,13 +1,21 @@
 //! Replies of judges: how they are read, remembered and counted.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sppo_http_transport::{Exchange, Malformed};
+use sppo_http_transport::{Exchange, Malformed, Refusal};
 use sppo_plugin::PluginError;
 
 use crate::cache::{Cache, Key};
-use crate::protocol::Protocol;
-use crate::question::{InvalidVerdict, JudgeReply};
+use crate::config::HttpConfig;
+use crate::protocol::{NOT_A_NUMBER, Protocol};
+use crate::question::{Certainty, InvalidVerdict, JudgeReply};
+use crate::refusals::Refusals;
+
+/// Characters of a refusal that are shown.
+const EXCERPT: usize = 300;
+/// Refusals that are set aside while the judge has answered nothing yet.
+const UNANSWERED_REFUSALS: u64 = 8;
 
 /// The questions of a request: the number of each among those of the call, and its key.
 pub(crate) type Questions = Vec<(usize, Key)>;
@@ -19,6 +27,8 @@ pub(crate) struct Counters {
     pub(crate) invalid_verdicts: u64,
     pub(crate) prompt_tokens: u64,
     pub(crate) completion_tokens: u64,
+    /// Requests that were refused and set aside.
+    refused: u64,
 }
 
 /// Reads the replies of a judge, and has every verdict on disk before it is used.
@@ -26,14 +36,32 @@ pub(crate) struct JudgeExchange {
     protocol: Arc<dyn Protocol>,
     /// Repetitions of a question whose verdict is invalid.
     invalid_attempts: u32,
+    /// The limit of a reply, for messages.
+    max_tokens: u32,
+    protocol_name: &'static str,
+    refusals: Refusals,
+    /// Whether the judge has answered in earlier processes.
+    is_known: bool,
     cache: Mutex<Cache>,
     counters: Mutex<Counters>,
+    warned_of_log_probs: AtomicBool,
 }
 
 impl JudgeExchange {
-    pub(crate) fn new(protocol: Arc<dyn Protocol>, invalid_attempts: u32, cache: Cache) -> Self {
-        let (cache, counters) = (Mutex::new(cache), Mutex::default());
-        Self { protocol, invalid_attempts, cache, counters }
+    pub(crate) fn new(protocol: Arc<dyn Protocol>, config: &HttpConfig, cache: Cache) -> Self {
+        let fields = protocol.body(Vec::new()).into_iter().map(|(name, _)| name);
+        let refusals = Refusals::new(config, fields.chain(config.extra.keys().cloned()));
+        Self {
+            protocol,
+            invalid_attempts: config.judge.invalid_attempts,
+            max_tokens: config.judge.max_tokens,
+            protocol_name: config.protocol.as_str(),
+            refusals,
+            is_known: !cache.is_empty(),
+            cache: Mutex::new(cache),
+            counters: Mutex::default(),
+            warned_of_log_probs: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn cache(&self) -> MutexGuard<'_, Cache> {
@@ -44,10 +72,28 @@ impl JudgeExchange {
         *self.lock_counters()
     }
 
+    /// Whether the judge has given any answer, now or earlier.
+    pub(crate) fn has_answered(&self) -> bool {
+        let Counters { verdicts, invalid_verdicts, .. } = *self.lock_counters();
+        self.is_known || verdicts + invalid_verdicts > 0
+    }
+
     fn count_tokens(&self, reply: &JudgeReply) {
         let mut counters = self.lock_counters();
         counters.prompt_tokens += reply.prompt_tokens;
         counters.completion_tokens += reply.completion_tokens;
+    }
+
+    /// Warns once that verdicts are not as sure or unsure as they were asked to be.
+    fn watch_log_probs(&self, certainty: Certainty) {
+        if let Some(reason) = certainty.reason()
+            && !self.warned_of_log_probs.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                "{reason}: such verdicts are read off the text and say nothing of how sure the judge is \
+                 (`judge.log_probs = false` asks for no log-probabilities)"
+            );
+        }
     }
 
     fn lock_counters(&self) -> MutexGuard<'_, Counters> {
@@ -66,9 +112,14 @@ impl Exchange for JudgeExchange {
         clean: &dyn Fn(&str) -> String,
     ) -> Result<JudgeReply, Malformed> {
         let mut reply = self.protocol.read(body, questions.len())?;
+        let reason = reply.ending.reason(self.max_tokens);
         for InvalidVerdict(said) in reply.verdicts.iter_mut().filter_map(|one| one.as_mut().err()) {
-            *said = clean(said);
+            *said = match &reason {
+                Some(reason) => format!("{} ({reason})", clean(said)),
+                None => clean(said),
+            };
         }
+        self.watch_log_probs(reply.certainty);
         self.count_tokens(&reply);
         let pairs = questions.iter().zip(&reply.verdicts);
         self.cache().stage(pairs.filter_map(|((_, key), verdict)| {
@@ -93,20 +144,40 @@ impl Exchange for JudgeExchange {
         counters.verdicts += (reply.verdicts.len() - invalid) as u64;
     }
 
+    fn set_aside(
+        &self,
+        _questions: &Questions,
+        refusal: &Refusal,
+        is_alone: bool,
+    ) -> Option<JudgeReply> {
+        let answers = self.has_answered();
+        let of_a_question = self.refusals.is_of_a_question(refusal);
+        let mut counters = self.lock_counters();
+        let believed = of_a_question.unwrap_or(answers || !is_alone)
+            && (answers || counters.refused < UNANSWERED_REFUSALS);
+        if !believed {
+            return None;
+        }
+        counters.refused += 1;
+        let said: String = refusal.details.chars().take(EXCERPT).collect();
+        let refusal = Some(format!("{} {said}", refusal.status).trim_end().to_owned());
+        Some(JudgeReply { refusal, ..JudgeReply::default() })
+    }
+
     fn refusal_hint(&self, status: u16, message: &str) -> Option<String> {
-        let lower = message.to_lowercase();
-        let hint = match status {
-            _ if lower.contains("logprob") => {
-                "set `judge.log_probs = false`: this model does not give log-probabilities"
-            }
-            _ if lower.contains("max_completion_tokens") => {
-                "set `judge.max_tokens_field = \"max_completion_tokens\"`"
-            }
-            404 | 405 => "check `endpoints`, `protocol` and `model`",
-            413 => "lower `questions_per_request`, or shorten the answers",
-            _ => return None,
-        };
-        Some(hint.into())
+        self.refusals.hint(status, message)
+    }
+
+    fn unreadable_hint(&self, message: &str) -> Option<String> {
+        if message.contains(NOT_A_NUMBER) {
+            return Some("see to the model behind the service: its scores are no numbers".into());
+        }
+        (!self.has_answered()).then(|| {
+            format!(
+                "check `endpoints` and `protocol`: this is not how a service replies that speaks {}",
+                self.protocol_name
+            )
+        })
     }
 
     fn resume_hint(&self) -> String {

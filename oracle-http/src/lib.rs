@@ -3,7 +3,8 @@
 //! A comparison becomes questions (`round`): which of two responses is better, in both orders, or how good
 //! each response is. A `protocol` turns questions into requests and reads the replies. Verdicts that are
 //! known already come from the `cache`; the rest is sent by `sppo-http-transport`, which balances
-//! endpoints, retries, and knows when to give up; `exchange` tells it what replies mean. `call` is one
+//! endpoints, retries, and knows when to give up; `exchange` tells it what replies mean, and `refusals` what it means when the service refuses. `signal` looks for judges
+//! that tell nothing apart. `call` is one
 //! call of the oracle. Every verdict is on disk before it is used, so none is asked for twice.
 //!
 //! [`HttpConfig`] describes all settings.
@@ -15,7 +16,9 @@ mod exchange;
 mod oracle;
 mod protocol;
 mod question;
+mod refusals;
 mod round;
+mod signal;
 mod templates;
 
 pub use config::{CacheConfig, HttpConfig, JudgeConfig, ProtocolName, ScoringConfig, Undecided};

@@ -13,6 +13,10 @@ use crate::config::{HttpConfig, ProtocolName};
 use crate::exchange::JudgeExchange;
 use crate::protocol::{self, Protocol};
 
+/// Version of the way in which the replies of language models are read: it changes when equal replies no
+/// longer mean equal verdicts, so that verdicts of the old way are not taken for those of the new one.
+const READING: u32 = 2;
+
 /// Judges answers by asking services over HTTP.
 pub struct HttpOracle {
     config: HttpConfig,
@@ -118,8 +122,7 @@ impl HttpOracle {
             let cache = Cache::open(&self.config.cache, &self.keys, &self.identity)?;
             let client = self.client.take();
             let client = client.ok_or_else(|| PluginError::failed("it could not start before"))?;
-            let attempts = self.config.judge.invalid_attempts;
-            let exchange = JudgeExchange::new(Arc::clone(&self.protocol), attempts, cache);
+            let exchange = JudgeExchange::new(Arc::clone(&self.protocol), &self.config, cache);
             let exchange = Arc::new(exchange);
             let dispatcher = Dispatcher::new(
                 &self.config.transport(),
@@ -144,6 +147,9 @@ fn check(config: &HttpConfig) -> Result<(), PluginError> {
     if config.protocol == ProtocolName::OpenaiJudge && config.model.is_none() {
         return Err(PluginError::configuration("model: it is not said which model judges")
             .with_hint("give the name that the service knows it by"));
+    }
+    if !(0.0..=1.0).contains(&config.max_refused_share) {
+        return Err(PluginError::configuration("max_refused_share: not from 0 to 1"));
     }
     config.transport().check()
 }
@@ -172,16 +178,22 @@ fn judge(config: &HttpConfig, identity: &str) -> Result<Value, PluginError> {
                 for field in ["invalid_attempts", "max_invalid_share", "undecided"] {
                     fields.shift_remove(field);
                 }
+                fields.insert("reading".into(), json!(READING));
             }
             judge
         }
         _ => as_value(serde_json::to_value(&config.scoring))?,
     };
-    Ok(json!({
+    let mut judge = json!({
         "protocol": config.protocol.as_str(),
         "identity": identity,
         "model": config.model,
         "settings": settings,
         "extra": config.extra,
-    }))
+    });
+    // Judges that are sent everything keep the keys that they had before this could be changed.
+    if !config.leave_out.is_empty() {
+        judge["leave_out"] = json!(config.leave_out);
+    }
+    Ok(judge)
 }

@@ -85,4 +85,100 @@ pub(crate) struct JudgeReply {
     pub(crate) verdicts: Vec<Result<QuestionVerdict, InvalidVerdict>>,
     pub(crate) prompt_tokens: u64,
     pub(crate) completion_tokens: u64,
+    /// The end of a language model's reply.
+    pub(crate) ending: Ending,
+    pub(crate) certainty: Certainty,
+    /// Words in which the service refused the request; there are no verdicts then.
+    pub(crate) refusal: Option<String>,
+}
+
+/// The end of a language model's reply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// It said all that it wanted to say.
+    #[default]
+    Complete,
+    /// It reached the limit of tokens.
+    CutOff,
+    /// The service's filter stopped it.
+    Filtered,
+    /// The model declined to answer.
+    Refused,
+    /// It calls a tool in place of an answer.
+    CalledTool,
+    /// There is a thought and no answer.
+    ThoughtAlone,
+    /// The service broke it off with an error.
+    Broken,
+}
+
+impl Ending {
+    /// The reason why a reply with this end is no verdict, for people.
+    pub(crate) fn reason(self, max_tokens: u32) -> Option<String> {
+        Some(match self {
+            Self::Complete => return None,
+            Self::CutOff => format!("cut off at judge.max_tokens ({max_tokens})"),
+            Self::Filtered => "stopped by the service's content filter".into(),
+            Self::Refused => "the judge declined to answer".into(),
+            Self::CalledTool => "it calls a tool in place of an answer".into(),
+            Self::ThoughtAlone => "a thought and no answer".into(),
+            Self::Broken => "the service broke it off".into(),
+        })
+    }
+
+    /// The remedy for many replies with this end.
+    pub(crate) fn remedy(self) -> &'static str {
+        match self {
+            Self::CutOff => {
+                "raise `judge.max_tokens`: a reasoning model needs thousands, and others room for what \
+                 they say before the label"
+            }
+            Self::Filtered => {
+                "choose a judge whose service does not filter, or leave such prompts out"
+            }
+            Self::ThoughtAlone => {
+                "raise `judge.max_tokens`, or switch the judge's thinking off (with \
+                 `oracle.http.extra`, by the name that the service has for it)"
+            }
+            _ => {
+                "make the judge answer with a label alone (`judge.template`, `judge.system`), or take a \
+                 better judge"
+            }
+        }
+    }
+}
+
+/// Fate of the log-probabilities of a reply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Certainty {
+    /// They were not asked for, or decided.
+    #[default]
+    AsAsked,
+    /// The reply holds none.
+    Missing,
+    /// They cannot be read: their form is unknown.
+    Unknown,
+    /// They name tokens by numbers, which nothing explains.
+    Numbers,
+    /// They belong to other text than the answer, a thought for instance.
+    Elsewhere,
+    /// The labels have hardly any probability where the answer begins.
+    NoLabels,
+}
+
+impl Certainty {
+    /// The reason why verdicts are hard although log-probabilities were asked for.
+    pub(crate) fn reason(self) -> Option<&'static str> {
+        Some(match self {
+            Self::AsAsked => return None,
+            Self::Missing => "the judge gives no log-probabilities",
+            Self::Unknown => "the judge's log-probabilities have a form that is not known",
+            Self::Numbers => {
+                "the judge's log-probabilities name tokens by numbers (vLLM does so with \
+                 `--return-tokens-as-token-ids`)"
+            }
+            Self::Elsewhere => "the judge's log-probabilities do not belong to its answer",
+            Self::NoLabels => "no label is likely at the first token of the judge's answer",
+        })
+    }
 }

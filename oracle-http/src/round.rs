@@ -1,6 +1,6 @@
 //! The questions that one call asks, and the verdicts that their answers make.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sppo_plugin::pairwise::{self, Orders, PairMatrix};
 use sppo_plugin::{Comparison, PluginError, Verdict};
@@ -17,6 +17,14 @@ enum Asked {
     Singles(Vec<usize>),
 }
 
+/// The place of a question: a comparison, by its index, and the responses that are shown.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) comparison: usize,
+    pub(crate) first: usize,
+    pub(crate) second: Option<usize>,
+}
+
 /// The number of a question that the service has to be asked.
 pub(crate) struct New(pub(crate) usize);
 
@@ -26,6 +34,10 @@ pub(crate) struct Round {
     numbers: HashMap<Key, usize>,
     /// By number; `None` until the question is answered.
     verdicts: Vec<Option<Result<QuestionVerdict, InvalidVerdict>>>,
+    /// By number, the first place at which the question is asked.
+    places: Vec<Place>,
+    /// Numbers of questions that the service refuses.
+    refused: HashSet<usize>,
     /// By number, the comparisons that wait for the question.
     waiting: Vec<Vec<usize>>,
     /// Questions without an answer, per comparison.
@@ -34,6 +46,8 @@ pub(crate) struct Round {
     completed: u64,
     /// Pairs that became ties because no verdict on them was valid.
     pub(crate) undecided_pairs: u64,
+    /// The remedy for the last invalid verdict.
+    pub(crate) remedy: &'static str,
 }
 
 impl Round {
@@ -66,7 +80,7 @@ impl Round {
         self.open.push(0);
         let mut numbers = Vec::with_capacity(questions.len());
         let mut new = Vec::with_capacity(questions.len());
-        for ((_, key), known) in questions.iter().zip(known) {
+        for ((question, key), known) in questions.iter().zip(known) {
             let (number, is_new) = match self.numbers.get(key) {
                 Some(number) => (*number, false),
                 None => {
@@ -74,6 +88,8 @@ impl Round {
                     self.numbers.insert(*key, number);
                     self.verdicts.push(known.map(Ok));
                     self.waiting.push(Vec::new());
+                    let Question { first, second, .. } = *question;
+                    self.places.push(Place { comparison: index, first, second });
                     (number, self.verdicts[number].is_none())
                 }
             };
@@ -105,6 +121,22 @@ impl Round {
         }
     }
 
+    /// Takes note that the service refuses a question, in these words.
+    pub(crate) fn refuse(&mut self, number: usize, said: String) {
+        self.refused.insert(number);
+        self.settle(number, Err(InvalidVerdict(said)));
+    }
+
+    /// The place of a question.
+    pub(crate) fn place(&self, number: usize) -> Place {
+        self.places[number]
+    }
+
+    /// All valid verdicts, one for each question.
+    pub(crate) fn valid_verdicts(&self) -> impl Iterator<Item = QuestionVerdict> {
+        (0..self.verdicts.len()).filter_map(|number| self.valid(number))
+    }
+
     /// Comparisons all of whose questions are answered.
     pub(crate) fn completed(&self) -> u64 {
         self.completed
@@ -123,15 +155,23 @@ impl Round {
 
     fn verdict(&mut self, asked: &Asked, undecided: Undecided) -> Result<Verdict, PluginError> {
         match asked {
-            Asked::Singles(numbers) => {
-                let scores = numbers.iter().map(|number| match self.valid(*number) {
-                    Some(QuestionVerdict::Score(score)) => Ok(score),
-                    _ => Err(unexpected()),
-                });
-                Ok(Verdict::Scores(scores.collect::<Result<_, _>>()?))
-            }
+            Asked::Singles(numbers) => self.scores(numbers),
             Asked::Pairs { candidates, numbers } => self.matrix(*candidates, numbers, undecided),
         }
+    }
+
+    /// The scores of a comparison: its own, or equal ones where the service refuses a part of it.
+    fn scores(&self, numbers: &[usize]) -> Result<Verdict, PluginError> {
+        let of = |number: &usize| match self.valid(*number) {
+            Some(QuestionVerdict::Score(score)) => Ok(score),
+            _ => Err(unexpected()),
+        };
+        if !numbers.iter().any(|number| self.refused.contains(number)) {
+            return Ok(Verdict::Scores(numbers.iter().map(of).collect::<Result<_, _>>()?));
+        }
+        let known: Vec<f64> = numbers.iter().filter_map(|number| of(number).ok()).collect();
+        let mean = known.iter().sum::<f64>() / known.len().max(1) as f64;
+        Ok(Verdict::Scores(vec![mean; numbers.len()]))
     }
 
     fn valid(&self, number: usize) -> Option<QuestionVerdict> {
@@ -175,6 +215,10 @@ impl Round {
             if pair == [None, None] {
                 continue;
             }
+            // These are counted by their prompts.
+            if pair.iter().flatten().any(|number| self.refused.contains(number)) {
+                continue;
+            }
             if undecided == Undecided::Stop {
                 return Err(self.no_verdict(pair));
             }
@@ -193,10 +237,10 @@ impl Round {
             "there is no valid verdict on two answers; the judge said: {}",
             said.unwrap_or_default()
         ))
-        .with_hint(
-            "make the judge answer with a label alone (`judge.template`, `judge.max_tokens`), or call \
-             such pairs ties with `judge.undecided = \"tie\"`",
-        )
+        .with_hint(format!(
+            "{}; or call such pairs ties with `judge.undecided = \"tie\"`",
+            self.remedy
+        ))
     }
 }
 

@@ -22,6 +22,7 @@ const METRICS: MetricNames = ["pairs", "pairs_per_second", "ranker_tokens"];
 pub struct PairrmConfig {
     /// A directory, or a model on the Hugging Face hub, in the layout of `llm-blender/PairRM` or of
     /// `llm-blender/PairRM-hf`.
+    #[schemars(extend("format" = "model"))]
     pub model: String,
     /// A branch, tag or commit of the model on the hub; its main branch when left out.
     pub revision: Option<String>,

@@ -2,6 +2,7 @@
 //! `[CLS] <|source|> prompt [SEP] [CLS] <|candidate1|> first [SEP] [CLS] <|candidate2|> second [SEP]`.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Deserialize;
 use sppo_model::text::Tokenizer;
@@ -46,6 +47,8 @@ pub(crate) struct SequenceBuilder {
     unknown: u32,
     /// Tokens that no text may spell.
     control_tokens: Vec<u32>,
+    /// Whether the user was told that texts are cut.
+    has_told_cut: AtomicBool,
 }
 
 /// The tokens of a prompt and of the responses to it, cut to their limits, without markers.
@@ -88,6 +91,7 @@ impl SequenceBuilder {
             part_end,
             unknown: id(UNKNOWN)?,
             control_tokens,
+            has_told_cut: AtomicBool::new(false),
             tokenizer,
         })
     }
@@ -110,13 +114,27 @@ impl SequenceBuilder {
     fn content(&self, text: &str, limit: usize) -> Result<Vec<u32>, PluginError> {
         let text = text.replace(PART_END, " ");
         let mut tokens = self.tokenizer.encode(&text, false)?;
-        tokens.truncate(limit - FRAME);
+        if tokens.len() > limit - FRAME {
+            tokens.truncate(limit - FRAME);
+            self.tell_cut();
+        }
         for token in &mut tokens {
             if self.control_tokens.contains(token) {
                 *token = self.unknown;
             }
         }
         Ok(tokens)
+    }
+
+    fn tell_cut(&self) {
+        if !self.has_told_cut.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "some prompts or answers are longer than the ranker sees, {} tokens for a prompt and at least {} \
+                 for an answer, and lose their ends: what stands there is not judged",
+                self.limits.source_maxlength,
+                self.limits.candidate_maxlength
+            );
+        }
     }
 
     /// The sequence that shows candidate `first` before candidate `second`.

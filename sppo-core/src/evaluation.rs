@@ -139,6 +139,7 @@ mod tests {
         let settings = PreferenceSettings {
             estimator: WinRateEstimator::Pairwise,
             bradley_terry_temperature: 1.0,
+            ..PreferenceSettings::default()
         };
         let win_rate = |a, b| {
             win_rates(&mut Hasty, &[rollout(a)], &[rollout(b)], &settings, &SilentHost).unwrap()[0]

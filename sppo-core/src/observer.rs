@@ -55,6 +55,12 @@ pub struct TrainingStep {
     pub tokens: u64,
     /// Seconds that the step took.
     pub seconds: f64,
+    /// Seconds of these in which rank 0 waited for other processes, where there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub communication_seconds: Option<f64>,
+    /// The rank that computed longest, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slowest_rank: Option<usize>,
 }
 
 /// Results of one iteration.
@@ -81,6 +87,9 @@ pub struct IterationReport {
     pub skipped_identical: usize,
     /// Prompts skipped because every response scored the same.
     pub skipped_equal: usize,
+    /// Examples of which a response was cut, because it did not fit into `training.max_length`.
+    #[serde(default)]
+    pub cut_examples: usize,
     /// Seconds that the iteration took in this process.
     pub seconds: f64,
 }
@@ -98,6 +107,7 @@ impl IterationReport {
             examples: 0,
             skipped_identical: 0,
             skipped_equal: 0,
+            cut_examples: 0,
             seconds: 0.0,
         }
     }

@@ -29,8 +29,8 @@ use crate::plugin::{Learner, Oracle, Policy};
 use crate::records::{Judgment, Prompt, ResponseStatistics, Rollout, TrainingExample};
 use crate::run_directory::RunDirectory;
 use crate::selection::SkipCounts;
-use crate::session::{Session, StageMeter};
-use crate::stages::{self, ReferenceLogProbs, SamplingPass, TokenizationRule, TrainingProgress};
+use crate::session::Session;
+use crate::stages::{self, ReferenceLogProbs, TokenizationRule, TrainingProgress};
 
 /// Inputs of a run, beside its settings.
 #[derive(Clone, Debug)]
@@ -55,7 +55,8 @@ pub fn self_play(
     let metrics = MetricsObserver::new(run.root());
     let observer = &Observers(&[session.observer, &metrics]);
     let session = Session { observer, ..session };
-    let mut play = SelfPlay { session, oracle, inputs, run, policy: None, shards_per_call: 1 };
+    let shards_per_call = session.backend.place().size;
+    let mut play = SelfPlay { session, oracle, inputs, run, policy: None, shards_per_call };
     let outcome = play.play();
     drop(play);
     metrics.outcome(outcome)
@@ -94,15 +95,19 @@ impl SelfPlay<'_> {
 
         let rollouts = self.sample(iteration)?;
         let judgments = self.judge(iteration, &rollouts)?;
-        let (examples, skipped) = self.select(iteration, &rollouts, &judgments)?;
+        let (examples, skipped, cut) = self.select(iteration, &rollouts, &judgments)?;
         drop((rollouts, judgments));
         if examples.is_empty() {
             let notice = format!("iteration {iteration} leaves the model as it is: {skipped}");
             observer.event(Event::Notice(notice));
         }
+        if cut > 0 {
+            observer.event(Event::Notice(stages::cut_notice(cut, examples.len())));
+        }
         let checkpoint = self.train(iteration, &examples)?;
 
-        let report = self.evaluate(iteration, checkpoint, &examples, skipped, started)?;
+        let counts = (skipped, cut);
+        let report = self.evaluate(iteration, checkpoint, &examples, counts, started)?;
         observer.event(Event::IterationFinished(&report));
         Ok(report)
     }
@@ -126,7 +131,9 @@ impl SelfPlay<'_> {
         meter.advance(pass.most_tokens(prompts.len() - left));
         for together in missing.chunks(self.shards_per_call) {
             let asked: Vec<&[Prompt]> = together.iter().map(|&shard| shards[shard]).collect();
-            let made = self.sample_shards(iteration, &asked, &pass, &meter)?;
+            let session = self.session;
+            let policy = self.policy_after(iteration - 1)?;
+            let made = session.rollouts(&meter, policy, &asked, &pass)?;
             for (&shard, made) in together.iter().zip(made) {
                 self.commit_rows(&Names::rollouts(iteration, shard), &made)?;
                 rollouts[shard] = Some(made);
@@ -135,20 +142,6 @@ impl SelfPlay<'_> {
         let rollouts: Vec<Rollout> = rollouts.into_iter().flatten().flatten().collect();
         meter.finish(ResponseStatistics::of(&rollouts).to_string());
         Ok(rollouts)
-    }
-
-    /// The rollouts of some shards, made in one call.
-    fn sample_shards(
-        &mut self,
-        iteration: u32,
-        shards: &[&[Prompt]],
-        pass: &SamplingPass,
-        meter: &StageMeter<'_>,
-    ) -> Result<Vec<Vec<Rollout>>> {
-        let session = self.session;
-        let policy = self.policy_after(iteration - 1)?;
-        let mut rollouts = session.rollouts(meter, policy, &shards.concat(), pass)?.into_iter();
-        Ok(shards.iter().map(|shard| rollouts.by_ref().take(shard.len()).collect()).collect())
     }
 
     /// `P(y_k > y_j | x)` for every pair of responses.
@@ -181,33 +174,33 @@ impl SelfPlay<'_> {
     }
 
     /// The responses to train on, their win rates, and their reference log-probabilities
-    /// `log pi_t(y | x)`.
+    /// `log pi_t(y | x)`; then the prompts without any, and the number of examples that were cut to fit.
     fn select(
         &mut self,
         iteration: u32,
         rollouts: &[Rollout],
         judgments: &[Judgment],
-    ) -> Result<(Vec<TrainingExample>, SkipCounts)> {
+    ) -> Result<(Vec<TrainingExample>, SkipCounts, usize)> {
         let session = self.session;
         let training = &session.config.training;
-        let (mut examples, skipped) =
+        let (mut examples, skipped, mut cut) =
             stages::assemble(rollouts, judgments, &session.config.selection, training.max_length)?;
         let name = Names::training_set(iteration);
         if self.run.has(&name) {
-            return Ok((self.rows(&name)?, skipped));
+            return Ok((self.rows(&name)?, skipped, cut));
         }
         session.require_running()?;
         if training.tokenization == TokenizationRule::Official {
             let policy = self.policy_after(iteration - 1)?;
             let settings = training.tokenization_settings(policy.info().context_length);
-            stages::retokenize(policy, &mut examples, settings)?;
+            cut = stages::retokenize(policy, &mut examples, settings)?;
         }
         if training.reference_log_probs == ReferenceLogProbs::Recomputed {
             let policy = self.policy_after(iteration - 1)?;
             session.reference_log_probs(policy, &mut examples)?;
         }
         self.commit_rows(&name, &examples)?;
-        Ok((examples, skipped))
+        Ok((examples, skipped, cut))
     }
 
     /// `theta_{t+1} = argmin E [ log(pi / pi_t) - eta (P(y > pi_t | x) - 1/2) ]^2`; returns the path of

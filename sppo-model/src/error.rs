@@ -41,6 +41,9 @@ pub enum ModelError {
     /// The host asked to stop.
     #[error("stopped on request")]
     Cancelled,
+    /// The processes that hold a model together cannot go on together.
+    #[error("{0}")]
+    Team(PluginError),
 }
 
 impl ModelError {
@@ -62,6 +65,7 @@ impl ModelError {
 impl From<ModelError> for PluginError {
     fn from(error: ModelError) -> Self {
         let kind = match &error {
+            ModelError::Team(error) => return error.clone(),
             ModelError::File { .. } | ModelError::Input(_) | ModelError::Template(_) => {
                 PluginErrorKind::Input
             }

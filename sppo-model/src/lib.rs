@@ -33,7 +33,8 @@ pub mod formats {
     pub(crate) mod json;
     pub(crate) mod peft;
     pub(crate) mod safetensors;
-    mod weight_file;
+    pub(crate) mod weight_file;
+    pub(crate) mod weight_names;
 
     pub use gguf::{GgufFile, GgufKeys, GgufMetadata, GgufType, GgufValue};
     pub use json::JsonObject;
@@ -75,11 +76,12 @@ pub mod text {
     mod codec;
     mod files;
     mod gguf_tokenizer;
-    mod template_functions;
+    mod gguf_vocabulary;
+    mod jinja;
     mod tokenizer;
 
-    pub use chat_template::ChatTemplate;
-    pub use codec::{SpecialTokens, TextCodec};
+    pub use chat_template::{ChatTemplate, TemplateVariables};
+    pub use codec::{SpecialTokens, TEMPLATE_HINT, TextCodec};
     pub use tokenizer::Tokenizer;
 }
 
@@ -182,11 +184,13 @@ pub mod serve {
     mod memory_estimate;
     mod policy;
     mod scorer;
+    mod team;
 
     pub use backend::{MatrixRate, ModelBackend, keep_large_buffers};
     pub use memory_estimate::MemoryTraits;
     pub use policy::DecoderPolicy;
     pub use scorer::{ScorerKind, load_scorer};
+    pub use team::{Channel, Collective};
 }
 
 pub mod synthetic {

@@ -211,3 +211,126 @@ fn gguf_tokenizers_that_we_do_not_know_are_refused() {
         assert!(error.to_string().contains(expected), "{error}");
     }
 }
+
+#[test]
+fn an_end_token_stands_for_no_text_whatever_its_mark() {
+    // how a token is marked in tokenizer.json, and whether eos_token names it
+    for (special, named) in [(true, true), (false, true), (false, false), (true, false)] {
+        let directory = support::copy_of("qwen2");
+        let path = directory.path().join("tokenizer.json");
+        let mut tokenizer = read_json(&path);
+        for token in tokenizer["added_tokens"].as_array_mut().unwrap() {
+            if token["content"] == "<|im_end|>" {
+                token["special"] = special.into();
+            }
+        }
+        support::write_json(&path, &tokenizer);
+        if !named {
+            let path = directory.path().join("tokenizer_config.json");
+            let mut config = read_json(&path);
+            config["eos_token"] = Value::Null;
+            support::write_json(&path, &config);
+        }
+        let codec = TextCodec::from_directory(directory.path()).unwrap();
+        let mut tokens = codec.encode("Hello", false).unwrap();
+        let end = codec.encode("<|im_end|>", false).unwrap();
+        assert_eq!(end.len(), 1);
+        assert!(codec.special_tokens().stop_tokens.contains(&end[0]), "{special} {named}");
+        tokens.extend(end);
+        assert_eq!(codec.decode(&tokens).unwrap(), "Hello", "{special} {named}");
+    }
+}
+
+#[test]
+fn marks_of_thoughts_stay_in_the_text_though_they_are_special() {
+    let directory = support::copy_of("llama");
+    let path = directory.path().join("tokenizer.json");
+    let mut tokenizer = read_json(&path);
+    for token in tokenizer["added_tokens"].as_array_mut().unwrap() {
+        if token["id"] == 509 {
+            token["content"] = json!("[THINK]");
+        }
+    }
+    let spelled = |vocabulary: &mut serde_json::Map<String, Value>| {
+        vocabulary.retain(|_, id| *id != json!(509));
+        vocabulary.insert("[THINK]".into(), json!(509));
+    };
+    tokenizer["model"]["vocab"].as_object_mut().map(spelled);
+    support::write_json(&path, &tokenizer);
+    let codec = TextCodec::from_directory(directory.path()).unwrap();
+    assert_eq!(codec.decode(&codec.encode("[THINK]so", false).unwrap()).unwrap(), "[THINK]so");
+}
+
+#[test]
+fn the_files_beside_adapters_come_before_those_of_their_base() {
+    let base = TextCodec::from_directory(&fixture("llama")).unwrap();
+    let hello = [Message::user("Hi")];
+    let own = |files: &[(&str, Value)]| {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, json) in files {
+            let bytes = json.as_str().map_or_else(|| json.to_string(), String::from);
+            fs_err::write(directory.path().join(name), bytes).unwrap();
+        }
+        base.with_files_of(directory.path(), None).unwrap()
+    };
+    let theirs = base.render(&hello, true).unwrap();
+    let template = json!({"chat_template": "own {{ messages[0].content }}{{ eos_token }}"});
+    assert_eq!(own(&[]).render(&hello, true).unwrap(), theirs);
+    let special = base.special_tokens();
+    for files in [
+        vec![("tokenizer_config.json", json!({"chat_template": "own Hi"}))],
+        vec![("chat_template.jinja", json!("own Hi"))],
+        vec![
+            ("chat_template.json", json!({"chat_template": "own Hi"})),
+            ("tokenizer_config.json", json!({})),
+        ],
+    ] {
+        assert_eq!(own(&files).render(&hello, true).unwrap(), "own Hi", "{files:?}");
+        let directory = tempfile::tempdir().unwrap();
+        own(&files).save(directory.path()).unwrap();
+        let saved = TextCodec::from_directory(directory.path()).unwrap();
+        assert_eq!(saved.render(&hello, true).unwrap(), "own Hi", "{files:?}");
+    }
+    assert_eq!(
+        own(&[("tokenizer_config.json", template)]).special_tokens().stop_tokens,
+        special.stop_tokens
+    );
+    // settings without a template leave the base's
+    let config = read_json(&fixture("llama").join("tokenizer_config.json"));
+    let mut config = config.as_object().unwrap().clone();
+    config.remove("chat_template");
+    let kept = own(&[("tokenizer_config.json", Value::Object(config))]);
+    assert_eq!(kept.render(&hello, true).unwrap(), theirs);
+}
+
+#[test]
+fn a_model_without_a_template_says_where_to_put_one() {
+    let directory = support::copy_of("llama");
+    support::write_json(&directory.path().join("tokenizer_config.json"), &json!({}));
+    let codec = TextCodec::from_directory(directory.path()).unwrap();
+    let error = codec.render(&[Message::user("Hi")], true).unwrap_err().to_string();
+    assert!(error.contains("chat_template.jinja") && !error.contains("role"), "{error}");
+    fs_err::write(directory.path().join("chat_template.json"), r#"{"chat_template": "x"}"#)
+        .unwrap();
+    let codec = TextCodec::from_directory(directory.path()).unwrap();
+    assert_eq!(codec.render(&[Message::user("Hi")], true).unwrap(), "x");
+}
+
+#[test]
+fn variables_reach_the_chat_template() {
+    let template =
+        "{{ enable_thinking }}|{{ words | join(',') }}|{{ deep.a[0] }}|{{ size }}|{{ nothing }}";
+    let directory = support::copy_of("llama");
+    fs_err::write(directory.path().join("chat_template.jinja"), template).unwrap();
+    let codec = TextCodec::from_directory(directory.path()).unwrap();
+    let variables =
+        json!({"enable_thinking": false, "words": ["a", "b"], "deep": {"a": [1.5]}, "size": 3});
+    let set = codec.clone().with_template_variables(variables.as_object().unwrap()).unwrap();
+    assert_eq!(set.render(&[Message::user("Hi")], true).unwrap(), "False|a,b|1.5|3|");
+    assert!(codec.render(&[Message::user("Hi")], true).is_err(), "`deep.a` of nothing");
+    for name in ["messages", "add_generation_prompt"] {
+        let own = json!({name: 1});
+        let refused = codec.clone().with_template_variables(own.as_object().unwrap());
+        assert!(refused.unwrap_err().to_string().contains(name));
+    }
+}

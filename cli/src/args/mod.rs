@@ -43,6 +43,14 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
 }
 
+impl Arguments {
+    /// The arguments of a process that serves rank 0, which speaks for all.
+    pub(crate) fn of_a_server(mut self) -> Self {
+        self.terminal.quiet = self.terminal.verbose == 0;
+        self
+    }
+}
+
 /// Output for people.
 #[derive(Args)]
 #[command(next_help_heading = "Output")]
@@ -101,6 +109,23 @@ pub(crate) enum Command {
     Completions(CompletionsArguments),
     /// Manual pages
     Man(ManArguments),
+}
+
+impl Command {
+    /// The arguments that choose the backend, of a command that has models.
+    pub(crate) fn backend(&self) -> Option<(&SettingsArguments, &BackendArguments)> {
+        Some(match self {
+            Self::Run(arguments) => (&arguments.settings, &arguments.backend),
+            Self::Generate(arguments) => (&arguments.settings, &arguments.backend),
+            Self::Rank(arguments) => (&arguments.settings, &arguments.backend),
+            Self::Train(arguments) => (&arguments.settings, &arguments.backend),
+            Self::Score(arguments) => (&arguments.settings, &arguments.backend),
+            Self::Eval(arguments) => (&arguments.settings, &arguments.backend),
+            Self::Chat(arguments) => (&arguments.settings, &arguments.backend),
+            Self::Bench(arguments) => (&arguments.settings, &arguments.backend),
+            _ => return None,
+        })
+    }
 }
 
 #[cfg(test)]

@@ -30,10 +30,13 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) run_directory: Option<PathBuf>,
     /// Continue the run named by --name, or else the latest, with its settings
-    #[arg(long)]
+    #[arg(long, group = "continues")]
     pub(crate) resume: bool,
+    /// Continue the run named by --name if it is there, or else start it: for launchers that restart
+    #[arg(long, group = "continues", requires = "name")]
+    pub(crate) resume_or_start: bool,
     /// With --resume, a setting that may differ from the run's start
-    #[arg(long, value_name = "KEY", requires = "resume")]
+    #[arg(long, value_name = "KEY", requires = "continues")]
     pub(crate) allow: Vec<String>,
     /// Print the plan with its memory, and do nothing
     #[arg(long)]

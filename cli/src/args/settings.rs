@@ -23,6 +23,9 @@ pub(crate) struct SettingsArguments {
     /// A library with plugins; may be given several times
     #[arg(long, value_name = "FILE", help_heading = "Plugins")]
     pub(crate) plugin: Vec<PathBuf>,
+    /// Processes on this machine that hold the models together, each a whole replica (backend tch)
+    #[arg(long, value_name = "N", help_heading = "Plugins")]
+    pub(crate) processes: Option<usize>,
 }
 
 /// The presets.

@@ -26,19 +26,19 @@ pub(crate) struct GameArguments {
     #[arg(long, value_name = "KIND", value_enum, default_value_t)]
     pub(crate) kind: GameKind,
     /// Answers of a built-in game [default: 3 for cycle, 10 for random]
-    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(2..=1000))]
+    #[arg(long, allow_hyphen_values = true, value_name = "N", value_parser = value_parser!(u16).range(2..=1000))]
     pub(crate) size: Option<u16>,
     /// Seed of a random game
-    #[arg(long, value_name = "SEED", default_value_t = 42)]
+    #[arg(long, allow_hyphen_values = true, value_name = "SEED", default_value_t = 42)]
     pub(crate) seed: u64,
     /// A game of your own: a CSV file whose row i and column j hold P(i beats j)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["kind", "size", "seed"])]
     pub(crate) matrix: Option<PathBuf>,
     /// Iterations of self-play
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = value_parser!(u32).range(1..=100_000))]
+    #[arg(long, allow_hyphen_values = true, value_name = "N", default_value_t = 1000, value_parser = value_parser!(u32).range(1..=100_000))]
     pub(crate) iterations: u32,
     /// The step size [default: the one with the smallest bound]
-    #[arg(long, value_name = "ETA")]
+    #[arg(long, allow_hyphen_values = true, value_name = "ETA")]
     pub(crate) eta: Option<f64>,
     /// Draw the gaps and the bound, on logarithmic axes
     #[arg(long, value_name = "FILE")]

@@ -65,11 +65,11 @@ pub(crate) struct ChatArguments {
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: Vec<String>,
     /// Draw so many answers and give the one that the oracle likes best
-    #[arg(long, value_name = "NUMBER", conflicts_with = "samples",
+    #[arg(long, allow_hyphen_values = true, value_name = "NUMBER", conflicts_with = "samples",
         value_parser = value_parser!(u32).range(2..))]
     pub(crate) best_of: Option<u32>,
     /// System message before the conversation
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, allow_hyphen_values = true, value_name = "TEXT")]
     pub(crate) system: Option<String>,
     /// Use only what is on this machine
     #[arg(long)]
@@ -107,16 +107,16 @@ pub(crate) struct BenchArguments {
     #[arg(long, value_name = "SIZE", value_enum, conflicts_with = "model")]
     pub(crate) shape: Option<ShapeChoice>,
     /// Responses per prompt
-    #[arg(long, value_name = "K", default_value_t = 5, value_parser = value_parser!(u16).range(1..))]
+    #[arg(long, allow_hyphen_values = true, value_name = "K", default_value_t = 5, value_parser = value_parser!(u16).range(1..))]
     pub(crate) samples: u16,
     /// Tokens per response
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = value_parser!(u16).range(1..))]
+    #[arg(long, allow_hyphen_values = true, value_name = "N", default_value_t = 128, value_parser = value_parser!(u16).range(1..))]
     pub(crate) new_tokens: u16,
     /// Pairs per optimiser step
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = value_parser!(u16).range(1..))]
+    #[arg(long, allow_hyphen_values = true, value_name = "N", default_value_t = 4, value_parser = value_parser!(u16).range(1..))]
     pub(crate) global_batch_size: u16,
     /// Timed repetitions of each part
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = value_parser!(u16).range(1..))]
+    #[arg(long, allow_hyphen_values = true, value_name = "N", default_value_t = 3, value_parser = value_parser!(u16).range(1..))]
     pub(crate) repetitions: u16,
     /// Pairs to train on instead of the bundled ones
     #[arg(long, value_name = "FILE")]

@@ -64,6 +64,14 @@ pub(super) fn chat(arguments: &ChatArguments, terminal: &Terminal) -> Result<()>
         max_new_tokens: DEFAULT_MAX_NEW_TOKENS,
         ..setup.config.sampling.clone()
     })?;
+    let reranker = match arguments.best_of {
+        Some(_) => {
+            let mut oracle = session.oracle()?;
+            session.try_oracle(oracle.as_mut())?;
+            Some(RefCell::new(oracle))
+        }
+        None => None,
+    };
     let chat = Chat {
         arguments,
         session,
@@ -72,10 +80,7 @@ pub(super) fn chat(arguments: &ChatArguments, terminal: &Terminal) -> Result<()>
             parameters: sampling.parameters(),
             ..session.sampling_pass(0)
         },
-        reranker: match arguments.best_of {
-            Some(_) => Some(RefCell::new(session.oracle()?)),
-            None => None,
-        },
+        reranker,
         style: terminal.stdout_style(),
     };
 

@@ -53,7 +53,7 @@ pub(super) fn eval(arguments: &EvalArguments, terminal: &Terminal) -> Result<()>
     let (session, config) = (setup.session(), &setup.config);
     let mut oracle = session.oracle()?;
     let file = config.prompts.held_out.as_deref();
-    let prompts = prompts::held_out(file)?;
+    let prompts = prompts::held_out(file, &config.prompts.columns)?;
     let sampling = arguments.sampling.over(SamplingSettings {
         samples_per_prompt: config.evaluation.samples_per_prompt,
         ..config.sampling.clone()
@@ -70,6 +70,7 @@ pub(super) fn eval(arguments: &EvalArguments, terminal: &Terminal) -> Result<()>
         Ok(session.sample_held_out(policy.as_mut(), &prompts, &pass)?)
     };
 
+    session.try_oracle(oracle.as_mut())?;
     let challenger = respond(&arguments.model)?;
     let baseline = respond(&config.model)?;
     let report = EvalReport {

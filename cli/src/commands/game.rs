@@ -32,6 +32,10 @@ pub(super) fn game(arguments: &GameArguments, terminal: &Terminal) -> Result<()>
     let (name, matrix) = choose(arguments)?;
     let iterations = arguments.iterations as usize;
     refuse_senseless(arguments, matrix.size())?;
+    output::require_distinct(
+        &[("--svg", arguments.svg.as_deref()), ("--csv", arguments.csv.as_deref())],
+        &[("--matrix", arguments.matrix.as_deref())],
+    )?;
     let start = game::slanted_start(matrix.size());
     let settings = GameSettings { iterations, eta: arguments.eta };
     let rounds = game::play(&matrix, &start, &settings);

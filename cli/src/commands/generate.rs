@@ -7,7 +7,7 @@ use sppo_core::stages::SamplingPass;
 use super::session::Setup;
 use crate::args::GenerateArguments;
 use crate::failure::Result;
-use crate::output::RowsTo;
+use crate::output::{self, RowsTo};
 use crate::prompts;
 use crate::settings::{Flags, SettingFlags};
 use crate::terminal::Terminal;
@@ -26,11 +26,15 @@ pub(super) fn generate(arguments: &GenerateArguments, terminal: &Terminal) -> Re
     let flags = Flags::of(&[&arguments.settings, &arguments.model, &arguments.backend, arguments])?;
     let setup = Setup::new(arguments.settings.resolve(flags)?.config, terminal)?;
     let file = setup.config.prompts.train.as_deref();
-    let mut prompts = prompts::training(file)?;
+    let mut prompts = prompts::training(file, &setup.config.prompts.columns)?;
     prompts.truncate(setup.config.prompts.limit.unwrap_or(usize::MAX));
     let candidates_to = RowsTo::new(arguments.output.as_deref())?;
     let rollouts_to =
         arguments.rollouts.as_deref().map(|path| RowsTo::new(Some(path))).transpose()?;
+    output::require_distinct(
+        &[("--output", arguments.output.as_deref()), ("--rollouts", arguments.rollouts.as_deref())],
+        &[("PROMPTS", file)],
+    )?;
 
     let sampling = arguments.sampling.over(setup.config.sampling.clone())?;
 

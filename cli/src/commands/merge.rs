@@ -9,6 +9,12 @@ use crate::models::LocalModel;
 use crate::terminal::Terminal;
 
 pub(super) fn merge(arguments: &MergeArguments, terminal: &Terminal) -> Result<()> {
+    let (from, to) = (arguments.adapters.canonicalize(), arguments.output.canonicalize());
+    if from.ok().is_some_and(|from| to.is_ok_and(|to| from == to)) {
+        return Err(Error::configuration("--output", "is the directory of the adapters itself")
+            .with_hint("choose another one: a directory holds either adapters or a whole model")
+            .into());
+    }
     let LocalModel { checkpoint, .. } = LocalModel::open(&arguments.adapters)?;
     if checkpoint.adapters().is_none() {
         return Err(Error::input(&arguments.adapters, "holds no adapters to merge")

@@ -19,6 +19,8 @@ use crate::args::Command;
 use crate::failure::Result;
 use crate::terminal::Terminal;
 
+pub(crate) use run::earlier_settings;
+
 /// Does what was asked for.
 pub(crate) fn dispatch(command: Command, terminal: &Terminal) -> Result<()> {
     match command {

@@ -1,7 +1,8 @@
 //! `sppo rank`: candidates in, the same lines with preferences out.
 
 use sppo_core::datasets::{
-    CandidateSet, RankedCandidates, pair_candidates, read_candidates, write_pairs, write_ranked,
+    CandidateSet, RankedCandidates, pair_candidates, read_candidates_named, write_pairs,
+    write_ranked,
 };
 use sppo_core::plugin::{Candidate, Comparison};
 use sppo_core::selection::SkipCounts;
@@ -10,16 +11,20 @@ use super::session::Setup;
 use crate::args::RankArguments;
 use crate::failure::Result;
 use crate::interrupt;
-use crate::output::RowsTo;
+use crate::output::{self, RowsTo};
 use crate::settings::Flags;
 use crate::terminal::Terminal;
 
 pub(super) fn rank(arguments: &RankArguments, terminal: &Terminal) -> Result<()> {
     let flags = Flags::of(&[&arguments.settings, &arguments.oracle, &arguments.backend])?;
     let config = arguments.settings.resolve(flags)?.config;
-    let sets = read_candidates(&arguments.candidates)?;
+    let sets = read_candidates_named(&arguments.candidates, &config.prompts.columns)?;
     let ranked_to = RowsTo::new(arguments.output.as_deref())?;
     let pairs_to = arguments.pairs.as_deref().map(|path| RowsTo::new(Some(path))).transpose()?;
+    output::require_distinct(
+        &[("--output", arguments.output.as_deref()), ("--pairs", arguments.pairs.as_deref())],
+        &[("CANDIDATES", Some(&arguments.candidates))],
+    )?;
 
     let setup = Setup::new(config, terminal)?;
     let session = setup.session();

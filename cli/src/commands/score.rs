@@ -3,15 +3,15 @@
 use std::path::Path;
 
 use sppo_core::config::Config;
-use sppo_core::datasets::{ScoreContent, ScoreRequest, check_tokens, read_score_requests};
+use sppo_core::datasets::{ScoreContent, ScoreRequest, check_tokens, read_score_requests_named};
 use sppo_core::plugin::{Codec, PluginError};
-use sppo_core::stages::{self, TokenizedResponse};
+use sppo_core::stages::{self, TokenizationSettings, TokenizedResponse};
 use sppo_core::tables;
 
 use super::session::Setup;
 use crate::args::ScoreArguments;
 use crate::failure::Result;
-use crate::output::RowsTo;
+use crate::output::{self, RowsTo};
 use crate::prompts;
 use crate::settings::Flags;
 use crate::terminal::Terminal;
@@ -19,8 +19,13 @@ use crate::terminal::Terminal;
 pub(super) fn score(arguments: &ScoreArguments, terminal: &Terminal) -> Result<()> {
     let flags = Flags::of(&[&arguments.settings, &arguments.model, &arguments.backend])?;
     let setup = Setup::new(arguments.settings.resolve(flags)?.config, terminal)?;
-    let requests = read_score_requests(&arguments.responses)?;
+    let names = &setup.config.prompts.columns;
+    let requests = read_score_requests_named(&arguments.responses, names)?;
     let scores_to = RowsTo::new(arguments.output.as_deref())?;
+    output::require_distinct(
+        &[("--output", arguments.output.as_deref())],
+        &[("RESPONSES", Some(&arguments.responses))],
+    )?;
 
     let model = setup.find_model(arguments.model.offline)?;
     let mut policy = setup.load(model)?;
@@ -37,7 +42,11 @@ fn tokenize(
     file: &Path,
 ) -> Result<Vec<TokenizedResponse>> {
     let info = codec.info();
-    let settings = config.training.tokenization_settings(info.context_length);
+    // A score is that of the whole response; one that does not fit is refused below.
+    let settings = TokenizationSettings {
+        max_length: usize::MAX,
+        ..config.training.tokenization_settings(info.context_length)
+    };
     requests
         .into_iter()
         .map(|ScoreRequest { content, row }| {

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use sppo_core::config::Config;
-use sppo_core::datasets::{Pair, read_pairs, to_example};
+use sppo_core::datasets::{Contradictions, Pair, read_pairs_named, to_example};
 use sppo_core::metrics::MetricsObserver;
 use sppo_core::observer::Observers;
 use sppo_core::plugin::{Codec, Policy};
 use sppo_core::records::TrainingExample;
 use sppo_core::session::{Session, TrainingSummary};
-use sppo_core::stages::{ReferenceLogProbs, TrainingProgress};
+use sppo_core::stages::{self, ReferenceLogProbs, TrainingProgress};
 use sppo_core::{Error, Result as CoreResult};
 
 use super::session::Setup;
@@ -19,7 +19,7 @@ use crate::failure::Result;
 use crate::output;
 use crate::prompts;
 use crate::settings::{Flags, SettingFlags};
-use crate::terminal::{Alignment, Table, Terminal, signed};
+use crate::terminal::{Alignment, Table, Terminal, counted, signed};
 
 impl SettingFlags for TrainArguments {
     fn add_to(&self, flags: &mut Flags) -> CoreResult<()> {
@@ -36,6 +36,10 @@ struct TrainReport {
     metrics: PathBuf,
     /// Pairs trained on.
     pairs: usize,
+    /// Pairs left out because both answers read the same.
+    skipped_identical: usize,
+    /// Pairs of which an answer was cut, because it did not fit into `training.max_length`.
+    cut_pairs: usize,
     /// Optimiser steps taken.
     steps: usize,
     /// Mean loss of the first step, before its update.
@@ -58,12 +62,23 @@ pub(super) fn train(arguments: &TrainArguments, terminal: &Terminal) -> Result<(
     ])?;
     let setup = Setup::new(arguments.settings.resolve(flags)?.config, terminal)?;
     let objective = setup.config.training.objective;
-    let pairs = read_pairs(&arguments.pairs, objective)?;
+    let pairs = read_pairs_named(&arguments.pairs, objective, &setup.config.prompts.columns)?;
+    let pairs_read = pairs.len();
+    let pairs = without_contradictions(pairs, &arguments.pairs, &setup.config, terminal)?;
+    let metrics = arguments.output.join("metrics.jsonl");
+    output::require_distinct(
+        &[("--output", Some(&metrics))],
+        &[("PAIRS", Some(&arguments.pairs))],
+    )?;
     prepare_output(&arguments.output)?;
 
     let model = setup.find_model(arguments.model.offline)?.path;
     let mut policy = setup.load_for_training(&model)?;
-    let mut examples = examples_of(policy.as_ref(), pairs, &arguments.pairs, &setup.config)?;
+    let (mut examples, cut_pairs) =
+        examples_of(policy.as_ref(), pairs, &arguments.pairs, &setup.config)?;
+    if cut_pairs > 0 {
+        terminal.note(&stages::cut_notice(cut_pairs, examples.len()));
+    }
     let session = setup.session();
     add_reference(session, policy.as_mut(), &mut examples)?;
     let trained = train_policy(session, policy.as_mut(), &examples, &arguments.output)?;
@@ -73,8 +88,10 @@ pub(super) fn train(arguments: &TrainArguments, terminal: &Terminal) -> Result<(
 
     let report = TrainReport {
         checkpoint: arguments.output.clone(),
-        metrics: arguments.output.join("metrics.jsonl"),
+        metrics,
         pairs: examples.len(),
+        skipped_identical: pairs_read - examples.len(),
+        cut_pairs,
         steps: trained.steps,
         first_loss: trained.first_loss,
         last_loss: trained.last_loss,
@@ -84,31 +101,73 @@ pub(super) fn train(arguments: &TrainArguments, terminal: &Terminal) -> Result<(
     if arguments.report.json { output::json(&report) } else { print(&report, terminal) }
 }
 
-/// Pairs as training examples, text made into tokens by the rule of the settings.
+/// The pairs with their rows, but for those whose answers are the same; speaks of these, and of pairs that
+/// contradict each other.
+///
+/// # Errors
+/// When no pair is left.
+fn without_contradictions(
+    pairs: Vec<Pair>,
+    file: &Path,
+    config: &Config,
+    terminal: &Terminal,
+) -> Result<Vec<(u64, Pair)>> {
+    let found = Contradictions::among(&pairs);
+    let note = |rows: &[u64], what: &str| {
+        if let Some(first) = rows.first() {
+            let (count, place) = (counted(rows.len(), "pair"), prompts::place_of(file, *first));
+            terminal.note(&format!("{}: {count} {what} ({place} first)", file.display()));
+        }
+    };
+    note(&found.reversed, "stand there the other way round too: they pull in both directions");
+    note(&found.worse_chosen, "whose rejected answer has the higher probability to win");
+    let numbered = (0..).zip(pairs);
+    if config.selection.keep_degenerate {
+        return Ok(numbered.collect());
+    }
+    note(&found.identical, "whose answers are the same, left out");
+    let left: Vec<(u64, Pair)> =
+        numbered.filter(|(row, _)| found.identical.binary_search(row).is_err()).collect();
+    if left.is_empty() {
+        return Err(Error::input(file, "both answers of every pair are the same")
+            .with_hint("nothing can be learned from them: check the columns of the answers")
+            .into());
+    }
+    Ok(left)
+}
+
+/// Pairs as training examples, text made into tokens by the rule of the settings, and the number of pairs
+/// that were cut to fit.
 ///
 /// # Errors
 /// When a pair cannot be tokenised, does not fit, or holds tokens that the model does not have; the
 /// error names the line.
 fn examples_of(
     codec: &dyn Codec,
-    pairs: Vec<Pair>,
+    pairs: Vec<(u64, Pair)>,
     file: &Path,
     config: &Config,
-) -> Result<Vec<TrainingExample>> {
+) -> Result<(Vec<TrainingExample>, usize)> {
     let settings = config.training.tokenization_settings(codec.info().context_length);
-    (0..)
-        .zip(pairs)
-        .map(|(row, pair)| {
-            let example = to_example(codec, row, pair, settings);
-            Ok(example.map_err(|error| prompts::locate(file, row, error))?)
-        })
-        .collect()
+    let (mut examples, mut cut) = (Vec::with_capacity(pairs.len()), 0);
+    for (row, pair) in pairs {
+        let (example, is_cut) = to_example(codec, row, pair, settings)
+            .map_err(|error| prompts::locate(file, row, error))?;
+        cut += usize::from(is_cut);
+        examples.push(example);
+    }
+    Ok((examples, cut))
 }
 
 /// Makes the directory, and refuses one that holds a model already.
 fn prepare_output(directory: &Path) -> Result<()> {
     std::fs::create_dir_all(directory).map_err(|error| {
         Error::run_directory(directory, format!("cannot create this directory: {error}"))
+            .with_hint("choose a directory that this user may write with --output")
+    })?;
+    // Before hours of training, not after them.
+    tempfile::tempfile_in(directory).map_err(|error| {
+        Error::run_directory(directory, format!("cannot write into this directory: {error}"))
             .with_hint("choose a directory that this user may write with --output")
     })?;
     for name in [

@@ -1,9 +1,14 @@
 //! Protocols: from questions to requests and from replies to verdicts, for each kind of service.
 
+mod chat_reply;
+mod labels;
+mod lenient;
+mod log_probs;
 mod openai_judge;
 mod openrlhf;
 mod pairwise;
 mod tei;
+mod tokens;
 mod verdict;
 mod vllm;
 
@@ -85,7 +90,36 @@ fn shared(parts: &[Part]) -> Value {
 
 /// Parses the fields that a reply must have.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Malformed> {
-    serde_json::from_slice(body).map_err(|error| Malformed(format!("not as expected: {error}")))
+    serde_json::from_slice(body).map_err(|error| {
+        Malformed(match form(body) {
+            Some(form) => format!("it is {form}"),
+            None => format!("not as expected: {error}"),
+        })
+    })
+}
+
+/// The form of a reply whose scores are no numbers.
+pub(crate) const NOT_A_NUMBER: &str = "JSON with NaN or Infinity, which is no score";
+
+/// The form of a body that is no JSON, if it is a frequent one.
+fn form(body: &[u8]) -> Option<&'static str> {
+    let text = String::from_utf8_lossy(body);
+    let start = text.trim_start();
+    let begins =
+        |with: &str| start.get(..with.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(with));
+    let holds =
+        |number: &str| text.split(|c: char| !c.is_alphanumeric()).any(|word| word == number);
+    if begins("<!doctype") || begins("<html") {
+        Some("a web page: the address is that of something else")
+    } else if begins("data:") || begins("event:") {
+        Some("a stream; set `stream` to false in `extra`, or leave it out")
+    } else if (begins("{") || begins("["))
+        && ["NaN", "Infinity", "inf", "nan"].into_iter().any(holds)
+    {
+        Some(NOT_A_NUMBER)
+    } else {
+        None
+    }
 }
 
 /// One valid verdict for each question.
@@ -104,13 +138,18 @@ fn all_valid(
         .collect()
 }
 
-/// Results that each carry the index of their question, brought into the order of the questions.
-fn in_order<T>(results: Vec<(usize, T)>, count: usize) -> Result<Vec<T>, Malformed> {
+/// Results that each carry the index of their question, brought into the order of the questions. Without any
+/// index they are in order.
+fn in_order<T>(results: Vec<(Option<usize>, T)>, count: usize) -> Result<Vec<T>, Malformed> {
     if results.len() != count {
         return Err(Malformed(format!("{} results for {count} questions", results.len())));
     }
     let mut slots: Vec<Option<T>> = (0..count).map(|_| None).collect();
-    for (index, result) in results {
+    let has_indices = results.iter().any(|(index, _)| index.is_some());
+    for (place, (index, result)) in results.into_iter().enumerate() {
+        let index = index.or_else(|| (!has_indices).then_some(place));
+        let index =
+            index.ok_or_else(|| Malformed("a result has no index, and others do".into()))?;
         match slots.get_mut(index) {
             Some(slot @ None) => *slot = Some(result),
             _ => return Err(Malformed(format!("index {index} is out of range or repeated"))),
@@ -119,5 +158,7 @@ fn in_order<T>(results: Vec<(usize, T)>, count: usize) -> Result<Vec<T>, Malform
     Ok(slots.into_iter().flatten().collect())
 }
 
+#[cfg(test)]
+mod judge_replies;
 #[cfg(test)]
 mod tests;

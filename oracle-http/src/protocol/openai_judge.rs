@@ -1,16 +1,25 @@
 //! A language model behind an OpenAI-compatible API, asked which of two answers is better.
 
 use minijinja::context;
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sppo_http_transport::Malformed;
 use sppo_plugin::PluginError;
+use sppo_plugin::thought::{Thought, without_thought};
 
-use super::verdict::{Position, VerdictReader};
-use super::{Protocol, only, parse};
+use super::chat_reply::ChatReply;
+use super::labels::Labels;
+use super::verdict::VerdictReader;
+use super::{Protocol, only};
 use crate::config::JudgeConfig;
-use crate::question::{JudgeReply, Part, Question, QuestionVerdict};
+use crate::question::{
+    Certainty, Ending, InvalidVerdict, JudgeReply, Part, Question, QuestionVerdict,
+};
 use crate::templates::{Template, prompt_values};
+
+/// Characters of an invalid reply that are shown.
+const EXCERPT: usize = 120;
+/// The longest reply, in tokens, whose limit was meant for a label alone: such a reply may end there.
+const LABEL_ALONE: u32 = 4;
 
 pub(super) struct OpenaiJudge {
     config: JudgeConfig,
@@ -18,50 +27,9 @@ pub(super) struct OpenaiJudge {
     verdicts: VerdictReader,
 }
 
-#[derive(Deserialize)]
-struct Completion {
-    choices: Vec<Choice>,
-    #[serde(default)]
-    usage: Option<Usage>,
-}
-
-#[derive(Deserialize)]
-struct Choice {
-    message: Said,
-    #[serde(default)]
-    logprobs: Option<LogProbs>,
-}
-
-#[derive(Deserialize)]
-struct Said {
-    #[serde(default)]
-    content: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct LogProbs {
-    #[serde(default)]
-    content: Option<Vec<Position>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Usage {
-    prompt_tokens: u64,
-    completion_tokens: u64,
-}
-
 impl OpenaiJudge {
     pub(super) fn new(config: &JudgeConfig) -> Result<Self, PluginError> {
-        if !(config.temperature.is_finite() && config.temperature >= 0.0) {
-            return Err(PluginError::configuration("judge.temperature: must be 0 or above"));
-        }
-        if config.max_tokens == 0 {
-            return Err(PluginError::configuration("judge.max_tokens: must be at least 1"));
-        }
-        if !(0.0..=1.0).contains(&config.max_invalid_share) {
-            return Err(PluginError::configuration("judge.max_invalid_share: not from 0 to 1"));
-        }
+        check(config)?;
         let sample = context! {
             conversation => "the prompt",
             messages => [context! { role => "user", content => "the prompt" }],
@@ -72,9 +40,44 @@ impl OpenaiJudge {
         let must_show = ["the first answer", "the second answer"];
         Ok(Self {
             template: Template::new("judge.template", &config.template, sample, &must_show)?,
-            verdicts: VerdictReader::new(config)?,
+            verdicts: VerdictReader::new(Labels::new(config)?, &config.json_field),
             config: config.clone(),
         })
+    }
+
+    /// The probability that the response shown first is better, and the fate of the log-probabilities. A
+    /// thought is no part of the answer, and an answer that did not come to its end is no verdict, unless it
+    /// began with one.
+    fn verdict(&self, reply: &ChatReply) -> (Option<f64>, Certainty) {
+        let thought = without_thought(&reply.text);
+        let Some(answer) = thought.answer() else { return (None, Certainty::AsAsked) };
+        let said = self.verdicts.read(answer);
+        let (sure, certainty) = match self.config.log_probs {
+            true => self.by_log_probs(reply, answer, said),
+            false => (None, Certainty::AsAsked),
+        };
+        let verdict = match reply.ending {
+            Ending::Complete => sure.or(said),
+            Ending::CutOff => sure.or_else(|| {
+                let meant = self.config.max_tokens <= LABEL_ALONE;
+                self.verdicts.bare(answer).filter(|_| meant)
+            }),
+            _ => None,
+        };
+        (verdict, certainty)
+    }
+
+    fn by_log_probs(
+        &self,
+        reply: &ChatReply,
+        answer: &str,
+        said: Option<f64>,
+    ) -> (Option<f64>, Certainty) {
+        let least = self.config.min_label_probability;
+        match reply.log_probs.probability(self.verdicts.labels(), answer, said, least) {
+            Ok(probability) => (Some(probability), Certainty::AsAsked),
+            Err(reason) => (None, reason),
+        }
     }
 }
 
@@ -127,13 +130,57 @@ impl Protocol for OpenaiJudge {
     }
 
     fn read(&self, body: &[u8], _count: usize) -> Result<JudgeReply, Malformed> {
-        let Completion { choices, usage } = parse(body)?;
-        let choice = choices.first().ok_or_else(|| Malformed("`choices` is empty".into()))?;
-        let positions = choice.logprobs.as_ref().and_then(|log_probs| log_probs.content.as_deref());
-        let text = choice.message.content.as_deref().unwrap_or_default();
-        let verdict = self.verdicts.read(text, positions.unwrap_or_default());
-        let Usage { prompt_tokens, completion_tokens } = usage.unwrap_or_default();
-        let verdicts = vec![verdict.map(QuestionVerdict::Probability)];
-        Ok(JudgeReply { verdicts, prompt_tokens, completion_tokens })
+        let reply = ChatReply::read(body)?;
+        let (verdict, certainty) = self.verdict(&reply);
+        // Without a verdict it does not matter how sure it would be.
+        let certainty = if verdict.is_some() { certainty } else { Certainty::AsAsked };
+        let verdict = verdict.map(QuestionVerdict::Probability);
+        Ok(JudgeReply {
+            verdicts: vec![verdict.ok_or_else(|| InvalidVerdict(excerpt(&reply.text)))],
+            prompt_tokens: reply.prompt_tokens,
+            completion_tokens: reply.completion_tokens,
+            ending: ending(&reply),
+            certainty,
+            refusal: None,
+        })
     }
+}
+
+/// The end of a reply; one that has nothing but a thought did not come to it.
+fn ending(reply: &ChatReply) -> Ending {
+    let nothing = match without_thought(&reply.text) {
+        Thought::Open => true,
+        Thought::Absent(answer) => answer.trim().is_empty() && reply.has_thought,
+        Thought::Closed(answer) => answer.is_empty(),
+    };
+    match reply.ending {
+        Ending::Complete if nothing => Ending::ThoughtAlone,
+        ending => ending,
+    }
+}
+
+fn check(config: &JudgeConfig) -> Result<(), PluginError> {
+    let refused = |message: &str| Err(PluginError::configuration(message));
+    if !(config.temperature.is_finite() && config.temperature >= 0.0) {
+        return refused("judge.temperature: must be 0 or above");
+    }
+    if config.max_tokens == 0 {
+        return refused("judge.max_tokens: must be at least 1");
+    }
+    if !(0.0..=1.0).contains(&config.max_invalid_share) {
+        return refused("judge.max_invalid_share: not from 0 to 1");
+    }
+    match (0.0..=1.0).contains(&config.min_label_probability) {
+        true => Ok(()),
+        false => Err(PluginError::configuration("judge.min_label_probability: not from 0 to 1")
+            .with_hint("for instance 0.1")),
+    }
+}
+
+/// The beginning of a reply, or words for its lack.
+fn excerpt(text: &str) -> String {
+    let thought = without_thought(text);
+    let said = thought.answer().filter(|answer| !answer.is_empty()).unwrap_or(text).trim();
+    let excerpt: String = said.chars().take(EXCERPT).collect();
+    if excerpt.is_empty() { "an empty reply".into() } else { excerpt }
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use sppo_http_transport::Malformed;
 use sppo_plugin::PluginError;
 
-use super::{Protocol, all_valid, parse};
+use super::{Protocol, all_valid, lenient, parse};
 use crate::config::ScoringConfig;
 use crate::question::{JudgeReply, Part, Question, QuestionVerdict};
 use crate::templates::{Template, conversation, render_response, response_template};
@@ -21,6 +21,7 @@ pub(super) struct OpenRlhf {
 
 #[derive(Deserialize)]
 struct Body {
+    #[serde(deserialize_with = "lenient::numbers")]
     rewards: Vec<f64>,
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use sppo_http_transport::Malformed;
 use sppo_plugin::PluginError;
 
-use super::{Protocol, all_valid, in_order, own, parse, shared};
+use super::{Protocol, all_valid, in_order, lenient, own, parse, shared};
 use crate::config::ScoringConfig;
 use crate::question::{JudgeReply, Part, Question, QuestionVerdict};
 use crate::templates::{Template, conversation, prompt_values, render_response, response_template};
@@ -49,9 +49,10 @@ pub(super) struct Predict {
 
 #[derive(Deserialize)]
 struct Class {
+    #[serde(deserialize_with = "lenient::one_number")]
     score: f64,
     #[serde(default)]
-    label: String,
+    label: Value,
 }
 
 impl Predict {
@@ -67,7 +68,7 @@ impl Predict {
         match (&self.class, classes) {
             (None, [only]) => Ok(QuestionVerdict::Score(only.score)),
             (Some(wanted), classes) => {
-                let found = classes.iter().find(|class| class.label == *wanted);
+                let found = classes.iter().find(|class| class.label == wanted.as_str());
                 let score = found.map(|class| QuestionVerdict::Score(class.score));
                 score.ok_or_else(|| Malformed(format!("there is no class `{wanted}`")))
             }
@@ -123,7 +124,9 @@ pub(super) struct Rerank {
 
 #[derive(Deserialize)]
 struct Rank {
-    index: usize,
+    #[serde(default, deserialize_with = "lenient::index")]
+    index: Option<usize>,
+    #[serde(deserialize_with = "lenient::one_number")]
     score: f64,
 }
 

@@ -7,16 +7,10 @@ use sppo_http_transport::Malformed;
 use sppo_plugin::{Message, PluginError};
 
 use super::tei::Query;
-use super::{Protocol, all_valid, in_order, only, own, parse, shared};
+use super::{Protocol, all_valid, in_order, lenient, only, own, parse, shared};
 use crate::config::ScoringConfig;
 use crate::question::{JudgeReply, Part, Question, QuestionVerdict};
 use crate::templates::{Template, render_response, response_template};
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Usage {
-    prompt_tokens: u64,
-}
 
 /// `/classify`: one conversation, or several texts.
 pub(super) struct Classify {
@@ -28,12 +22,14 @@ pub(super) struct Classify {
 struct Classes {
     data: Vec<ClassesOfOne>,
     #[serde(default)]
-    usage: Option<Usage>,
+    usage: Value,
 }
 
 #[derive(Deserialize)]
 struct ClassesOfOne {
-    index: usize,
+    #[serde(default, deserialize_with = "lenient::index")]
+    index: Option<usize>,
+    #[serde(deserialize_with = "lenient::numbers")]
     probs: Vec<f64>,
 }
 
@@ -109,8 +105,8 @@ impl Protocol for Classify {
             .map(|one| Ok((one.index, self.score(&one.probs)?)))
             .collect::<Result<Vec<_>, Malformed>>()?;
         let verdicts = all_valid(in_order(scores, count)?.into_iter(), count)?;
-        let prompt_tokens = usage.unwrap_or_default().prompt_tokens;
-        Ok(JudgeReply { verdicts, prompt_tokens, completion_tokens: 0 })
+        let prompt_tokens = lenient::count(&usage, &["prompt_tokens", "input_tokens"]);
+        Ok(JudgeReply { verdicts, prompt_tokens, ..JudgeReply::default() })
     }
 }
 
@@ -123,12 +119,14 @@ pub(super) struct Score {
 struct Scores {
     data: Vec<ScoreOfOne>,
     #[serde(default)]
-    usage: Option<Usage>,
+    usage: Value,
 }
 
 #[derive(Deserialize)]
 struct ScoreOfOne {
-    index: usize,
+    #[serde(default, deserialize_with = "lenient::index")]
+    index: Option<usize>,
+    #[serde(deserialize_with = "lenient::one_number")]
     score: f64,
 }
 
@@ -172,7 +170,7 @@ impl Protocol for Score {
         let scores =
             data.into_iter().map(|one| (one.index, QuestionVerdict::Score(one.score))).collect();
         let verdicts = all_valid(in_order(scores, count)?.into_iter(), count)?;
-        let prompt_tokens = usage.unwrap_or_default().prompt_tokens;
-        Ok(JudgeReply { verdicts, prompt_tokens, completion_tokens: 0 })
+        let prompt_tokens = lenient::count(&usage, &["prompt_tokens", "input_tokens"]);
+        Ok(JudgeReply { verdicts, prompt_tokens, ..JudgeReply::default() })
     }
 }

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use crate::address::Address;
 use crate::backoff::retry_after;
 use crate::credentials::{ApiKey, plain_headers};
+use crate::refusal::{ErrorBody, Reason, Refusal};
 use crate::route::Connector;
 use crate::settings::TransportSettings;
 use crate::tls;
@@ -26,6 +27,8 @@ const MAX_REPLY_BYTES: usize = 4 << 20;
 const MAX_ERROR_BYTES: usize = 64 << 10;
 /// Characters of an error's body that are shown.
 const EXCERPT: usize = 300;
+/// Characters of it that its reason is looked for in.
+const DETAILS: usize = 4000;
 /// Common servers close idle connections after 5 seconds; closing them first saves failed attempts.
 const IDLE_LIMIT: Duration = Duration::from_secs(4);
 
@@ -40,14 +43,18 @@ pub(crate) struct Failure {
 }
 
 /// The reaction that a failure calls for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum FailureKind {
     /// The service is overloaded: try again, with less at the same time.
     Overloaded,
-    /// The service cannot be reached, has trouble of its own, or sent a malformed reply: try again.
+    /// The service cannot be reached, so the request was not sent: try again.
+    Unreachable,
+    /// The service has trouble of its own: try again.
     Transient,
-    /// The service says, with this status, that the request is wrong: trying again is of no use.
-    Refused(u16),
+    /// The service sent a reply that makes no sense: try again.
+    Unreadable,
+    /// The service says that the request is wrong, or the account: trying again is of no use.
+    Refused(Refusal),
 }
 
 /// A client of services, with their connections.
@@ -196,53 +203,86 @@ impl Client {
         Ok(Body::Whole(body))
     }
 
+    /// The failure that a status says.
     fn refused(&self, status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> Failure {
-        let kind = match status.as_u16() {
-            408 | 429 | 503 | 529 => FailureKind::Overloaded,
-            425 | 500..=599 => FailureKind::Transient,
-            other => FailureKind::Refused(other),
-        };
         let said = self.excerpt(body);
         let message = match said.is_empty() {
             true => status.to_string(),
             false => format!("{status}: {said}"),
         };
+        // The pages of servers that stand between are full of words.
+        let words = if status.is_client_error() { said.as_str() } else { "" };
+        let error = ErrorBody::of(body).unwrap_or_else(|| ErrorBody::of_text(words));
+        let kind = self.kind(status.as_u16(), &error, retry_after.is_some(), body);
         Failure { kind, message, retry_after }
+    }
+
+    /// The reaction that an error with this status calls for.
+    fn kind(&self, status: u16, error: &ErrorBody, comes_back: bool, body: &[u8]) -> FailureKind {
+        match (error.reason(Some(status), comes_back), status) {
+            (Reason::Request, 408 | 429 | 503 | 529) => FailureKind::Overloaded,
+            (Reason::Request, 425 | 500..=599) => FailureKind::Transient,
+            (reason, status) => {
+                FailureKind::Refused(Refusal { status, reason, details: self.line(body, DETAILS) })
+            }
+        }
     }
 
     fn not_answered(&self, reason: &Unanswered) -> Failure {
         let (kind, message) = match reason {
             Unanswered::TimedOut(when) => (FailureKind::Overloaded, format!("timed out {when}")),
             Unanswered::CannotConnect(reason) => {
-                (FailureKind::Transient, format!("cannot connect: {reason}"))
+                (FailureKind::Unreachable, format!("cannot connect: {reason}"))
             }
             Unanswered::BrokenOff(reason) => (FailureKind::Transient, reason.clone()),
         };
         Failure { kind, message: self.clean(&message), retry_after: None }
     }
 
-    /// The failure of a reply that makes no sense.
+    /// The failure of a reply, with a status of success, that makes no sense or is an error.
     pub(crate) fn malformed(&self, reason: &str, body: &[u8]) -> Failure {
-        let message = match self.excerpt(body) {
-            said if said.is_empty() => format!("an empty reply ({})", self.clean(reason)),
-            said => format!("a reply that makes no sense ({}): {said}", self.clean(reason)),
+        let said = self.excerpt(body);
+        let reason = self.clean(reason);
+        let (kind, message) = match ErrorBody::of(body) {
+            Some(error) => {
+                let status = error.status.or_else(|| error.usual_status());
+                let kind = status.map(|status| self.kind(status, &error, false, body));
+                let message = format!("an error in place of a reply: {said}");
+                (kind.unwrap_or(FailureKind::Transient), message)
+            }
+            None if said.is_empty() => {
+                (FailureKind::Unreadable, format!("an empty reply ({reason})"))
+            }
+            None => {
+                let message = format!("a reply that makes no sense ({reason}): {said}");
+                (FailureKind::Unreadable, message)
+            }
         };
-        Failure { kind: FailureKind::Transient, message, retry_after: None }
+        Failure { kind, message, retry_after: None }
     }
 
     /// The beginning of a body, on one line.
     fn excerpt(&self, body: &[u8]) -> String {
-        let end = body.len().min(4 * EXCERPT);
-        self.clean(&String::from_utf8_lossy(&body[..end]))
+        self.line(body, EXCERPT)
     }
 
-    /// One line of at most `EXCERPT` characters, without the key. The key is removed before the cut, which
-    /// might leave a part of it.
+    fn line(&self, body: &[u8], longest: usize) -> String {
+        let end = body.len().min(4 * longest);
+        self.cleaned(&String::from_utf8_lossy(&body[..end]), longest)
+    }
+
+    /// One line of at most `EXCERPT` characters, without the key.
     pub(crate) fn clean(&self, text: &str) -> String {
+        self.cleaned(text, EXCERPT)
+    }
+
+    /// One line of at most `longest` characters. The key is removed before the cut, which might leave a part
+    /// of it.
+    fn cleaned(&self, text: &str, longest: usize) -> String {
         let text = self.key.as_ref().map_or_else(|| text.to_owned(), |key| key.redact(text));
         let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || c.is_control()).collect();
         let line = words.join(" ");
-        match line.char_indices().nth(EXCERPT) {
+        match line.char_indices().nth(longest) {
             Some((cut, _)) => format!("{}...", &line[..cut]),
             None => line,
         }
@@ -309,7 +349,7 @@ fn headers(
 
 fn too_large() -> Failure {
     let message = format!("the reply is larger than {} MiB", MAX_REPLY_BYTES >> 20);
-    Failure { kind: FailureKind::Transient, message, retry_after: None }
+    Failure { kind: FailureKind::Unreadable, message, retry_after: None }
 }
 
 /// A runtime whose tasks run on the thread that waits for them.

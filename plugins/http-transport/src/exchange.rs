@@ -3,6 +3,8 @@
 use hyper::body::Bytes;
 use sppo_plugin::PluginError;
 
+use crate::refusal::Refusal;
+
 /// A request to whichever endpoint is free.
 #[derive(Debug)]
 pub struct Request<J> {
@@ -66,9 +68,26 @@ pub trait Exchange: Send + Sync + 'static {
     /// round was abandoned are noted too; nobody else gets them.
     fn settled(&self, _content: &Self::Content) {}
 
+    /// Content that stands for the reply to a request that the service refuses, if others need not suffer from
+    /// it; otherwise the round stops. `is_alone` is whether no other request is under way, so that nothing is
+    /// known of how the service would treat one.
+    fn set_aside(
+        &self,
+        _job: &Self::Job,
+        _refusal: &Refusal,
+        _is_alone: bool,
+    ) -> Option<Self::Content> {
+        None
+    }
+
     /// The hint for a request that the service refused with `status`, if the plugin knows a better one
     /// than the transport.
     fn refusal_hint(&self, _status: u16, _message: &str) -> Option<String> {
+        None
+    }
+
+    /// The hint for a reply that makes no sense, if the plugin knows a better one than to go on.
+    fn unreadable_hint(&self, _message: &str) -> Option<String> {
         None
     }
 

@@ -25,6 +25,8 @@ pub(crate) struct Fleet {
     failing_since: Option<Instant>,
     /// The last failure, with its address.
     last_failure: Option<String>,
+    /// The time of the last success.
+    last_success: Option<Instant>,
 }
 
 struct Endpoint {
@@ -79,7 +81,7 @@ impl Fleet {
             dropped: None,
         };
         let endpoints = addresses.into_iter().map(endpoint).collect();
-        Self { endpoints, max, failing_since: None, last_failure: None }
+        Self { endpoints, max, failing_since: None, last_failure: None, last_success: None }
     }
 
     pub(crate) fn address(&self, index: usize) -> &Address {
@@ -121,8 +123,14 @@ impl Fleet {
         }
     }
 
+    /// The time of the last success, at any endpoint.
+    pub(crate) fn last_success(&self) -> Option<Instant> {
+        self.last_success
+    }
+
     pub(crate) fn succeeded(&mut self, index: usize) -> Option<News> {
         self.failing_since = None;
+        self.last_success = Some(Instant::now());
         let max = self.max;
         let endpoint = &mut self.endpoints[index];
         endpoint.in_flight -= 1;

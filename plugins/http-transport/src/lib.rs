@@ -8,7 +8,7 @@
 //! certificates that `tls` trusts. `fleet` knows how each endpoint is doing: how much it can take, and
 //! whether it should be left alone for a while. `queue` decides what is sent next and what follows from
 //! each attempt, and the workers of `dispatcher` do it. `credentials` keeps the key of a service out of
-//! everything that is shown.
+//! everything that is shown, and `refusal` reads the errors of services.
 
 mod address;
 mod backoff;
@@ -18,6 +18,7 @@ mod dispatcher;
 mod exchange;
 mod fleet;
 mod queue;
+mod refusal;
 mod route;
 mod settings;
 mod tls;
@@ -27,4 +28,5 @@ pub use client::Client;
 pub use dispatcher::Dispatcher;
 pub use exchange::{Exchange, Malformed, Reply, Request};
 pub use queue::{Counters, Snapshot};
+pub use refusal::{Reason, Refusal};
 pub use settings::{ConcurrencyConfig, KeyHeader, RetryConfig, TimeoutConfig, TransportSettings};

@@ -12,7 +12,15 @@ use crate::backoff;
 use crate::client::{Failure, FailureKind};
 use crate::exchange::{Exchange, Reply, Request};
 use crate::fleet::{Choice, Fleet, News};
+use crate::refusal::{Reason, Refusal};
 use crate::settings::{RetryConfig, TransportSettings};
+
+/// Attempts at a service that has never sent a reply that makes sense, and does not now: it speaks something
+/// else, and waiting does not teach it.
+const UNREADABLE_ATTEMPTS: u32 = 3;
+
+/// Status of a request at which a service fails every time, while it serves others.
+const ALWAYS_FAILS: u16 = 500;
 
 /// Totals since the dispatcher was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +65,8 @@ struct Task<J> {
     request: Request<J>,
     round: u64,
     failures: u32,
+    /// The time at which the first attempt that failed was sent.
+    failing_since: Option<Instant>,
     /// Earlier replies after which the request was sent again.
     repeats: u32,
     /// The endpoint that failed last.
@@ -140,7 +150,14 @@ impl<E: Exchange> Queue<E> {
     pub(crate) fn push(&mut self, request: Request<E::Job>) {
         self.unfinished += 1;
         let round = self.round;
-        self.ready.push_back(Task { request, round, failures: 0, repeats: 0, avoid: None });
+        self.ready.push_back(Task {
+            request,
+            round,
+            failures: 0,
+            failing_since: None,
+            repeats: 0,
+            avoid: None,
+        });
     }
 
     /// The most workers that could be busy at the same time, with the rest of earlier rounds.
@@ -222,14 +239,14 @@ impl<E: Exchange> Queue<E> {
                 tell(self.fleet.succeeded(endpoint));
                 self.take(attempt.task, content, is_current);
             }
+            Outcome::Failure(Failure { kind: FailureKind::Refused(refusal), message, .. }) => {
+                tell(self.fleet.succeeded(endpoint));
+                if is_current && self.stopped.is_none() {
+                    self.set_aside_or_stop(attempt, &refusal, &message);
+                }
+            }
             Outcome::Failure(failure) => {
-                let news = match failure.kind {
-                    FailureKind::Transient | FailureKind::Overloaded => {
-                        self.fleet.failed(endpoint, &failure, sent, now)
-                    }
-                    FailureKind::Refused(_) => self.fleet.succeeded(endpoint),
-                };
-                tell(news);
+                tell(self.fleet.failed(endpoint, &failure, sent, now));
                 if is_current && self.stopped.is_none() {
                     self.try_again(attempt, &failure, now);
                 }
@@ -257,12 +274,50 @@ impl<E: Exchange> Queue<E> {
         }
     }
 
+    /// Takes what stands for the reply to a refused request, or stops the round.
+    fn set_aside_or_stop(&mut self, attempt: Attempt<E::Job>, refusal: &Refusal, said: &str) {
+        let Attempt { task, endpoint, .. } = attempt;
+        let is_alone = self.in_flight == 0;
+        if let Some(content) = self.exchange.set_aside(&task.request.job, refusal, is_alone) {
+            self.take(task, content, true);
+            return;
+        }
+        let address = &self.fleet.address(endpoint).shown;
+        let error = PluginError::failed(format!("{address} refused the request: {said}"));
+        let hint = match refusal.reason {
+            Reason::Payment => {
+                "waiting does not mend this: see to the account at the service (credit, limits, \
+                                billing), then give the same command again"
+                    .to_owned()
+            }
+            _ => {
+                let hint = self.exchange.refusal_hint(refusal.status, &refusal.details);
+                hint.unwrap_or_else(|| refusal_hint(refusal).to_owned())
+            }
+        };
+        self.stopped = Some(error.with_hint(hint));
+    }
+
     fn try_again(&mut self, attempt: Attempt<E::Job>, failure: &Failure, now: Instant) {
-        let Attempt { mut task, endpoint, is_probe, .. } = attempt;
-        // Whether an endpoint is back is not the fault of the request that tries.
-        task.failures += u32::from(!is_probe);
+        let Attempt { mut task, endpoint, is_probe, sent } = attempt;
+        // Whether an endpoint is back is not the fault of the request that tries, unless it was sent.
+        let was_sent = failure.kind != FailureKind::Unreachable;
+        task.failures += u32::from(was_sent || !is_probe);
+        let failing_since = *task.failing_since.get_or_insert(sent);
         if let Some(error) = self.hopeless(&task, endpoint, failure) {
-            self.stopped = Some(error);
+            // Where others succeed, the fault lies in the request.
+            let is_its_fault =
+                matches!(failure.kind, FailureKind::Transient | FailureKind::Unreadable)
+                    && self.fleet.last_success().is_some_and(|success| success > failing_since);
+            let details = failure.message.clone();
+            let refusal = Refusal { status: ALWAYS_FAILS, reason: Reason::Request, details };
+            let job = &task.request.job;
+            let aside =
+                is_its_fault.then(|| self.exchange.set_aside(job, &refusal, false)).flatten();
+            match aside {
+                Some(content) => self.take(task, content, true),
+                None => self.stopped = Some(error),
+            }
             return;
         }
         let address = &self.fleet.address(endpoint).shown;
@@ -282,18 +337,18 @@ impl<E: Exchange> Queue<E> {
     ) -> Option<PluginError> {
         let address = &self.fleet.address(endpoint).shown;
         let said = &failure.message;
-        if let FailureKind::Refused(status) = failure.kind {
-            let error = PluginError::failed(format!("{address} refused the request: {said}"));
-            let hint = self.exchange.refusal_hint(status, said);
-            return Some(error.with_hint(hint.unwrap_or_else(|| refusal_hint(status).to_owned())));
-        }
         let longest = Duration::from_secs_f64(self.retries.give_up_after_seconds);
+        let unreadable = failure.kind == FailureKind::Unreadable;
+        let attempts = match unreadable && self.fleet.last_success().is_none() {
+            true => self.retries.max_attempts.min(UNREADABLE_ATTEMPTS),
+            false => self.retries.max_attempts,
+        };
         let message = match failure.retry_after {
             Some(wait) if wait > longest => format!(
                 "{address} asks to wait {} seconds, longer than retries.give_up_after_seconds: {said}",
                 wait.as_secs()
             ),
-            _ if task.failures >= self.retries.max_attempts => match task.failures {
+            _ if task.failures >= attempts => match task.failures {
                 1 => format!("a request failed at {address}: {said}"),
                 times => {
                     format!("a request failed {times} times, the last time at {address}: {said}")
@@ -301,7 +356,9 @@ impl<E: Exchange> Queue<E> {
             },
             _ => return None,
         };
-        Some(PluginError::failed(message).with_hint(self.exchange.resume_hint()))
+        let hint = unreadable.then(|| self.exchange.unreadable_hint(said)).flatten();
+        let hint = hint.unwrap_or_else(|| self.exchange.resume_hint());
+        Some(PluginError::failed(message).with_hint(hint))
     }
 }
 
@@ -315,11 +372,13 @@ fn tell(news: Option<News>) {
     }
 }
 
-fn refusal_hint(status: u16) -> &'static str {
-    match status {
-        300..=399 => "give the address that it redirects to in `endpoints`",
-        401 | 403 => "check the key: `api_key_env` or `api_key_file`, and `api_key_header`",
-        404 | 405 => "check `endpoints`",
+fn refusal_hint(refusal: &Refusal) -> &'static str {
+    match (refusal.reason, refusal.status) {
+        (_, 300..=399) => "give the address that it redirects to in `endpoints`",
+        (Reason::Key, _) | (_, 401 | 403) => {
+            "check the key: `api_key_env` or `api_key_file`, and `api_key_header`"
+        }
+        (_, 404 | 405) => "check `endpoints`",
         _ => "trying again would not help: see what the service says, and change the settings",
     }
 }

@@ -107,11 +107,13 @@ impl Default for TimeoutConfig {
 }
 
 /// A request is tried again when it cannot connect, times out, is answered with 408, 425, 429 or 5xx, or
-/// gets a reply that makes no sense; never after another 4xx. `Retry-After` is honoured.
+/// gets a reply that makes no sense; never after another 4xx, nor when money, quota or the key is what lacks.
+/// `Retry-After` is honoured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetryConfig {
-    /// Attempts per request before the run stops.
+    /// Attempts per request before the run stops; 3 at a service that has never sent a reply that makes sense,
+    /// and does not now. An attempt to find out whether an endpoint can be reached again is none.
     pub max_attempts: u32,
     /// Before the second attempt passes a random time up to this many seconds; the bound doubles with
     /// every attempt.

@@ -21,6 +21,7 @@ pub struct RewardConfig {
     /// A directory, or a model on the Hugging Face hub. It must be set. The model is a sequence
     /// classifier of transformers with one label: `DebertaV2ForSequenceClassification`, or that of a
     /// decoder, for instance `LlamaForSequenceClassification`.
+    #[schemars(extend("format" = "model"))]
     pub model: String,
     /// A branch, tag or commit of the model on the hub; its main branch when left out.
     pub revision: Option<String>,

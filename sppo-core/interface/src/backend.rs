@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::{LoraSettings, MemoryEstimate, PlannedWork, PluginError, Policy};
+use abi_stable::StableAbi;
+
+use crate::{LoraSettings, MemoryEstimate, PlannedWork, PluginError, Policy, Progress};
 
 /// A model to load for scoring.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +24,9 @@ pub struct PolicySpec {
     /// Whether training keeps less for the backward pass and computes it again when it is needed
     /// (gradient checkpointing): less memory for more time, and the same gradients.
     pub recompute_activations: bool,
+    /// Variables of the model's chat template, `{"enable_thinking": false}` for instance: a JSON object as
+    /// text, empty for none.
+    pub template_variables: String,
 }
 
 impl PolicySpec {
@@ -31,8 +36,37 @@ impl PolicySpec {
     }
 }
 
+/// The place of a process among those that hold a backend's models together.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, StableAbi)]
+pub struct TeamPlace {
+    /// Number of this process, from 0. The program runs on rank 0; the other processes serve it.
+    pub rank: usize,
+    /// Number of processes.
+    pub size: usize,
+}
+
+impl TeamPlace {
+    /// A process without others.
+    pub const ALONE: Self = Self { rank: 0, size: 1 };
+}
+
 /// A compute backend.
 pub trait Backend {
+    /// The place of this process among those that hold the backend's models together.
+    fn place(&self) -> TeamPlace {
+        TeamPlace::ALONE
+    }
+
+    /// Does what rank 0 asks until it has no more work, on the other ranks of a team.
+    ///
+    /// # Errors
+    /// When this process is in no team or on rank 0, or another process ends early or fails to answer.
+    fn serve(&self, progress: &dyn Progress) -> Result<(), PluginError> {
+        let _ = progress;
+        Err(PluginError::unsupported("this backend works in one process"))
+    }
+
     /// Loads a policy for sampling and training.
     ///
     /// # Errors
@@ -87,4 +121,18 @@ pub trait Scorer {
     /// # Errors
     /// When a sequence is too long or the computation fails.
     fn score(&mut self, sequences: &[Vec<u32>]) -> Result<Vec<f32>, PluginError>;
+
+    /// Batches that [`Self::score_each`] computes at the same time, each in a process of its own.
+    fn replicas(&self) -> usize {
+        1
+    }
+
+    /// As [`Self::score`], for several batches at the same time where there are [`Self::replicas`]: one
+    /// list of scores per batch, each to the bit what the batch alone gives.
+    ///
+    /// # Errors
+    /// As [`Self::score`].
+    fn score_each(&mut self, batches: &[Vec<Vec<u32>>]) -> Result<Vec<Vec<f32>>, PluginError> {
+        batches.iter().map(|sequences| self.score(sequences)).collect()
+    }
 }

@@ -1,10 +1,11 @@
 //! Errors of plugins.
 
 use abi_stable::StableAbi;
+use serde::{Deserialize, Serialize};
 
 /// Kind of a failure.
 #[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, StableAbi)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, StableAbi)]
 pub enum PluginErrorKind {
     /// The plugin's own settings are wrong.
     Configuration,

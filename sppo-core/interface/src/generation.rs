@@ -72,7 +72,7 @@ impl SamplingParameters {
 }
 
 /// A tokenised prompt and the number that identifies it for sampling.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GenerationPrompt {
     /// Keys the random draws; the same id, seed and sample always draw the same numbers.
     pub id: u64,
@@ -81,7 +81,7 @@ pub struct GenerationPrompt {
 }
 
 /// A request for K responses to each of several prompts.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GenerationRequest {
     /// The prompts.
     pub prompts: Vec<GenerationPrompt>,
@@ -109,7 +109,7 @@ pub enum FinishReason {
 }
 
 /// One sampled response.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GeneratedResponse {
     /// The tokens that were drawn, the stop token included.
     pub tokens: Vec<u32>,

@@ -108,7 +108,7 @@ impl Optimizer {
 }
 
 /// Settings of one optimiser step.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepSettings {
     /// The learning rate of this step.
     pub learning_rate: f64,
@@ -118,10 +118,22 @@ pub struct StepSettings {
 
 /// Outcome of one optimiser step.
 #[repr(C)]
-#[derive(StableAbi, Clone, Copy, Debug, PartialEq)]
+#[derive(StableAbi, Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
     /// L2 norm of the accumulated gradient over all trainable parameters, before clipping.
     pub gradient_norm: f64,
+    /// Seconds of this step, its passes included, in which rank 0 waited for other processes; 0 without any.
+    pub communication_seconds: f64,
+    /// The rank that computed longest in this step.
+    pub slowest_rank: usize,
+}
+
+impl StepReport {
+    /// The report of a process without others.
+    #[must_use]
+    pub fn new(gradient_norm: f64) -> Self {
+        Self { gradient_norm, communication_seconds: 0.0, slowest_rank: 0 }
+    }
 }
 
 /// Low-rank adapters (LoRA, arXiv 2106.09685): an adapted matrix `W` stays as it is, and `W + scale * B A`

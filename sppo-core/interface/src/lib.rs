@@ -27,10 +27,11 @@ pub mod pairwise;
 mod plugin;
 mod policy;
 pub mod preference;
+pub mod thought;
 pub mod win_rate;
 
 pub use abi::IntoObject;
-pub use backend::{Backend, ModelSpec, PolicySpec, Scorer};
+pub use backend::{Backend, ModelSpec, PolicySpec, Scorer, TeamPlace};
 pub use calls::{PluginAtWork, plugin_at_work};
 pub use error::{PluginError, PluginErrorKind};
 pub use generation::{

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     GeneratedResponse, GenerationRequest, Message, Optimizer, PluginError, Progress, StepReport,
@@ -40,6 +40,9 @@ pub struct PolicyInfo {
     /// The number format of the computation, for instance `f32`.
     #[serde(rename = "data_type")]
     pub dtype: String,
+    /// Batches that are computed at the same time, each by a process of its own: 1 unless the backend is
+    /// a team of processes. Calls that take several batches take at most so many.
+    pub replicas: usize,
 }
 
 /// The text side of a model: its tokenizer and its chat template. Needs no weights.
@@ -90,6 +93,20 @@ pub trait Sampler: Codec {
         progress: &dyn Progress,
     ) -> Result<Vec<GeneratedResponse>, PluginError>;
 
+    /// As [`Self::generate`], for several requests at the same time where there are
+    /// [`replicas`](PolicyInfo::replicas): one list of responses per request, each to the bit what the
+    /// request alone gives.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    fn generate_each(
+        &mut self,
+        requests: &[GenerationRequest],
+        progress: &dyn Progress,
+    ) -> Result<Vec<Vec<GeneratedResponse>>, PluginError> {
+        requests.iter().map(|request| self.generate(request, progress)).collect()
+    }
+
     /// Takes the weights of a checkpoint that another process or object has trained, so that the next
     /// responses are drawn from them.
     ///
@@ -113,11 +130,33 @@ pub trait Learner: Codec {
     /// When a sequence does not fit the context, or the computation fails.
     fn token_log_probs(&mut self, batch: &SequenceBatch) -> Result<Vec<Vec<f32>>, PluginError>;
 
+    /// As [`Self::token_log_probs`], of several batches at the same time where there are
+    /// [`replicas`](PolicyInfo::replicas): one result per batch, each to the bit that of the batch alone.
+    ///
+    /// # Errors
+    /// As [`Self::token_log_probs`].
+    fn token_log_probs_each(
+        &mut self,
+        batches: &[SequenceBatch],
+    ) -> Result<Vec<Vec<Vec<f32>>>, PluginError> {
+        batches.iter().map(|batch| self.token_log_probs(batch)).collect()
+    }
+
     /// Summed log-probability of each response, keeping the activations that [`Self::backward`] needs.
     ///
     /// # Errors
     /// As [`Self::token_log_probs`].
     fn forward(&mut self, batch: &SequenceBatch) -> Result<Vec<f64>, PluginError>;
+
+    /// As [`Self::forward`], of at most as many batches as there are
+    /// [`replicas`](PolicyInfo::replicas): one result per batch.
+    ///
+    /// # Errors
+    /// As [`Self::forward`], or when there are more batches than replicas.
+    fn forward_each(&mut self, batches: &[SequenceBatch]) -> Result<Vec<Vec<f64>>, PluginError> {
+        let [batch] = batches else { return Err(one_at_a_time(batches.len())) };
+        Ok(vec![self.forward(batch)?])
+    }
 
     /// Adds `sum_i coefficients[i] * grad log pi(y_i | x_i)` of the last [`Self::forward`] to the
     /// gradient, and releases the activations that it kept.
@@ -125,6 +164,15 @@ pub trait Learner: Codec {
     /// # Errors
     /// When there was no forward pass, the lengths differ, or the computation fails.
     fn backward(&mut self, coefficients: &[f64]) -> Result<(), PluginError>;
+
+    /// As [`Self::backward`], of the last [`Self::forward_each`]: coefficients for each of its batches.
+    ///
+    /// # Errors
+    /// As [`Self::backward`].
+    fn backward_each(&mut self, coefficients: &[Vec<f64>]) -> Result<(), PluginError> {
+        let [coefficients] = coefficients else { return Err(one_at_a_time(coefficients.len())) };
+        self.backward(coefficients)
+    }
 
     /// Starts training afresh: gradients and optimiser state are cleared.
     ///
@@ -158,13 +206,17 @@ pub trait Learner: Codec {
     fn load_optimizer_state(&mut self, file: &Path) -> Result<(), PluginError>;
 }
 
+fn one_at_a_time(batches: usize) -> PluginError {
+    PluginError::failed(format!("{batches} batches for a policy that trains on one at a time"))
+}
+
 /// A language model that can be sampled from, scored and trained.
 pub trait Policy: Sampler + Learner {}
 
 impl<T: Sampler + Learner> Policy for T {}
 
 /// One part of a [`SequenceBatch`]: a prompt, or a response that continues an earlier prompt.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
     /// The segment's tokens within [`SequenceBatch::tokens`].
     pub tokens: Range<usize>,
@@ -174,7 +226,7 @@ pub struct Segment {
 
 /// Sequences packed without padding. A prompt shared by several responses is stored, and may be
 /// computed, once. Policies answer one result per *response*, in the order they were pushed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SequenceBatch {
     tokens: Vec<u32>,
     segments: Vec<Segment>,

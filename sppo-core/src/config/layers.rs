@@ -9,6 +9,7 @@ use std::str::FromStr;
 use toml::{Table, Value};
 
 use super::Config;
+use super::overrides::{Override, PluginSchema, places_of_plugins};
 use super::validate::first_unknown_key;
 use crate::error::{Error, Result};
 use crate::files::input_error;
@@ -78,54 +79,6 @@ impl FromStr for Preset {
     }
 }
 
-/// Settings from one flag of the command line.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Override {
-    flag: String,
-    table: Table,
-}
-
-impl Override {
-    /// `key=value`, the key dotted, the value in TOML notation; a value that is not TOML is text, so
-    /// that `prompts.train=questions.jsonl` needs no quotes. `flag` names it in error messages.
-    ///
-    /// # Errors
-    /// When there is no `=` or the key is malformed.
-    pub fn parse(flag: impl Into<String>, assignment: &str) -> Result<Self> {
-        let flag = flag.into();
-        let Some((key, text)) = assignment.split_once('=') else {
-            return Err(Error::configuration(&flag, format!("`{assignment}` has no `=`"))
-                .with_hint("write key=value, for instance `training.eta=1000`"));
-        };
-        let text = text.trim();
-        let value = toml::from_str::<Table>(&format!("value = {text}"))
-            .ok()
-            .filter(|table| table.len() == 1)
-            .and_then(|mut table| table.remove("value"))
-            .unwrap_or_else(|| Value::String(text.into()));
-        Self::set(flag, key.trim(), value)
-    }
-
-    /// One setting, for a flag of its own such as `--eta`.
-    ///
-    /// # Errors
-    /// When the dotted key has an empty part.
-    pub fn set(flag: impl Into<String>, key: &str, value: impl Into<Value>) -> Result<Self> {
-        let flag = flag.into();
-        if key.split('.').any(str::is_empty) {
-            return Err(Error::configuration(&flag, format!("`{key}` is not a dotted key"))
-                .with_hint("write key=value, for instance `training.eta=1000`"));
-        }
-        let value = key.rsplit('.').fold(value.into(), |inner, name| {
-            Value::Table(Table::from_iter([(name.to_owned(), inner)]))
-        });
-        match value {
-            Value::Table(table) => Ok(Self { flag, table }),
-            _ => Ok(Self { flag, table: Table::new() }),
-        }
-    }
-}
-
 /// Origin of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -184,6 +137,14 @@ impl Config {
     /// When a file cannot be read, a key is unknown, or a value is malformed or makes no sense; the
     /// error names the layer and the key.
     pub fn resolve(layers: &Layers) -> Result<Resolved> {
+        Self::resolve_with(layers, &|_, _, _| None)
+    }
+
+    /// As [`Self::resolve`]; a flag's value for a plugin becomes a text where the plugin's schema says so.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`].
+    pub fn resolve_with(layers: &Layers, plugin_schema: &PluginSchema<'_>) -> Result<Resolved> {
         let mut merged = Merged::default();
         let defaults = Table::try_from(Self::default())
             .map_err(|error| Error::configuration("defaults", error.to_string()))?;
@@ -195,8 +156,10 @@ impl Config {
         for path in &layers.files {
             merged.add(read(path)?, &Source::File(path.clone()))?;
         }
-        for Override { flag, table } in &layers.overrides {
-            merged.add(table.clone(), &Source::Flag(flag.clone()))?;
+        let places = places_of_plugins(&merged.table, &layers.overrides);
+        for given in &layers.overrides {
+            let table = given.table(plugin_schema, &places);
+            merged.add(table, &Source::Flag(given.flag.clone()))?;
         }
         let config = merged.deserialize()?;
         let resolved = Resolved { config, sources: merged.sources };
@@ -229,7 +192,8 @@ struct Merged {
 }
 
 impl Merged {
-    fn add(&mut self, layer: Table, source: &Source) -> Result<()> {
+    fn add(&mut self, mut layer: Table, source: &Source) -> Result<()> {
+        hoist_template_variables(&mut layer);
         if let Some(unknown) = first_unknown_key(&layer) {
             return Err(Error::configuration(
                 source.locate(&unknown.path),
@@ -252,11 +216,33 @@ impl Merged {
                     "backend" | "oracle" => fault.with_hint(format!(
                         "write `{key}.name = \"...\"`, and its settings below `[{key}.<name>]`"
                     )),
+                    _ if is_text_without_quotes(error.inner().message()) => {
+                        fault.with_hint("put the value in quotes, which make it a text")
+                    }
                     _ => fault.with_hint("`sppo config schema` explains all keys"),
                 }
             },
         )
     }
+}
+
+/// Whether a number, a date or the like stands where a text is expected.
+fn is_text_without_quotes(message: &str) -> bool {
+    let is_scalar = ["integer", "floating point", "boolean", "datetime"]
+        .iter()
+        .any(|kind| message.starts_with(&format!("invalid type: {kind}")));
+    is_scalar && (message.contains("expected a string") || message.contains("expected path string"))
+}
+
+/// The table `model.template_variables` is `template_variables`, because the key `model` holds a name.
+fn hoist_template_variables(layer: &mut Table) {
+    const NAME: &str = "template_variables";
+    let Some(Value::Table(model)) = layer.get_mut("model") else { return };
+    let Some(variables) = model.remove(NAME) else { return };
+    if model.is_empty() {
+        layer.remove("model");
+    }
+    layer.insert(NAME.into(), variables);
 }
 
 /// The layer that set this key, or last set anything below or above it.

@@ -2,7 +2,9 @@
 //! wins. Each section is defined beside the code that takes it, and checks itself. The documentation of
 //! the fields is what `sppo config schema` prints.
 
+mod absolute;
 mod layers;
+mod overrides;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -13,7 +15,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use layers::{Layers, Override, Preset, Resolved, Source};
+pub(crate) use absolute::is_same_path;
+pub use layers::{Layers, Preset, Resolved, Source};
+pub use overrides::{Override, PluginSchema};
 
 use crate::datasets::PromptSettings;
 use crate::error::{Error, Result};
@@ -37,6 +41,9 @@ pub struct Config {
     /// Branch, tag or commit of a hub model; the main branch when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
+    /// Variables that the model's chat template takes, for instance `enable_thinking = false`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub template_variables: BTreeMap<String, Value>,
     /// Iterations of self-play.
     pub iterations: u32,
     /// Seed of every random draw.
@@ -69,6 +76,16 @@ impl Config {
             path,
             adapters: self.training.lora.seeded(self.seed),
             recompute_activations: self.training.recompute_activations,
+            template_variables: self.template_variables_json(),
+        }
+    }
+
+    /// The variables of the chat template as a backend takes them.
+    #[must_use]
+    pub fn template_variables_json(&self) -> String {
+        match self.template_variables.is_empty() {
+            true => String::new(),
+            false => Value::from_iter(self.template_variables.clone()).to_string(),
         }
     }
 }
@@ -80,6 +97,7 @@ impl Default for Config {
             run_directory: "runs".into(),
             model: "smollm2-135m-instruct".into(),
             revision: None,
+            template_variables: BTreeMap::new(),
             iterations: 3,
             seed: 42,
             backend: BackendChoice::default(),

@@ -218,3 +218,31 @@ proptest! {
         prop_assert!(sizes.clone().max().unwrap() - sizes.min().unwrap() <= 1);
     }
 }
+
+#[test]
+fn variables_of_the_chat_template_are_recorded_under_either_name() {
+    let nested = file("[model.template_variables]\nenable_thinking = false\n");
+    let plain = file("[template_variables]\nenable_thinking = false\n");
+    let files = |file: &tempfile::NamedTempFile| Layers {
+        files: vec![file.path().into()],
+        ..Layers::default()
+    };
+    let model = Layers {
+        overrides: vec![
+            Override::set("--model", "model", "dir/model").unwrap(),
+            Override::parse("--set", "model.template_variables.enable_thinking=false").unwrap(),
+        ],
+        ..Layers::default()
+    };
+    let flag = flags(&["template_variables.enable_thinking=false"]);
+    for layers in [files(&nested), files(&plain), model, flag] {
+        let config = Config::resolve(&layers).unwrap().config;
+        assert_eq!(config.template_variables_json(), r#"{"enable_thinking":false}"#);
+        let read_back: Config = toml::from_str(&config.to_toml().unwrap()).unwrap();
+        assert_eq!(read_back.template_variables, config.template_variables);
+        let before = Config { model: config.model.clone(), ..Config::default() };
+        let changed = before.differences(&config).unwrap();
+        assert_eq!(changed[0].key, "template_variables.enable_thinking", "{changed:?}");
+    }
+    assert_eq!(Config::default().template_variables_json(), "");
+}

@@ -18,7 +18,7 @@ pub(super) struct UnknownKey {
     pub(super) hint: String,
 }
 
-static DOCUMENT: LazyLock<Value> = LazyLock::new(Config::json_schema);
+pub(super) static DOCUMENT: LazyLock<Value> = LazyLock::new(Config::json_schema);
 
 /// The first key of a layer that no setting has.
 pub(super) fn first_unknown_key(layer: &Table) -> Option<UnknownKey> {

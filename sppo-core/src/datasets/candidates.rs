@@ -1,17 +1,17 @@
 //! Candidates to rank: `{"prompt"|"messages", "candidates": [text, ...]}`, and the same rows ranked,
 //! with `probability` (K x K), where the oracle scores `rm_scores`, and who judged as `oracle`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use arrow_schema::{DataType, Field};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use arrow_schema::Schema;
 
-use super::text::{TextOrMessages, answerable, conversation, not_empty};
+use super::columns::{ColumnNames, Columns};
+use super::text::{answerable, not_empty};
 use crate::error::Result;
 use crate::plugin::Conversation;
 use crate::records::Rollout;
-use crate::tables::{self, Place};
+use crate::tables::{self, Place, Row, has_json_form};
 use crate::win_rate::{Preferences, VerdictKind};
 
 /// A prompt and its candidate answers.
@@ -22,7 +22,7 @@ pub struct CandidateSet {
     /// The answers, at least two.
     pub candidates: Vec<String>,
     /// The row as it stands in the file, unknown columns included.
-    row: Map<String, Value>,
+    row: Row,
 }
 
 /// A set with an oracle's preferences among its candidates.
@@ -34,23 +34,16 @@ pub struct RankedCandidates {
     pub preferences: Preferences,
 }
 
-#[derive(Deserialize)]
-struct Row {
-    prompt: Option<TextOrMessages>,
-    messages: Option<Conversation>,
-    candidates: Vec<String>,
-}
-
 impl CandidateSet {
     /// A set that does not come from a file.
     #[must_use]
     pub fn new(messages: Conversation, candidates: Vec<String>) -> Self {
-        let mut row = Map::new();
+        let mut row = Row::default();
         match messages.as_slice() {
-            [only] if only.role == "user" => row.insert("prompt".into(), json!(only.content)),
-            _ => row.insert("messages".into(), json!(messages)),
-        };
-        row.insert("candidates".into(), json!(candidates));
+            [only] if only.role == "user" => row.set("prompt", &only.content),
+            _ => row.set("messages", &messages),
+        }
+        row.set("candidates", &candidates);
         Self { messages, candidates, row }
     }
 
@@ -61,24 +54,19 @@ impl CandidateSet {
         Self::new(rollout.prompt.messages.clone(), texts)
     }
 
-    fn from_row(row: Map<String, Value>, place: &Place) -> Result<Self> {
-        let parsed: Row = serde_path_to_error::deserialize(Value::Object(row.clone())).map_err(
-            |error: serde_path_to_error::Error<serde_json::Error>| {
-                let reason = error.inner().to_string().replace("missing field", "missing column");
-                match error.path().to_string().as_str() {
-                    "." => place.error(reason),
-                    column => place.error(format!("`{column}`: {reason}")),
-                }
-            },
-        )?;
-        let messages = answerable(conversation(parsed.prompt, parsed.messages, place)?, place)?;
-        if parsed.candidates.len() < 2 {
-            let count = parsed.candidates.len();
+    fn from_row(row: Row, names: &ColumnNames, place: &Place) -> Result<Self> {
+        let columns = Columns { row: &row, names, place };
+        let Some(candidates) = columns.candidates()? else {
+            return Err(columns.missing("candidates"));
+        };
+        let messages = answerable(columns.conversation()?, place)?;
+        if candidates.len() < 2 {
+            let count = candidates.len();
             return Err(place
                 .error(format!("`candidates` holds {count} of them, which cannot be compared"))
                 .with_hint("give at least two candidates per row"));
         }
-        Ok(Self { messages, candidates: parsed.candidates, row })
+        Ok(Self { messages, candidates, row })
     }
 }
 
@@ -88,29 +76,44 @@ impl CandidateSet {
 /// When the file cannot be read, is empty, or a row has fewer than two candidates; the error names the
 /// line.
 pub fn read_candidates(path: &Path) -> Result<Vec<CandidateSet>> {
-    let wanted = |column: &Field| {
-        let plain = has_json_form(column.data_type());
-        if !plain {
-            tracing::warn!("{}: column `{}` is left out", path.display(), column.name());
-        }
-        plain
-    };
-    let rows = tables::read_with(path, wanted, CandidateSet::from_row)?;
-    not_empty(rows, path)
+    read_candidates_named(path, &ColumnNames::default())
 }
 
-/// Whether values of this Arrow type are also values of JSON.
-fn has_json_form(data_type: &DataType) -> bool {
-    match data_type {
-        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
-            has_json_form(item.data_type())
-        }
-        DataType::Struct(fields) => fields.iter().all(|field| has_json_form(field.data_type())),
-        DataType::Dictionary(_, values) => has_json_form(values),
-        DataType::Null | DataType::Boolean => true,
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
-        other => other.is_integer() || matches!(other, DataType::Float32 | DataType::Float64),
+/// As [`read_candidates`], from columns of these names.
+///
+/// # Errors
+/// As [`read_candidates`].
+pub fn read_candidates_named(path: &Path, names: &ColumnNames) -> Result<Vec<CandidateSet>> {
+    let mut not_finite: BTreeMap<String, usize> = BTreeMap::new();
+    let sets = tables::read_rows(
+        path,
+        |schema| columns_with_json_form(path, schema),
+        |row, place| {
+            for column in row.not_finite() {
+                *not_finite.entry(column.clone()).or_default() += 1;
+            }
+            CandidateSet::from_row(row, names, place)
+        },
+    )?;
+    for (column, rows) in not_finite {
+        tracing::warn!(
+            "{}: column `{column}` holds NaN or infinities in {rows} rows, for which JSON has no number: \
+             they become null",
+            path.display()
+        );
     }
+    not_empty(sets, path)
+}
+
+/// The columns that can be kept; the others are named.
+fn columns_with_json_form(path: &Path, schema: &Schema) -> Vec<usize> {
+    let fields = schema.fields().iter().enumerate();
+    let (plain, others): (Vec<_>, Vec<_>) =
+        fields.partition(|(_, field)| has_json_form(field.data_type()));
+    for (_, field) in others {
+        tracing::warn!("{}: column `{}` is left out", path.display(), field.name());
+    }
+    plain.into_iter().map(|(position, _)| position).collect()
 }
 
 /// Writes candidates, each row with the columns that it was read with.
@@ -118,27 +121,24 @@ fn has_json_form(data_type: &DataType) -> bool {
 /// # Errors
 /// When the file cannot be written.
 pub fn write_candidates(path: &Path, sets: &[CandidateSet]) -> Result<()> {
-    let rows: Vec<Map<String, Value>> = sets.iter().map(|set| set.row.clone()).collect();
-    tables::write_samples(path, &rows)
+    tables::write_rows(path, sets.iter().map(|set| set.row.clone()))
 }
 
 /// Writes each row as it was read, then `probability`, `rm_scores` where the oracle
-/// scores, and the judge's name as `oracle`.
+/// scores, and the judge's name as `oracle`. Those of an earlier judge are replaced.
 ///
 /// # Errors
 /// When the file cannot be written.
 pub fn write_ranked(path: &Path, ranked: &[RankedCandidates], oracle: &str) -> Result<()> {
-    let rows: Vec<Map<String, Value>> = ranked
-        .iter()
-        .map(|RankedCandidates { set, preferences }| {
-            let mut row = set.row.clone();
-            row.insert("probability".into(), json!(preferences.matrix));
-            if preferences.kind != VerdictKind::Probabilities {
-                row.insert("rm_scores".into(), json!(preferences.scores));
-            }
-            row.insert("oracle".into(), json!(oracle));
-            row
-        })
-        .collect();
-    tables::write_samples(path, &rows)
+    let row = |RankedCandidates { set, preferences }: &RankedCandidates| {
+        let mut row = set.row.clone();
+        row.set("probability", &preferences.matrix);
+        match preferences.kind {
+            VerdictKind::Probabilities => row.remove("rm_scores"),
+            _ => row.set("rm_scores", &preferences.scores),
+        }
+        row.set("oracle", &oracle);
+        row
+    };
+    tables::write_rows(path, ranked.iter().map(row))
 }

@@ -2,23 +2,38 @@
 //! repository (uclaml/SPPO, `scripts/compute_prob.py`).
 
 mod candidates;
+mod columns;
+mod forms;
 mod pairs;
 mod prompts;
+mod roles;
 mod scores;
 mod stored;
 mod text;
 mod to_examples;
 
 pub use candidates::{
-    CandidateSet, RankedCandidates, read_candidates, write_candidates, write_ranked,
+    CandidateSet, RankedCandidates, read_candidates, read_candidates_named, write_candidates,
+    write_ranked,
 };
-pub use pairs::{Pair, PairContent, pair_candidates, parse_pairs, read_pairs, write_pairs};
+pub use columns::{ColumnNames, OneOrMore};
+pub use pairs::{
+    Contradictions, Pair, PairContent, pair_candidates, parse_pairs, read_pairs, read_pairs_named,
+    write_pairs,
+};
 pub use prompts::{
-    PromptSet, PromptSettings, PromptsPerIteration, parse_prompts, read_prompts, write_prompts,
+    PromptSet, PromptSettings, PromptsPerIteration, parse_prompts, read_prompts,
+    read_prompts_named, write_prompts,
 };
-pub use scores::{ScoreContent, ScoreRequest, ScoredResponse, read_score_requests};
+pub use scores::{
+    ScoreContent, ScoreRequest, ScoredResponse, read_score_requests, read_score_requests_named,
+};
 pub use stored::{Stored, write_generated};
 pub use to_examples::{check_tokens, to_example};
 
+#[cfg(test)]
+mod other_forms;
+#[cfg(test)]
+mod parquet_kinds;
 #[cfg(test)]
 mod tests;

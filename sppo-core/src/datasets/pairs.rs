@@ -2,18 +2,22 @@
 //! "chosen_probs", "chosen_probs_win", "chosen_probs_lose"}`, where the answers are text or whole
 //! conversations, or `prompt_tokens, chosen_tokens, rejected_tokens` in their place.
 
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
+use arrow_schema::Schema;
 use serde::{Deserialize, Serialize};
 
 use super::candidates::CandidateSet;
-use super::text::{TextOrMessages, answerable, conversation, not_empty};
+use super::columns::{ColumnNames, Columns};
+use super::text::{answerable, not_empty};
 use crate::error::{Error, Result};
 use crate::objective::Objective;
 use crate::plugin::Conversation;
 use crate::preference::PreferenceMatrix;
 use crate::selection::{Selection, SelectionRule, SelectionStrategy, SkipCounts, select};
-use crate::tables::{self, Place};
+use crate::tables;
 use crate::win_rate::Preferences;
 
 /// A better and a worse answer to one prompt.
@@ -60,9 +64,7 @@ pub enum PairContent {
     },
 }
 
-const COLUMNS: [&str; 14] = [
-    "prompt",
-    "messages",
+const COLUMNS: [&str; 12] = [
     "chosen",
     "rejected",
     "prompt_tokens",
@@ -77,32 +79,28 @@ const COLUMNS: [&str; 14] = [
     "reference_rejected_log_prob",
 ];
 
-#[derive(Deserialize)]
-struct Row {
-    prompt: Option<TextOrMessages>,
-    messages: Option<Conversation>,
-    chosen: Option<TextOrMessages>,
-    rejected: Option<TextOrMessages>,
-    prompt_tokens: Option<Vec<u32>>,
-    chosen_tokens: Option<Vec<u32>>,
-    rejected_tokens: Option<Vec<u32>>,
-    chosen_prompt_tokens: Option<Vec<u32>>,
-    rejected_prompt_tokens: Option<Vec<u32>>,
-    chosen_probs: Option<f64>,
-    chosen_probs_win: Option<f64>,
-    chosen_probs_lose: Option<f64>,
-    reference_chosen_log_prob: Option<f64>,
-    reference_rejected_log_prob: Option<f64>,
-}
-
 /// Reads pairs; tokens count where a row has both tokens and text.
 ///
 /// # Errors
 /// When the file cannot be read, is empty, or a row is incomplete, contradictory or lacks a probability that
 /// the objective needs; the error names the line.
 pub fn read_pairs(path: &Path, objective: Objective) -> Result<Vec<Pair>> {
-    let wanted = |column: &arrow_schema::Field| COLUMNS.contains(&column.name().as_str());
-    let pairs = tables::read_with(path, wanted, |row: Row, place| row.into_pair(objective, place))?;
+    read_pairs_named(path, objective, &ColumnNames::default())
+}
+
+/// As [`read_pairs`], from columns of these names.
+///
+/// # Errors
+/// As [`read_pairs`].
+pub fn read_pairs_named(
+    path: &Path,
+    objective: Objective,
+    names: &ColumnNames,
+) -> Result<Vec<Pair>> {
+    let wanted = |schema: &Schema| names.positions(schema, &COLUMNS);
+    let pairs = tables::read_rows(path, wanted, |row, place| {
+        pair(Columns { row: &row, names, place }, objective)
+    })?;
     not_empty(pairs, path)
 }
 
@@ -111,8 +109,10 @@ pub fn read_pairs(path: &Path, objective: Objective) -> Result<Vec<Pair>> {
 /// # Errors
 /// As [`read_pairs`].
 pub fn parse_pairs(name: &str, text: &str, objective: Objective) -> Result<Vec<Pair>> {
-    let pairs =
-        tables::read_text_with(name, text, |row: Row, place| row.into_pair(objective, place))?;
+    let names = ColumnNames::default();
+    let pairs = tables::read_text_rows(name, text, |row, place| {
+        pair(Columns { row: &row, names: &names, place }, objective)
+    })?;
     not_empty(pairs, Path::new(name))
 }
 
@@ -198,114 +198,132 @@ impl Pair {
     }
 }
 
-impl Row {
-    fn into_pair(self, objective: Objective, place: &Place) -> Result<Pair> {
-        let required = objective.requires();
-        let win_rates = required.win_rates.then_some(objective);
-        let pair = Pair {
-            chosen_probability: probability(
-                self.chosen_probs,
-                "chosen_probs",
-                required.chosen_probability.then_some(objective),
-                place,
-            )?,
-            chosen_win_rate: probability(
-                self.chosen_probs_win,
-                "chosen_probs_win",
-                win_rates,
-                place,
-            )?,
-            rejected_win_rate: probability(
-                self.chosen_probs_lose,
-                "chosen_probs_lose",
-                win_rates,
-                place,
-            )?,
-            reference_chosen_log_prob: self.reference_chosen_log_prob,
-            reference_rejected_log_prob: self.reference_rejected_log_prob,
-            content: self.content(place)?,
-        };
-        Ok(pair)
-    }
+fn pair(columns: Columns<'_>, objective: Objective) -> Result<Pair> {
+    let required = objective.requires();
+    let win_rates = required.win_rates.then_some(objective);
+    let of_pair = required.chosen_probability.then_some(objective);
+    Ok(Pair {
+        content: content(columns)?,
+        chosen_probability: probability(columns, "chosen_probs", of_pair)?,
+        chosen_win_rate: probability(columns, "chosen_probs_win", win_rates)?,
+        rejected_win_rate: probability(columns, "chosen_probs_lose", win_rates)?,
+        reference_chosen_log_prob: columns.get("reference_chosen_log_prob")?,
+        reference_rejected_log_prob: columns.get("reference_rejected_log_prob")?,
+    })
+}
 
-    fn content(self, place: &Place) -> Result<PairContent> {
-        match (self.prompt_tokens, self.chosen_tokens, self.rejected_tokens) {
-            (Some(prompt), Some(chosen), Some(rejected)) => {
-                if prompt.is_empty() || chosen.is_empty() || rejected.is_empty() {
-                    return Err(
-                        place.error("the prompt and both answers must hold at least one token")
-                    );
-                }
-                Ok(PairContent::Tokens {
-                    prompt,
-                    chosen,
-                    rejected,
-                    chosen_prompt: self.chosen_prompt_tokens,
-                    rejected_prompt: self.rejected_prompt_tokens,
-                })
+fn content(columns: Columns<'_>) -> Result<PairContent> {
+    let tokens = |name: &str| columns.get::<Vec<u32>>(name);
+    let (prompt, chosen, rejected) =
+        (tokens("prompt_tokens")?, tokens("chosen_tokens")?, tokens("rejected_tokens")?);
+    match (prompt, chosen, rejected) {
+        (Some(prompt), Some(chosen), Some(rejected)) => {
+            if prompt.is_empty() || chosen.is_empty() || rejected.is_empty() {
+                let message = "the prompt and both answers must hold at least one token";
+                return Err(columns.place.error(message));
             }
-            (None, None, None) => {
-                text_content(self.prompt, self.messages, self.chosen, self.rejected, place)
-            }
-            (prompt, chosen, _) => {
-                let missing = match (prompt, chosen) {
-                    (None, _) => "prompt_tokens",
-                    (_, None) => "chosen_tokens",
-                    _ => "rejected_tokens",
-                };
-                Err(place.error(format!("missing column `{missing}`")))
-            }
+            Ok(PairContent::Tokens {
+                prompt,
+                chosen,
+                rejected,
+                chosen_prompt: tokens("chosen_prompt_tokens")?,
+                rejected_prompt: tokens("rejected_prompt_tokens")?,
+            })
         }
+        (None, None, None) => text_content(columns),
+        (None, ..) => Err(columns.missing("prompt_tokens")),
+        (_, None, _) => Err(columns.missing("chosen_tokens")),
+        _ => Err(columns.missing("rejected_tokens")),
     }
 }
 
-fn text_content(
-    prompt: Option<TextOrMessages>,
-    messages: Option<Conversation>,
-    chosen: Option<TextOrMessages>,
-    rejected: Option<TextOrMessages>,
-    place: &Place,
-) -> Result<PairContent> {
-    let (mut before_chosen, chosen) = answer(chosen, "chosen", place)?;
-    let (before_rejected, rejected) = answer(rejected, "rejected", place)?;
-    if before_chosen != before_rejected {
-        return Err(place.error("`chosen` and `rejected` do not answer the same conversation"));
-    }
-    if before_chosen.is_empty() {
-        before_chosen = conversation(prompt, messages, place)?;
-    }
-    Ok(PairContent::Text { messages: answerable(before_chosen, place)?, chosen, rejected })
-}
-
-/// An answer and, where the column holds a whole conversation, what precedes it.
-fn answer(
-    column: Option<TextOrMessages>,
-    name: &str,
-    place: &Place,
-) -> Result<(Conversation, String)> {
-    match column {
-        None => Err(place.error(format!("missing column `{name}`"))),
-        Some(TextOrMessages::Text(text)) => Ok((Vec::new(), text)),
-        Some(TextOrMessages::Messages(mut messages)) => match messages.pop() {
-            Some(last) if last.role == "assistant" => Ok((messages, last.content.into())),
-            _ => Err(place.error(format!("`{name}` does not end with the assistant's message"))),
-        },
-    }
+fn text_content(columns: Columns<'_>) -> Result<PairContent> {
+    let answer = |name| columns.answer(name)?.ok_or_else(|| columns.missing(name));
+    let (chosen, rejected) = (answer("chosen")?, answer("rejected")?);
+    columns.require_same(&chosen, &rejected)?;
+    let messages = columns.answered(chosen.before)?;
+    let messages = answerable(messages, columns.place)?;
+    Ok(PairContent::Text { messages, chosen: chosen.text, rejected: rejected.text })
 }
 
 fn probability(
-    value: Option<f64>,
+    columns: Columns<'_>,
     column: &str,
     needed_by: Option<Objective>,
-    place: &Place,
 ) -> Result<Option<f64>> {
-    match (value, needed_by) {
+    let place = columns.place;
+    match (columns.get::<f64>(column)?, needed_by) {
         (Some(value), _) if !(0.0..=1.0).contains(&value) => {
             Err(place.error(format!("`{column}` is {value}, not a probability from 0 to 1")))
         }
         (None, Some(objective)) => Err(place
             .error(format!("missing column `{column}`, which the objective `{objective}` regresses on"))
             .with_hint("add the column, or choose an objective without it, for instance `sppo_hard` or `dpo`")),
-        _ => Ok(value),
+        (value, _) => Ok(value),
     }
+}
+
+/// The rows (from 0) of pairs that say something twofold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contradictions {
+    /// Both answers are the same: neither can be better.
+    pub identical: Vec<u64>,
+    /// Another row says the opposite: its rejected answer is this chosen one, to the same prompt.
+    pub reversed: Vec<u64>,
+    /// The rejected answer has the higher win rate, or beats the chosen one with more than 1/2.
+    pub worse_chosen: Vec<u64>,
+}
+
+impl Contradictions {
+    /// Looks through all pairs of a file.
+    #[must_use]
+    pub fn among(pairs: &[Pair]) -> Self {
+        let rows = || (0..).zip(pairs);
+        let said: HashSet<u64> = pairs.iter().map(|pair| digest(&pair.content, false)).collect();
+        let rows_that = |holds: &dyn Fn(&Pair) -> bool| {
+            rows().filter(|(_, pair)| holds(pair)).map(|(row, _)| row).collect()
+        };
+        Self {
+            identical: rows_that(&|pair| is_identical(&pair.content)),
+            reversed: rows_that(&|pair| {
+                !is_identical(&pair.content) && said.contains(&digest(&pair.content, true))
+            }),
+            worse_chosen: rows_that(&|pair| {
+                let by_win_rate = pair.chosen_win_rate.zip(pair.rejected_win_rate);
+                by_win_rate.is_some_and(|(chosen, rejected)| chosen < rejected)
+                    || pair.chosen_probability.is_some_and(|probability| probability < 0.5)
+            }),
+        }
+    }
+}
+
+fn is_identical(content: &PairContent) -> bool {
+    match content {
+        PairContent::Text { chosen, rejected, .. } => chosen == rejected,
+        PairContent::Tokens { chosen, rejected, chosen_prompt, rejected_prompt, .. } => {
+            chosen == rejected && chosen_prompt == rejected_prompt
+        }
+    }
+}
+
+/// A digest of prompt and answers, these in the one order or the other.
+fn digest(content: &PairContent, is_reversed: bool) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    match content {
+        PairContent::Text { messages, chosen, rejected } => {
+            for message in messages {
+                (&message.role, &message.content).hash(&mut hasher);
+            }
+            in_order(chosen, rejected, is_reversed).hash(&mut hasher);
+        }
+        PairContent::Tokens { prompt, chosen, rejected, .. } => {
+            prompt.hash(&mut hasher);
+            in_order(chosen, rejected, is_reversed).hash(&mut hasher);
+        }
+    }
+    hasher.finish()
+}
+
+fn in_order<T>(chosen: T, rejected: T, is_reversed: bool) -> (T, T) {
+    if is_reversed { (rejected, chosen) } else { (chosen, rejected) }
 }

@@ -2,37 +2,41 @@
 
 use std::path::{Path, PathBuf};
 
+use arrow_schema::Schema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::text::{TextOrMessages, answerable, conversation, not_empty};
+use super::columns::{ColumnNames, Columns};
+use super::text::{answerable, not_empty};
 use crate::config::zero_is_none;
 use crate::error::Result;
 use crate::plugin::Conversation;
 use crate::records::Prompt;
-use crate::tables::{self, Place};
+use crate::tables::{self, Place, Row};
 
-#[derive(Deserialize)]
-struct Row {
-    prompt: Option<TextOrMessages>,
-    messages: Option<Conversation>,
-}
-
-impl Row {
-    fn conversation(self, place: &Place) -> Result<Conversation> {
-        answerable(conversation(self.prompt, self.messages, place)?, place)
-    }
-}
-
-/// Reads prompts; their ids are their positions, from 0. Where a row has both columns, `prompt` counts.
+/// Reads prompts; their ids are their positions, from 0. Where a row has both columns, `prompt` counts, and
+/// must be what `messages` asks. Where it has neither, `chosen` and `rejected` may hold the conversation.
 ///
 /// # Errors
 /// When the file cannot be read, is empty, or a row holds no prompt; the error names the line.
 pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>> {
-    let wanted =
-        |column: &arrow_schema::Field| matches!(column.name().as_str(), "prompt" | "messages");
-    let rows = tables::read_with(path, wanted, |row: Row, place| row.conversation(place))?;
+    read_prompts_named(path, &ColumnNames::default())
+}
+
+/// As [`read_prompts`], from columns of these names.
+///
+/// # Errors
+/// As [`read_prompts`].
+pub fn read_prompts_named(path: &Path, names: &ColumnNames) -> Result<Vec<Prompt>> {
+    let wanted = |schema: &Schema| {
+        let of_prompt = names.positions(schema, &[]);
+        match of_prompt.is_empty() {
+            true => names.positions(schema, &ANSWERS),
+            false => of_prompt,
+        }
+    };
+    let rows = tables::read_rows(path, wanted, |row, place| prompt(&row, names, place))?;
     Ok(numbered(not_empty(rows, path)?))
 }
 
@@ -41,8 +45,20 @@ pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>> {
 /// # Errors
 /// As [`read_prompts`].
 pub fn parse_prompts(name: &str, text: &str) -> Result<Vec<Prompt>> {
-    let rows = tables::read_text_with(name, text, |row: Row, place| row.conversation(place))?;
+    let names = ColumnNames::default();
+    let rows = tables::read_text_rows(name, text, |row, place| prompt(&row, &names, place))?;
     Ok(numbered(not_empty(rows, Path::new(name))?))
+}
+
+const ANSWERS: [&str; 2] = ["chosen", "rejected"];
+
+fn prompt(row: &Row, names: &ColumnNames, place: &Place) -> Result<Conversation> {
+    let columns = Columns { row, names, place };
+    let messages = match columns.stated()? {
+        Some(stated) => columns.with_system(stated)?,
+        None => columns.implied()?.ok_or_else(|| columns.missing_prompt())?,
+    };
+    answerable(messages, place)
 }
 
 fn numbered(conversations: Vec<Conversation>) -> Vec<Prompt> {
@@ -79,6 +95,9 @@ pub struct PromptSettings {
     #[serde(with = "zero_is_none")]
     #[schemars(with = "usize")]
     pub limit: Option<usize>,
+    /// Names of the columns of a file, where they are others.
+    #[serde(skip_serializing_if = "ColumnNames::is_default")]
+    pub columns: ColumnNames,
 }
 
 /// The prompts of one iteration.

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use arrow_schema::Schema;
 use serde::{Deserialize, Serialize};
 
-use super::text::{TextOrMessages, answerable, conversation, not_empty};
+use super::columns::{ColumnNames, Columns};
+use super::text::{answerable, not_empty};
 use crate::error::Result;
 use crate::plugin::Conversation;
-use crate::tables::{self, Place};
+use crate::tables;
 
 /// A response whose log-probability is asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,32 +50,23 @@ pub struct ScoredResponse {
     pub log_prob: f64,
 }
 
-#[derive(Deserialize)]
-struct Row {
-    prompt: Option<TextOrMessages>,
-    messages: Option<Conversation>,
-    response: Option<String>,
-    prompt_tokens: Option<Vec<u32>>,
-    response_tokens: Option<Vec<u32>>,
-}
-
-impl Row {
-    fn content(self, place: &Place) -> Result<ScoreContent> {
-        match (self.prompt_tokens, self.response_tokens) {
-            (Some(prompt), Some(response)) if prompt.is_empty() || response.is_empty() => {
-                Err(place
-                    .error("`prompt_tokens` and `response_tokens` must hold at least one token"))
-            }
-            (Some(prompt), Some(response)) => Ok(ScoreContent::Tokens { prompt, response }),
-            (Some(_), None) => Err(place.error("missing column `response_tokens`")),
-            (None, Some(_)) => Err(place.error("missing column `prompt_tokens`")),
-            (None, None) => {
-                let messages = conversation(self.prompt, self.messages, place)?;
-                let Some(response) = self.response else {
-                    return Err(place.error("missing column `response`"));
-                };
-                Ok(ScoreContent::Text { messages: answerable(messages, place)?, response })
-            }
+fn content(columns: Columns<'_>) -> Result<ScoreContent> {
+    let place = columns.place;
+    let prompt: Option<Vec<u32>> = columns.get("prompt_tokens")?;
+    let response: Option<Vec<u32>> = columns.get("response_tokens")?;
+    match (prompt, response) {
+        (Some(prompt), Some(response)) if prompt.is_empty() || response.is_empty() => {
+            Err(place.error("`prompt_tokens` and `response_tokens` must hold at least one token"))
+        }
+        (Some(prompt), Some(response)) => Ok(ScoreContent::Tokens { prompt, response }),
+        (Some(_), None) => Err(columns.missing("response_tokens")),
+        (None, Some(_)) => Err(columns.missing("prompt_tokens")),
+        (None, None) => {
+            let messages = columns.conversation()?;
+            let Some(response) = columns.get("response")? else {
+                return Err(columns.missing("response"));
+            };
+            Ok(ScoreContent::Text { messages: answerable(messages, place)?, response })
         }
     }
 }
@@ -83,10 +76,18 @@ impl Row {
 /// # Errors
 /// When the file cannot be read, is empty, or a row is incomplete; the error names the line.
 pub fn read_score_requests(path: &Path) -> Result<Vec<ScoreRequest>> {
-    const COLUMNS: [&str; 5] =
-        ["prompt", "messages", "response", "prompt_tokens", "response_tokens"];
-    let wanted = |column: &arrow_schema::Field| COLUMNS.contains(&column.name().as_str());
-    let contents = tables::read_with(path, wanted, |row: Row, place| row.content(place))?;
+    read_score_requests_named(path, &ColumnNames::default())
+}
+
+/// As [`read_score_requests`], from columns of these names.
+///
+/// # Errors
+/// As [`read_score_requests`].
+pub fn read_score_requests_named(path: &Path, names: &ColumnNames) -> Result<Vec<ScoreRequest>> {
+    const COLUMNS: [&str; 3] = ["response", "prompt_tokens", "response_tokens"];
+    let wanted = |schema: &Schema| names.positions(schema, &COLUMNS);
+    let contents =
+        tables::read_rows(path, wanted, |row, place| content(Columns { row: &row, names, place }))?;
     let requests = contents.into_iter().enumerate();
     not_empty(requests.map(|(row, content)| ScoreRequest { content, row }).collect(), path)
 }

@@ -52,16 +52,12 @@ impl Stored for Judgment {
 /// is not a pair: the fields of [`TrainingExample`].
 impl Stored for TrainingExample {
     fn read(path: &Path) -> Result<Vec<Self>> {
-        tables::read_with(
-            path,
-            |_| true,
-            |row: ExampleRow, place| match row {
-                ExampleRow::Pair(row) => row
-                    .into_example()
-                    .ok_or_else(|| place.error("`chosen` and `rejected` must hold messages")),
-                ExampleRow::Any(example) => Ok(example),
-            },
-        )
+        tables::read_with(path, |row: ExampleRow, place| match row {
+            ExampleRow::Pair(row) => row
+                .into_example()
+                .ok_or_else(|| place.error("`chosen` and `rejected` must hold messages")),
+            ExampleRow::Any(example) => Ok(example),
+        })
     }
 
     fn write(path: &Path, records: &[Self]) -> Result<()> {

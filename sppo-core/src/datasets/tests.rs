@@ -293,3 +293,60 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn roles_of_other_formats_are_mapped_or_refused_with_their_line() {
+    let known = [
+        ("human", "user"),
+        ("User", "user"),
+        ("prompter", "user"),
+        ("gpt", "assistant"),
+        ("Assistant", "assistant"),
+        ("bot", "assistant"),
+        ("model", "assistant"),
+        ("SYSTEM", "system"),
+        ("function", "tool"),
+        ("observation", "tool"),
+        ("developer", "developer"),
+    ];
+    for (written, role) in known {
+        let row = json!({"messages": [
+            {"role": written, "content": "x"}, {"role": "human", "content": "Hi"},
+        ]});
+        let prompts = parse_prompts("rows.jsonl", &row.to_string()).unwrap();
+        assert_eq!(prompts[0].messages[0].role, role, "{written}");
+        assert_eq!(prompts[0].messages[1].role, "user");
+    }
+    let turns = |roles: &[&str]| -> Value {
+        roles.iter().map(|role| json!({"role": role, "content": "x"})).collect()
+    };
+    let cases = [
+        (["user", "gpt"], "ends with the assistant's message"),
+        (["user", "bot"], "ends with the assistant's message"),
+        (["user", "system"], "ends with a `system` message"),
+        (["user", "Developer"], "ends with a `developer` message"),
+        (["narrator", "user"], "`narrator` is not a role"),
+        (["", "user"], "`` is not a role"),
+    ];
+    for (roles, expected) in cases {
+        let messages = turns(&roles);
+        let entries = [
+            refusal(json!({"messages": messages}), read_prompts),
+            refusal(json!({"prompt": messages, "candidates": ["a", "b"]}), read_candidates),
+            refusal(json!({"messages": messages, "response": "a"}), read_score_requests),
+            refusal(
+                json!({"messages": messages, "chosen": "a", "rejected": "b"}),
+                |path: &Path| read_pairs(path, Objective::Dpo),
+            ),
+        ];
+        for refused in entries {
+            assert!(refused.starts_with(":1: ") && refused.contains(expected), "{refused}");
+        }
+    }
+    let chat = json!([{"role": "human", "content": "Hi"}, {"role": "gpt", "content": "Hello"}]);
+    let pair = json!({"chosen": chat, "rejected": chat});
+    let text = pair.to_string();
+    let pairs = parse_pairs("rows.jsonl", &text, Objective::Dpo).unwrap();
+    let PairContent::Text { messages, chosen, .. } = &pairs[0].content else { panic!() };
+    assert_eq!((messages, chosen.as_str()), (&user("Hi"), "Hello"));
+}

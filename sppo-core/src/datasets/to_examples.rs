@@ -9,8 +9,8 @@ use crate::stages::{self, TokenizationSettings, TokenizedResponse};
 /// Stands for a win rate that the objective does not look at.
 const UNKNOWN_WIN_RATE: f64 = 0.5;
 
-/// The training example of a pair, text made into tokens by the rule of the settings. `prompt_id` numbers
-/// the example.
+/// The training example of a pair, text made into tokens by the rule of the settings, and whether something
+/// of it was cut to fit. `prompt_id` numbers the example.
 ///
 /// # Errors
 /// When the pair cannot be tokenised, does not fit, or holds tokens that the model does not have.
@@ -19,7 +19,7 @@ pub fn to_example(
     prompt_id: u64,
     pair: Pair,
     settings: TokenizationSettings,
-) -> Result<TrainingExample> {
+) -> Result<(TrainingExample, bool)> {
     let response = |win_rate: Option<f64>| TrainingResponse {
         text: String::new(),
         tokens: Vec::new(),
@@ -34,10 +34,10 @@ pub fn to_example(
         responses: vec![response(pair.chosen_win_rate), response(pair.rejected_win_rate)],
         chosen_probability: pair.chosen_probability,
     };
-    let tokenized = match pair.content {
+    let (tokenized, is_cut) = match pair.content {
         PairContent::Text { messages, chosen, rejected } => {
             let texts = [chosen.as_str(), rejected.as_str()];
-            let tokenized = stages::tokenize_responses(codec, &messages, &texts, settings)?;
+            let tokenized = stages::tokenize_noting_cuts(codec, &messages, &texts, settings)?;
             example.messages = messages;
             for (response, text) in example.responses.iter_mut().zip([chosen, rejected]) {
                 response.text = text;
@@ -45,14 +45,12 @@ pub fn to_example(
             tokenized
         }
         PairContent::Tokens { prompt, chosen, rejected, chosen_prompt, rejected_prompt } => {
-            [(chosen_prompt, chosen), (rejected_prompt, rejected)]
-                .into_iter()
-                .map(|(own_prompt, response)| TokenizedResponse {
-                    prompt: own_prompt.unwrap_or_else(|| prompt.clone()),
-                    response,
-                })
-                .map(|split| split.cut_to_fit(settings.max_length))
-                .collect::<Result<_>>()?
+            let splits = [(chosen_prompt, chosen), (rejected_prompt, rejected)];
+            let whole = splits.into_iter().map(|(own_prompt, response)| TokenizedResponse {
+                prompt: own_prompt.unwrap_or_else(|| prompt.clone()),
+                response,
+            });
+            stages::cut_all_to_fit(whole.collect(), settings.max_length)?
         }
     };
     for split in &tokenized {
@@ -66,9 +64,10 @@ pub fn to_example(
     stages::set_tokens(&mut example, tokenized);
     let references = [pair.reference_chosen_log_prob, pair.reference_rejected_log_prob];
     for (response, reference) in example.responses.iter_mut().zip(references) {
-        response.reference_log_prob = reference;
+        // That of a whole answer is not that of its beginning.
+        response.reference_log_prob = reference.filter(|_| !is_cut);
     }
-    Ok(example)
+    Ok((example, is_cut))
 }
 
 /// Refuses tokens that the model does not have, and sequences that it cannot hold.

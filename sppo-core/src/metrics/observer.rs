@@ -178,6 +178,8 @@ mod tests {
             reward_accuracy: 0.0,
             tokens: 3,
             seconds: 0.1,
+            communication_seconds: None,
+            slowest_rank: None,
         }
     }
 

@@ -26,6 +26,9 @@ pub(super) fn check_settings(
         let about = format!("`sppo plugin info {plugin}` describes all settings");
         let hint = match refusal.meant {
             Some(meant) => format!("did you mean `{meant}`? {about}"),
+            None if refusal.lacks_quotes => {
+                format!("put the value in quotes, which make it a text; {about}")
+            }
             None => about,
         };
         PluginError::configuration(refusal.message).with_hint(hint)
@@ -39,6 +42,8 @@ struct Refusal {
     meant: Option<String>,
     /// The values that would do, where these are all that would.
     choices: Vec<String>,
+    /// Whether a number or the like stands where only a text would do.
+    lacks_quotes: bool,
 }
 
 impl Refusal {
@@ -144,7 +149,10 @@ fn check_type(schema: Schema<'_>, value: &Value, place: &str) -> Result<(), Refu
         return Ok(());
     }
     let named = types.iter().filter(|name| **name != "null").map(in_words);
-    Err(Refusal::new(place, &format!("is not {}", named.collect::<Vec<_>>().join(" or "))))
+    let reason = format!("is not {}", named.collect::<Vec<_>>().join(" or "));
+    let is_plain = value.is_number() || value.is_boolean();
+    let lacks_quotes = is_plain && types.contains(&"string");
+    Err(Refusal { lacks_quotes, ..Refusal::new(place, &reason) })
 }
 
 fn check_choices(schema: Schema<'_>, value: &Value, place: &str) -> Result<(), Refusal> {

@@ -13,6 +13,6 @@ mod sections;
 pub use added::{AddedPlugin, AddedPlugins};
 pub use inspect::Trouble;
 pub use kinds::all as kinds;
-pub use registry::{PluginEntry, PluginRegistry, UsedPlugin};
+pub use registry::{PluginEntry, PluginRegistry, UsedPlugin, schema_of};
 pub use search::SearchStep;
 pub use sections::{BackendChoice, OracleChoice, PluginSearch, check_sections};

@@ -347,6 +347,15 @@ impl PluginRegistry {
     }
 }
 
+/// The schema of a plugin's settings, where there is such a plugin. A library is opened for it; one that cannot
+/// be is named where it is used.
+#[must_use]
+pub fn schema_of(kind: PluginKind, name: &str, places: &PluginSearch) -> Option<Value> {
+    let schema =
+        |plugins: PluginRegistry| plugins.config_schema(plugins.find(kind, name).ok()?).ok();
+    schema(PluginRegistry::embedded()).or_else(|| schema(PluginRegistry::discover(places).ok()?))
+}
+
 /// A label that lives as long as the program, made once for each plugin.
 fn interned(label: String) -> &'static str {
     static LABELS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::config::{Config, Difference, differences_of_values};
+use crate::config::{Config, Difference, differences_of_values, is_same_path};
 use crate::error::{Error, Result};
 use crate::files::{run_directory_error, write_atomically};
 
@@ -71,8 +71,12 @@ impl RunIdentity {
     pub(super) fn changes_since(&self, file: &Path, allow: &[String]) -> Result<Vec<Difference>> {
         let unwritable =
             |error: serde_json::Error| Error::configuration("configuration", error.to_string());
-        let recorded = comparable(&read_value(file)?);
-        let current = comparable(&serde_json::to_value(self).map_err(unwritable)?);
+        let recorded = read_value(file)?;
+        let current = serde_json::to_value(self).map_err(unwritable)?;
+        // The texts of prompts tell, wherever the files lie.
+        let by_content = has_prompts_hash(&recorded) && has_prompts_hash(&current);
+        let (recorded, current) =
+            (comparable(&recorded, by_content), comparable(&current, by_content));
         let defaults = serde_json::to_value(Config::default()).map_err(unwritable)?;
         let chosen = differences_of_values(&defaults, &current);
         let is_new_default = |change: &Difference| {
@@ -85,7 +89,12 @@ impl RunIdentity {
             })
         };
         let mut changes = differences_of_values(&recorded, &current);
-        changes.retain(|change| !allowed(&change.key) && !is_new_default(change));
+        let is_moved = |change: &Difference| match (&change.before, &change.after) {
+            (Some(before), Some(after)) => is_same_path(before, after),
+            _ => false,
+        };
+        changes
+            .retain(|change| !allowed(&change.key) && !is_new_default(change) && !is_moved(change));
         Ok(changes)
     }
 }
@@ -99,9 +108,13 @@ fn read_value(file: &Path) -> Result<Value> {
     })
 }
 
-/// Settings keep their keys; the rest becomes `model.sha256`, `prompts.sha256`,
+fn has_prompts_hash(identity: &Value) -> bool {
+    identity.get("prompts_sha256").and_then(Value::as_str).is_some_and(|hash| !hash.is_empty())
+}
+
+/// Settings keep their keys, but for the files of prompts where `by_content` is set; the rest becomes `model.sha256`, `prompts.sha256`,
 /// `plugin.backend.version`, `plugin.oracle-rules.version` (used by another oracle) and so on.
-fn comparable(identity: &Value) -> Value {
+fn comparable(identity: &Value, by_content: bool) -> Value {
     let mut all = match identity.get("config") {
         Some(Value::Object(config)) => config.clone(),
         _ => Map::new(),
@@ -113,6 +126,9 @@ fn comparable(identity: &Value) -> Value {
     if let (Some(Value::Object(prompts)), Some(hash)) =
         (all.get_mut("prompts"), identity.get("prompts_sha256"))
     {
+        if by_content {
+            prompts.retain(|key, _| !["train", "held_out", "columns"].contains(&key.as_str()));
+        }
         prompts.insert("sha256".into(), hash.clone());
     }
     let plugins = identity.get("plugins").and_then(Value::as_array).into_iter().flatten();

@@ -43,13 +43,14 @@ impl SelfPlay<'_> {
         iteration: u32,
         checkpoint: PathBuf,
         examples: &[TrainingExample],
-        skipped: SkipCounts,
+        (skipped, cut): (SkipCounts, usize),
         started: Instant,
     ) -> Result<IterationReport> {
         let mut report = IterationReport::new(iteration, checkpoint);
         report.examples = examples.len();
         report.skipped_identical = skipped.identical_texts;
         report.skipped_equal = skipped.equal_scores;
+        report.cut_examples = cut;
 
         if !examples.is_empty() {
             let session = self.session;

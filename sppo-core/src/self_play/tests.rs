@@ -105,6 +105,7 @@ fn drawer() -> Drawer {
         stop_tokens: Vec::new(),
         device: "cpu".into(),
         dtype: "f32".into(),
+        replicas: 1,
     })
 }
 
@@ -181,7 +182,7 @@ fn one_of_two_sessions_commits_what_both_make() {
     let other = Session { config: &config, plugins: &plugins, backend, observer };
     let pass = other.sampling_pass(1);
     let meter = other.stage(Stage::Sample, 1, "tokens");
-    let made = other.rollouts(&meter, &mut drawer(), &prompts()[2..4], &pass).unwrap();
+    let made = other.rollouts(&meter, &mut drawer(), &[&prompts()[2..4]], &pass).unwrap().concat();
 
     let name = Names::rollouts(1, 1);
     assert_eq!(Rollout::read(&run.path(&name).unwrap()).unwrap(), made);

@@ -15,7 +15,7 @@ pub use stages::TrainingSummary;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::observer::{Observer, Stage};
-use crate::plugin::{Backend, Oracle, Policy, PolicySpec};
+use crate::plugin::{Backend, Candidate, Comparison, Message, Oracle, Policy, PolicySpec};
 use crate::plugins::PluginRegistry;
 
 /// Shared inputs of all stages. It is cheap to copy, so that a part of the work can have another observer:
@@ -45,12 +45,35 @@ impl<'a> Session<'a> {
         Ok(oracle)
     }
 
+    /// Asks an oracle that asks a service to compare two short answers, so that whatever is wrong with its key,
+    /// its model's name, its parameters or its limits is found out before anything is sampled. Other oracles
+    /// are not asked.
+    ///
+    /// # Errors
+    /// When the oracle cannot judge the answers.
+    pub fn try_oracle(&self, oracle: &mut dyn Oracle) -> Result<()> {
+        if oracle.expected_requests(1, 2).is_none() {
+            return Ok(());
+        }
+        let answers = ["4", "It may well be 5."];
+        let question = Comparison {
+            prompt: [Message::user("What is 2 + 2?")].into(),
+            rendered_prompt: None,
+            candidates: answers.map(Candidate::from_text).into(),
+        };
+        let judged =
+            crate::stages::judge(oracle, &[question], &self.config.preference, &self.host());
+        judged.map_err(in_a_trial)?;
+        Ok(())
+    }
+
     /// Loads a model that is only sampled from and scored.
     ///
     /// # Errors
     /// When the model cannot be read or does not fit.
     pub fn load(&self, path: &Path) -> Result<Box<dyn Policy>> {
-        self.load_policy(&PolicySpec::new(path.to_path_buf()))
+        let template_variables = self.config.template_variables_json();
+        self.load_policy(&PolicySpec { template_variables, ..PolicySpec::new(path) })
     }
 
     /// Loads a model to train what the settings say: all of its weights, or adapters.
@@ -85,4 +108,13 @@ impl<'a> Session<'a> {
     pub(crate) fn require_running(&self) -> Result<()> {
         if self.observer.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }
+}
+
+/// The error of an oracle that was tried before the work, told as such.
+fn in_a_trial(mut error: Error) -> Error {
+    if let Error::Plugin { source, .. } = &mut error {
+        source.message =
+            format!("asked a test question before anything is sampled: {}", source.message);
+    }
+    error
 }

@@ -95,6 +95,9 @@ impl Services for StageHost<'_> {
 
     fn scorer_on(&self, backend: &str, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
         let Session { plugins, config, .. } = self.session;
+        if backend == config.backend.name {
+            return self.scorer(model);
+        }
         let settings = config.backend.settings_of(backend);
         plugins.create_backend(backend, settings).map_err(as_plugin_error)?.load_scorer(model)
     }

@@ -74,8 +74,10 @@ impl<'a> Session<'a> {
     ) -> Result<Vec<Rollout>> {
         let meter = self.stage(Stage::Sample, pass.most_tokens(prompts.len()), "tokens");
         let mut rollouts = Vec::with_capacity(prompts.len());
-        for shard in prompts.chunks(self.config.sampling.prompts_per_shard) {
-            rollouts.extend(self.rollouts(&meter, sampler, shard, pass)?);
+        let shards: Vec<&[Prompt]> =
+            prompts.chunks(self.config.sampling.prompts_per_shard).collect();
+        for together in shards.chunks(sampler.info().replicas.max(1)) {
+            rollouts.extend(self.rollouts(&meter, sampler, together, pass)?.concat());
         }
         meter.finish(ResponseStatistics::of(&rollouts).to_string());
         Ok(rollouts)
@@ -92,12 +94,15 @@ impl<'a> Session<'a> {
         pass: &SamplingPass,
     ) -> Result<Vec<Rollout>> {
         let meter = self.stage(Stage::Evaluate, pass.most_tokens(prompts.len()), "tokens");
-        let rollouts = self.rollouts(&meter, sampler, prompts, pass)?;
+        let part = prompts.len().div_ceil(sampler.info().replicas.max(1)).max(1);
+        let parts: Vec<&[Prompt]> = prompts.chunks(part).collect();
+        let rollouts = self.rollouts(&meter, sampler, &parts, pass)?.concat();
         meter.finish(format!("{} held-out prompts", rollouts.len()));
         Ok(rollouts)
     }
 
-    /// Makes the rollouts of some of a sampling stage's prompts, in one call.
+    /// Makes the rollouts of some of a sampling stage's prompts, in parts that are sampled at the same
+    /// time where the policy has replicas.
     ///
     /// # Errors
     /// As [`Self::sample`].
@@ -105,12 +110,12 @@ impl<'a> Session<'a> {
         &self,
         meter: &StageMeter<'_>,
         sampler: &mut dyn Sampler,
-        prompts: &[Prompt],
+        parts: &[&[Prompt]],
         pass: &SamplingPass,
-    ) -> Result<Vec<Rollout>> {
+    ) -> Result<Vec<Vec<Rollout>>> {
         self.require_running()?;
-        let rollouts = stages::sample(sampler, prompts, pass, &meter.host())?;
-        meter.advance(pass.most_tokens(prompts.len()));
+        let rollouts = stages::sample(sampler, parts, pass, &meter.host())?;
+        meter.advance(pass.most_tokens(parts.iter().map(|prompts| prompts.len()).sum()));
         Ok(rollouts)
     }
 
@@ -129,6 +134,9 @@ impl<'a> Session<'a> {
             preferences.extend(self.preferences(&meter, oracle, shard)?);
         }
         meter.finish(format!("{} comparisons", preferences.len()));
+        if let Some(warning) = stages::without_signal(comparisons, &preferences) {
+            self.observer.event(Event::Notice(warning));
+        }
         Ok(preferences)
     }
 
@@ -172,6 +180,14 @@ impl<'a> Session<'a> {
             self.config.seed,
         );
         meter.finish(format!("{:.1} % against the baseline", 100.0 * interval.mean));
+        let differ =
+            challenger.iter().zip(baseline).filter(|(ours, theirs)| !says_the_same(ours, theirs));
+        let is_half = |win_rate: &f64| (win_rate - 0.5).abs() < stages::ROUNDING;
+        if differ.count() > 1 && win_rates.iter().all(is_half) {
+            let warning = "the oracle calls all answers of the two models equal, different as they are: the win \
+                           rate says nothing";
+            self.observer.event(Event::Notice(warning.into()));
+        }
         Ok(interval)
     }
 
@@ -281,4 +297,9 @@ impl<'a> Session<'a> {
         let budget = self.config.training.micro_batch_tokens;
         stages::mean_log_prob_changes(policy, measured, budget).map(Some)
     }
+}
+
+fn says_the_same(ours: &Rollout, theirs: &Rollout) -> bool {
+    let texts = ours.responses.iter().zip(&theirs.responses);
+    texts.into_iter().all(|(ours, theirs)| ours.text == theirs.text)
 }

@@ -1,11 +1,14 @@
 //! Stage 2: the oracle compares the responses, and its verdicts become preferences.
 
+use std::borrow::Cow;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::plugin::check::{self, Check};
-use crate::plugin::{Candidate, Comparison, Oracle, Progress};
+use crate::plugin::thought::{self, Thought};
+use crate::plugin::{Candidate, Comparison, Message, Oracle, Progress};
 use crate::records::Rollout;
 use crate::win_rate::{self, Preferences, WinRateEstimator};
 
@@ -17,11 +20,29 @@ pub struct PreferenceSettings {
     pub estimator: WinRateEstimator,
     /// Temperature for oracles that return scores: `P(i > j) = sigmoid((s_i - s_j) / temperature)`.
     pub bradley_terry_temperature: f64,
+    /// What the oracle sees of an answer.
+    pub oracle_sees: OracleView,
+}
+
+/// What an oracle sees of an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OracleView {
+    /// What follows the thought (`<think>...</think>` and its like); an answer that was cut off within its
+    /// thought is empty.
+    #[default]
+    Answer,
+    /// The whole text, thoughts included.
+    Everything,
 }
 
 impl Default for PreferenceSettings {
     fn default() -> Self {
-        Self { estimator: WinRateEstimator::default(), bradley_terry_temperature: 1.0 }
+        Self {
+            estimator: WinRateEstimator::default(),
+            bradley_terry_temperature: 1.0,
+            oracle_sees: OracleView::default(),
+        }
     }
 }
 
@@ -64,6 +85,189 @@ pub fn judge(
     settings: &PreferenceSettings,
     progress: &dyn Progress,
 ) -> Result<Vec<Preferences>> {
-    let PreferenceSettings { estimator, bradley_terry_temperature } = *settings;
-    Ok(win_rate::ask(oracle, comparisons, estimator, bradley_terry_temperature, progress)?)
+    let PreferenceSettings { estimator, bradley_terry_temperature, oracle_sees } = *settings;
+    let without_thoughts: Vec<Comparison<'_>>;
+    let seen = match oracle_sees {
+        OracleView::Everything => comparisons,
+        OracleView::Answer => {
+            warn_of_open_thoughts(comparisons);
+            without_thoughts = comparisons.iter().map(without_thoughts_of).collect();
+            &without_thoughts
+        }
+    };
+    Ok(win_rate::ask(oracle, seen, estimator, bradley_terry_temperature, progress)?)
+}
+
+/// The comparison without the thoughts of its answers, and of the model's earlier turns.
+fn without_thoughts_of<'a>(comparison: &'a Comparison<'_>) -> Comparison<'a> {
+    let turn = |message: &'a Message<'_>| Message {
+        role: Cow::Borrowed(&*message.role),
+        content: match &*message.role {
+            "assistant" => answer_in(thought::without_thought(&message.content)),
+            _ => Cow::Borrowed(&*message.content),
+        },
+    };
+    let candidate = |candidate: &'a Candidate<'_>| Candidate {
+        text: answer_in(thought_of(comparison, candidate)),
+        ..candidate.clone()
+    };
+    Comparison {
+        prompt: comparison.prompt.iter().map(turn).collect(),
+        rendered_prompt: comparison.rendered_prompt.as_deref().map(Cow::Borrowed),
+        candidates: comparison.candidates.iter().map(candidate).collect(),
+    }
+}
+
+fn thought_of<'a>(comparison: &Comparison<'_>, candidate: &'a Candidate<'_>) -> Thought<'a> {
+    let prompt = comparison.rendered_prompt.as_deref().unwrap_or_default();
+    thought::without_thought_after(prompt, &candidate.text)
+}
+
+fn answer_in(thought: Thought<'_>) -> Cow<'_, str> {
+    match thought {
+        Thought::Absent(text) => Cow::Borrowed(text),
+        Thought::Closed(answer) => answer,
+        Thought::Open => Cow::Borrowed(""),
+    }
+}
+
+fn warn_of_open_thoughts(comparisons: &[Comparison<'_>]) {
+    let answers =
+        || comparisons.iter().flat_map(|one| one.candidates.iter().map(move |of| (one, of)));
+    let open = answers().filter(|(one, of)| thought_of(one, of) == Thought::Open).count();
+    if open > 0 {
+        tracing::warn!(
+            "{open} of {} answers end within their thought and are judged as empty; raise \
+             sampling.max_new_tokens, or switch thinking off with template_variables",
+            answers().count()
+        );
+    }
+}
+
+/// Differences of scores below this are rounding.
+pub(crate) const ROUNDING: f64 = 1e-9;
+
+/// A warning, if the oracle tells none of different candidates apart on any of several comparisons (or on one
+/// of three candidates and more): nothing can be learned from that.
+#[must_use]
+pub fn without_signal(
+    comparisons: &[Comparison<'_>],
+    preferences: &[Preferences],
+) -> Option<String> {
+    let differ = |comparison: &Comparison<'_>| {
+        comparison.candidates.iter().any(|one| one.text != comparison.candidates[0].text)
+    };
+    let asked: Vec<&Preferences> = comparisons
+        .iter()
+        .zip(preferences)
+        .filter(|(comparison, _)| differ(comparison))
+        .map(|(_, preferences)| preferences)
+        .collect();
+    let are_equal = |Preferences { scores, .. }: &&Preferences| {
+        scores.iter().all(|score| (score - scores[0]).abs() < ROUNDING)
+    };
+    let enough = asked.len() > 1 || asked.iter().any(|one| one.scores.len() > 2);
+    (enough && asked.iter().all(are_equal)).then(|| {
+        format!(
+            "the oracle calls all answers to each of {} prompts equal, different as they are: nothing can be \
+             learned from that; see whether it gets the answers and how its scores are made",
+            asked.len()
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::{PluginError, SilentHost, Verdict};
+
+    /// Remembers what it is shown.
+    #[derive(Default)]
+    struct Witness(Vec<String>);
+
+    impl Oracle for Witness {
+        fn preferences(
+            &mut self,
+            comparisons: &[Comparison<'_>],
+            _progress: &dyn Progress,
+        ) -> std::result::Result<Vec<Verdict>, PluginError> {
+            for comparison in comparisons {
+                self.0.extend(comparison.prompt.iter().map(|turn| turn.content.to_string()));
+                self.0.extend(comparison.candidates.iter().map(|one| one.text.to_string()));
+            }
+            Ok(comparisons
+                .iter()
+                .map(|one| Verdict::Scores(vec![0.0; one.candidates.len()]))
+                .collect())
+        }
+    }
+
+    fn seen(
+        rendered_prompt: Option<&str>,
+        answers: &[&str],
+        oracle_sees: OracleView,
+    ) -> Vec<String> {
+        let history = [
+            Message::user("Question"),
+            Message::assistant("<think>hm</think>Once"),
+            Message::user("Again"),
+        ];
+        let comparison = Comparison {
+            prompt: history.to_vec().into(),
+            rendered_prompt: rendered_prompt.map(Cow::Borrowed),
+            candidates: answers.iter().map(|text| Candidate::from_text(*text)).collect(),
+        };
+        let settings = PreferenceSettings { oracle_sees, ..PreferenceSettings::default() };
+        let mut witness = Witness::default();
+        judge(&mut witness, &[comparison], &settings, &SilentHost).unwrap();
+        witness.0
+    }
+
+    #[test]
+    fn a_thought_is_judged_only_where_that_is_asked_for() {
+        let answers = [
+            "<think>A long thought</think>\n\nFour",
+            "[THINK]so[/THINK]Four",
+            "Four",
+            "<think>cut",
+        ];
+        let expected = ["Question", "Once", "Again", "Four", "Four", "Four", ""];
+        assert_eq!(seen(None, &answers, OracleView::Answer), expected);
+        let everything = seen(None, &answers, OracleView::Everything);
+        assert_eq!(everything[1], "<think>hm</think>Once");
+        assert_eq!(everything[3..], answers);
+    }
+
+    #[test]
+    fn a_thought_that_the_prompt_opened_is_none_of_the_answer() {
+        let answers = ["so</think>Four", "cut off before its end"];
+        let judged = seen(Some("<|im_start|>assistant\n<think>\n"), &answers, OracleView::Answer);
+        assert_eq!(judged[3..], ["Four", ""]);
+        let closed = seen(Some("<think>\n\n</think>\n\n"), &["Four", "4"], OracleView::Answer);
+        assert_eq!(closed[3..], ["Four", "4"]);
+    }
+
+    #[test]
+    fn an_oracle_that_tells_nothing_apart_is_found_out() {
+        let comparison = |texts: &[&'static str]| Comparison {
+            prompt: [Message::user("?")].into(),
+            rendered_prompt: None,
+            candidates: texts.iter().map(|text| Candidate::from_text(*text)).collect(),
+        };
+        let warned = |all: &[(&[&'static str], Vec<f64>)]| {
+            let comparisons: Vec<_> = all.iter().map(|(texts, _)| comparison(texts)).collect();
+            let of = |scores: &Vec<f64>| {
+                let verdict = Verdict::Scores(scores.clone());
+                win_rate::judge(verdict, scores.len(), WinRateEstimator::default(), 1.0).unwrap()
+            };
+            let preferences: Vec<_> = all.iter().map(|(_, scores)| of(scores)).collect();
+            without_signal(&comparisons, &preferences).is_some()
+        };
+        assert!(warned(&[(&["a", "b"], vec![1.0, 1.0]), (&["c", "d"], vec![2.0, 2.0])]));
+        assert!(warned(&[(&["a", "b", "c"], vec![0.0; 3])]));
+        assert!(!warned(&[(&["a", "b"], vec![1.0, 1.0])]), "one pair may be a tie");
+        assert!(!warned(&[(&["a", "a", "a"], vec![1.0; 3])]), "they read the same");
+        assert!(!warned(&[(&["a", "b"], vec![1.0, 1.0]), (&["c", "d"], vec![2.0, 2.1])]));
+        assert!(!warned(&[]));
+    }
 }

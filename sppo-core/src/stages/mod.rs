@@ -7,13 +7,15 @@ mod select;
 mod tokenize;
 mod train;
 
-pub use judge::{PreferenceSettings, comparison, judge};
+pub(crate) use judge::ROUNDING;
+pub use judge::{PreferenceSettings, comparison, judge, without_signal};
 pub use sample::{SamplingPass, SamplingSettings, sample};
 pub use score::score;
 pub use select::assemble;
 pub use tokenize::{
-    TokenizationRule, TokenizationSettings, TokenizedResponse, retokenize, set_tokens,
-    tokenize_prompt, tokenize_responses,
+    TokenizationRule, TokenizationSettings, TokenizedResponse, cut_all_to_fit, cut_notice,
+    official_ends, retokenize, set_tokens, tokenize_noting_cuts, tokenize_prompt,
+    tokenize_responses,
 };
 pub use train::{
     ReferenceLogProbs, TrainingPass, TrainingProgress, TrainingSettings, mean_log_prob_changes,

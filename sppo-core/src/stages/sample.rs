@@ -111,47 +111,79 @@ impl SamplingSettings {
     }
 }
 
-/// Samples K responses to each prompt (Algorithm 1, line 4).
+/// Samples K responses to each prompt (Algorithm 1, line 4). The prompts come in parts: replicas of the
+/// policy sample parts at the same time, and a part's responses do not depend on the others.
 ///
 /// # Errors
 /// When a prompt cannot be rendered or leaves no room in the context, or the sampler fails or
 /// returns something impossible.
 pub fn sample(
     sampler: &mut dyn Sampler,
-    prompts: &[Prompt],
+    parts: &[&[Prompt]],
     pass: &SamplingPass,
     progress: &dyn Progress,
-) -> Result<Vec<Rollout>> {
-    let tokenized = prompts
+) -> Result<Vec<Vec<Rollout>>> {
+    let rendered: Vec<Vec<Rendered<'_>>> = parts
         .iter()
-        .map(|prompt| tokenize_prompt(sampler, &prompt.messages, pass.tokenization))
-        .collect::<Result<Vec<_>>>()?;
-    let request = GenerationRequest {
+        .map(|prompts| prompts.iter().map(|prompt| Rendered::new(sampler, prompt, pass)).collect())
+        .collect::<Result<_>>()?;
+    let requests: Vec<GenerationRequest> =
+        rendered.iter().map(|prompts| request(prompts, pass)).collect();
+    let generated = sampler.generate_each(&requests, progress)?;
+    validate(&generated, &requests)
+        .map_err(|message| PluginError::failed(message).of_plugin(sampler.plugin()))?;
+    let of_part = |(prompts, generated)| rollouts(sampler, prompts, generated, pass);
+    rendered.into_iter().zip(generated).map(of_part).collect()
+}
+
+/// A prompt as the model reads it.
+struct Rendered<'a> {
+    prompt: &'a Prompt,
+    text: String,
+    tokens: Vec<u32>,
+}
+
+impl<'a> Rendered<'a> {
+    fn new(codec: &dyn Codec, prompt: &'a Prompt, pass: &SamplingPass) -> Result<Self> {
+        let (text, tokens) = tokenize_prompt(codec, &prompt.messages, pass.tokenization)?;
+        Ok(Self { prompt, text, tokens })
+    }
+}
+
+fn request(prompts: &[Rendered<'_>], pass: &SamplingPass) -> GenerationRequest {
+    GenerationRequest {
         prompts: prompts
             .iter()
-            .zip(&tokenized)
-            .map(|(prompt, (_, tokens))| GenerationPrompt { id: prompt.id, tokens: tokens.clone() })
+            .map(|Rendered { prompt, tokens, .. }| GenerationPrompt {
+                id: prompt.id,
+                tokens: tokens.clone(),
+            })
             .collect(),
         samples_per_prompt: pass.samples_per_prompt,
         sampling: pass.parameters.clone(),
         seed: pass.seed,
         stream: pass.stream,
-    };
-    let generated = sampler.generate(&request, progress)?;
-    validate(&generated, &request)
-        .map_err(|message| PluginError::failed(message).of_plugin(sampler.plugin()))?;
+    }
+}
 
+/// Prompts with the responses that were generated to each.
+fn rollouts(
+    codec: &dyn Codec,
+    prompts: Vec<Rendered<'_>>,
+    generated: Vec<GeneratedResponse>,
+    pass: &SamplingPass,
+) -> Result<Vec<Rollout>> {
     let mut generated = generated.into_iter();
     prompts
-        .iter()
-        .zip(tokenized)
-        .map(|(prompt, (rendered_prompt, prompt_tokens))| {
+        .into_iter()
+        .map(|Rendered { prompt, text, tokens }| {
             let responses = generated
                 .by_ref()
                 .take(pass.samples_per_prompt)
-                .map(|response| with_text(sampler, response))
+                .map(|response| with_text(codec, response))
                 .collect::<Result<Vec<_>>>()?;
-            Ok(Rollout { prompt: prompt.clone(), rendered_prompt, prompt_tokens, responses })
+            let prompt = prompt.clone();
+            Ok(Rollout { prompt, rendered_prompt: text, prompt_tokens: tokens, responses })
         })
         .collect()
 }
@@ -164,14 +196,20 @@ fn with_text(codec: &dyn Codec, response: GeneratedResponse) -> Result<Response>
 
 /// A backend is foreign code: what it returns is checked before anything is built on it.
 fn validate(
-    generated: &[GeneratedResponse],
-    request: &GenerationRequest,
+    generated: &[Vec<GeneratedResponse>],
+    requests: &[GenerationRequest],
 ) -> std::result::Result<(), String> {
-    let expected = request.prompts.len() * request.samples_per_prompt;
-    if generated.len() != expected {
-        return Err(format!("asked for {expected} responses, it returned {}", generated.len()));
+    let (asked, returned) = (requests.len(), generated.len());
+    if returned != asked {
+        return Err(format!("asked for responses to {asked} requests, it returned {returned}"));
     }
-    for (index, response) in generated.iter().enumerate() {
+    for (generated, request) in generated.iter().zip(requests) {
+        let expected = request.prompts.len() * request.samples_per_prompt;
+        if generated.len() != expected {
+            return Err(format!("asked for {expected} responses, it returned {}", generated.len()));
+        }
+    }
+    for (index, response) in generated.iter().flatten().enumerate() {
         if response.tokens.is_empty() || response.tokens.len() != response.log_probs.len() {
             return Err(format!(
                 "response {index} has {} tokens and {} log-probabilities",
@@ -260,6 +298,7 @@ mod tests {
             stop_tokens: Vec::new(),
             device: "elsewhere".into(),
             dtype: "f32".into(),
+            replicas: 1,
         };
         Engine { info, weights: 0, responses }
     }
@@ -273,7 +312,9 @@ mod tests {
             seed: 1,
             stream: 1,
         };
-        sample(engine, &[prompt(3), prompt(4)], &pass, &SilentHost)
+        let prompts = [prompt(3), prompt(4)];
+        let parts = sample(engine, &[&prompts[..1], &prompts[1..]], &pass, &SilentHost)?;
+        Ok(parts.concat())
     }
 
     #[test]
@@ -290,6 +331,6 @@ mod tests {
     #[test]
     fn an_error_about_what_a_sampler_returned_names_the_sampler() {
         let error = sampled(&mut engine(1)).unwrap_err().to_string();
-        assert_eq!(error, "sampler `engine`: asked for 4 responses, it returned 2");
+        assert_eq!(error, "sampler `engine`: asked for 2 responses, it returned 1");
     }
 }

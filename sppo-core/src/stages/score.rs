@@ -19,12 +19,16 @@ pub fn score(
 ) -> Result<Vec<ScoredResponse>> {
     let mut scored = Vec::with_capacity(responses.len());
     let mut rest = responses;
-    let lengths = responses.iter().map(|split| split.prompt.len() + split.response.len());
-    for length in group_lengths(lengths, micro_batch_tokens) {
-        let (micro_batch, after) = rest.split_at(length);
+    let tokens = responses.iter().map(|split| split.prompt.len() + split.response.len());
+    let lengths = group_lengths(tokens, micro_batch_tokens);
+    for together in lengths.chunks(policy.info().replicas.max(1)) {
+        let (round, after) = rest.split_at(together.iter().sum());
         rest = after;
-        let log_probs = policy.token_log_probs(&pack(micro_batch))?;
-        for (response, log_probs) in micro_batch.iter().zip(log_probs) {
+        let mut left = round;
+        let mut next = |length: &usize| pack(left.split_off(..*length).unwrap_or_default());
+        let packed: Vec<SequenceBatch> = together.iter().map(&mut next).collect();
+        let log_probs = policy.token_log_probs_each(&packed)?;
+        for (response, log_probs) in round.iter().zip(log_probs.into_iter().flatten()) {
             scored.push(
                 scored_response(response, log_probs)
                     .map_err(|message| PluginError::failed(message).of_plugin(policy.plugin()))?,
@@ -42,6 +46,11 @@ fn scored_response(
     let (expected, actual) = (split.response.len(), log_probs.len());
     if actual != expected {
         return Err(format!("asked for {expected} log-probabilities, it returned {actual}"));
+    }
+    if let Some(value) = log_probs.iter().find(|value| !value.is_finite()) {
+        return Err(format!(
+            "a log-probability is {value}: the model's computation overflowed, or its weights are damaged"
+        ));
     }
     let log_prob = log_probs.iter().map(|value| f64::from(*value)).sum();
     Ok(ScoredResponse { tokens: split.response.clone(), log_probs, log_prob })
@@ -65,6 +74,16 @@ fn pack(responses: &[TokenizedResponse]) -> SequenceBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_probability_that_is_no_number_is_no_score() {
+        let split = TokenizedResponse { prompt: vec![1], response: vec![2, 3] };
+        assert!(scored_response(&split, vec![-1.0, -2.0]).is_ok());
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let error = scored_response(&split, vec![-1.0, value]).unwrap_err();
+            assert!(error.contains("a log-probability is"), "{error}");
+        }
+    }
 
     #[test]
     fn micro_batches_keep_the_budget_and_the_order() {

@@ -9,7 +9,8 @@ use crate::selection::{Selection, SelectionRule, SkipCounts, select};
 /// Selects responses of every rollout and attaches their estimated win rates
 /// `P(y > pi_t | x) = (1/K) sum_k P(y > y_k | x)` (Algorithm 1, lines 5 and 6).
 ///
-/// Responses are cut where prompt and response together exceed `max_length` tokens.
+/// Responses are cut where prompt and response together exceed `max_length` tokens; the last result is the
+/// number of examples of which one is.
 ///
 /// # Errors
 /// When the judgments are not about these rollouts, one by one and response
@@ -19,13 +20,14 @@ pub fn assemble(
     judgments: &[Judgment],
     rule: &SelectionRule,
     max_length: Option<usize>,
-) -> Result<(Vec<TrainingExample>, SkipCounts)> {
+) -> Result<(Vec<TrainingExample>, SkipCounts, usize)> {
     let judged = judgments.iter().map(|judgment| judgment.prompt_id);
     if !judged.eq(rollouts.iter().map(|rollout| rollout.prompt.id)) {
         return Err(PluginError::failed("the judgments are about other prompts").into());
     }
     let mut examples = Vec::with_capacity(rollouts.len());
     let mut skipped = SkipCounts::default();
+    let mut cut = 0;
     for (rollout, judgment) in rollouts.iter().zip(judgments) {
         let Judgment { prompt_id, matrix, scores } = judgment;
         let (judged, sampled) = (matrix.size(), rollout.responses.len());
@@ -38,12 +40,19 @@ pub fn assemble(
             rollout.responses.iter().map(|response| response.text.as_str()).collect();
         match select(scores, &texts, rule) {
             Selection::Chosen { indices } => {
-                examples.push(example(rollout, matrix, &indices, max_length));
+                let example = example(rollout, matrix, &indices, max_length);
+                cut += usize::from(is_cut(&example, rollout, &indices));
+                examples.push(example);
             }
             Selection::Skipped(reason) => skipped.add(reason),
         }
     }
-    Ok((examples, skipped))
+    Ok((examples, skipped, cut))
+}
+
+fn is_cut(example: &TrainingExample, rollout: &Rollout, indices: &[usize]) -> bool {
+    let kept = example.responses.iter().map(|response| response.tokens.len());
+    kept.ne(indices.iter().map(|&index| rollout.responses[index].tokens.len()))
 }
 
 fn example(

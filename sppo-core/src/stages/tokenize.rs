@@ -97,22 +97,57 @@ pub fn tokenize_responses(
     responses: &[&str],
     settings: TokenizationSettings,
 ) -> Result<Vec<TokenizedResponse>> {
+    tokenize_noting_cuts(codec, messages, responses, settings).map(|(tokenized, _)| tokenized)
+}
+
+/// As [`tokenize_responses`], and whether one of them, or its prompt, was cut to fit.
+///
+/// # Errors
+/// As [`tokenize_responses`].
+pub fn tokenize_noting_cuts(
+    codec: &dyn Codec,
+    messages: &[Message],
+    responses: &[&str],
+    settings: TokenizationSettings,
+) -> Result<(Vec<TokenizedResponse>, bool)> {
     match settings.rule {
         TokenizationRule::Clean => {
             let (_, prompt) = tokenize_prompt(codec, messages, settings.rule)?;
-            responses
+            let whole = responses
                 .iter()
-                .map(|response| {
-                    clean_response(codec, messages, &prompt, response, settings.max_length)
-                })
-                .collect()
+                .map(|response| clean_response(codec, messages, &prompt, response))
+                .collect::<Result<Vec<_>>>()?;
+            cut_all_to_fit(whole, settings.max_length)
         }
         TokenizationRule::Official => official_responses(codec, messages, responses, settings),
     }
 }
 
+/// Cuts responses as [`TokenizedResponse::cut_to_fit`] does; the second is whether that changed any.
+///
+/// # Errors
+/// As [`TokenizedResponse::cut_to_fit`].
+pub fn cut_all_to_fit(
+    whole: Vec<TokenizedResponse>,
+    max_length: usize,
+) -> Result<(Vec<TokenizedResponse>, bool)> {
+    let is_cut = whole.iter().any(|split| split.prompt.len() + split.response.len() > max_length);
+    let cut = whole.into_iter().map(|split| split.cut_to_fit(max_length));
+    Ok((cut.collect::<Result<_>>()?, is_cut))
+}
+
+/// A message that so many of `examples` examples are trained on without their ends.
+#[must_use]
+pub fn cut_notice(cut: usize, examples: usize) -> String {
+    format!(
+        "{cut} of {examples} examples are cut to fit: the model trains on answers without an end; raise \
+         `training.max_length`, or leave out what is longer than the model's context"
+    )
+}
+
 /// Replaces the tokens of examples by those of their texts, and forgets the reference
-/// log-probabilities, which belonged to the tokens that were sampled.
+/// log-probabilities, which belonged to the tokens that were sampled. Returns the number of examples that
+/// were cut to fit.
 ///
 /// # Errors
 /// As [`tokenize_responses`].
@@ -120,14 +155,16 @@ pub fn retokenize(
     codec: &dyn Codec,
     examples: &mut [TrainingExample],
     settings: TokenizationSettings,
-) -> Result<()> {
+) -> Result<usize> {
+    let mut cut = 0;
     for example in examples {
         let texts: Vec<&str> =
             example.responses.iter().map(|response| response.text.as_str()).collect();
-        let tokenized = tokenize_responses(codec, &example.messages, &texts, settings)?;
+        let (tokenized, is_cut) = tokenize_noting_cuts(codec, &example.messages, &texts, settings)?;
         set_tokens(example, tokenized);
+        cut += usize::from(is_cut);
     }
-    Ok(())
+    Ok(cut)
 }
 
 /// Sets an example's tokens, the prompt once where all responses agree about it.
@@ -161,11 +198,10 @@ fn clean_response(
     messages: &[Message],
     prompt: &[u32],
     response: &str,
-    max_length: usize,
 ) -> Result<TokenizedResponse> {
     let mut tokens = tokens_after_prompt(codec, messages, prompt, response)?;
     end_once(codec, &mut tokens);
-    TokenizedResponse { prompt: prompt.to_vec(), response: tokens }.cut_to_fit(max_length)
+    Ok(TokenizedResponse { prompt: prompt.to_vec(), response: tokens })
 }
 
 /// Tokens that the template writes after the generation prompt when the response is a finished turn.
@@ -211,20 +247,35 @@ fn official_prompt_text(codec: &dyn Codec, messages: &[Message]) -> Result<Strin
     Ok(text[..end].to_owned())
 }
 
+/// Both tokens, which the official rule adds to every text.
+///
+/// # Errors
+/// When the tokenizer lacks one of them.
+pub fn official_ends(beginning: Option<u32>, end: Option<u32>) -> Result<(u32, u32)> {
+    let missing = match (beginning, end) {
+        (Some(beginning), Some(end)) => return Ok((beginning, end)),
+        (None, Some(_)) => "begin token",
+        (Some(_), None) => "end token",
+        (None, None) => "begin and no end token",
+    };
+    Err(Error::configuration(
+        "training.tokenization",
+        format!(
+            "the official rule needs a tokenizer with a begin and an end token, and this one has no \
+             {missing}"
+        ),
+    )
+    .with_hint("use `training.tokenization = \"clean\"` (`--preset official` sets `official`)"))
+}
+
 fn official_responses(
     codec: &dyn Codec,
     messages: &[Message],
     responses: &[&str],
     settings: TokenizationSettings,
-) -> Result<Vec<TokenizedResponse>> {
+) -> Result<(Vec<TokenizedResponse>, bool)> {
     let info = codec.info();
-    let (Some(beginning), Some(end)) = (info.bos_token, info.eos_token) else {
-        return Err(Error::configuration(
-            "training.tokenization",
-            "the official rule needs a tokenizer with a begin and an end token, and this one lacks them",
-        )
-        .with_hint("use `training.tokenization = \"clean\"`"));
-    };
+    let (beginning, end) = official_ends(info.bos_token, info.eos_token)?;
     let prompt_text = codec.render(messages, false)?;
     let mut tokenized = responses
         .iter()
@@ -236,8 +287,8 @@ fn official_responses(
         })
         .collect::<Result<Vec<_>>>()?;
     require_similar_prompts(&tokenized)?;
-    truncate_officially(&mut tokenized, settings);
-    Ok(tokenized)
+    let is_cut = truncate_officially(&mut tokenized, settings);
+    Ok((tokenized, is_cut))
 }
 
 /// Tokenises prompt and response together and cuts where the prompt alone ends, or one token earlier
@@ -278,11 +329,19 @@ fn require_similar_prompts(tokenized: &[TokenizedResponse]) -> Result<()> {
 }
 
 /// A pair that overflows keeps the end of the prompt; one that still overflows keeps the beginning
-/// of both responses, `max_length - max_prompt_length` tokens, whatever room is left.
-fn truncate_officially(tokenized: &mut [TokenizedResponse], settings: TokenizationSettings) {
+/// of both responses, `max_length - max_prompt_length` tokens, whatever room is left. Returns whether anything
+/// was cut.
+fn truncate_officially(
+    tokenized: &mut [TokenizedResponse],
+    settings: TokenizationSettings,
+) -> bool {
+    fn lengths(tokenized: &[TokenizedResponse]) -> usize {
+        tokenized.iter().map(|split| split.prompt.len() + split.response.len()).sum()
+    }
     let TokenizationSettings { max_length, max_prompt_length, .. } = settings;
+    let before = lengths(tokenized);
     let longest = tokenized.iter().map(|split| split.response.len()).max().unwrap_or(0);
-    for split in tokenized {
+    for split in tokenized.iter_mut() {
         if split.prompt.len() + longest > max_length {
             let excess = split.prompt.len().saturating_sub(max_prompt_length);
             split.prompt.drain(..excess);
@@ -291,4 +350,5 @@ fn truncate_officially(tokenized: &mut [TokenizedResponse], settings: Tokenizati
             split.response.truncate(max_length.saturating_sub(max_prompt_length));
         }
     }
+    lengths(tokenized) < before
 }

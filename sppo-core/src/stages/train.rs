@@ -44,13 +44,17 @@ pub fn reference_log_probs(
     done: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<()> {
     let mut finished = 0;
-    for micro_batch in micro_batches_mut(examples, micro_batch_tokens) {
-        let log_probs = sequence_log_probs(policy, &*micro_batch)?;
-        let responses = micro_batch.iter_mut().flat_map(|example| &mut example.responses);
-        for (response, log_prob) in responses.zip(log_probs) {
-            response.reference_log_prob = Some(log_prob);
+    let replicas = policy.info().replicas.max(1);
+    let mut micro_batches = micro_batches_mut(examples, micro_batch_tokens);
+    for together in micro_batches.chunks_mut(replicas) {
+        let packed: Vec<SequenceBatch> = together.iter().map(|part| pack(part)).collect();
+        for (micro_batch, log_probs) in together.iter_mut().zip(log_probs(policy, &packed)?) {
+            let responses = micro_batch.iter_mut().flat_map(|example| &mut example.responses);
+            for (response, log_prob) in responses.zip(log_probs) {
+                response.reference_log_prob = Some(log_prob);
+            }
+            finished += micro_batch.len();
         }
-        finished += micro_batch.len();
         done(finished)?;
     }
     Ok(())
@@ -73,6 +77,7 @@ pub fn train(
     let TrainingPass { settings, seed } = *pass;
     let steps = settings.steps(examples.len());
     let steps_per_epoch = settings.steps_per_epoch(examples.len());
+    let has_team = policy.info().replicas > 1;
     while progress.step < steps {
         let started = Instant::now();
         let order = shuffled(examples.len(), seed, progress.step / steps_per_epoch);
@@ -103,6 +108,8 @@ pub fn train(
             reward_accuracy: gradient.means.reward_accuracy,
             tokens: gradient.tokens,
             seconds: started.elapsed().as_secs_f64(),
+            communication_seconds: has_team.then_some(report.communication_seconds),
+            slowest_rank: has_team.then_some(report.slowest_rank),
         };
         events(policy, &step)?;
     }
@@ -116,7 +123,7 @@ pub fn train(
 pub fn require_finite(policy: &mut dyn Learner, examples: &[TrainingExample]) -> Result<()> {
     const ENOUGH: usize = 16;
     for example in examples.iter().take(ENOUGH) {
-        sequence_log_probs(policy, std::slice::from_ref(example))?;
+        log_probs(policy, &[pack(std::slice::from_ref(example))])?;
     }
     Ok(())
 }
@@ -131,9 +138,8 @@ pub fn mean_log_prob_changes(
     micro_batch_tokens: usize,
 ) -> Result<(f64, f64)> {
     let (mut chosen, mut rejected) = (0.0, 0.0);
-    for micro_batch in micro_batches(examples, micro_batch_tokens) {
-        let log_probs = sequence_log_probs(policy, micro_batch)?;
-        for terms in example_terms(micro_batch, &log_probs)? {
+    for together in rounds(examples, micro_batch_tokens, policy.info().replicas) {
+        for terms in terms_without_gradient(policy, &together)? {
             chosen += terms.responses.first().map_or(0.0, log_ratio);
             rejected += terms.responses.last().map_or(0.0, log_ratio);
         }
@@ -169,18 +175,18 @@ fn accumulate_gradient(
     batch: &[&TrainingExample],
     settings: &TrainingSettings,
 ) -> Result<AccumulatedGradient> {
-    let parts = micro_batches(batch, settings.micro_batch_tokens);
+    let rounds = rounds(batch, settings.micro_batch_tokens, policy.info().replicas);
     let loss_settings = settings.loss();
-    let coupled = settings.objective.requires().whole_batch && parts.len() > 1;
+    let parts: usize = rounds.iter().map(Vec::len).sum();
+    let coupled = settings.objective.requires().whole_batch && parts > 1;
     let mut terms = Vec::with_capacity(batch.len());
     let mut loss = 0.0;
     let mut tokens = 0;
 
     let mut whole_batch_coefficients = Vec::new();
     if coupled {
-        for part in &parts {
-            let log_probs = sequence_log_probs(policy, part)?;
-            terms.extend(example_terms(part, &log_probs)?);
+        for together in &rounds {
+            terms.extend(terms_without_gradient(policy, together)?);
         }
         let evaluated = objective::evaluate(&loss_settings, &terms).map_err(loss_error)?;
         loss = evaluated.mean;
@@ -188,22 +194,26 @@ fn accumulate_gradient(
     }
 
     let mut done = 0;
-    for part in &parts {
-        let packed = pack(part);
-        tokens += packed.tokens().len() as u64;
-        let log_probs = checked_log_probs(policy.forward(&packed)?, &packed, policy.plugin())?;
-        let coefficients = if coupled {
-            whole_batch_coefficients[done..done + part.len()].concat()
-        } else {
-            let part_terms = example_terms(part, &log_probs)?;
-            let evaluated = objective::evaluate(&loss_settings, &part_terms).map_err(loss_error)?;
-            let share = part.len() as f64 / batch.len() as f64;
-            loss += evaluated.mean * share;
-            terms.extend(part_terms);
-            evaluated.coefficients.concat().iter().map(|value| value * share).collect()
-        };
-        policy.backward(&coefficients)?;
-        done += part.len();
+    for together in &rounds {
+        let packed: Vec<SequenceBatch> = together.iter().map(|part| pack(part)).collect();
+        let log_probs = checked_each(policy.forward_each(&packed)?, &packed, policy.plugin())?;
+        let mut coefficients = Vec::with_capacity(together.len());
+        for (part, log_probs) in together.iter().zip(log_probs) {
+            coefficients.push(if coupled {
+                whole_batch_coefficients[done..done + part.len()].concat()
+            } else {
+                let part_terms = example_terms(part, &log_probs)?;
+                let evaluated =
+                    objective::evaluate(&loss_settings, &part_terms).map_err(loss_error)?;
+                let share = part.len() as f64 / batch.len() as f64;
+                loss += evaluated.mean * share;
+                terms.extend(part_terms);
+                evaluated.coefficients.concat().iter().map(|value| value * share).collect()
+            });
+            done += part.len();
+        }
+        policy.backward_each(&coefficients)?;
+        tokens += packed.iter().map(|batch| batch.tokens().len() as u64).sum::<u64>();
     }
     Ok(AccumulatedGradient { loss, tokens, means: means(&terms, settings.eta) })
 }
@@ -258,18 +268,38 @@ fn example_terms<E: Borrow<TrainingExample>>(
         .collect()
 }
 
-/// Summed log-probability of every response, without gradients.
-fn sequence_log_probs<E: Borrow<TrainingExample>>(
+/// Terms of the examples of some micro-batches that replicas compute at the same time.
+fn terms_without_gradient<E: Borrow<TrainingExample>>(
     policy: &mut dyn Learner,
-    part: &[E],
-) -> Result<Vec<f64>> {
-    let packed = pack(part);
-    let sums = policy
-        .token_log_probs(&packed)?
-        .iter()
-        .map(|tokens| tokens.iter().map(|value| f64::from(*value)).sum())
-        .collect();
-    checked_log_probs(sums, &packed, policy.plugin())
+    together: &[&[E]],
+) -> Result<Vec<ExampleTerms>> {
+    let packed: Vec<SequenceBatch> = together.iter().map(|part| pack(part)).collect();
+    let log_probs = log_probs(policy, &packed)?;
+    let terms = together.iter().zip(&log_probs).map(|(part, own)| example_terms(part, own));
+    Ok(terms.collect::<Result<Vec<_>>>()?.concat())
+}
+
+/// Summed log-probability of every response of each batch, without gradients.
+fn log_probs(policy: &mut dyn Learner, packed: &[SequenceBatch]) -> Result<Vec<Vec<f64>>> {
+    let sum = |tokens: &Vec<f32>| tokens.iter().map(|value| f64::from(*value)).sum();
+    let each = policy.token_log_probs_each(packed)?;
+    let sums = each.iter().map(|responses| responses.iter().map(sum).collect()).collect();
+    checked_each(sums, packed, policy.plugin())
+}
+
+/// As [`checked_log_probs`], for each batch.
+fn checked_each(
+    log_probs: Vec<Vec<f64>>,
+    packed: &[SequenceBatch],
+    plugin: Option<&'static str>,
+) -> Result<Vec<Vec<f64>>> {
+    let (asked, returned) = (packed.len(), log_probs.len());
+    if asked != returned {
+        let message = format!("asked for {asked} batches, it returned {returned}");
+        return Err(PluginError::failed(message).of_plugin(plugin).into());
+    }
+    let pairs = log_probs.into_iter().zip(packed);
+    pairs.map(|(log_probs, packed)| checked_log_probs(log_probs, packed, plugin)).collect()
 }
 
 /// Log-probabilities as the backend of this label returned them, if they can be used.
@@ -351,16 +381,39 @@ pub(super) fn group_lengths(
     lengths
 }
 
-fn micro_batches<E: Borrow<TrainingExample>>(examples: &[E], budget: usize) -> Vec<&[E]> {
+/// Micro-batches within the budget, in rounds that `replicas` compute at the same time. Where there are
+/// several, micro-batches are made as even as they can be, since all wait for the largest.
+fn rounds<E: Borrow<TrainingExample>>(
+    examples: &[E],
+    budget: usize,
+    replicas: usize,
+) -> Vec<Vec<&[E]>> {
+    let replicas = replicas.max(1);
+    let tokens: Vec<usize> = examples.iter().map(|example| token_count(example.borrow())).collect();
+    let budget = if replicas == 1 { budget } else { even_budget(&tokens, budget, replicas) };
     let mut rest = examples;
-    group_lengths(examples.iter().map(|example| token_count(example.borrow())), budget)
+    let lengths = group_lengths(tokens.into_iter(), budget);
+    let micro_batches: Vec<&[E]> = lengths
         .into_iter()
         .map(|length| {
             let (part, after) = rest.split_at(length);
             rest = after;
             part
         })
-        .collect()
+        .collect();
+    micro_batches.chunks(replicas).map(<[_]>::to_vec).collect()
+}
+
+/// The smallest budget with which there are no more groups than the rounds of `budget` have room for.
+fn even_budget(tokens: &[usize], budget: usize, replicas: usize) -> usize {
+    let groups = |budget| group_lengths(tokens.iter().copied(), budget).len();
+    let room = groups(budget).next_multiple_of(replicas);
+    let (mut low, mut high) = (0, budget);
+    while low + 1 < high {
+        let middle = low.midpoint(high);
+        if groups(middle) <= room { high = middle } else { low = middle }
+    }
+    high
 }
 
 fn micro_batches_mut(

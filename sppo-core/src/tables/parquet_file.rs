@@ -1,21 +1,23 @@
 //! Parquet, by way of Arrow.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _, Seek as _};
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_schema::{Field, FieldRef, Schema};
+use arrow_array::RecordBatch;
+use arrow_schema::{FieldRef, Schema};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Place, TableFormat};
+use super::arrow_json::JsonText;
+use super::{Place, Row, TableFormat};
 use crate::error::{Error, Result};
 use crate::files::input_error;
 
@@ -49,33 +51,17 @@ fn no_such_columns(path: &Path, schema: &Schema) -> Error {
         .with_hint("rename the columns: README.md says under \"Files\" which each command reads")
 }
 
+const READING: &str = "read this Parquet file";
+
+/// Rows of a file that this program wrote.
 pub(super) fn read<T: DeserializeOwned, U>(
     path: &Path,
-    wanted: impl Fn(&Field) -> bool,
     mut convert: impl FnMut(T, &Place) -> Result<U>,
 ) -> Result<Vec<U>> {
-    const DOING: &str = "read this Parquet file";
-    let file = File::open(path).map_err(|error| input_error(path, "read this file", &error))?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file)
-        .map_err(|error| parquet_fault(path, DOING, &error))?;
-    let fields = builder.schema().fields().iter().enumerate();
-    let columns: Vec<usize> =
-        fields.filter(|(_, field)| wanted(field)).map(|(index, _)| index).collect();
-    if columns.is_empty() {
-        return Err(no_such_columns(path, builder.schema()));
-    }
-    let mask = ProjectionMask::roots(builder.parquet_schema(), columns);
-    let batches = builder
-        .with_projection(mask)
-        .with_batch_size(ROWS_PER_BATCH)
-        .build()
-        .map_err(|error| parquet_fault(path, DOING, &error))?;
-
+    let (batches, mut place) = open(path, |schema| (0..schema.fields().len()).collect())?;
     let mut rows = Vec::new();
-    let mut place = Place { path: path.into(), format: TableFormat::Parquet, number: 0 };
     for batch in batches {
-        let batch =
-            batch.map_err(|error| Error::input(path, format!("cannot {DOING}: {error}")))?;
+        let batch = complete(path, batch)?;
         let deserializer = serde_arrow::Deserializer::from_record_batch(&batch)
             .map_err(|error| fault(path, &error))?;
         for item in &deserializer {
@@ -85,6 +71,95 @@ pub(super) fn read<T: DeserializeOwned, U>(
         }
     }
     Ok(rows)
+}
+
+/// Rows of a file of the user, with the columns of these numbers.
+pub(super) fn read_rows<U>(
+    path: &Path,
+    wanted: impl Fn(&Schema) -> Vec<usize>,
+    mut convert: impl FnMut(Row, &Place) -> Result<U>,
+) -> Result<Vec<U>> {
+    let (batches, mut place) = open(path, wanted)?;
+    let mut rows = Vec::new();
+    for batch in batches {
+        let batch = complete(path, batch)?;
+        for number in 0..batch.num_rows() {
+            place.number += 1;
+            rows.push(convert(row(&batch, number, &place)?, &place)?);
+        }
+    }
+    Ok(rows)
+}
+
+fn row(batch: &RecordBatch, number: usize, place: &Place) -> Result<Row> {
+    let mut row = Row::default();
+    for (field, values) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+        let name = field.name();
+        let (text, is_finite) = JsonText::of(values.as_ref(), number)
+            .map_err(|reason| place.error(format!("`{name}` {reason}")))?;
+        row.push(name, text, is_finite)
+            .map_err(|error| place.error(format!("`{name}`: {error}")))?;
+    }
+    Ok(row)
+}
+
+fn complete<E: std::fmt::Display>(
+    path: &Path,
+    batch: std::result::Result<RecordBatch, E>,
+) -> Result<RecordBatch> {
+    batch.map_err(|error| {
+        let reason = error.to_string();
+        let refused = Error::input(path, format!("cannot {READING}: {reason}"));
+        // Some codecs of the format are read by hardly any program.
+        match reason.contains("codec") || reason.contains("Disabled feature") {
+            true => {
+                refused.with_hint("write the file with another compression: snappy, zstd or gzip")
+            }
+            false => refused.with_hint("check that the file is complete"),
+        }
+    })
+}
+
+/// JSON under the name of Parquet is told apart.
+fn refuse_json(path: &Path, file: &mut File) -> Result<()> {
+    let mut first = [0];
+    let is_json = file.read(&mut first).is_ok_and(|read| read > 0) && b"{[".contains(&first[0]);
+    match file.rewind() {
+        Ok(()) if is_json => Err(Error::input(path, "is JSON and not Parquet")
+            .with_hint("name it `.jsonl` (one JSON object per line) or `.json`")),
+        Ok(()) => Ok(()),
+        Err(error) => Err(input_error(path, "read this file", &error)),
+    }
+}
+
+/// The batches of a file, with the columns of these numbers, and the place before its first row.
+fn open(
+    path: &Path,
+    wanted: impl Fn(&Schema) -> Vec<usize>,
+) -> Result<(ParquetRecordBatchReader, Place)> {
+    let refused = |error: &ParquetError| parquet_fault(path, READING, error);
+    let mut file = File::open(path).map_err(|error| input_error(path, "read this file", &error))?;
+    refuse_json(path, &mut file)?;
+    let builder =
+        ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| refused(&error))?;
+    let columns = wanted(builder.schema());
+    if columns.is_empty() {
+        return Err(no_such_columns(path, builder.schema()));
+    }
+    let names = builder.schema().fields().iter().map(|field| field.name().clone());
+    let place = Place {
+        path: path.into(),
+        format: TableFormat::Parquet,
+        number: 0,
+        columns: Some(names.collect()),
+    };
+    let mask = ProjectionMask::roots(builder.parquet_schema(), columns);
+    let batches = builder
+        .with_projection(mask)
+        .with_batch_size(ROWS_PER_BATCH)
+        .build()
+        .map_err(|error| refused(&error))?;
+    Ok((batches, place))
 }
 
 pub(super) fn write<T: Serialize>(path: &Path, columns: &[FieldRef], rows: &[T]) -> Result<()> {

@@ -16,8 +16,9 @@ use crate::formats::files::{file_sha256, hexadecimal, listing_sha256};
 use crate::formats::json::read_config;
 use crate::formats::peft::ADAPTER_CONFIG;
 use crate::formats::safetensors::{INDEX_FILE, SafetensorsFiles};
+use crate::formats::weight_file::check_finite;
 use crate::formats::{AdapterFiles, GgufFile, WeightFile};
-use crate::text::TextCodec;
+use crate::text::{TemplateVariables, TextCodec};
 
 /// One weight in f32.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,8 +35,9 @@ pub struct CheckpointIdentity {
     /// The directory or file.
     pub path: PathBuf,
     /// SHA-256 in hexadecimal: of the file itself for GGUF; for a directory, of the lines
-    /// `<sha256>  <name>` of its config, tokenizer and weight files, sorted by name. With adapters, of
-    /// that identity of the base model and of the hashes of their files.
+    /// `<sha256>  <name>` of its config, tokenizer and weight files, sorted by name, and for GGUF in
+    /// several files of those of the parts. With adapters, of that identity of the base model and of the
+    /// hashes of their files.
     pub sha256: String,
 }
 
@@ -61,7 +63,7 @@ impl Checkpoint {
         if AdapterFiles::are_in(path) {
             return Self::open_adapters(path);
         }
-        let checkpoint = if path.is_dir() {
+        let mut checkpoint = if path.is_dir() {
             Self::open_directory(path)?
         } else if path.is_file() {
             Self::open_gguf(path)?
@@ -71,6 +73,19 @@ impl Checkpoint {
         };
         checkpoint.check_vocabulary()?;
         Ok(checkpoint)
+    }
+
+    /// The checkpoint with variables of its chat template, a JSON object as text; empty for none.
+    ///
+    /// # Errors
+    /// When the text is no such object, or names a variable that the program itself gives.
+    pub fn with_template_variables(mut self, variables: &str) -> Result<Self> {
+        if !variables.is_empty() {
+            let variables: TemplateVariables = serde_json::from_str(variables)
+                .map_err(|error| ModelError::Input(format!("template_variables: {error}")))?;
+            self.text = self.text.with_template_variables(&variables)?;
+        }
+        Ok(self)
     }
 
     fn open_adapters(directory: &Path) -> Result<Self> {
@@ -91,21 +106,18 @@ impl Checkpoint {
         }
         let base = Self::open(&found.path)?;
         adapters.check(base.weights.layout().map(|tensor| (&*tensor.name, &*tensor.shape)))?;
-        Ok(Self { adapters: Some(adapters), ..base })
+        let text = base.text.with_files_of(directory, base.original_config.as_ref())?;
+        Ok(Self { adapters: Some(adapters), text, ..base })
     }
 
     fn open_directory(path: &Path) -> Result<Self> {
         let config_path = path.join("config.json");
         let json = read_config(&config_path)?;
         let config = DecoderConfig::from_hugging_face(&json, &config_path)?;
-        let weights = Weights::of_hugging_face(&config, SafetensorsFiles::open(path)?);
+        let weights = Weights::of_wrapped(&config, SafetensorsFiles::open(path)?)?;
         let text = TextCodec::from_directory(path)?;
         weights.check(path)?;
-        // as transformers does
-        if let Some(name) = weights.unused() {
-            let path = path.display();
-            tracing::warn!("{path}: the weight `{name}` is not used by this architecture");
-        }
+        check_other_weights(&weights, path)?;
         let path = path.to_path_buf();
         Ok(Self { path, config, original_config: Some(json), text, weights, adapters: None })
     }
@@ -129,16 +141,11 @@ impl Checkpoint {
         Ok(Self { path, config, original_config: None, text, weights, adapters: None })
     }
 
-    fn check_vocabulary(&self) -> Result<()> {
-        let (tokens, rows) = (self.text.vocabulary_size(), self.config.vocabulary_size);
-        if tokens <= rows {
-            return Ok(());
-        }
-        Err(ModelError::file(
-            &self.path,
-            format!("the tokenizer knows {tokens} tokens, the model only {rows}"),
-        )
-        .with_hint("the tokenizer does not belong to this model; use the one it was trained with"))
+    fn check_vocabulary(&mut self) -> Result<()> {
+        let rows = self.config.vocabulary_size;
+        self.text
+            .limit_to(rows)
+            .map_err(|(message, hint)| ModelError::file(&self.path, message).with_hint(hint))
     }
 
     /// The directory or file that holds the weights: of the base model where there are adapters.
@@ -192,14 +199,21 @@ impl Checkpoint {
     /// One weight, converted to f32, with its adapter merged into it if it has one.
     ///
     /// # Errors
-    /// When there is no such weight or its number format is not supported.
+    /// When there is no such weight, its number format is not supported, or a value is infinite or not a
+    /// number.
     pub fn tensor(&self, name: &str) -> Result<TensorData> {
         let mut tensor = self.base_tensor(name)?;
+        let Some(adapters) = &self.adapters else { return Ok(tensor) };
+        if let Some(values) = adapters.whole(name)? {
+            tensor.values = values;
+        }
         let module = name.strip_suffix(".weight").unwrap_or(name);
-        if let (Some(adapters), &[output, input]) = (&self.adapters, tensor.shape.as_slice())
+        if let &[output, input] = tensor.shape.as_slice()
             && let Some(values) = adapters.values(module, [output, input])?
         {
-            merge(&mut tensor.values, input, &values, adapters.settings().scale());
+            merge(&mut tensor.values, input, &values, adapters.scale(module));
+            let [_, file] = adapters.paths();
+            check_finite(&file, name, &tensor.values)?;
         }
         Ok(tensor)
     }
@@ -220,11 +234,13 @@ impl Checkpoint {
     /// # Errors
     /// When a file can no longer be read.
     pub fn identity(&self) -> Result<CheckpointIdentity> {
+        let mut paths: Vec<_> = self.weights.paths().into_iter().map(Path::to_path_buf).collect();
         let sha256 = match self.path.is_dir() {
+            false if paths.len() > 1 => {
+                listing_sha256(self.path.parent().unwrap_or(Path::new("")), paths)?
+            }
             false => file_sha256(&self.path)?,
             true => {
-                let mut paths: Vec<_> =
-                    self.weights.paths().into_iter().map(Path::to_path_buf).collect();
                 let index = self.path.join(INDEX_FILE);
                 paths.extend((paths.len() > 1 && index.is_file()).then_some(index));
                 paths.push(self.path.join("config.json"));
@@ -245,6 +261,28 @@ impl Checkpoint {
         };
         Ok(CheckpointIdentity { path: self.path.clone(), sha256 })
     }
+}
+
+/// Refuses adapters among the weights, and warns of others that are not used, as transformers does.
+fn check_other_weights(weights: &Weights, path: &Path) -> Result<()> {
+    if let Some(name) = weights.adapter() {
+        return Err(ModelError::file(
+            path,
+            format!("holds adapters that are not merged into the weights: `{name}`"),
+        )
+        .with_hint("merge them with PEFT, merge_and_unload(), before save_pretrained()"));
+    }
+    let shown = path.display();
+    if let Some(name) = weights.unused() {
+        tracing::warn!("{shown}: the weight `{name}` is not used by this architecture");
+    }
+    if weights.has_another_head() {
+        tracing::warn!(
+            "{shown}: `lm_head.weight` differs from the embedding table, which is the head because \
+             tie_word_embeddings is true; set that to false in config.json if the model has a head of its own"
+        );
+    }
+    Ok(())
 }
 
 /// Identity of the content of a directory with a model that scores text: as

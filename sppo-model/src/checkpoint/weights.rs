@@ -4,7 +4,11 @@ use std::path::Path;
 
 use crate::decoder::{DecoderConfig, TensorLayout, gguf_name, tensor_layout};
 use crate::error::{ModelError, Result};
+use crate::formats::weight_names::NamedWeights;
 use crate::formats::{WeightFile, WeightSource};
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
 
 /// Undoes what a format's converter did to a weight's values; the text is the weight's name.
 type Restore = fn(&DecoderConfig, &str, &mut Vec<f32>);
@@ -22,6 +26,18 @@ impl Weights {
     pub(super) fn of_hugging_face(config: &DecoderConfig, file: impl WeightFile + 'static) -> Self {
         let source = |tensor: &TensorLayout| config.family.source(config, &tensor.name);
         Self { file: Box::new(file), places: places(config, source), restore: |_, _, _| () }
+    }
+
+    /// As [`Self::of_hugging_face`], of weights whose names may be those that wrappers of the model made.
+    pub(super) fn of_wrapped(
+        config: &DecoderConfig,
+        file: impl WeightFile + 'static,
+    ) -> Result<Self> {
+        let tensor = |tensor: TensorLayout| config.family.source(config, &tensor.name).tensor;
+        let wanted: Vec<String> = tensor_layout(config).into_iter().map(tensor).collect();
+        // of one matrix under two names, either may have been kept
+        let alternatives: &[[&str; 2]] = if config.tied_head { &[[EMBEDDING, HEAD]] } else { &[] };
+        Ok(Self::of_hugging_face(config, NamedWeights::find(file, &wanted, alternatives)?))
     }
 
     /// Weights that llama.cpp's converter named and changed.
@@ -43,8 +59,7 @@ impl Weights {
         for (tensor, source) in &self.places {
             let name = &tensor.name;
             let Some(stored) = source.shape(&*self.file) else {
-                return Err(ModelError::file(path, format!("the weight `{name}` is missing"))
-                    .with_hint("the configuration and the weights do not belong together, or a file is missing"));
+                return Err(self.missing(name, path));
             };
             if stored != tensor.shape {
                 return Err(ModelError::file(
@@ -57,12 +72,41 @@ impl Weights {
         Ok(())
     }
 
+    fn missing(&self, name: &str, path: &Path) -> ModelError {
+        let mut stored: Vec<&str> = self.file.names().collect();
+        stored.sort_unstable();
+        let count = stored.len();
+        stored.truncate(3);
+        let message = format!(
+            "the weight `{name}` is missing; there are {count} tensors: `{}`",
+            stored.join("`, `")
+        );
+        let hint = if name == HEAD && self.file.shape(EMBEDDING).is_some() {
+            "save the whole model (AutoModelForCausalLM), not the inner one; or set tie_word_embeddings to \
+             true in config.json, if the head is the embedding table"
+        } else {
+            "the configuration and the weights do not belong together, or a file is missing"
+        };
+        ModelError::file(path, message + if count > 3 { ", ..." } else { "" }).with_hint(hint)
+    }
+
+    /// Whether there is a head of its own in a model whose head is to be its embedding table.
+    pub(super) fn has_another_head(&self) -> bool {
+        let is_place = self.places.iter().any(|(_, source)| source.tensor == HEAD);
+        !is_place && self.file.shape(HEAD).is_some() && !self.file.are_alike(HEAD, EMBEDDING)
+    }
+
+    /// A matrix of an adapter that stands beside the weights.
+    pub(super) fn adapter(&self) -> Option<&str> {
+        self.file.names().find(|name| name.contains(".lora_"))
+    }
+
     /// A stored tensor that holds no weight of the model and is not a known by-product either.
     pub(super) fn unused(&self) -> Option<&str> {
         let used = |name: &str| self.places.iter().any(|(_, source)| source.tensor == name);
         let harmless = |name: &str| {
             name.ends_with("rotary_emb.inv_freq")
-                || name == "lm_head.weight"
+                || name.ends_with(HEAD)
                 || name == "rope_freqs.weight"
         };
         self.file.names().find(|name| !used(name) && !harmless(name))

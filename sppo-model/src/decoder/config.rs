@@ -4,6 +4,7 @@ use std::f64::consts::TAU;
 use std::fmt::Debug;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{ModelError, Result};
@@ -77,7 +78,7 @@ impl PartialEq for dyn Family {
 }
 
 /// Position of the normalisations in a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NormPlacement {
     /// Before attention and before the feed-forward block.
     Before,
@@ -102,7 +103,7 @@ impl NormPlacement {
 }
 
 /// Normalisation of queries and keys, before they are rotated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum QueryKeyNorm {
     /// None.
     Absent,
@@ -113,7 +114,7 @@ pub enum QueryKeyNorm {
 }
 
 /// Scaling of the rotary frequencies for long contexts.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum RotaryScaling {
     /// Plain frequencies.
     Unscaled,
@@ -136,7 +137,7 @@ pub enum RotaryScaling {
 }
 
 /// The shape of a decoder and every setting that changes its result.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DecoderConfig {
     /// The family, which names the weights and writes the configuration.
     pub family: &'static dyn Family,

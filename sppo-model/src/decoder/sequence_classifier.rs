@@ -1,7 +1,7 @@
 //! A decoder as a sequence classifier with one label: a score from the hidden state of the last token.
 
 use super::packing::{InputLimits, PackedBatch};
-use super::weights::DecoderWeights;
+use super::weights::{DecoderWeights, tensor_layout};
 use super::{Decoder, DecoderConfig};
 use crate::error::{ModelError, Result};
 use crate::formats::WeightFile;
@@ -18,6 +18,14 @@ pub(crate) struct DecoderClassifier<O: Ops> {
 }
 
 impl<O: Ops> DecoderClassifier<O> {
+    /// Stored names of the weights that [`Self::load`] reads.
+    pub(crate) fn weight_names(config: &DecoderConfig) -> Vec<String> {
+        let config = without_head(config);
+        let weights = tensor_layout(&config).into_iter();
+        let stored = weights.map(|weight| config.family.source(&config, &weight.name).tensor);
+        stored.chain([SCORE.to_string()]).collect()
+    }
+
     /// Loads the weights. `padding` is the token that does not count as the last one.
     pub(crate) fn load(
         ops: &O,
@@ -25,8 +33,7 @@ impl<O: Ops> DecoderClassifier<O> {
         padding: Option<u32>,
         files: &dyn WeightFile,
     ) -> Result<Self> {
-        // Without a language model's head.
-        let config = DecoderConfig { tied_head: true, ..config.clone() };
+        let config = without_head(config);
         let mut tensor = |name: &str| {
             let source = config.family.source(&config, name);
             Ok((source.shape(files).unwrap_or_default(), source.values(files)?))
@@ -71,4 +78,9 @@ impl<O: Ops> DecoderClassifier<O> {
         let last = tokens.iter().rposition(|&token| Some(token) != self.padding).unwrap_or(0);
         &tokens[..=last]
     }
+}
+
+/// The configuration without a language model's head.
+fn without_head(config: &DecoderConfig) -> DecoderConfig {
+    DecoderConfig { tied_head: true, ..config.clone() }
 }

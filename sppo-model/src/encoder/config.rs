@@ -1,5 +1,6 @@
 //! The shape of a DeBERTa v3 encoder, from the `config.json` of transformers or from the weights.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::error::{ModelError, Result};
@@ -12,7 +13,7 @@ const RELEASED_HEAD_SIZE: usize = 64;
 /// The shape of an encoder. What is not here is the same for all DeBERTa v3: no absolute positions, no
 /// token types, no convolution, GELU, and relative positions as keys and as queries, whose embeddings
 /// are normalised and projected by the layer's own matrices.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EncoderConfig {
     /// Rows of the embedding table.
     pub vocabulary_size: usize,

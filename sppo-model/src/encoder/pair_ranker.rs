@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::EncoderConfig;
@@ -14,6 +14,7 @@ use crate::error::{ModelError, Result};
 use crate::formats::files::cause;
 use crate::formats::json::read_config;
 use crate::formats::safetensors::SafetensorsFiles;
+use crate::formats::weight_names::NamedWeights;
 use crate::formats::{JsonObject, WeightFile};
 use crate::ops::encoder::{EncoderOps, Pointwise};
 
@@ -25,7 +26,7 @@ const LONGEST_SEQUENCE: usize = 2048;
 const ENCODER_CONFIG: &str = "config-hf.json";
 
 /// The tokens that stand before the prompt and before either candidate. Each must occur once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PairMarkers {
     /// `<|source|>`.
     pub source: u32,
@@ -36,7 +37,7 @@ pub struct PairMarkers {
 }
 
 /// The shape of a ranker.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PairRankerConfig {
     /// The encoder.
     pub encoder: EncoderConfig,
@@ -175,9 +176,21 @@ impl<O: EncoderOps> PairRanker<O> {
     /// # Errors
     /// When it cannot be read, is of another kind, or does not fit into memory.
     pub fn load(ops: &O, directory: &Path) -> Result<Self> {
-        let files = &SafetensorsFiles::open(directory)?;
-        let PairRankerConfig { encoder, markers, tasks } =
-            PairRankerConfig::read(directory, files)?;
+        let files = &NamedWeights::unwrapped(SafetensorsFiles::open(directory)?)?;
+        Self::with_weights(ops, PairRankerConfig::read(directory, files)?, files)
+    }
+
+    /// As [`Self::load`], of a known shape.
+    ///
+    /// # Errors
+    /// When a weight is missing or has another shape, or memory runs out.
+    pub(crate) fn with_weights(
+        ops: &O,
+        config: PairRankerConfig,
+        files: &dyn WeightFile,
+    ) -> Result<Self> {
+        let files = &NamedWeights::unwrapped(files)?;
+        let PairRankerConfig { encoder, markers, tasks } = config;
         let hidden = encoder.hidden_size;
         let head = Loader { ops, files, prefix: "head_layer.".into() };
         let joint = head.values("1.weight", &[hidden, 2 * hidden])?;

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::EncoderConfig;
@@ -12,6 +13,7 @@ use crate::decoder::{DecoderClassifier, DecoderConfig, FAMILIES, InputLimits};
 use crate::error::{ModelError, Result};
 use crate::formats::json::read_config;
 use crate::formats::safetensors::SafetensorsFiles;
+use crate::formats::weight_names::NamedWeights;
 use crate::formats::{JsonObject, WeightFile};
 use crate::ops::encoder::{EncoderOps, Pointwise};
 
@@ -29,7 +31,7 @@ pub(crate) fn architectures() -> impl Iterator<Item = &'static str> {
 }
 
 /// The shape of a reward model.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum RewardModelConfig {
     /// DeBERTa v2 or v3, whose first token is looked at.
     Encoder(EncoderConfig),
@@ -117,12 +119,27 @@ impl<O: EncoderOps> RewardModel<O> {
     /// When it cannot be read, is of another kind, or does not fit into memory.
     pub fn load(ops: &O, directory: &Path) -> Result<Self> {
         let files = SafetensorsFiles::open(directory)?;
-        let classifier = match RewardModelConfig::read(directory)? {
+        Self::with_weights(ops, &RewardModelConfig::read(directory)?, &files)
+    }
+
+    /// As [`Self::load`], of a known shape.
+    ///
+    /// # Errors
+    /// When a weight is missing or has another shape, or memory runs out.
+    pub(crate) fn with_weights(
+        ops: &O,
+        config: &RewardModelConfig,
+        files: &dyn WeightFile,
+    ) -> Result<Self> {
+        let classifier = match config {
             RewardModelConfig::Encoder(config) => {
-                Classifier::Encoder(EncoderClassifier::load(ops, &config, &files)?)
+                let files = NamedWeights::unwrapped(files)?;
+                Classifier::Encoder(EncoderClassifier::load(ops, config, &files)?)
             }
             RewardModelConfig::Decoder { decoder, padding } => {
-                Classifier::Decoder(DecoderClassifier::load(ops, &decoder, padding, &files)?)
+                let wanted = DecoderClassifier::<O>::weight_names(decoder);
+                let files = NamedWeights::find(files, &wanted, &[])?;
+                Classifier::Decoder(DecoderClassifier::load(ops, decoder, *padding, &files)?)
             }
         };
         Ok(Self { classifier })

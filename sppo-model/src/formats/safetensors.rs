@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 use super::WeightFile;
 use super::files::{map_file, release};
 use super::json::read_json;
+use super::weight_file::check_finite;
 use crate::error::{ModelError, Result};
 
 pub(crate) const SINGLE_FILE: &str = "model.safetensors";
@@ -28,10 +29,13 @@ struct TensorEntry {
 }
 
 /// The weight files of a model directory, mapped into memory.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct SafetensorsFiles {
     files: Vec<(PathBuf, Mmap)>,
     tensors: HashMap<String, TensorEntry>,
+    /// Names of tensors that were left out because they share the memory of another, which is the value:
+    /// `safetensors.torch.save_model` keeps one of them and says so in the metadata.
+    shared: HashMap<String, String>,
 }
 
 impl SafetensorsFiles {
@@ -39,7 +43,7 @@ impl SafetensorsFiles {
     pub(crate) fn open(directory: &Path) -> Result<Self> {
         let single = directory.join(SINGLE_FILE);
         let index = directory.join(INDEX_FILE);
-        let mut weights = Self { files: Vec::new(), tensors: HashMap::new() };
+        let mut weights = Self::default();
         if single.is_file() {
             weights.add_file(single)?;
         } else if index.is_file() {
@@ -58,14 +62,15 @@ impl SafetensorsFiles {
             }
             weights.check_index(&index, &shard_of)?;
         } else {
-            return Err(no_weights(directory));
+            let remedy = "load them with transformers and save_pretrained()";
+            return Err(no_weights(directory, SINGLE_FILE, remedy));
         }
         Ok(weights)
     }
 
     /// Maps one file.
     pub(crate) fn open_file(path: PathBuf) -> Result<Self> {
-        let mut weights = Self { files: Vec::new(), tensors: HashMap::new() };
+        let mut weights = Self::default();
         weights.add_file(path)?;
         Ok(weights)
     }
@@ -94,6 +99,11 @@ impl SafetensorsFiles {
             if let Some(earlier) = self.tensors.insert(name.clone(), entry) {
                 let other = self.files.get(earlier.file).map_or(path.as_path(), |(path, _)| path);
                 return Err(damaged(&format!("tensor `{name}` stands in {} too", other.display())));
+            }
+        }
+        for (name, stored) in metadata.metadata().iter().flatten() {
+            if self.tensors.contains_key(stored) && !self.tensors.contains_key(name) {
+                self.shared.insert(name.clone(), stored.clone());
             }
         }
         self.files.push((path, map));
@@ -142,11 +152,25 @@ impl WeightFile for SafetensorsFiles {
             }
         };
         release(map, entry.start..entry.end);
+        check_finite(path, name, &values)?;
         Ok(values)
     }
 
     fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
         Box::new(self.tensors.keys().map(String::as_str))
+    }
+
+    fn shared_names(&self) -> Box<dyn Iterator<Item = (&str, &str)> + '_> {
+        Box::new(self.shared.iter().map(|(name, stored)| (name.as_str(), stored.as_str())))
+    }
+
+    fn are_alike(&self, one: &str, other: &str) -> bool {
+        let bytes = |name| {
+            let entry: &TensorEntry = self.tensors.get(name)?;
+            let (_, map) = self.files.get(entry.file)?;
+            Some((entry.kind, map.get(entry.start..entry.end)?))
+        };
+        bytes(one) == bytes(other)
     }
 
     fn is_bf16(&self, name: &str) -> bool {
@@ -215,28 +239,38 @@ fn is_inside(shard: &str) -> bool {
         && path.components().all(|component| matches!(component, Component::Normal(_)))
 }
 
-/// Says which files there are instead.
-fn no_weights(directory: &Path) -> ModelError {
-    let names: Vec<String> = fs_err::read_dir(directory)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
+/// Pickled files that trainers leave beside the weights, which they do not hold.
+const TRAINER_FILES: [&str; 5] = ["training_args", "optimizer", "scheduler", "scaler", "rng_state"];
+
+/// Says which files there are instead of `wanted`; pickled ones are converted by what `remedy` says.
+pub(super) fn no_weights(directory: &Path, wanted: &str, remedy: &str) -> ModelError {
+    let entries = fs_err::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
     let pickled = |name: &&String| {
         [".bin", ".pt", ".pth", ".pkl", ".ckpt"].iter().any(|suffix| name.ends_with(suffix))
+            && !TRAINER_FILES.iter().any(|file| name.starts_with(file))
     };
     if let Some(name) = names.iter().find(pickled) {
         return ModelError::file(
             directory,
-            format!("holds pickled weights ({name}) and no {SINGLE_FILE}; pickle is never read, because it can run code"),
+            format!("holds pickled weights ({name}) and no {wanted}; pickle is never read, because it can run code"),
         )
-        .with_hint("convert the weights to safetensors: load them with transformers and save_pretrained()");
+        .with_hint(format!("convert the weights to safetensors: {remedy}"));
     }
     if let Some(name) = names.iter().find(|name| name.ends_with(".gguf")) {
-        return ModelError::file(directory, format!("holds no {SINGLE_FILE}"))
+        return ModelError::file(directory, format!("holds no {wanted}"))
             .with_hint(format!("name the GGUF file itself: {}", directory.join(name).display()));
     }
-    ModelError::file(directory, format!("holds neither {SINGLE_FILE} nor {INDEX_FILE}"))
-        .with_hint("name a Hugging Face model directory, a .gguf file or a hub id")
+    let (missing, hint) = match wanted {
+        SINGLE_FILE => (
+            format!("holds neither {SINGLE_FILE} nor {INDEX_FILE}"),
+            "name a Hugging Face model directory, a .gguf file or a hub id",
+        ),
+        other => {
+            (format!("holds no {other}"), "the directory is incomplete; download or save it again")
+        }
+    };
+    ModelError::file(directory, missing).with_hint(hint)
 }

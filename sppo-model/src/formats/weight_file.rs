@@ -4,6 +4,8 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::path::Path;
 
+use rayon::prelude::*;
+
 use crate::error::{ModelError, Result};
 
 /// One or several files of named tensors.
@@ -25,6 +27,46 @@ pub trait WeightFile: Debug {
 
     /// The files.
     fn paths(&self) -> Vec<&Path>;
+
+    /// Names that the file gives to tensors beside those under which it stores them: name and stored name.
+    fn shared_names(&self) -> Box<dyn Iterator<Item = (&str, &str)> + '_> {
+        Box::new(std::iter::empty())
+    }
+
+    /// Whether two tensors are stored in the same bytes.
+    fn are_alike(&self, one: &str, other: &str) -> bool {
+        one == other
+    }
+}
+
+impl<F: WeightFile + ?Sized> WeightFile for &F {
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        (**self).shape(name)
+    }
+
+    fn values(&self, name: &str) -> Result<Vec<f32>> {
+        (**self).values(name)
+    }
+
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        (**self).names()
+    }
+
+    fn is_bf16(&self, name: &str) -> bool {
+        (**self).is_bf16(name)
+    }
+
+    fn paths(&self) -> Vec<&Path> {
+        (**self).paths()
+    }
+
+    fn shared_names(&self) -> Box<dyn Iterator<Item = (&str, &str)> + '_> {
+        (**self).shared_names()
+    }
+
+    fn are_alike(&self, one: &str, other: &str) -> bool {
+        (**self).are_alike(one, other)
+    }
 }
 
 /// The place of a weight in a [`WeightFile`]: a whole tensor, or some rows of one that holds several
@@ -74,4 +116,27 @@ impl WeightSource {
         })?;
         Ok(part.to_vec())
     }
+}
+
+/// Refuses a tensor that holds a value which is infinite or not a number: whatever were computed with it
+/// would be none either. `path` is the file, for errors.
+pub(crate) fn check_finite(path: &Path, name: &str, values: &[f32]) -> Result<()> {
+    const CHUNK: usize = 1 << 16;
+    // without an early end, which would keep the loop from being vectorised
+    let holds_other =
+        |chunk: &[f32]| chunk.iter().fold(false, |found, value| found | !value.is_finite());
+    if !values.par_chunks(CHUNK).any(holds_other) {
+        return Ok(());
+    }
+    let count = values.iter().filter(|value| !value.is_finite()).count();
+    let first = values.iter().find(|value| !value.is_finite()).copied().unwrap_or(f32::NAN);
+    Err(ModelError::file(
+        path,
+        format!(
+            "tensor `{name}` is damaged: {count} of its {} values are infinite or not a number, the \
+             first {first}",
+            values.len()
+        ),
+    )
+    .with_hint("download or save the model again; if training made it, go back to an earlier checkpoint"))
 }

@@ -4,6 +4,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::Ops;
 use crate::error::Result;
 
@@ -18,7 +20,7 @@ pub enum Pointwise {
 
 /// Choice of a row of the relative-position tables by the distance from a key to a query (DeBERTa v2 and
 /// v3): nearby distances have a row each, farther ones share rows on a logarithmic scale.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DistanceBuckets {
     /// Rows for either direction; the tables have twice as many. Half of them are for single distances.
     pub span: usize,

@@ -1,31 +1,58 @@
 //! The compute backend that any op set makes, and the setting of the allocator that suits its buffers.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Once;
 use std::time::Instant;
 
 use sppo_plugin::{
-    Backend, MemoryEstimate, ModelSpec, PlannedWork, PluginError, Policy, PolicySpec, Scorer,
+    Backend, MemoryEstimate, ModelSpec, PlannedWork, PluginError, Policy, PolicySpec, Progress,
+    Scorer, TeamPlace,
 };
 
 use super::memory_estimate::MemoryTraits;
 use super::policy::{DecoderPolicy, estimate_policy_memory};
 use super::scorer::load_scorer;
+use super::team::{Collective, Controller, Member, TeamPolicy, TeamScorer};
 use crate::error::{ModelError, Result};
 use crate::generation::GenerationLimits;
 use crate::ops::encoder::EncoderOps;
 
 /// A compute backend on an op set: decoders become policies, encoders scorers.
-pub struct ModelBackend<O> {
+pub struct ModelBackend<O: EncoderOps + Clone> {
     ops: O,
     limits: GenerationLimits,
     memory: Option<MemoryTraits>,
+    team: Team<O>,
 }
 
-impl<O> ModelBackend<O> {
+/// The part that this process has in holding models.
+enum Team<O: EncoderOps + Clone> {
+    /// All of them alone.
+    Alone,
+    /// A replica of each, as rank 0.
+    Controller(Rc<Controller<O>>),
+    /// A replica of each, as another rank.
+    Member { place: TeamPlace, member: RefCell<Member<O>> },
+}
+
+impl<O: EncoderOps + Clone> ModelBackend<O> {
     /// A backend whose policies sample within `limits`. It estimates memory if `memory` describes the op
     /// set.
     pub fn new(ops: O, limits: GenerationLimits, memory: Option<MemoryTraits>) -> Self {
-        Self { ops, limits, memory }
+        Self { ops, limits, memory, team: Team::Alone }
+    }
+
+    /// Holds models together with other processes, each of which makes the same backend.
+    #[must_use]
+    pub fn with_team(mut self, collective: Rc<dyn Collective<O>>) -> Self {
+        let place = TeamPlace { rank: collective.rank(), size: collective.size() };
+        let member = Member::new(self.ops.clone(), self.limits, collective);
+        self.team = match place.rank {
+            0 => Team::Controller(Controller::new(member)),
+            _ => Team::Member { place, member: RefCell::new(member) },
+        };
+        self
     }
 }
 
@@ -40,12 +67,35 @@ pub trait MatrixRate {
 }
 
 impl<O: EncoderOps + MatrixRate + Clone> Backend for ModelBackend<O> {
+    fn place(&self) -> TeamPlace {
+        match &self.team {
+            Team::Alone => TeamPlace::ALONE,
+            Team::Controller(controller) => TeamPlace { rank: 0, size: controller.size() },
+            Team::Member { place, .. } => *place,
+        }
+    }
+
+    fn serve(&self, progress: &dyn Progress) -> std::result::Result<(), PluginError> {
+        match &self.team {
+            Team::Member { member, .. } => member.borrow_mut().serve(progress),
+            _ => Err(PluginError::failed("this process leads its team, and serves none")),
+        }
+    }
+
     fn load_policy(&self, spec: &PolicySpec) -> std::result::Result<Box<dyn Policy>, PluginError> {
-        Ok(Box::new(DecoderPolicy::load(self.ops.clone(), spec, self.limits)?))
+        Ok(match &self.team {
+            Team::Alone => Box::new(DecoderPolicy::load(self.ops.clone(), spec, self.limits)?),
+            Team::Controller(team) => Box::new(TeamPolicy::load(Rc::clone(team), spec)?),
+            Team::Member { .. } => return Err(serves()),
+        })
     }
 
     fn load_scorer(&self, model: &ModelSpec) -> std::result::Result<Box<dyn Scorer>, PluginError> {
-        Ok(load_scorer(self.ops.clone(), &model.path)?)
+        Ok(match &self.team {
+            Team::Alone => load_scorer(self.ops.clone(), &model.path)?,
+            Team::Controller(team) => Box::new(TeamScorer::load(Rc::clone(team), &model.path)?),
+            Team::Member { .. } => return Err(serves()),
+        })
     }
 
     fn estimate_memory(
@@ -69,6 +119,10 @@ impl<O: EncoderOps + MatrixRate + Clone> Backend for ModelBackend<O> {
     ) -> std::result::Result<f64, PluginError> {
         Ok(rate([rows, inner, columns], &self.ops)?)
     }
+}
+
+fn serves() -> PluginError {
+    PluginError::failed("this process serves rank 0, and loads nothing by itself")
 }
 
 /// Time for which products are repeated, in seconds.

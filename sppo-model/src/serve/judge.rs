@@ -131,9 +131,10 @@ impl ModelJudge {
         let mut round = Round {
             judge: self,
             progress,
-            batch: Vec::new(),
+            batches: Vec::new(),
             sources: Vec::new(),
             batched_tokens: 0,
+            full_tokens: 0,
             rows: Vec::with_capacity(comparisons.len()),
             total: comparisons.len(),
         };
@@ -205,11 +206,13 @@ fn identity<'a>(
 struct Round<'a> {
     judge: &'a mut ModelJudge,
     progress: &'a dyn Progress,
-    /// Sequences that wait for their scores.
-    batch: Vec<Vec<u32>>,
+    /// Sequences that wait for their scores, in batches: as many as are scored at the same time.
+    batches: Vec<Vec<Vec<u32>>>,
     /// The comparison of each of them.
     sources: Vec<usize>,
+    /// Tokens of the last batch, and of those before it.
     batched_tokens: usize,
+    full_tokens: usize,
     rows: Vec<Row>,
     total: usize,
 }
@@ -227,41 +230,57 @@ impl Round<'_> {
         self.rows.push(Row { scores: Vec::new(), count: sequences.len() });
         for sequence in sequences {
             if self.batched_tokens + sequence.len() > self.judge.batch_tokens {
-                self.flush()?;
+                self.close_batch()?;
             }
             self.batched_tokens += sequence.len();
-            self.batch.push(sequence);
+            match self.batches.last_mut() {
+                Some(batch) => batch.push(sequence),
+                None => self.batches.push(vec![sequence]),
+            }
             self.sources.push(comparison);
         }
         Ok(())
     }
 
-    /// Scores the batch.
+    /// Begins another batch, and scores those that are full if they are enough.
+    fn close_batch(&mut self) -> PluginResult<()> {
+        if self.batches.len() >= self.judge.scorer.replicas() {
+            return self.flush();
+        }
+        if self.batches.last().is_some_and(|batch| !batch.is_empty()) {
+            self.batches.push(Vec::new());
+            self.full_tokens += std::mem::take(&mut self.batched_tokens);
+        }
+        Ok(())
+    }
+
+    /// Scores the batches.
     fn flush(&mut self) -> PluginResult<()> {
         if self.progress.is_cancelled() {
             return Err(PluginError::cancelled());
         }
-        if self.batch.is_empty() {
+        if self.sources.is_empty() {
             return Ok(());
         }
         let started = Instant::now();
-        let scores = self.judge.scorer.score(&self.batch)?;
-        if scores.len() != self.batch.len() {
+        let scores = self.judge.scorer.score_each(&self.batches)?.concat();
+        if scores.len() != self.sources.len() {
             return Err(PluginError::failed(format!(
                 "the backend gave {} scores for {} sequences",
                 scores.len(),
-                self.batch.len()
+                self.sources.len()
             )));
         }
+        let totals = &mut self.judge.totals;
+        totals.sequences += self.sources.len() as u64;
         for (comparison, score) in self.sources.drain(..).zip(scores) {
             self.rows[comparison].scores.push(score);
         }
         let totals = &mut self.judge.totals;
-        totals.sequences += self.batch.len() as u64;
-        totals.tokens += self.batched_tokens as u64;
+        totals.tokens += (self.full_tokens + self.batched_tokens) as u64;
         totals.seconds += started.elapsed().as_secs_f64();
-        self.batch.clear();
-        self.batched_tokens = 0;
+        self.batches.clear();
+        (self.full_tokens, self.batched_tokens) = (0, 0);
         self.report();
         Ok(())
     }

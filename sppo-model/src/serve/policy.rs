@@ -11,9 +11,9 @@ use sppo_plugin::{
 
 use super::memory_estimate::{MemoryTraits, estimate_memory};
 use crate::checkpoint::{Checkpoint, WeightFiles, write_checkpoint};
-use crate::decoder::DecoderConfig;
+use crate::decoder::{AdapterSource, DecoderConfig, TensorSource};
 use crate::error::ModelError;
-use crate::formats::write_adapters;
+use crate::formats::{AdapterValues, write_adapters};
 use crate::generation::GenerationLimits;
 use crate::ops::Ops;
 use crate::text::TextCodec;
@@ -22,11 +22,7 @@ use crate::training::DecoderModel;
 /// A decoder with its weights, tokenizer and chat template.
 pub struct DecoderPolicy<O: Ops> {
     model: DecoderModel<O>,
-    text: TextCodec,
-    original_config: Option<Value>,
-    /// Path of the weights, which adapters refer to.
-    origin: PathBuf,
-    info: PolicyInfo,
+    card: PolicyCard,
 }
 
 impl<O: Ops> DecoderPolicy<O> {
@@ -37,38 +33,21 @@ impl<O: Ops> DecoderPolicy<O> {
     /// When the model cannot be read or does not fit into memory, or its adapters were trained with other
     /// settings than those of `spec`.
     pub fn load(ops: O, spec: &PolicySpec, limits: GenerationLimits) -> Result<Self, ModelError> {
-        let checkpoint = Checkpoint::open(&spec.path)?;
-        let mut model = match &spec.adapters {
-            Some(adapters) => adapted_model(ops, &checkpoint, adapters)?,
-            None => DecoderModel::load(ops, checkpoint.config(), &mut |name| {
-                checkpoint.tensor(name).map(|tensor| (tensor.shape, tensor.values))
-            })?,
-        };
+        let checkpoint = open_checkpoint(spec)?;
+        let (device, dtype) = ops.describe();
+        let mut model = load_model(
+            ops,
+            checkpoint.config(),
+            spec.adapters.as_ref(),
+            &mut |name| weight(&checkpoint, spec.adapters.is_some(), name),
+            &mut |module, shape| adapter_values(&checkpoint, module, shape),
+        )?
+        .with_generation_limits(limits);
         model.recompute_activations(spec.recompute_activations);
-        Ok(Self::new(model, checkpoint, limits))
-    }
-
-    fn new(model: DecoderModel<O>, checkpoint: Checkpoint, limits: GenerationLimits) -> Self {
-        let origin = fs_err::canonicalize(checkpoint.path())
-            .unwrap_or_else(|_| checkpoint.path().to_path_buf());
-        let (config, original_config, text) = checkpoint.into_parts();
-        let (device, dtype) = model.ops().describe();
-        let special_tokens = text.special_tokens();
-        let info = PolicyInfo {
-            architecture: config.family.model_type().into(),
-            parameter_count: model.parameters().element_count(),
-            layer_matrix_parameters: layer_matrix_parameters(&config),
-            head_parameters: (config.vocabulary_size * config.hidden_size) as u64,
-            vocabulary_size: config.vocabulary_size,
-            context_length: config.context_length,
-            bos_token: special_tokens.bos_token,
-            eos_token: special_tokens.eos_token,
-            stop_tokens: special_tokens.stop_tokens.clone(),
-            device,
-            dtype,
-        };
-        let model = model.with_generation_limits(limits);
-        Self { model, text, original_config, origin, info }
+        let parameters = model.parameters().element_count();
+        let card =
+            PolicyCard::new(checkpoint, parameters, Placement { device, dtype, replicas: 1 });
+        Ok(Self { model, card })
     }
 
     /// The model without its text side.
@@ -77,32 +56,134 @@ impl<O: Ops> DecoderPolicy<O> {
     }
 }
 
-/// A model whose adapters are trained in place of its weights: those of a PEFT directory, or fresh ones.
-fn adapted_model<O: Ops>(
-    ops: O,
-    checkpoint: &Checkpoint,
-    adapters: &LoraSettings,
-) -> Result<DecoderModel<O>, ModelError> {
-    if let Some(stored) = checkpoint.adapters() {
-        let recorded = LoraSettings { seed: adapters.seed, ..stored.settings().clone() };
-        if sorted(recorded) != sorted(adapters.clone()) {
-            return Err(ModelError::file(
-                checkpoint.path(),
-                "holds adapters that were trained with other settings than [training.lora]",
-            )
-            .with_hint("take the rank, alpha, dropout and target modules of its adapter_config.json, or merge the adapters first: sppo merge"));
-        }
+/// Opens the model of a policy, and refuses adapters that were trained with other settings.
+pub(super) fn open_checkpoint(spec: &PolicySpec) -> Result<Checkpoint, ModelError> {
+    let checkpoint =
+        Checkpoint::open(&spec.path)?.with_template_variables(&spec.template_variables)?;
+    let (Some(adapters), Some(stored)) = (&spec.adapters, checkpoint.adapters()) else {
+        return Ok(checkpoint);
+    };
+    let recorded = stored.settings(checkpoint.tensor_names())?;
+    let recorded = LoraSettings { seed: adapters.seed, ..recorded };
+    if sorted(recorded.clone()) == sorted(adapters.clone()) {
+        return Ok(checkpoint);
     }
-    DecoderModel::load_adapted(
-        ops,
-        checkpoint.config(),
-        &mut |name| checkpoint.base_tensor(name).map(|tensor| (tensor.shape, tensor.values)),
-        adapters,
-        &mut |module, shape| match checkpoint.adapters() {
-            Some(stored) => stored.values(module, shape),
-            None => Ok(None),
-        },
+    let [config, _] = stored.paths();
+    let LoraSettings { rank, alpha, dropout, target_modules, rank_stabilized, .. } = recorded;
+    Err(ModelError::file(
+        config,
+        "these adapters were trained with other settings than [training.lora]",
     )
+    .with_hint(format!(
+        "take theirs: rank {rank}, alpha {alpha}, dropout {dropout}, target modules {}, rank \
+         stabilised: {rank_stabilized}; or merge the adapters first: sppo merge",
+        target_modules.join(",")
+    )))
+}
+
+/// A model of all its weights, or one whose adapters are trained in place of them.
+pub(super) fn load_model<O: Ops>(
+    ops: O,
+    config: &DecoderConfig,
+    adapters: Option<&LoraSettings>,
+    tensor: &mut TensorSource<'_>,
+    adapter: &mut AdapterSource<'_>,
+) -> Result<DecoderModel<O>, ModelError> {
+    match adapters {
+        Some(settings) => DecoderModel::load_adapted(ops, config, tensor, settings, adapter),
+        None => DecoderModel::load(ops, config, tensor),
+    }
+}
+
+/// A weight of a checkpoint; that of its base where its adapters are trained.
+pub(super) fn weight(
+    checkpoint: &Checkpoint,
+    of_base: bool,
+    name: &str,
+) -> Result<(Vec<usize>, Vec<f32>), ModelError> {
+    let tensor = if of_base { checkpoint.base_tensor(name) } else { checkpoint.tensor(name) };
+    tensor.map(|tensor| (tensor.shape, tensor.values))
+}
+
+/// The values of a module's adapter that a checkpoint holds, if it does.
+pub(super) fn adapter_values(
+    checkpoint: &Checkpoint,
+    module: &str,
+    shape: [usize; 2],
+) -> Result<Option<AdapterValues>, ModelError> {
+    checkpoint.adapters().map_or(Ok(None), |stored| stored.values(module, shape))
+}
+
+/// Place and form of a policy's weights.
+pub(super) struct Placement {
+    pub(super) device: String,
+    pub(super) dtype: String,
+    pub(super) replicas: usize,
+}
+
+/// A policy without its weights: its text side, and what its checkpoints need.
+pub(super) struct PolicyCard {
+    pub(super) info: PolicyInfo,
+    config: DecoderConfig,
+    text: TextCodec,
+    original_config: Option<Value>,
+    /// Path of the weights, which adapters refer to.
+    origin: PathBuf,
+}
+
+impl PolicyCard {
+    pub(super) fn new(checkpoint: Checkpoint, parameter_count: u64, placement: Placement) -> Self {
+        let origin = fs_err::canonicalize(checkpoint.path())
+            .unwrap_or_else(|_| checkpoint.path().to_path_buf());
+        let (config, original_config, text) = checkpoint.into_parts();
+        let special_tokens = text.special_tokens();
+        let info = PolicyInfo {
+            architecture: config.family.model_type().into(),
+            parameter_count,
+            layer_matrix_parameters: layer_matrix_parameters(&config),
+            head_parameters: (config.vocabulary_size * config.hidden_size) as u64,
+            vocabulary_size: config.vocabulary_size,
+            context_length: config.context_length,
+            bos_token: special_tokens.bos_token,
+            eos_token: special_tokens.eos_token,
+            stop_tokens: special_tokens.stop_tokens.clone(),
+            device: placement.device,
+            dtype: placement.dtype,
+            replicas: placement.replicas,
+        };
+        Self { info, config, text, original_config, origin }
+    }
+
+    pub(super) fn render(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<String, PluginError> {
+        Ok(self.text.render(messages, add_generation_prompt)?)
+    }
+
+    pub(super) fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, PluginError> {
+        Ok(self.text.encode(text, special)?)
+    }
+
+    pub(super) fn decode(&self, tokens: &[u32]) -> Result<String, PluginError> {
+        Ok(self.text.decode(tokens)?)
+    }
+
+    /// Writes the model as a checkpoint: a PEFT directory where adapters are trained.
+    pub(super) fn save<O: Ops>(
+        &self,
+        model: &DecoderModel<O>,
+        directory: &Path,
+    ) -> Result<(), PluginError> {
+        let tensors = model.tensors().map(finite);
+        if let Some(adapters) = model.lora() {
+            write_adapters(directory, &self.origin, adapters, tensors)?;
+            return Ok(self.text.save(directory)?);
+        }
+        let (original, files) = (self.original_config.as_ref(), WeightFiles::default());
+        Ok(write_checkpoint(directory, &self.config, &self.text, original, tensors, files)?)
+    }
 }
 
 /// Memory that planned work on a model on disk takes. Nothing but the model's configuration is read.
@@ -136,7 +217,7 @@ fn layer_matrix_parameters(config: &DecoderConfig) -> u64 {
 
 impl<O: Ops> Codec for DecoderPolicy<O> {
     fn info(&self) -> &PolicyInfo {
-        &self.info
+        &self.card.info
     }
 
     fn render(
@@ -144,15 +225,15 @@ impl<O: Ops> Codec for DecoderPolicy<O> {
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<String, PluginError> {
-        Ok(self.text.render(messages, add_generation_prompt)?)
+        self.card.render(messages, add_generation_prompt)
     }
 
     fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, PluginError> {
-        Ok(self.text.encode(text, add_special_tokens)?)
+        self.card.encode(text, add_special_tokens)
     }
 
     fn decode(&self, tokens: &[u32]) -> Result<String, PluginError> {
-        Ok(self.text.decode(tokens)?)
+        self.card.decode(tokens)
     }
 }
 
@@ -162,7 +243,7 @@ impl<O: Ops> Sampler for DecoderPolicy<O> {
         request: &GenerationRequest,
         progress: &dyn Progress,
     ) -> Result<Vec<GeneratedResponse>, PluginError> {
-        Ok(self.model.generate(request, &self.info.stop_tokens, progress)?)
+        Ok(self.model.generate(request, &self.card.info.stop_tokens, progress)?)
     }
 }
 
@@ -188,14 +269,7 @@ impl<O: Ops> Learner for DecoderPolicy<O> {
     }
 
     fn save(&self, directory: &Path) -> Result<(), PluginError> {
-        let (config, original) = (self.model.config(), self.original_config.as_ref());
-        let tensors = self.model.tensors().map(finite);
-        if let Some(adapters) = self.model.lora() {
-            write_adapters(directory, &self.origin, adapters, tensors)?;
-            return Ok(self.text.save(directory)?);
-        }
-        let files = WeightFiles::default();
-        Ok(write_checkpoint(directory, config, &self.text, original, tensors, files)?)
+        self.card.save(&self.model, directory)
     }
 
     fn save_optimizer_state(&self, file: &Path) -> Result<(), PluginError> {

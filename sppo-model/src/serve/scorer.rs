@@ -2,12 +2,15 @@
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use sppo_plugin::{PluginError, Scorer};
 
-use crate::encoder::{PairRanker, RewardModel, architectures};
+use crate::encoder::{PairRanker, PairRankerConfig, RewardModel, RewardModelConfig, architectures};
 use crate::error::{ModelError, Result};
-use crate::formats::JsonObject;
 use crate::formats::json::read_config;
+use crate::formats::safetensors::SafetensorsFiles;
+use crate::formats::weight_names::NamedWeights;
+use crate::formats::{JsonObject, WeightFile};
 use crate::ops::encoder::EncoderOps;
 
 /// PairRM under `architectures` in `config.json`.
@@ -54,31 +57,80 @@ impl ScorerKind {
 /// # Errors
 /// When it cannot be read, is of another kind, or does not fit into memory.
 pub fn load_scorer<O: EncoderOps>(ops: O, directory: &Path) -> Result<Box<dyn Scorer>> {
-    load(ops, directory).map_err(|error| match error {
+    let load = || {
+        let files = SafetensorsFiles::open(directory)?;
+        ScorerConfig::read(directory, &files)?.load(&ops, &files)
+    };
+    let model = load().map_err(|error| of_directory(error, directory))?;
+    Ok(Box::new(LocalScorer { ops, model }))
+}
+
+/// Names the directory in an error about what it holds.
+pub(super) fn of_directory(error: ModelError, directory: &Path) -> ModelError {
+    match error {
         ModelError::Input(message) => ModelError::file(directory, message)
             .with_hint("the configuration and the weights do not belong together"),
         other => other,
-    })
+    }
 }
 
-fn load<O: EncoderOps>(ops: O, directory: &Path) -> Result<Box<dyn Scorer>> {
-    Ok(match ScorerKind::read(directory)? {
-        ScorerKind::PairRanker => {
-            let ranker = PairRanker::load(&ops, directory)?;
-            Box::new(ScoreWith(move |sequences: &[Vec<u32>]| ranker.logits(&ops, sequences)))
-        }
-        ScorerKind::RewardModel => {
-            let model = RewardModel::load(&ops, directory)?;
-            Box::new(ScoreWith(move |sequences: &[Vec<u32>]| model.scores(&ops, sequences)))
-        }
-    })
+/// The shape of a model that scores.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum ScorerConfig {
+    PairRanker(PairRankerConfig),
+    RewardModel(RewardModelConfig),
 }
 
-/// A function as a scorer.
-struct ScoreWith<F>(F);
+impl ScorerConfig {
+    pub(super) fn read(directory: &Path, files: &dyn WeightFile) -> Result<Self> {
+        Ok(match ScorerKind::read(directory)? {
+            ScorerKind::PairRanker => {
+                let files = NamedWeights::unwrapped(files)?;
+                Self::PairRanker(PairRankerConfig::read(directory, &files)?)
+            }
+            ScorerKind::RewardModel => Self::RewardModel(RewardModelConfig::read(directory)?),
+        })
+    }
 
-impl<F: Fn(&[Vec<u32>]) -> Result<Vec<f32>>> Scorer for ScoreWith<F> {
+    pub(super) fn load<O: EncoderOps>(
+        &self,
+        ops: &O,
+        files: &dyn WeightFile,
+    ) -> Result<LoadedScorer<O>> {
+        Ok(match self {
+            Self::PairRanker(config) => {
+                LoadedScorer::PairRanker(PairRanker::with_weights(ops, config.clone(), files)?)
+            }
+            Self::RewardModel(config) => {
+                LoadedScorer::RewardModel(RewardModel::with_weights(ops, config, files)?)
+            }
+        })
+    }
+}
+
+/// A model that scores, with its weights on an op set.
+pub(super) enum LoadedScorer<O: EncoderOps> {
+    PairRanker(PairRanker<O>),
+    RewardModel(RewardModel<O>),
+}
+
+impl<O: EncoderOps> LoadedScorer<O> {
+    pub(super) fn score(&self, ops: &O, sequences: &[Vec<u32>]) -> Result<Vec<f32>> {
+        match self {
+            Self::PairRanker(ranker) => ranker.logits(ops, sequences),
+            Self::RewardModel(model) => model.scores(ops, sequences),
+        }
+    }
+}
+
+/// A scorer in this process.
+struct LocalScorer<O: EncoderOps> {
+    ops: O,
+    model: LoadedScorer<O>,
+}
+
+impl<O: EncoderOps> Scorer for LocalScorer<O> {
     fn score(&mut self, sequences: &[Vec<u32>]) -> std::result::Result<Vec<f32>, PluginError> {
-        Ok((self.0)(sequences)?)
+        Ok(self.model.score(&self.ops, sequences)?)
     }
 }

@@ -4,27 +4,25 @@
 //! loader (no file can be reached), with a budget of work and a limit on recursion. Settings and
 //! extra functions are those of transformers' `apply_chat_template`.
 
-use minijinja::value::Value;
-use minijinja::{Environment, ErrorKind, UndefinedBehavior};
+use minijinja::value::{Serde, Value};
 use sppo_plugin::Message;
 
-use super::template_functions;
+use super::jinja;
 use crate::error::{ModelError, Result};
 
-/// Work units per rendering: about one per instruction and one per 64 bytes of text.
-const FUEL: u64 = 5_000_000;
-const RECURSION_LIMIT: usize = 200;
-const NAME: &str = "chat_template";
+/// Variables of a chat template by name, as JSON.
+pub type TemplateVariables = serde_json::Map<String, serde_json::Value>;
 
 /// A model's chat template.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
     source: String,
-    /// `bos_token`, `eos_token` and the other special tokens that transformers hands to templates.
-    variables: Vec<(String, String)>,
+    /// `bos_token`, `eos_token` and the other special tokens that transformers hands to templates, then
+    /// what the user sets.
+    variables: Vec<(String, Value)>,
     /// The compiled template, or why it could not be compiled: a model whose template is broken can
     /// still be used on tokens.
-    environment: std::result::Result<Environment<'static>, String>,
+    template: std::result::Result<jinja::Template, String>,
 }
 
 impl ChatTemplate {
@@ -32,8 +30,18 @@ impl ChatTemplate {
     #[must_use]
     pub fn new(source: impl Into<String>, variables: Vec<(String, String)>) -> Self {
         let source = source.into();
-        let environment = compile(&source).map_err(|error| describe(&error));
-        Self { source, variables, environment }
+        let template = jinja::template(&source);
+        let variables =
+            variables.into_iter().map(|(name, token)| (name, Value::from(token))).collect();
+        Self { source, variables, template }
+    }
+
+    /// The template with these variables too, `enable_thinking` for instance.
+    #[must_use]
+    pub fn with_variables(mut self, variables: &TemplateVariables) -> Self {
+        let set = variables.iter().map(|(name, value)| (name.clone(), Value::from(Serde(value))));
+        self.variables.extend(set);
+        self
     }
 
     /// The template's source text.
@@ -48,8 +56,8 @@ impl ChatTemplate {
     /// [`ModelError::Template`] when the template does not compile, refuses the conversation, calls
     /// what does not exist, or uses up its budget of work.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let environment =
-            self.environment.as_ref().map_err(|cause| ModelError::Template(cause.clone()))?;
+        let template =
+            self.template.as_ref().map_err(|cause| ModelError::Template(cause.clone()))?;
         let turns: Vec<Value> = messages
             .iter()
             .map(|turn| Value::from_pairs([("role", &*turn.role), ("content", &*turn.content)]))
@@ -61,70 +69,9 @@ impl ChatTemplate {
             ("tools".into(), ().into()),
             ("documents".into(), ().into()),
         ];
-        context.extend(self.variables.iter().map(|(name, token)| (name.clone(), token.into())));
-        environment
-            .get_template(NAME)
-            .and_then(|template| template.render(Value::from_pairs(context)))
-            .map_err(|error| ModelError::Template(describe(&error)))
+        context.extend(self.variables.iter().cloned());
+        template.render(Value::from_pairs(context)).map_err(ModelError::Template)
     }
-}
-
-fn compile(source: &str) -> std::result::Result<Environment<'static>, minijinja::Error> {
-    let mut environment = Environment::new();
-    environment.set_syntax(
-        minijinja::syntax::SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?,
-    );
-    environment.set_undefined_behavior(UndefinedBehavior::Lenient);
-    environment.set_fuel(Some(FUEL));
-    environment.set_recursion_limit(RECURSION_LIMIT);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    template_functions::add_to(&mut environment);
-    environment.add_template_owned(NAME, without_generation_tags(source))?;
-    Ok(environment)
-}
-
-/// One sentence for a template's failure.
-fn describe(error: &minijinja::Error) -> String {
-    let cause = match error.kind() {
-        ErrorKind::OutOfFuel => {
-            format!("it does too much work (more than {FUEL} steps); does it loop without end?")
-        }
-        kind => match error.detail() {
-            Some(detail) if template_functions::is_refusal(error) => {
-                format!("refused the conversation: {detail}")
-            }
-            Some(detail) => format!("{kind}: {detail}"),
-            None => kind.to_string(),
-        },
-    };
-    match error.line() {
-        Some(line) => format!("{cause} (line {line} of the template)"),
-        None => cause,
-    }
-}
-
-/// transformers' `{% generation %}` tags mark the answer for its loss mask and print what stands
-/// between them; as blocks that are always taken they do the same.
-fn without_generation_tags(source: &str) -> String {
-    let mut result = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
-        let (before, tag) = (&rest[..start], &rest[start + 2..start + length]);
-        let word = tag.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
-        let replacement = match word {
-            "generation" => "if true",
-            "endgeneration" => "endif",
-            _ => word,
-        };
-        result.push_str(before);
-        result.push_str("{%");
-        result.push_str(&tag.replacen(word, replacement, 1));
-        result.push_str("%}");
-        rest = &rest[start + length + 2..];
-    }
-    result.push_str(rest);
-    result
 }
 
 #[cfg(test)]

@@ -7,9 +7,10 @@ use std::path::Path;
 use serde_json::Value;
 use sppo_plugin::Message;
 
-use super::files::{END_OF_TURN_TOKENS, FileReader, TextFile, read_files};
+use super::chat_template::{ChatTemplate, TemplateVariables};
+use super::files::{END_OF_TURN_TOKENS, FileReader, TextFile, is_template_file, read_files};
 use super::gguf_tokenizer::tokenizer_files;
-use super::{ChatTemplate, Tokenizer};
+use super::tokenizer::Tokenizer;
 use crate::error::{ModelError, Result};
 use crate::formats::GgufMetadata;
 use crate::formats::files::write_file;
@@ -17,6 +18,16 @@ use crate::formats::files::write_file;
 /// The special tokens that transformers hands to chat templates.
 const TEMPLATE_VARIABLES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// Of a tokenizer with more tokens than this beyond the model's, it is not said that they were added.
+const MOST_ADDED_TOKENS: usize = 64;
+
+/// Remedy where a model has no chat template.
+pub const TEMPLATE_HINT: &str = "put the one that it was trained with beside it, as chat_template.jinja, or take \
+                                 the instruction-tuned model";
+
+/// Variables that the program itself gives to chat templates.
+const OWN_VARIABLES: [&str; 2] = ["messages", "add_generation_prompt"];
 
 /// The tokens that begin and end texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +49,10 @@ pub struct TextCodec {
     template: Option<ChatTemplate>,
     special_tokens: SpecialTokens,
     files: Vec<TextFile>,
+    /// The padding token's spelling.
+    padding: Option<String>,
+    /// Token ids from here on are none that the model knows.
+    limit: Option<usize>,
 }
 
 impl TextCodec {
@@ -61,6 +76,46 @@ impl TextCodec {
         Self::from_files(metadata.path(), tokenizer_files(metadata, context_length)?, None)
     }
 
+    /// This text side with the files of another directory in place of its own, where that has them: the
+    /// tokenizer and the template that adapters were trained with stand beside the adapters.
+    ///
+    /// # Errors
+    /// When a file is malformed.
+    pub fn with_files_of(&self, directory: &Path, model_config: Option<&Value>) -> Result<Self> {
+        let own = read_files(directory)?;
+        if own.is_empty() {
+            return Ok(self.clone());
+        }
+        let reader = FileReader { path: directory, files: &own };
+        let has_template =
+            reader.template_source(&reader.json("tokenizer_config.json")?)?.is_some();
+        let is_own = |name: &str| own.iter().any(|file| file.name == name);
+        let mut files: Vec<TextFile> = self.files.clone();
+        let is_replaced = |name: &str| is_own(name) || (has_template && is_template_file(name));
+        files.retain(|file| !is_replaced(&file.name));
+        if !has_template && let Some(template) = &self.template {
+            files.retain(|file| !is_template_file(&file.name));
+            let bytes = template.source().as_bytes().to_vec();
+            files.push(TextFile { name: "chat_template.jinja".into(), bytes });
+        }
+        files.extend(own);
+        Self::from_files(directory, files, model_config)
+    }
+
+    /// This text side with variables of its chat template, `enable_thinking` for instance.
+    ///
+    /// # Errors
+    /// When one of them has the name of a variable that the program gives.
+    pub fn with_template_variables(mut self, variables: &TemplateVariables) -> Result<Self> {
+        if let Some(name) = OWN_VARIABLES.into_iter().find(|name| variables.contains_key(*name)) {
+            return Err(ModelError::Input(format!(
+                "template_variables: `{name}` is what the program itself gives to chat templates"
+            )));
+        }
+        self.template = self.template.map(|template| template.with_variables(variables));
+        Ok(self)
+    }
+
     fn from_files(path: &Path, files: Vec<TextFile>, model_config: Option<&Value>) -> Result<Self> {
         let reader = FileReader { path, files: &files };
         let Some(tokenizer_file) = reader.find("tokenizer.json") else {
@@ -68,7 +123,8 @@ impl TextCodec {
                 "re-save the tokenizer with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)",
             ));
         };
-        let tokenizer = Tokenizer::from_json(&tokenizer_file.bytes, &path.join("tokenizer.json"))?;
+        let mut tokenizer =
+            Tokenizer::from_json(&tokenizer_file.bytes, &path.join("tokenizer.json"))?;
         let config = reader.json("tokenizer_config.json")?;
         let map = reader.json("special_tokens_map.json")?;
         let variables: Vec<(String, String)> = TEMPLATE_VARIABLES
@@ -78,6 +134,8 @@ impl TextCodec {
                 Some(((*name).to_string(), token.to_string()))
             })
             .collect();
+        let named: Vec<&str> = variables.iter().map(|(_, token)| &**token).collect();
+        tokenizer.make_special(&named)?;
         let id = |name: &str| {
             let (_, token) = variables.iter().find(|(variable, _)| variable == name)?;
             tokenizer.token_id(token)
@@ -103,8 +161,10 @@ impl TextCodec {
         stop_tokens.sort_unstable();
         stop_tokens.dedup();
         special_tokens.stop_tokens = stop_tokens;
+        let padding = variables.iter().find(|(name, _)| name == "pad_token");
+        let padding = padding.map(|(_, token)| token.clone());
         let template = source.map(|source| ChatTemplate::new(source, variables));
-        Ok(Self { tokenizer, template, special_tokens, files })
+        Ok(Self { tokenizer, template, special_tokens, files, padding, limit: None })
     }
 
     /// Renders a conversation with the model's chat template.
@@ -114,9 +174,7 @@ impl TextCodec {
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         match &self.template {
             Some(template) => template.render(messages, add_generation_prompt),
-            None => {
-                Err(ModelError::Template("this model has none, so it takes plain text only".into()))
-            }
+            None => Err(ModelError::Template(format!("the model has none; {TEMPLATE_HINT}"))),
         }
     }
 
@@ -132,7 +190,14 @@ impl TextCodec {
     /// # Errors
     /// When the tokenizer fails on this text.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
-        self.tokenizer.encode(text, add_special_tokens)
+        let tokens = self.tokenizer.encode(text, add_special_tokens)?;
+        match self.limit.and_then(|limit| tokens.iter().find(|&&token| token as usize >= limit)) {
+            None => Ok(tokens),
+            Some(token) => Err(ModelError::Input(format!(
+                "the text has the token {token}, which was added to the tokenizer without a row in the \
+                 model's embedding table"
+            ))),
+        }
     }
 
     /// Token ids of a pair of texts; see [`Tokenizer::encode_pair`].
@@ -149,18 +214,72 @@ impl TextCodec {
         self.tokenizer.without_special_tokens(text)
     }
 
-    /// Text of token ids, special tokens left out; see [`Tokenizer::decode`].
+    /// Text of token ids, special tokens left out (see [`Tokenizer::decode`]), and every token that ends an
+    /// answer, whatever its mark.
     ///
     /// # Errors
     /// When the tokenizer's decoder fails.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
-        self.tokenizer.decode(tokens)
+        let ends = &self.special_tokens.stop_tokens;
+        let spoken: Vec<u32> = tokens.iter().copied().filter(|id| !ends.contains(id)).collect();
+        self.tokenizer.decode(&spoken)
     }
 
     /// The tokenizer's largest token id plus one; the model's vocabulary may be larger.
     #[must_use]
     pub fn vocabulary_size(&self) -> usize {
         self.tokenizer.vocabulary_size()
+    }
+
+    /// Refuses a tokenizer with tokens for which the model's embedding table, of so many rows, has none,
+    /// unless these are for padding alone: then only texts that spell them are refused.
+    ///
+    /// # Errors
+    /// What is wrong, and what to do.
+    pub(crate) fn limit_to(
+        &mut self,
+        rows: usize,
+    ) -> std::result::Result<(), (String, &'static str)> {
+        let beyond = self.tokenizer.tokens_from(rows);
+        let Some((_, first)) = beyond.iter().find(|(id, token)| !self.only_pads(*id, token)) else {
+            for (id, token) in &beyond {
+                tracing::warn!(
+                    "the model has no row for the padding token `{token}` ({id}), which nothing needs"
+                );
+            }
+            self.limit = (!beyond.is_empty()).then_some(rows);
+            return Ok(());
+        };
+        let known = self.vocabulary_size();
+        let few = beyond.len() <= MOST_ADDED_TOKENS;
+        let (message, hint) = if few && self.tokenizer.is_added(first) {
+            (
+                format!(", and `{first}` was added without resizing the model"),
+                "resize the model with transformers, model.resize_token_embeddings(len(tokenizer)), and \
+                 save both; or use the tokenizer that the model was trained with",
+            )
+        } else {
+            (
+                String::new(),
+                "the tokenizer does not belong to this model; use the one it was trained with",
+            )
+        };
+        Err((format!("the tokenizer knows {known} tokens, the model only {rows}{message}"), hint))
+    }
+
+    /// Whether a token is a special one for padding, which neither begins nor ends a text and which the
+    /// chat template does not write.
+    fn only_pads(&self, id: u32, token: &str) -> bool {
+        let SpecialTokens { bos_token, eos_token, stop_tokens } = &self.special_tokens;
+        let is_in_use =
+            *bos_token == Some(id) || *eos_token == Some(id) || stop_tokens.contains(&id);
+        let is_named_so =
+            || token.to_lowercase().contains("pad") && self.tokenizer.is_special(token);
+        let is_padding = self.padding.as_deref() == Some(token) || is_named_so();
+        let is_written = self.template.as_ref().is_some_and(|template| {
+            template.source().contains(token) || template.source().contains("pad_token")
+        });
+        is_padding && !is_in_use && !is_written
     }
 
     /// The tokens that begin and end texts.

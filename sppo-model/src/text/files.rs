@@ -7,13 +7,14 @@ use serde_json::Value;
 use crate::error::{ModelError, Result};
 
 /// Every file of a model directory that has to do with text.
-const FILE_NAMES: [&str; 9] = [
+const FILE_NAMES: [&str; 10] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "generation_config.json",
     "chat_template.jinja",
+    "chat_template.json",
     "tokenizer.model",
     "vocab.json",
     "merges.txt",
@@ -28,6 +29,11 @@ pub(super) const END_OF_TURN_TOKENS: [&str; 5] =
 pub(super) struct TextFile {
     pub(super) name: String,
     pub(super) bytes: Vec<u8>,
+}
+
+/// Whether a file holds a chat template and nothing else.
+pub(super) fn is_template_file(name: &str) -> bool {
+    matches!(name, "chat_template.jinja" | "chat_template.json")
 }
 
 /// The text files of a model directory.
@@ -65,7 +71,7 @@ impl FileReader<'_> {
     }
 
     /// `chat_template.jinja`, else the template in `tokenizer_config.json`: one text, or several with
-    /// names, of which `default` is taken.
+    /// names, of which `default` is taken; else that in `chat_template.json`, where processors keep it.
     pub(super) fn template_source(&self, config: &Value) -> Result<Option<String>> {
         if let Some(file) = self.find("chat_template.jinja") {
             let source = String::from_utf8(file.bytes.clone())
@@ -73,7 +79,9 @@ impl FileReader<'_> {
             return Ok(Some(source));
         }
         match &config["chat_template"] {
-            Value::Null => Ok(None),
+            Value::Null => {
+                Ok(self.json("chat_template.json")?["chat_template"].as_str().map(String::from))
+            }
             Value::String(source) => Ok(Some(source.clone())),
             Value::Array(named) => {
                 let default = named.iter().find(|entry| entry["name"] == "default");

@@ -5,11 +5,11 @@
 //! there is one way to load a tokenizer and what we save is what we use.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeSet, HashMap};
 
 use serde_json::{Map, Value, json};
 
 use super::files::{END_OF_TURN_TOKENS, TextFile};
+use super::gguf_vocabulary::Vocabulary;
 use crate::error::{ModelError, Result};
 use crate::formats::GgufMetadata;
 
@@ -17,10 +17,14 @@ const LLAMA3_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L
 const QWEN2_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN_SPLIT: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// The kinds of token in `tokenizer.ggml.token_type`.
-const UNKNOWN: i64 = 2;
-const CONTROL: i64 = 3;
-const USER_DEFINED: i64 = 4;
+/// llama.cpp's rule where nothing is known of the model's own: each expression divides the words that those
+/// before it left.
+const DEFAULT_SPLITS: [&str; 4] = [
+    r"[\p{P}\$\+<=>\^~\|]+",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+    r"\p{N}+",
+    r"[0-9][0-9][0-9]",
+];
 
 /// Splitting of text into words, before byte-level BPE merges within them.
 #[derive(Clone, Copy)]
@@ -29,8 +33,8 @@ enum Split {
     Gpt2,
     /// Every digit alone, then GPT-2's rule.
     Digits,
-    /// A regular expression.
-    Pattern(&'static str),
+    /// Regular expressions, one after the other.
+    Patterns(&'static [&'static str]),
 }
 
 /// The rule for words behind a name in `tokenizer.ggml.pre`.
@@ -45,9 +49,16 @@ struct WordRule {
     add_beginning: bool,
 }
 
-const WORD_RULES: [WordRule; 5] = [
+const WORD_RULES: [WordRule; 7] = [
     WordRule {
-        names: &["default", "gpt-2"],
+        names: &["default"],
+        split: Split::Patterns(&DEFAULT_SPLITS),
+        ignore_merges: false,
+        compose: false,
+        add_beginning: false,
+    },
+    WordRule {
+        names: &["gpt-2"],
         split: Split::Gpt2,
         ignore_merges: false,
         compose: false,
@@ -61,22 +72,29 @@ const WORD_RULES: [WordRule; 5] = [
         add_beginning: false,
     },
     WordRule {
-        names: &["llama-bpe", "llama3", "llama-v3", "falcon3", "smaug-bpe"],
-        split: Split::Pattern(LLAMA3_SPLIT),
+        names: &["llama-bpe", "llama3", "llama-v3", "falcon3"],
+        split: Split::Patterns(&[LLAMA3_SPLIT]),
         ignore_merges: true,
         compose: false,
         add_beginning: true,
     },
     WordRule {
+        names: &["smaug-bpe"],
+        split: Split::Patterns(&[LLAMA3_SPLIT]),
+        ignore_merges: false,
+        compose: false,
+        add_beginning: false,
+    },
+    WordRule {
         names: &["qwen2", "deepseek-r1-qwen"],
-        split: Split::Pattern(QWEN2_SPLIT),
+        split: Split::Patterns(&[QWEN2_SPLIT]),
         ignore_merges: false,
         compose: true,
         add_beginning: false,
     },
     WordRule {
         names: &["tekken"],
-        split: Split::Pattern(TEKKEN_SPLIT),
+        split: Split::Patterns(&[TEKKEN_SPLIT]),
         ignore_merges: true,
         compose: false,
         add_beginning: true,
@@ -91,20 +109,24 @@ pub(super) fn tokenizer_files(
     metadata: &GgufMetadata,
     context_length: usize,
 ) -> Result<Vec<TextFile>> {
-    let vocabulary = Vocabulary::read(metadata)?;
     let kind = metadata
         .text("tokenizer.ggml.model")?
         .ok_or_else(|| metadata.missing("tokenizer.ggml.model"))?;
-    let tokenizer = match kind {
-        "gpt2" => byte_level(metadata, &vocabulary)?,
-        "llama" => sentence_piece(metadata, &vocabulary)?,
-        other => {
-            return Err(ModelError::Unsupported(format!(
-                "{}: the tokenizer kind `{other}` is not supported; supported: gpt2, llama",
-                metadata.path().display()
-            )));
-        }
+    if !["gpt2", "llama"].contains(&kind) {
+        return Err(ModelError::Unsupported(format!(
+            "{}: the tokenizer kind `{kind}` is not supported; supported: gpt2, llama",
+            metadata.path().display()
+        )));
+    }
+    let is_sentence_piece = kind == "llama";
+    let vocabulary = Vocabulary::read(metadata, is_sentence_piece)?;
+    let tokenizer = match is_sentence_piece {
+        true => sentence_piece(metadata, &vocabulary)?,
+        false => byte_level(metadata, &vocabulary)?,
     };
+    if let Some(template) = metadata.text("tokenizer.chat_template")? {
+        vocabulary.check_template(template, &tokenizer)?;
+    }
     let file = |name: &str, json: &Value| TextFile {
         name: name.to_string(),
         bytes: format!("{json:#}\n").into_bytes(),
@@ -117,112 +139,33 @@ pub(super) fn tokenizer_files(
     ])
 }
 
-/// The tables of a tokenizer.
-struct Vocabulary<'a> {
-    tokens: Vec<&'a str>,
-    kinds: Vec<i64>,
-    /// transformers' name of a special token, and its id.
-    special: Vec<(&'static str, u32)>,
-    /// Tokens that end an answer.
-    end_tokens: BTreeSet<u32>,
-}
-
-impl<'a> Vocabulary<'a> {
-    fn read(metadata: &'a GgufMetadata) -> Result<Self> {
-        let tokens = metadata
-            .texts("tokenizer.ggml.tokens")?
-            .ok_or_else(|| metadata.missing("tokenizer.ggml.tokens"))?;
-        if tokens.len() != tokens.iter().collect::<BTreeSet<_>>().len() {
+/// The rule that `tokenizer.ggml.pre` names.
+fn word_rule(metadata: &GgufMetadata) -> Result<&'static WordRule> {
+    const KEY: &str = "tokenizer.ggml.pre";
+    let name = match metadata.text(KEY)? {
+        Some(name) if !name.is_empty() => name,
+        _ => {
             return Err(ModelError::file(
                 metadata.path(),
-                "two tokens of `tokenizer.ggml.tokens` are spelt alike",
+                format!(
+                    "metadata key `{KEY}` is missing, so it is not known how the model splits text into \
+                     words; files from before May 2024 lack it"
+                ),
+            )
+            .with_hint(
+                "convert the model again with a current convert_hf_to_gguf.py of llama.cpp, or name its \
+                 Hugging Face directory",
             ));
         }
-        #[expect(clippy::cast_possible_truncation, reason = "token kinds are small integers")]
-        let kinds: Vec<i64> = metadata
-            .numbers("tokenizer.ggml.token_type")?
-            .map(|kinds| kinds.into_iter().map(|kind| kind as i64).collect())
-            .unwrap_or_default();
-        let keys = [
-            ("bos_token", "bos_token_id"),
-            ("eos_token", "eos_token_id"),
-            ("unk_token", "unknown_token_id"),
-            ("pad_token", "padding_token_id"),
-            ("", "eot_token_id"),
-        ];
-        let mut special = Vec::new();
-        let mut end_tokens = BTreeSet::new();
-        for (name, key) in keys {
-            let key = format!("tokenizer.ggml.{key}");
-            let Some(id) = metadata.integer(&key)? else { continue };
-            let id = u32::try_from(id).ok().filter(|&id| (id as usize) < tokens.len());
-            let id = id.ok_or_else(|| {
-                ModelError::file(
-                    metadata.path(),
-                    format!("`{key}` is not a token of the vocabulary"),
-                )
-            })?;
-            if !name.is_empty() {
-                special.push((name, id));
-            }
-            if name.is_empty() || name == "eos_token" {
-                end_tokens.insert(id);
-            }
-        }
-        Ok(Self { tokens, kinds, special, end_tokens })
+    };
+    if name == "default" {
+        let path = metadata.path().display();
+        tracing::warn!(
+            "{path}: `{KEY}` is `default`, llama.cpp's guess; the model may have been trained on text that \
+             was split otherwise"
+        );
     }
-
-    fn ids(&self) -> HashMap<&'a str, u32> {
-        self.tokens.iter().zip(0..).map(|(&token, id)| (token, id)).collect()
-    }
-
-    /// The token with transformers' name, for instance `bos_token`.
-    fn special(&self, name: &str) -> Option<(u32, &'a str)> {
-        let &(_, id) = self.special.iter().find(|(special, _)| *special == name)?;
-        Some((id, self.tokens.get(id as usize)?))
-    }
-
-    fn special_names(&self) -> Map<String, Value> {
-        self.special
-            .iter()
-            .filter_map(|&(name, id)| {
-                Some((name.to_string(), (*self.tokens.get(id as usize)?).into()))
-            })
-            .collect()
-    }
-
-    /// Control and user-defined tokens, which text is searched for before anything else.
-    fn added_tokens(&self) -> Vec<Value> {
-        let special_ids: BTreeSet<u32> = self.special.iter().map(|&(_, id)| id).collect();
-        let kinds = self.kinds.iter().copied().chain(std::iter::repeat(0));
-        self.tokens
-            .iter()
-            .zip(kinds)
-            .zip(0..)
-            .filter_map(|((token, kind), id)| {
-                let special = kind == CONTROL || kind == UNKNOWN || special_ids.contains(&id);
-                (special || kind == USER_DEFINED).then(|| {
-                    json!({
-                        "id": id, "content": token, "single_word": false, "lstrip": false,
-                        "rstrip": false, "normalized": false, "special": special,
-                    })
-                })
-            })
-            .collect()
-    }
-
-    fn model_vocabulary(&self) -> Map<String, Value> {
-        self.tokens
-            .iter()
-            .zip(0..)
-            .map(|(token, id): (_, u32)| ((*token).to_string(), id.into()))
-            .collect()
-    }
-}
-
-fn byte_level(metadata: &GgufMetadata, vocabulary: &Vocabulary<'_>) -> Result<Value> {
-    let name = metadata.text("tokenizer.ggml.pre")?.unwrap_or("default");
-    let rule = WORD_RULES.iter().find(|rule| rule.names.contains(&name)).ok_or_else(|| {
+    WORD_RULES.iter().find(|rule| rule.names.contains(&name)).ok_or_else(|| {
         let known: Vec<&str> = WORD_RULES.iter().flat_map(|rule| rule.names).copied().collect();
         ModelError::Unsupported(format!(
             "{}: the pre-tokenizer `{name}` is not supported; supported: {}; \
@@ -230,28 +173,42 @@ fn byte_level(metadata: &GgufMetadata, vocabulary: &Vocabulary<'_>) -> Result<Va
             metadata.path().display(),
             known.join(", ")
         ))
-    })?;
-    let merges = metadata
-        .texts("tokenizer.ggml.merges")?
-        .ok_or_else(|| metadata.missing("tokenizer.ggml.merges"))?;
-    let merges: Vec<Value> = merges
+    })
+}
+
+/// The pairs of `tokenizer.ggml.merges`, in order.
+fn merges(metadata: &GgufMetadata) -> Result<Vec<Value>> {
+    const KEY: &str = "tokenizer.ggml.merges";
+    let merges = metadata.texts(KEY)?.ok_or_else(|| metadata.missing(KEY))?;
+    let pair = |merge: &str| {
+        // the space that divides them is not the first character
+        let second = merge.char_indices().nth(1).map_or(0, |(start, _)| start);
+        let (left, right) = merge.split_at(second + merge[second..].find(' ')?);
+        Some(json!([left, &right[1..]]))
+    };
+    merges
         .into_iter()
-        .map(|merge| match merge.split_once(' ') {
-            Some((left, right)) => Ok(json!([left, right])),
-            None => {
-                Err(ModelError::file(metadata.path(), format!("the merge `{merge}` is not a pair")))
-            }
+        .map(|merge| {
+            pair(merge).ok_or_else(|| {
+                ModelError::file(metadata.path(), format!("the merge `{merge}` is not a pair"))
+            })
         })
-        .collect::<Result<_>>()?;
+        .collect()
+}
+
+fn byte_level(metadata: &GgufMetadata, vocabulary: &Vocabulary<'_>) -> Result<Value> {
+    let rule = word_rule(metadata)?;
+    let merges = merges(metadata)?;
     let byte_level = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
-    let sequence = |first: Value, use_regex: bool| json!({"type": "Sequence", "pretokenizers": [first, byte_level(use_regex)]});
+    let sequence = |mut steps: Vec<Value>, use_regex: bool| {
+        steps.push(byte_level(use_regex));
+        json!({"type": "Sequence", "pretokenizers": steps})
+    };
+    let split = |pattern: &&str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
     let pre_tokenizer = match rule.split {
         Split::Gpt2 => byte_level(true),
-        Split::Digits => sequence(json!({"type": "Digits", "individual_digits": true}), true),
-        Split::Pattern(pattern) => sequence(
-            json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false}),
-            false,
-        ),
+        Split::Digits => sequence(vec![json!({"type": "Digits", "individual_digits": true})], true),
+        Split::Patterns(patterns) => sequence(patterns.iter().map(split).collect(), false),
     };
     Ok(json!({
         "version": "1.0",
@@ -260,7 +217,7 @@ fn byte_level(metadata: &GgufMetadata, vocabulary: &Vocabulary<'_>) -> Result<Va
         "added_tokens": vocabulary.added_tokens(),
         "normalizer": if rule.compose { json!({"type": "NFC"}) } else { Value::Null },
         "pre_tokenizer": pre_tokenizer,
-        "post_processor": post_processor(metadata, vocabulary, rule.add_beginning)?,
+        "post_processor": post_processor(vocabulary, rule.add_beginning)?,
         "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
         "model": {
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
@@ -273,10 +230,7 @@ fn byte_level(metadata: &GgufMetadata, vocabulary: &Vocabulary<'_>) -> Result<Va
 
 /// SentencePiece's BPE: pieces merge in the order of their scores, unknown characters become bytes.
 fn sentence_piece(metadata: &GgufMetadata, vocabulary: &Vocabulary<'_>) -> Result<Value> {
-    let scores = metadata
-        .numbers("tokenizer.ggml.scores")?
-        .filter(|scores| scores.len() == vocabulary.tokens.len())
-        .ok_or_else(|| metadata.missing("tokenizer.ggml.scores"))?;
+    let scores = vocabulary.scores()?;
     let prefix_space = metadata.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
     let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
     let mut normalizers = vec![replace];
@@ -296,7 +250,7 @@ fn sentence_piece(metadata: &GgufMetadata, vocabulary: &Vocabulary<'_>) -> Resul
         "added_tokens": vocabulary.added_tokens(),
         "normalizer": {"type": "Sequence", "normalizers": normalizers},
         "pre_tokenizer": null,
-        "post_processor": post_processor(metadata, vocabulary, true)?,
+        "post_processor": post_processor(vocabulary, true)?,
         "decoder": {"type": "Sequence", "decoders": decoders},
         "model": {
             "type": "BPE", "dropout": null,
@@ -311,11 +265,10 @@ fn sentence_piece(metadata: &GgufMetadata, vocabulary: &Vocabulary<'_>) -> Resul
 /// Every way in which a piece is made of two others, the best-scored piece first.
 fn merges_from_scores(vocabulary: &Vocabulary<'_>, scores: &[f64]) -> Vec<Value> {
     let ids = vocabulary.ids();
-    let kinds = vocabulary.kinds.iter().copied().chain(std::iter::repeat(1));
     let mut merges = Vec::new();
-    for ((&piece, &score), kind) in vocabulary.tokens.iter().zip(scores).zip(kinds) {
+    for (id, (&piece, &score)) in vocabulary.tokens.iter().zip(scores).enumerate() {
         // only normal pieces come about by merging
-        if kind != 1 {
+        if !vocabulary.is_normal(id) {
             continue;
         }
         let first = merges.len();
@@ -335,17 +288,9 @@ fn merges_from_scores(vocabulary: &Vocabulary<'_>, scores: &[f64]) -> Vec<Value>
 }
 
 /// Adds begin and end tokens where the file says so.
-fn post_processor(
-    metadata: &GgufMetadata,
-    vocabulary: &Vocabulary<'_>,
-    add_beginning: bool,
-) -> Result<Value> {
-    let add = |key: &str, default: bool, name: &str| -> Result<Option<(u32, &str)>> {
-        let wanted = metadata.flag(&format!("tokenizer.ggml.{key}"))?.unwrap_or(default);
-        Ok(vocabulary.special(name).filter(|_| wanted))
-    };
-    let beginning = add("add_bos_token", add_beginning, "bos_token")?;
-    let end = add("add_eos_token", false, "eos_token")?;
+fn post_processor(vocabulary: &Vocabulary<'_>, add_beginning: bool) -> Result<Value> {
+    let beginning = vocabulary.added("add_bos_token", add_beginning, "bos_token")?;
+    let end = vocabulary.added("add_eos_token", false, "eos_token")?;
     let mut tokens = Map::new();
     for (id, token) in beginning.into_iter().chain(end) {
         tokens.insert(token.into(), json!({"id": token, "ids": [id], "tokens": [token]}));
@@ -385,7 +330,7 @@ fn generation_config(vocabulary: &Vocabulary<'_>) -> Value {
     let ids = vocabulary.ids();
     end_tokens.extend(END_OF_TURN_TOKENS.iter().filter_map(|token| {
         let &id = ids.get(token)?;
-        (vocabulary.kinds.get(id as usize) == Some(&CONTROL)).then_some(id)
+        vocabulary.is_control(id).then_some(id)
     }));
     let mut config = Map::new();
     let mut insert = |key: &str, value: Value| {

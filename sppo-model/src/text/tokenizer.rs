@@ -1,10 +1,12 @@
 //! A tokenizer in the `tokenizer.json` form of Hugging Face.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde_json::Value;
-use tokenizers::{PostProcessor, TruncationDirection};
+use sppo_plugin::thought::is_part_of_mark;
+use tokenizers::{AddedToken, PostProcessor, TruncationDirection};
 
 use crate::error::{ModelError, Result};
 
@@ -15,6 +17,9 @@ pub struct Tokenizer {
     vocabulary_size: usize,
     /// Spellings of the special tokens, in the order of their ids.
     special_tokens: Vec<String>,
+    /// Special tokens that stand for no text. Those around a thought do: without them the thought would be
+    /// part of the answer.
+    silent_tokens: HashSet<u32>,
 }
 
 impl Tokenizer {
@@ -39,11 +44,39 @@ impl Tokenizer {
         if vocabulary_size == 0 {
             return Err(broken(&"its vocabulary is empty"));
         }
-        let mut special_tokens: Vec<_> = inner.get_added_tokens_decoder().into_iter().collect();
-        special_tokens.retain(|(_, token)| token.special);
-        special_tokens.sort_unstable_by_key(|&(id, _)| id);
-        let special_tokens = special_tokens.into_iter().map(|(_, token)| token.content).collect();
-        Ok(Self { inner, vocabulary_size, special_tokens })
+        let mut tokenizer = Self {
+            inner,
+            vocabulary_size,
+            special_tokens: Vec::new(),
+            silent_tokens: HashSet::new(),
+        };
+        tokenizer.find_special_tokens();
+        Ok(tokenizer)
+    }
+
+    /// Makes tokens of the vocabulary special, as transformers does with those that a tokenizer's settings
+    /// name: text that spells one is this token, and it stands for no text.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses them.
+    pub fn make_special(&mut self, spellings: &[&str]) -> Result<()> {
+        let missing = |token: &&&str| self.token_id(token).is_some() && !self.is_special(token);
+        let tokens: Vec<AddedToken> =
+            spellings.iter().filter(missing).map(|token| AddedToken::from(*token, true)).collect();
+        self.inner.add_special_tokens(tokens).map_err(|error| {
+            ModelError::Input(format!("the tokenizer refuses a token: {error}"))
+        })?;
+        self.find_special_tokens();
+        Ok(())
+    }
+
+    fn find_special_tokens(&mut self) {
+        let mut special: Vec<_> = self.inner.get_added_tokens_decoder().into_iter().collect();
+        special.retain(|(_, token)| token.special || self.is_special(&token.content));
+        special.sort_unstable_by_key(|&(id, _)| id);
+        let silent = special.iter().filter(|(_, token)| !is_part_of_mark(&token.content));
+        self.silent_tokens = silent.map(|&(id, _)| id).collect();
+        self.special_tokens = special.into_iter().map(|(_, token)| token.content).collect();
     }
 
     /// Token ids of a text. `add_special_tokens` lets the tokenizer add its own begin and end tokens.
@@ -97,14 +130,16 @@ impl Tokenizer {
         text
     }
 
-    /// Text of token ids, special tokens left out. Ids that the tokenizer does not know (a model's
+    /// Text of token ids, special tokens left out, except those around a thought. Ids that the tokenizer does not know (a model's
     /// vocabulary is often padded beyond its tokenizer's) stand for no text.
     ///
     /// # Errors
     /// When the tokenizer's decoder fails.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
+        let spoken: Vec<u32> =
+            tokens.iter().copied().filter(|id| !self.silent_tokens.contains(id)).collect();
         self.inner
-            .decode(tokens, true)
+            .decode(&spoken, false)
             .map_err(|error| ModelError::Input(format!("the tokenizer cannot decode: {error}")))
     }
 
@@ -114,10 +149,26 @@ impl Tokenizer {
         self.vocabulary_size
     }
 
+    /// The tokens with this id and above, in the order of their ids.
+    #[must_use]
+    pub fn tokens_from(&self, first: usize) -> Vec<(u32, String)> {
+        let all = self.inner.get_vocab(true).into_iter();
+        let beyond = all.map(|(token, id)| (id, token)).filter(|&(id, _)| id as usize >= first);
+        let mut tokens: Vec<_> = beyond.collect();
+        tokens.sort_unstable();
+        tokens
+    }
+
     /// The id of a token by its exact spelling.
     #[must_use]
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+
+    /// Whether the token was added to the vocabulary, and is found in text before all else.
+    #[must_use]
+    pub fn is_added(&self, token: &str) -> bool {
+        self.inner.get_added_vocabulary().get_vocab().contains_key(token)
     }
 
     /// Whether the token is marked special, so that decoding leaves it out.

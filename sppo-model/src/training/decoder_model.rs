@@ -8,7 +8,7 @@ use sppo_plugin::{
     StepReport, StepSettings,
 };
 
-use super::optimizer::Training;
+use super::optimizer::{StateSharing, Training};
 use crate::decoder::{
     AdapterSource, Decoder, DecoderConfig, DecoderWeights, InputLimits, PackedBatch, TensorSource,
 };
@@ -26,8 +26,16 @@ pub struct DecoderModel<O: Ops> {
     pending: Option<PendingBackward<O>>,
     training: Option<Training>,
     lora: Option<LoraSettings>,
-    /// Forward passes since the last step.
-    passes: u64,
+    /// Number of the next forward pass of this step, among those of all replicas.
+    pass: u64,
+    passes: PassNumbers,
+}
+
+/// Numbers of the forward passes of a step: those of replica `first` of `stride`.
+#[derive(Clone, Copy)]
+struct PassNumbers {
+    first: u64,
+    stride: u64,
 }
 
 /// A forward pass that waits for its coefficients.
@@ -78,7 +86,8 @@ impl<O: Ops> DecoderModel<O> {
             pending: None,
             training: None,
             lora,
-            passes: 0,
+            pass: 0,
+            passes: PassNumbers { first: 0, stride: 1 },
         }
     }
 
@@ -111,6 +120,18 @@ impl<O: Ops> DecoderModel<O> {
     #[must_use]
     pub fn parameters(&self) -> &ParameterStore<O> {
         &self.parameters
+    }
+
+    /// The weights, to be changed.
+    pub(crate) fn parameters_mut(&mut self) -> &mut ParameterStore<O> {
+        &mut self.parameters
+    }
+
+    /// Numbers the forward passes of a step from now on as those of replica `first` of `stride`, so that
+    /// dropout differs between replicas.
+    pub(crate) fn number_passes(&mut self, first: u64, stride: u64) {
+        self.passes = PassNumbers { first, stride };
+        self.pass = first;
     }
 
     /// The settings of the adapters, if there are any.
@@ -195,7 +216,7 @@ impl<O: Ops> DecoderModel<O> {
         self.pending = None;
         let batch = self.pack(batch)?;
         let dropout_seed = self.dropout_seed();
-        self.passes += 1;
+        self.pass += self.passes.stride;
         let mut graph = Graph::recording(&self.ops, &self.parameters)
             .with_adapters(AdapterUse::Training { dropout_seed });
         let log_probs = self.decoder.token_log_probs(&mut graph, &batch)?;
@@ -238,7 +259,7 @@ impl<O: Ops> DecoderModel<O> {
     /// When the tensor library fails.
     pub fn begin_training(&mut self, optimizer: &Optimizer) -> Result<()> {
         self.pending = None;
-        self.passes = 0;
+        self.pass = self.passes.first;
         self.training = Some(Training::begin(&self.ops, &mut self.parameters, optimizer)?);
         Ok(())
     }
@@ -249,7 +270,7 @@ impl<O: Ops> DecoderModel<O> {
     /// When training was not begun, or the gradient is not finite (the weights are then unchanged).
     pub fn step(&mut self, settings: &StepSettings) -> Result<StepReport> {
         let training = self.training.as_mut().ok_or_else(not_training)?;
-        self.passes = 0;
+        self.pass = self.passes.first;
         training.step(&self.ops, &mut self.parameters, settings)
     }
 
@@ -271,11 +292,26 @@ impl<O: Ops> DecoderModel<O> {
         training.load(&self.ops, &mut self.parameters, file)
     }
 
+    /// Steps taken since training was begun.
+    pub(crate) fn training_steps(&self) -> Result<u64> {
+        self.training.as_ref().map(Training::steps).ok_or_else(not_training)
+    }
+
+    /// Takes the optimiser's state of `steps` steps that `share` gives for each weight.
+    pub(crate) fn share_optimizer_state(
+        &mut self,
+        steps: u64,
+        share: &mut StateSharing<'_>,
+    ) -> Result<()> {
+        let training = self.training.as_mut().ok_or_else(not_training)?;
+        training.share(&self.ops, &mut self.parameters, steps, share)
+    }
+
     /// The same for the same pass of the same step, also after resuming.
     fn dropout_seed(&self) -> u64 {
         let seed = self.lora.as_ref().map_or(0, |settings| settings.seed);
         let step = self.training.as_ref().map_or(0, Training::steps);
-        mix(mix(seed, step), self.passes)
+        mix(mix(seed, step), self.pass)
     }
 
     fn pack(&self, batch: &SequenceBatch) -> Result<PackedBatch> {

@@ -62,7 +62,7 @@ impl Training {
             ops.clear_gradient(&mut entry.value)?;
         }
         self.steps += 1;
-        Ok(StepReport { gradient_norm })
+        Ok(StepReport::new(gradient_norm))
     }
 
     /// Writes `<parameter>.<index>` for every state tensor.
@@ -125,6 +125,28 @@ impl Training {
             ops.set_optimizer_state(&mut entry.value, state)?;
         }
         self.steps = saved.steps;
+        Ok(())
+    }
+}
+
+/// Hands a weight's state tensors, which the argument reads, to all that hold the model.
+pub(crate) type StateSharing<'a> =
+    dyn FnMut(&mut dyn FnMut() -> Result<Vec<Vec<f32>>>) -> Result<Vec<Vec<f32>>> + 'a;
+
+impl Training {
+    /// Takes the state of `steps` steps that `share` gives for each weight.
+    pub(crate) fn share<O: Ops>(
+        &mut self,
+        ops: &O,
+        parameters: &mut ParameterStore<O>,
+        steps: u64,
+        share: &mut StateSharing<'_>,
+    ) -> Result<()> {
+        for entry in parameters.entries_mut() {
+            let state = share(&mut || ops.optimizer_state(&entry.value))?;
+            ops.set_optimizer_state(&mut entry.value, state)?;
+        }
+        self.steps = steps;
         Ok(())
     }
 }

@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use sppo_model::checkpoint::{Checkpoint, TensorData};
+use sppo_model::{ModelError, Result};
 
 /// The directory of a tiny model with golden numbers.
 pub(crate) fn fixture(family: &str) -> PathBuf {
@@ -124,4 +126,153 @@ impl GgufBuilder {
         file.extend(data);
         file
     }
+}
+
+pub(crate) fn tensors(checkpoint: &Checkpoint) -> Vec<(String, TensorData)> {
+    let names: Vec<String> = checkpoint.tensor_names().map(String::from).collect();
+    names.into_iter().map(|name| (name.clone(), checkpoint.tensor(&name).unwrap())).collect()
+}
+
+/// What opening a model is refused with: the message, and the hint in brackets.
+pub(crate) fn refusal(path: &Path) -> String {
+    let error = Checkpoint::open(path).unwrap_err();
+    let ModelError::File { ref hint, .. } = error else { return error.to_string() };
+    let text = error.to_string();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    format!("{text} [{}]", hint.as_deref().unwrap_or_default())
+}
+
+/// A fixture as llama.cpp's converter would write it, in f32.
+pub(crate) fn gguf_of_fixture(family: &str) -> GgufBuilder {
+    let checkpoint = Checkpoint::open(&fixture(family)).unwrap();
+    let config = checkpoint.config();
+    let mut file = GgufBuilder::default();
+    let key = |key: &str| format!("{family}.{key}");
+    file.text("general.architecture", family)
+        .integer(&key("block_count"), 3)
+        .integer(&key("context_length"), 256)
+        .integer(&key("embedding_length"), 64)
+        .integer(&key("feed_forward_length"), 112)
+        .integer(&key("attention.head_count"), 4)
+        .integer(&key("attention.head_count_kv"), 2)
+        .integer(&key("attention.key_length"), config.head_size as u32)
+        .integer(&key("attention.value_length"), config.head_size as u32)
+        .number(&key("rope.freq_base"), config.rotary_base as f32)
+        .number(&key("attention.layer_norm_rms_epsilon"), config.norm_epsilon as f32);
+    if family == "gemma2" {
+        file.number("gemma2.attn_logit_softcapping", 4.0)
+            .number("gemma2.final_logit_softcapping", 5.0)
+            .integer("gemma2.attention.sliding_window", 8);
+    }
+    add_tokenizer(&mut file, family);
+    for (name, data) in tensors(&checkpoint) {
+        let values: Vec<f32> = match &name {
+            name if family == "llama" && (name.contains("q_proj") || name.contains("k_proj")) => {
+                interleave_heads(&data.values)
+            }
+            name if family == "gemma2" && name.contains("norm") => {
+                data.values.iter().map(|value| value + 1.0).collect()
+            }
+            _ => data.values,
+        };
+        let dimensions: Vec<u64> = data.shape.iter().rev().map(|&size| size as u64).collect();
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        file.tensor(&gguf_name(family, &name), &dimensions, 0, bytes);
+    }
+    file
+}
+
+fn add_tokenizer(file: &mut GgufBuilder, family: &str) {
+    let tokenizer = read_json(&fixture(family).join("tokenizer.json"));
+    let mut tokens = vec![String::new(); 512];
+    for (token, id) in tokenizer["model"]["vocab"].as_object().unwrap() {
+        tokens[id.as_u64().unwrap() as usize] = token.clone();
+    }
+    let mut kinds: Vec<i32> =
+        tokens.iter().map(|token| if token.starts_with("<0x") { 6 } else { 1 }).collect();
+    for token in tokenizer["added_tokens"].as_array().unwrap() {
+        let id = token["id"].as_u64().unwrap() as usize;
+        tokens[id] = token["content"].as_str().unwrap().into();
+        kinds[id] = 3;
+    }
+    let merges: Vec<(String, String)> =
+        serde_json::from_value(tokenizer["model"]["merges"].clone()).unwrap();
+    match family {
+        "gemma2" => {
+            let rank = |token: &String| {
+                merges.iter().position(|(left, right)| format!("{left}{right}") == *token)
+            };
+            let scores: Vec<f32> = tokens
+                .iter()
+                .map(|token| rank(token).map_or(-1e6, |rank| -(rank as f32)))
+                .collect();
+            file.text("tokenizer.ggml.model", "llama").numbers("tokenizer.ggml.scores", &scores);
+        }
+        _ => {
+            let rule = if family == "llama" { "llama-bpe" } else { "qwen2" };
+            let merges: Vec<String> = merges.iter().map(|(a, b)| format!("{a} {b}")).collect();
+            file.text("tokenizer.ggml.model", "gpt2")
+                .text("tokenizer.ggml.pre", rule)
+                .texts("tokenizer.ggml.merges", &merges);
+        }
+    }
+    let config = read_json(&fixture(family).join("tokenizer_config.json"));
+    for name in ["bos", "eos"] {
+        let token = &config[format!("{name}_token")];
+        if let Some(id) = tokens.iter().position(|known| token == known.as_str()) {
+            file.integer(&format!("tokenizer.ggml.{name}_token_id"), id as u32);
+        }
+    }
+    file.texts("tokenizer.ggml.tokens", &tokens).integers("tokenizer.ggml.token_type", &kinds);
+}
+
+/// convert_hf_to_gguf.py's `reshape(heads, 2, size / 2, row).swapaxes(1, 2)` for heads of 16 rows of 64.
+fn interleave_heads(values: &[f32]) -> Vec<f32> {
+    let rows: Vec<&[f32]> = values.chunks(64).collect();
+    let order = (0..rows.len()).map(|row| row / 16 * 16 + row % 2 * 8 + row % 16 / 2);
+    order.flat_map(|row| rows[row].to_vec()).collect()
+}
+
+pub(crate) fn gguf_name(family: &str, name: &str) -> String {
+    let post_attention = if family == "gemma2" { "post_attention_norm" } else { "ffn_norm" };
+    name.replace("model.embed_tokens", "token_embd")
+        .replace("model.norm", "output_norm")
+        .replace("lm_head", "output")
+        .replace("model.layers", "blk")
+        .replace("input_layernorm", "attn_norm")
+        .replace("post_attention_layernorm", post_attention)
+        .replace("pre_feedforward_layernorm", "ffn_norm")
+        .replace("post_feedforward_layernorm", "post_ffw_norm")
+        .replace("self_attn.o_proj", "attn_output")
+        .replace("self_attn.", "attn_")
+        .replace("mlp.", "ffn_")
+        .replace("_proj", "")
+}
+
+pub(crate) fn open_gguf(bytes: &[u8]) -> (tempfile::TempDir, Result<Checkpoint>) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.gguf");
+    fs_err::write(&path, bytes).unwrap();
+    let opened = Checkpoint::open(&path);
+    (directory, opened)
+}
+
+/// Names, shapes and f32 values of a safetensors file.
+pub(crate) fn write_safetensors(
+    path: &Path,
+    metadata: &Value,
+    tensors: &[(String, Vec<usize>, Vec<f32>)],
+) {
+    let mut header = serde_json::Map::new();
+    header.insert("__metadata__".into(), metadata.clone());
+    let mut data: Vec<u8> = Vec::new();
+    for (name, shape, values) in tensors {
+        let start = data.len();
+        data.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        let place = serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [start, data.len()]});
+        header.insert(name.clone(), place);
+    }
+    let header = Value::Object(header).to_string();
+    let length = (header.len() as u64).to_le_bytes();
+    fs_err::write(path, [&length[..], header.as_bytes(), &data].concat()).unwrap();
 }

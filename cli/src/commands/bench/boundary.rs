@@ -137,7 +137,7 @@ impl Learner for Idle {
     }
 
     fn step(&mut self, _settings: &StepSettings) -> Result<StepReport, PluginError> {
-        Ok(StepReport { gradient_norm: 0.0 })
+        Ok(StepReport::new(0.0))
     }
 
     fn save(&self, _directory: &Path) -> Result<(), PluginError> {

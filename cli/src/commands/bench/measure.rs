@@ -83,7 +83,7 @@ pub(crate) fn measure(
     let (generation, responses) = measure_generation(policy, workload, &session.host())?;
     let training = measure_training(session, policy, workload)?;
     let [rows, inner, columns] =
-        if policy.info().device == "cpu" { CPU_MATRICES } else { GPU_MATRICES };
+        if policy.info().device.starts_with("cpu") { CPU_MATRICES } else { GPU_MATRICES };
     let measurements = Measurements {
         matrix_product_gflops: session.backend.matrix_product_rate(rows, inner, columns).ok(),
         generation,
@@ -104,21 +104,22 @@ fn measure_generation(
         .collect();
     let prompt_tokens: usize = workload.prompt_tokens.iter().map(Vec::len).sum();
     let mut responses = Vec::new();
-    let mut request = GenerationRequest {
-        prompts,
+    let part = prompts.len().div_ceil(policy.info().replicas.max(1)).max(1);
+    let request = |prompts: &[GenerationPrompt], seed: u64| GenerationRequest {
+        prompts: prompts.to_vec(),
         samples_per_prompt: workload.samples_per_prompt,
         sampling: SamplingParameters {
             max_new_tokens: workload.new_tokens,
             min_new_tokens: workload.new_tokens,
             ..SamplingParameters::default()
         },
-        seed: 0,
+        seed,
         stream: 0,
     };
     let tokens = workload.prompts.len() * workload.samples_per_prompt * workload.new_tokens;
     let seconds = repeat(workload.repetitions, |repetition| {
-        request.seed = repetition as u64;
-        responses = policy.generate(&request, progress)?;
+        let parts = prompts.chunks(part).map(|part| request(part, repetition as u64));
+        responses = policy.generate_each(&parts.collect::<Vec<_>>(), progress)?.concat();
         Ok(())
     })?;
     let work = forward_flops(policy.info(), prompt_tokens + tokens, tokens);

@@ -187,7 +187,7 @@ fn workload(arguments: &BenchArguments, setup: &Setup, policy: &dyn Policy) -> R
     let examples = pairs
         .into_iter()
         .enumerate()
-        .map(|(index, pair)| to_example(policy, index as u64, pair, settings))
+        .map(|(index, pair)| Ok(to_example(policy, index as u64, pair, settings)?.0))
         .collect::<CoreResult<Vec<_>>>()?;
     Ok(Workload {
         prompts,

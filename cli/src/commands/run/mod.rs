@@ -6,7 +6,7 @@ mod report;
 use sppo_core::config::Config;
 use sppo_core::observer::SilentObserver;
 use sppo_core::plugin::PluginKind;
-use sppo_core::plugins::UsedPlugin;
+use sppo_core::plugins::{UsedPlugin, schema_of};
 use sppo_core::run_directory::{ModelIdentity, PluginIdentity, RunDirectory, RunIdentity};
 use sppo_core::self_play::{RunInputs, self_play};
 use sppo_core::{Error, Result as CoreResult};
@@ -48,6 +48,10 @@ pub(super) fn run(arguments: &RunArguments, terminal: &Terminal) -> Result<()> {
         memory.require_fit()?;
     }
     let identity = identity(&plan, &model.checkpoint, oracle.identity())?;
+    let session = plan.session(backend.as_ref(), &SilentObserver);
+    if let Err(error) = session.try_oracle(oracle.as_mut()) {
+        return Err(not_begun(error, &plan, identity, terminal));
+    }
     let LocalModel { path: starting_model, checkpoint } = model;
     drop(checkpoint);
     let inputs = RunInputs { starting_model, prompts: plan.prompts.clone() };
@@ -66,6 +70,17 @@ pub(super) fn run(arguments: &RunArguments, terminal: &Terminal) -> Result<()> {
     report::show(&plan, reports, arguments.report.json, terminal)
 }
 
+/// The settings of the run that these arguments go on with, if it is on this machine: those of the record,
+/// or none. The record of another machine is rank 0's.
+pub(crate) fn earlier_settings(arguments: &RunArguments) -> CoreResult<Option<Config>> {
+    let is_here = plan::earlier_run(arguments);
+    match is_here {
+        Ok(earlier) => Ok(earlier.map(|resolved| resolved.config)),
+        Err(Error::RunDirectory { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Tells how to go on, whatever stopped the run.
 fn stopped(error: Error, plan: &RunPlan, terminal: &Terminal) -> Failure {
     let go_on = report::resume_command(&plan.config);
@@ -74,6 +89,17 @@ fn stopped(error: Error, plan: &RunPlan, terminal: &Terminal) -> Failure {
     }
     terminal.note(&format!("what was committed is kept; to go on: {go_on}"));
     error.into()
+}
+
+/// Leaves nothing behind, unless the oracle advises to go on later: then there must be a run to resume.
+fn not_begun(error: Error, plan: &RunPlan, identity: RunIdentity, terminal: &Terminal) -> Failure {
+    if !error.hint().is_some_and(|hint| hint.contains("--resume")) {
+        return error.into();
+    }
+    match open(plan, identity) {
+        Ok(_) => stopped(error, plan, terminal),
+        Err(other) => other.into(),
+    }
 }
 
 fn open(plan: &RunPlan, identity: RunIdentity) -> CoreResult<RunDirectory> {
@@ -95,7 +121,7 @@ fn identity(
     let config = &plan.config;
     let sha256 = checkpoint.identity()?.sha256;
     Ok(RunIdentity {
-        config: config.clone(),
+        config: config.with_absolute_paths(&schema_of),
         prompts_sha256: plan.prompts.sha256(),
         model: ModelIdentity { name: config.model.clone(), sha256 },
         plugins: plan

@@ -12,7 +12,7 @@ use sppo_core::plugin::{Backend, Manifest, Oracle, PluginKind, PolicySpec};
 use sppo_core::plugins::PluginRegistry;
 use sppo_core::run_directory::RunDirectory;
 use sppo_core::session::Session;
-use sppo_core::stages::TokenizationRule;
+use sppo_core::stages::{TokenizationRule, official_ends};
 use sppo_core::{Error, Result};
 
 use crate::args::RunArguments;
@@ -34,7 +34,7 @@ pub(super) struct RunPlan {
 
 impl RunPlan {
     pub(super) fn new(arguments: &RunArguments) -> Result<Self> {
-        let earlier = if arguments.resume { earlier_run(arguments)? } else { None };
+        let earlier = earlier_run(arguments)?;
         let resume = earlier.is_some();
         let Resolved { config, sources } = match earlier {
             Some(resolved) => resolved,
@@ -150,6 +150,10 @@ impl RunPlan {
         let Config { prompts: table, training, .. } = &self.config;
         // The official rule cuts them.
         let clean = training.tokenization == TokenizationRule::Clean;
+        if !clean {
+            let special_tokens = model.checkpoint.text().special_tokens();
+            official_ends(special_tokens.bos_token, special_tokens.eos_token)?;
+        }
         let max_length = training.max_length.filter(|_| clean);
         let PromptSet { training, held_out } = &self.prompts;
         let longest = model.check_prompts(training, table.train.as_deref(), max_length)?;
@@ -237,7 +241,10 @@ impl RunPlan {
             let judged = oracle.expected_requests(self.prompts_of(iteration) as u64, answers)?;
             Some(judged + oracle.expected_requests(duels as u64, 2)?)
         };
-        (1..=*iterations).map(of_iteration).sum()
+        // One question before all others; see `Session::try_oracle`.
+        let trial = oracle.expected_requests(1, 2)?;
+        let played: Option<u64> = (1..=*iterations).map(of_iteration).sum();
+        played.map(|played| played + trial)
     }
 
     fn sections(&self, requests: Option<u64>) -> Vec<(&'static str, Vec<String>)> {
@@ -414,15 +421,20 @@ fn require_enough(prompts: usize, config: &Config) -> Result<()> {
 }
 
 /// The settings that the run has, but for what was typed. What differs is refused when the run is
-/// opened, unless it is allowed. `None` for a run that was stopped before it had recorded anything.
-fn earlier_run(arguments: &RunArguments) -> Result<Option<Resolved>> {
+/// opened, unless it is allowed. `None` for a run that is to be started, or was stopped before it had
+/// recorded anything.
+pub(super) fn earlier_run(arguments: &RunArguments) -> Result<Option<Resolved>> {
+    if !arguments.resume && !arguments.resume_or_start {
+        return Ok(None);
+    }
     let Resolved { config, sources } = arguments.settings.resolve(flags(arguments)?)?;
     let name = match sources.get("name") {
         None | Some(Source::Default) => latest_run(&config.run_directory)?,
         Some(_) => config.name,
     };
     let path = config.run_directory.join(&name);
-    if path.is_dir() && !path.join("run.json").exists() {
+    let is_recorded = path.join("run.json").exists();
+    if !is_recorded && (path.is_dir() || arguments.resume_or_start) {
         return Ok(None);
     }
     if !path.is_dir() {
@@ -433,7 +445,35 @@ fn earlier_run(arguments: &RunArguments) -> Result<Option<Resolved>> {
     let mut resolved = arguments.settings.resolve_on(&recorded, flags(arguments)?)?;
     resolved.config.name = name;
     resolved.config.run_directory = config.run_directory;
+    require_recorded_files(&recorded, &resolved.config)?;
     Ok(Some(resolved))
+}
+
+/// Refuses to resume a run from another directory if it recorded paths relative to the one where it was
+/// started, as earlier versions did.
+fn require_recorded_files(recorded: &Config, config: &Config) -> Result<()> {
+    let prompts = [
+        (&recorded.prompts.train, &config.prompts.train, "--prompts"),
+        (&recorded.prompts.held_out, &config.prompts.held_out, "--held-out"),
+    ];
+    for (recorded, now, flag) in prompts {
+        let (Some(path), true) = (recorded, recorded == now) else { continue };
+        if path.is_relative() && !path.exists() {
+            let message = "is not here: the run was started in another directory, and its record has this \
+                           path relative to that one";
+            return Err(Error::input(path, message)
+                .with_hint(format!("resume the run there, or say where the file is with {flag}")));
+        }
+    }
+    let model = Path::new(&config.model);
+    let is_relative = model.starts_with(".") || model.starts_with("..");
+    if recorded.model == config.model && is_relative && !model.exists() {
+        let message = "is not here: the run was started in another directory, and its record has the \
+                       model's path relative to that one";
+        return Err(Error::input(model, message)
+            .with_hint("resume the run there, or say where the model is with --model"));
+    }
+    Ok(())
 }
 
 /// The run that was worked on last.

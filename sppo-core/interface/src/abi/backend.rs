@@ -7,14 +7,17 @@ use abi_stable::sabi_trait;
 use abi_stable::std_types::{RBox, RSlice, RVec};
 
 use super::guard::guarded;
-use super::mirror::{AbiPath, AbiResult, Crosses, mirror, path, received, received_object};
+use super::mirror::{
+    AbiPath, AbiResult, Crosses, mirror, only, path, received, received_each, received_object,
+};
 use super::module::{Exported, IntoObject, Pluggable, root_module};
 use super::policy::{PolicyBox, export_policy, import_policy};
+use super::progress::{ExportedProgress, ImportedProgress, ProgressRef};
 use crate::calls::PluginCall;
 use crate::plugin::PluginKind;
 use crate::{
     Backend, LoraSettings, MemoryEstimate, ModelSpec, PlannedSampling, PlannedTraining,
-    PlannedWork, PluginError, Policy, PolicySpec, Scorer,
+    PlannedWork, PluginError, Policy, PolicySpec, Progress, Scorer, TeamPlace,
 };
 
 pub type BackendBox = AbiBackend_TO<'static, RBox<()>>;
@@ -22,6 +25,8 @@ pub type ScorerBox = AbiScorer_TO<'static, RBox<()>>;
 
 #[sabi_trait]
 pub trait AbiBackend {
+    fn place(&self) -> AbiResult<TeamPlace>;
+    fn serve(&self, progress: ProgressRef<'_>) -> AbiResult<()>;
     fn load_policy(&self, spec: AbiPolicySpec) -> AbiResult<PolicyBox>;
     fn estimate_memory(
         &self,
@@ -35,8 +40,9 @@ pub trait AbiBackend {
 
 #[sabi_trait]
 pub trait AbiScorer {
+    fn replicas(&self) -> AbiResult<usize>;
     #[sabi(last_prefix_field)]
-    fn score(&mut self, sequences: RSlice<'_, RSlice<'_, u32>>) -> AbiResult<RVec<f32>>;
+    fn score_each(&mut self, batches: RVec<RVec<RSlice<'_, u32>>>) -> AbiResult<RVec<RVec<f32>>>;
 }
 
 mirror!(AbiLoraSettings of LoraSettings {
@@ -51,6 +57,7 @@ mirror!(AbiPolicySpec of PolicySpec {
     path: std::path::PathBuf,
     adapters: Option<LoraSettings>,
     recompute_activations: bool,
+    template_variables: String,
 });
 mirror!(AbiPlannedWork of PlannedWork {
     sampling: Vec<PlannedSampling>,
@@ -73,7 +80,8 @@ impl Pluggable for dyn Backend {
     }
 
     fn import(plugin: &'static str, object: BackendBox) -> Result<Box<Self>, PluginError> {
-        Ok(Box::new(ImportedBackend { plugin, backend: object }))
+        let place = received(plugin, object.place())?;
+        Ok(Box::new(ImportedBackend { plugin, backend: object, place }))
     }
 }
 
@@ -84,6 +92,14 @@ impl<T: Backend + 'static> IntoObject<dyn Backend> for T {
 }
 
 impl AbiBackend for Exported<dyn Backend> {
+    fn place(&self) -> AbiResult<TeamPlace> {
+        guarded(|| Ok(self.0.place()))
+    }
+
+    fn serve(&self, progress: ProgressRef<'_>) -> AbiResult<()> {
+        guarded(|| self.0.serve(&ImportedProgress(progress)))
+    }
+
     fn load_policy(&self, spec: AbiPolicySpec) -> AbiResult<PolicyBox> {
         guarded(|| self.0.load_policy(&PolicySpec::receive(spec)).map(export_policy))
     }
@@ -110,9 +126,18 @@ impl AbiBackend for Exported<dyn Backend> {
 struct ImportedBackend {
     plugin: &'static str,
     backend: BackendBox,
+    place: TeamPlace,
 }
 
 impl Backend for ImportedBackend {
+    fn place(&self) -> TeamPlace {
+        self.place
+    }
+
+    fn serve(&self, progress: &dyn Progress) -> Result<(), PluginError> {
+        received(self.plugin, self.backend.serve(ExportedProgress(progress).lend()))
+    }
+
     fn load_policy(&self, spec: &PolicySpec) -> Result<Box<dyn Policy>, PluginError> {
         let _call = PluginCall::enter(self.plugin);
         let policy = self.backend.load_policy(spec.clone().cross());
@@ -148,10 +173,17 @@ pub(super) fn export_scorer(scorer: Box<dyn Scorer>) -> ScorerBox {
 }
 
 impl AbiScorer for Exported<dyn Scorer> {
-    fn score(&mut self, sequences: RSlice<'_, RSlice<'_, u32>>) -> AbiResult<RVec<f32>> {
+    fn replicas(&self) -> AbiResult<usize> {
+        guarded(|| Ok(self.0.replicas()))
+    }
+
+    fn score_each(&mut self, batches: RVec<RVec<RSlice<'_, u32>>>) -> AbiResult<RVec<RVec<f32>>> {
         guarded(|| {
-            let sequences: Vec<Vec<u32>> = sequences.iter().map(|tokens| tokens.to_vec()).collect();
-            Ok(self.0.score(&sequences)?.cross())
+            let batches: Vec<Vec<Vec<u32>>> = batches
+                .iter()
+                .map(|sequences| sequences.iter().map(|tokens| tokens.to_vec()).collect())
+                .collect();
+            Ok(self.0.score_each(&batches)?.cross())
         })
     }
 }
@@ -160,19 +192,35 @@ impl AbiScorer for Exported<dyn Scorer> {
 struct ImportedScorer {
     plugin: &'static str,
     scorer: ScorerBox,
+    replicas: usize,
 }
 
 pub(super) fn import_scorer(
     plugin: &'static str,
     made: AbiResult<ScorerBox>,
 ) -> Result<Box<dyn Scorer>, PluginError> {
-    Ok(Box::new(ImportedScorer { plugin, scorer: received_object(plugin, made)? }))
+    let scorer = received_object(plugin, made)?;
+    let replicas = received(plugin, scorer.replicas())?;
+    Ok(Box::new(ImportedScorer { plugin, scorer, replicas }))
+}
+
+/// Sequences on their way, lent.
+fn lent(sequences: &[Vec<u32>]) -> RVec<RSlice<'_, u32>> {
+    sequences.iter().map(|tokens| RSlice::from(tokens.as_slice())).collect()
 }
 
 impl Scorer for ImportedScorer {
     fn score(&mut self, sequences: &[Vec<u32>]) -> Result<Vec<f32>, PluginError> {
-        let sequences: Vec<RSlice<'_, u32>> =
-            sequences.iter().map(|tokens| RSlice::from(tokens.as_slice())).collect();
-        received(self.plugin, self.scorer.score(RSlice::from(sequences.as_slice())))
+        let made = self.scorer.score_each(RVec::from(vec![lent(sequences)]));
+        received_each(self.plugin, 1, made).and_then(|each| only(self.plugin, each))
+    }
+
+    fn replicas(&self) -> usize {
+        self.replicas
+    }
+
+    fn score_each(&mut self, batches: &[Vec<Vec<u32>>]) -> Result<Vec<Vec<f32>>, PluginError> {
+        let lent = batches.iter().map(|sequences| lent(sequences)).collect();
+        received_each(self.plugin, batches.len(), self.scorer.score_each(lent))
     }
 }

@@ -8,7 +8,7 @@ use abi_stable::std_types::{ROption, RResult, RString, RVec};
 
 use crate::{
     FinishReason, MemoryEstimate, Optimizer, PlannedSampling, PlannedTraining, PluginError,
-    PluginErrorKind, SamplingParameters, StepReport,
+    PluginErrorKind, SamplingParameters, StepReport, TeamPlace,
 };
 
 /// A value that crosses the boundary.
@@ -62,6 +62,7 @@ cross_as_they_are!(
     PluginErrorKind,
     SamplingParameters,
     StepReport,
+    TeamPlace,
 );
 
 impl Crosses for String {
@@ -195,6 +196,26 @@ pub(super) fn received<T: Crosses>(
     result: AbiResult<T::Abi>,
 ) -> Result<T, PluginError> {
     received_object(plugin, result).map(T::receive)
+}
+
+/// As [`received`], for the results of several batches, one of each.
+pub(super) fn received_each<T: Crosses>(
+    plugin: &'static str,
+    batches: usize,
+    results: AbiResult<RVec<T::Abi>>,
+) -> Result<Vec<T>, PluginError> {
+    let each = received::<Vec<T>>(plugin, results)?;
+    if each.len() == batches {
+        return Ok(each);
+    }
+    let message = format!("it returned {} results for {batches} batches", each.len());
+    Err(PluginError::failed(message).of_plugin(plugin))
+}
+
+/// The result of the one batch that was given.
+pub(super) fn only<T>(plugin: &'static str, each: Vec<T>) -> Result<T, PluginError> {
+    let nothing = || PluginError::failed("it returned no result").of_plugin(plugin);
+    each.into_iter().next().ok_or_else(nothing)
 }
 
 /// As [`received`], for an object, which stays in its form.

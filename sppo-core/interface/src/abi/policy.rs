@@ -10,7 +10,7 @@ use abi_stable::sabi_trait;
 use abi_stable::std_types::{RBox, ROption, RSlice, RStr, RString, RVec};
 
 use super::guard::guarded;
-use super::mirror::{AbiPath, AbiResult, Crosses, mirror, path, received};
+use super::mirror::{AbiPath, AbiResult, Crosses, mirror, only, path, received, received_each};
 use super::module::Exported;
 use super::progress::{ExportedProgress, ImportedProgress, ProgressRef};
 use super::texts::AbiMessage;
@@ -33,14 +33,17 @@ pub trait AbiPolicy {
     ) -> AbiResult<RString>;
     fn encode(&self, text: RStr<'_>, add_special_tokens: bool) -> AbiResult<RVec<u32>>;
     fn decode(&self, tokens: RSlice<'_, u32>) -> AbiResult<RString>;
-    fn generate(
+    fn generate_each(
         &mut self,
-        request: AbiGenerationRequest,
+        requests: RVec<AbiGenerationRequest>,
         progress: ProgressRef<'_>,
-    ) -> AbiResult<RVec<AbiGeneratedResponse>>;
-    fn token_log_probs(&mut self, batch: AbiBatch<'_>) -> AbiResult<RVec<RVec<f32>>>;
-    fn forward(&mut self, batch: AbiBatch<'_>) -> AbiResult<RVec<f64>>;
-    fn backward(&mut self, coefficients: RSlice<'_, f64>) -> AbiResult<()>;
+    ) -> AbiResult<RVec<RVec<AbiGeneratedResponse>>>;
+    fn token_log_probs_each(
+        &mut self,
+        batches: RVec<AbiBatch<'_>>,
+    ) -> AbiResult<RVec<RVec<RVec<f32>>>>;
+    fn forward_each(&mut self, batches: RVec<AbiBatch<'_>>) -> AbiResult<RVec<RVec<f64>>>;
+    fn backward_each(&mut self, coefficients: RVec<RSlice<'_, f64>>) -> AbiResult<()>;
     fn begin_training(&mut self, optimizer: Optimizer) -> AbiResult<()>;
     fn step(&mut self, settings: AbiStepSettings) -> AbiResult<StepReport>;
     fn save(&self, directory: AbiPath) -> AbiResult<()>;
@@ -61,6 +64,7 @@ mirror!(AbiPolicyInfo of PolicyInfo {
     stop_tokens: Vec<u32>,
     device: String,
     dtype: String,
+    replicas: usize,
 });
 mirror!(AbiGenerationPrompt of GenerationPrompt { id: u64, tokens: Vec<u32> });
 mirror!(AbiGenerationRequest of GenerationRequest {
@@ -120,6 +124,14 @@ impl From<AbiBatch<'_>> for SequenceBatch {
     }
 }
 
+fn lent_batches(batches: &[SequenceBatch]) -> RVec<AbiBatch<'_>> {
+    batches.iter().map(AbiBatch::from).collect()
+}
+
+fn received_batches(batches: RVec<AbiBatch<'_>>) -> Vec<SequenceBatch> {
+    batches.into_iter().map(SequenceBatch::from).collect()
+}
+
 pub(super) fn export_policy(policy: Box<dyn Policy>) -> PolicyBox {
     AbiPolicy_TO::from_value(Exported::new(policy), TD_Opaque)
 }
@@ -148,27 +160,34 @@ impl AbiPolicy for Exported<dyn Policy> {
         guarded(|| Ok(self.0.decode(tokens.as_slice())?.cross()))
     }
 
-    fn generate(
+    fn generate_each(
         &mut self,
-        request: AbiGenerationRequest,
+        requests: RVec<AbiGenerationRequest>,
         progress: ProgressRef<'_>,
-    ) -> AbiResult<RVec<AbiGeneratedResponse>> {
+    ) -> AbiResult<RVec<RVec<AbiGeneratedResponse>>> {
         guarded(|| {
-            let request = GenerationRequest::receive(request);
-            Ok(self.0.generate(&request, &ImportedProgress(progress))?.cross())
+            let requests = Vec::<GenerationRequest>::receive(requests);
+            Ok(self.0.generate_each(&requests, &ImportedProgress(progress))?.cross())
         })
     }
 
-    fn token_log_probs(&mut self, batch: AbiBatch<'_>) -> AbiResult<RVec<RVec<f32>>> {
-        guarded(|| Ok(self.0.token_log_probs(&batch.into())?.cross()))
+    fn token_log_probs_each(
+        &mut self,
+        batches: RVec<AbiBatch<'_>>,
+    ) -> AbiResult<RVec<RVec<RVec<f32>>>> {
+        guarded(|| Ok(self.0.token_log_probs_each(&received_batches(batches))?.cross()))
     }
 
-    fn forward(&mut self, batch: AbiBatch<'_>) -> AbiResult<RVec<f64>> {
-        guarded(|| Ok(self.0.forward(&batch.into())?.cross()))
+    fn forward_each(&mut self, batches: RVec<AbiBatch<'_>>) -> AbiResult<RVec<RVec<f64>>> {
+        guarded(|| Ok(self.0.forward_each(&received_batches(batches))?.cross()))
     }
 
-    fn backward(&mut self, coefficients: RSlice<'_, f64>) -> AbiResult<()> {
-        guarded(|| self.0.backward(coefficients.as_slice()))
+    fn backward_each(&mut self, coefficients: RVec<RSlice<'_, f64>>) -> AbiResult<()> {
+        guarded(|| {
+            let coefficients: Vec<Vec<f64>> =
+                coefficients.iter().map(|of_batch| of_batch.to_vec()).collect();
+            self.0.backward_each(&coefficients)
+        })
     }
 
     fn begin_training(&mut self, optimizer: Optimizer) -> AbiResult<()> {
@@ -245,23 +264,56 @@ impl Sampler for ImportedPolicy {
         request: &GenerationRequest,
         progress: &dyn Progress,
     ) -> Result<Vec<GeneratedResponse>, PluginError> {
+        self.generate_each(std::slice::from_ref(request), progress)
+            .and_then(|each| only(self.plugin, each))
+    }
+
+    fn generate_each(
+        &mut self,
+        requests: &[GenerationRequest],
+        progress: &dyn Progress,
+    ) -> Result<Vec<Vec<GeneratedResponse>>, PluginError> {
         let call = WatchedCall::enter(self.plugin, progress);
-        let request = request.clone().cross();
-        received(self.plugin, self.policy.generate(request, ExportedProgress(&call).lend()))
+        let crossing = requests.to_vec().cross();
+        received_each(
+            self.plugin,
+            requests.len(),
+            self.policy.generate_each(crossing, ExportedProgress(&call).lend()),
+        )
     }
 }
 
 impl Learner for ImportedPolicy {
     fn token_log_probs(&mut self, batch: &SequenceBatch) -> Result<Vec<Vec<f32>>, PluginError> {
-        received(self.plugin, self.policy.token_log_probs(batch.into()))
+        self.token_log_probs_each(std::slice::from_ref(batch))
+            .and_then(|each| only(self.plugin, each))
+    }
+
+    fn token_log_probs_each(
+        &mut self,
+        batches: &[SequenceBatch],
+    ) -> Result<Vec<Vec<Vec<f32>>>, PluginError> {
+        let made = self.policy.token_log_probs_each(lent_batches(batches));
+        received_each(self.plugin, batches.len(), made)
     }
 
     fn forward(&mut self, batch: &SequenceBatch) -> Result<Vec<f64>, PluginError> {
-        received(self.plugin, self.policy.forward(batch.into()))
+        self.forward_each(std::slice::from_ref(batch)).and_then(|each| only(self.plugin, each))
+    }
+
+    fn forward_each(&mut self, batches: &[SequenceBatch]) -> Result<Vec<Vec<f64>>, PluginError> {
+        let made = self.policy.forward_each(lent_batches(batches));
+        received_each(self.plugin, batches.len(), made)
     }
 
     fn backward(&mut self, coefficients: &[f64]) -> Result<(), PluginError> {
-        received(self.plugin, self.policy.backward(coefficients.into()))
+        let coefficients = RVec::from(vec![RSlice::from(coefficients)]);
+        received(self.plugin, self.policy.backward_each(coefficients))
+    }
+
+    fn backward_each(&mut self, coefficients: &[Vec<f64>]) -> Result<(), PluginError> {
+        let coefficients = coefficients.iter().map(|of_batch| RSlice::from(of_batch.as_slice()));
+        received(self.plugin, self.policy.backward_each(coefficients.collect()))
     }
 
     fn begin_training(&mut self, optimizer: &Optimizer) -> Result<(), PluginError> {

@@ -55,16 +55,17 @@ pub(super) fn plain(
     })
 }
 
+/// As llama.cpp reads it: without a type, the factor is linear; of the type `none`, it does not count.
 fn rotary_scaling(keys: &GgufKeys<'_>) -> Result<RotaryScaling> {
-    let kind = keys.text("rope.scaling.type")?.unwrap_or("none");
+    let kind = keys.text("rope.scaling.type")?.unwrap_or("linear");
     let factor = match keys.number("rope.scaling.factor")? {
         Some(factor) => Some(factor),
         None => keys.number("rope.scale_linear")?,
     };
-    let scaled = factor.filter(|&factor| factor != 1.0 && factor != 0.0);
-    match (kind, scaled) {
-        ("none" | "linear", None) => Ok(RotaryScaling::Unscaled),
-        ("none" | "linear", Some(factor)) if factor > 0.0 => Ok(RotaryScaling::Linear { factor }),
+    keys.refuse_unless_number("rope.scaling.attn_factor", 1.0)?;
+    match (kind, factor.filter(|&factor| factor != 1.0 && factor != 0.0)) {
+        ("none", _) | ("linear", None) => Ok(RotaryScaling::Unscaled),
+        ("linear", Some(factor)) if factor > 0.0 => Ok(RotaryScaling::Linear { factor }),
         _ => Err(ModelError::Unsupported(format!(
             "{}: rope scaling `{kind}` by {} is not supported; supported: none, linear, and \
              Llama 3's",

@@ -133,9 +133,13 @@ fn rotary(settings: &JsonObject<'_>, context_length: usize) -> Result<(f64, Rota
     let base = parameters.number("rope_theta")?.or(top_level_base).unwrap_or(10_000.0);
     parameters.refuse_unless("partial_rotary_factor", &json!(1.0))?;
     let kind = match parameters.text("rope_type")? {
-        Some(kind) => kind,
-        None => parameters.text("type")?.unwrap_or("default"),
+        Some(kind) => Some(kind),
+        None => parameters.text("type")?,
     };
+    if kind.is_none() && parameters.number("factor")?.is_some_and(|factor| factor != 1.0) {
+        return Err(parameters.wrong("rope_type", "given where there is a `factor`"));
+    }
+    let kind = kind.unwrap_or("default");
     let required = |key: &str| {
         parameters
             .number(key)?

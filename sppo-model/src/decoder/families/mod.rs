@@ -14,6 +14,8 @@ mod tests;
 
 use std::path::Path;
 
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use super::{DecoderConfig, Family};
@@ -25,6 +27,21 @@ pub(crate) use gguf::gguf_name;
 /// Every family.
 pub static FAMILIES: &[&dyn Family] =
     &[&llama::Llama, &mistral::Mistral, &gemma2::Gemma2, &qwen2::Qwen2, &qwen3::Qwen3];
+
+/// A family between processes is its `model_type`.
+impl Serialize for dyn Family {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        self.model_type().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for &'static dyn Family {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let found = FAMILIES.iter().find(|family| family.model_type() == name);
+        found.copied().ok_or_else(|| D::Error::custom(format!("there is no family `{name}`")))
+    }
+}
 
 impl DecoderConfig {
     /// Reads a `config.json`; `path` names it in errors.

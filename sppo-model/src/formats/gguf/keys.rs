@@ -5,6 +5,9 @@ use std::path::Path;
 use super::{GgufMetadata, GgufValue};
 use crate::error::{ModelError, Result};
 
+/// The `general.type` of a model.
+const MODEL: &str = "model";
+
 /// Metadata keys of an architecture, given without the name that they begin with.
 #[derive(Clone, Copy, Debug)]
 pub struct GgufKeys<'a> {
@@ -16,8 +19,16 @@ impl<'a> GgufKeys<'a> {
     /// The keys of the architecture that the metadata name.
     ///
     /// # Errors
-    /// When they name none.
+    /// When they name none, or are those of adapters or of anything else than a model.
     pub fn of(metadata: &'a GgufMetadata) -> Result<Self> {
+        let kind = metadata.text("general.type")?.unwrap_or(MODEL);
+        if kind != MODEL {
+            return Err(ModelError::file(
+                metadata.path(),
+                format!("holds no model: its `general.type` is `{kind}`"),
+            )
+            .with_hint("name the GGUF file of the model itself"));
+        }
         let architecture = metadata
             .text("general.architecture")?
             .ok_or_else(|| metadata.missing("general.architecture"))?;
@@ -84,6 +95,18 @@ impl<'a> GgufKeys<'a> {
     /// Refuses a setting that changes the result, unless it has the one value that is supported.
     pub fn refuse_unless(&self, key: &str, supported: u64) -> Result<()> {
         match self.metadata.integer(&self.full(key))? {
+            Some(value) if value != supported => Err(ModelError::Unsupported(format!(
+                "{}: `{}` = {value} is not supported; only {supported} is",
+                self.metadata.path().display(),
+                self.full(key)
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// As [`Self::refuse_unless`], of a setting that is no integer.
+    pub fn refuse_unless_number(&self, key: &str, supported: f64) -> Result<()> {
+        match self.number(key)? {
             Some(value) if value != supported => Err(ModelError::Unsupported(format!(
                 "{}: `{}` = {value} is not supported; only {supported} is",
                 self.metadata.path().display(),

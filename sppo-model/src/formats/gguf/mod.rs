@@ -1,4 +1,5 @@
-//! GGUF files, versions 2 and 3: metadata and quantised tensors in one file.
+//! GGUF files, versions 2 and 3: metadata and quantised tensors in one file, or in the several that
+//! `llama-gguf-split` makes of it.
 //!
 //! Everything in the header is untrusted: counts, offsets and sizes are checked against the file
 //! before they are used.
@@ -7,6 +8,7 @@ mod dequantize;
 mod keys;
 mod metadata;
 mod reader;
+mod split;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -18,17 +20,21 @@ pub use keys::GgufKeys;
 pub use metadata::{GgufMetadata, GgufValue};
 
 use self::reader::ByteReader;
+use self::split::Split;
 use super::WeightFile;
 use super::files::map_file;
+use super::weight_file::check_finite;
 use crate::error::{ModelError, Result};
 
 const MAGIC: [u8; 4] = *b"GGUF";
 const DEFAULT_ALIGNMENT: u64 = 32;
 const MOST_DIMENSIONS: u32 = 4;
 
-/// Shape, format and byte range of a tensor in the file.
+/// Shape, format and byte range of a tensor in one of the files.
 #[derive(Clone, Debug)]
 struct TensorEntry {
+    /// The part of the model, from 0.
+    part: usize,
     /// Outermost dimension first.
     shape: Vec<usize>,
     kind: GgufType,
@@ -36,27 +42,55 @@ struct TensorEntry {
     end: usize,
 }
 
-/// A GGUF file, mapped into memory.
+/// A GGUF model, mapped into memory.
 #[derive(Debug)]
 pub struct GgufFile {
-    path: PathBuf,
-    map: Mmap,
+    /// One file, or the parts of a model that was split, in order.
+    parts: Vec<(PathBuf, Mmap)>,
     metadata: GgufMetadata,
     tensors: HashMap<String, TensorEntry>,
 }
 
 impl GgufFile {
-    /// Maps the file and reads its header.
+    /// Maps the file and reads its header. Of a model that was split, this is the first part, and the
+    /// others lie beside it.
     ///
     /// # Errors
-    /// When the file is not GGUF, is damaged, or holds a number format that cannot be read.
+    /// When a file is not GGUF, is damaged, or holds a number format that cannot be read, or when a part
+    /// is missing or belongs to another model.
     pub fn open(path: &Path) -> Result<Self> {
         let map = map_file(path)?;
         let (metadata, tensors) = read_header(&map, path)?;
-        Ok(Self { path: path.to_path_buf(), map, metadata, tensors })
+        let mut model = Self { parts: vec![(path.to_path_buf(), map)], metadata, tensors };
+        if let Some(split) = Split::of(&model.metadata)? {
+            for other in split.other_parts(path)? {
+                model.add_part(other, &split)?;
+            }
+            split.check_tensor_count(model.tensors.len(), path)?;
+        }
+        Ok(model)
     }
 
-    /// The file's metadata.
+    fn add_part(&mut self, path: PathBuf, split: &Split) -> Result<()> {
+        let map = map_file(&path)?;
+        let (metadata, tensors) = read_header(&map, &path)?;
+        split.check_part(self.parts.len(), &metadata)?;
+        for (name, entry) in tensors {
+            let entry = TensorEntry { part: self.parts.len(), ..entry };
+            if let Some(earlier) = self.tensors.insert(name.clone(), entry) {
+                let other = self.parts.get(earlier.part).map_or(&path, |(path, _)| path);
+                return Err(ModelError::file(
+                    &path,
+                    format!("holds tensor `{name}`, which {} holds too", other.display()),
+                )
+                .with_hint("the parts are not of one model; download them again"));
+            }
+        }
+        self.parts.push((path, map));
+        Ok(())
+    }
+
+    /// The metadata, which stand in the first part.
     #[must_use]
     pub fn metadata(&self) -> &GgufMetadata {
         &self.metadata
@@ -69,10 +103,16 @@ impl WeightFile for GgufFile {
     }
 
     fn values(&self, name: &str) -> Result<Vec<f32>> {
-        let missing = || ModelError::file(&self.path, format!("has no tensor `{name}`"));
-        let entry = self.tensors.get(name).ok_or_else(missing)?;
-        let bytes = self.map.get(entry.start..entry.end).ok_or_else(missing)?;
-        Ok(entry.kind.dequantize(bytes))
+        let located = self.tensors.get(name).and_then(|entry| {
+            let (path, map) = self.parts.get(entry.part)?;
+            Some((path, entry.kind, map.get(entry.start..entry.end)?))
+        });
+        let (path, kind, bytes) = located.ok_or_else(|| {
+            ModelError::file(self.metadata.path(), format!("has no tensor `{name}`"))
+        })?;
+        let values = kind.dequantize(bytes);
+        check_finite(path, name, &values)?;
+        Ok(values)
     }
 
     fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
@@ -85,7 +125,7 @@ impl WeightFile for GgufFile {
     }
 
     fn paths(&self) -> Vec<&Path> {
-        vec![&self.path]
+        self.parts.iter().map(|(path, _)| path.as_path()).collect()
     }
 }
 
@@ -165,7 +205,7 @@ fn locate(
             reader.path(),
             format!("tensor `{name}` has the number format {unsupported}, which is not supported"),
         )
-        .with_hint(format!("use a file with {} only", GgufType::SUPPORTED))
+        .with_hint("take another file of the same model: Q8_0 is small and nearly exact, F16 exact")
     })?;
     let row = dimensions.first().copied().unwrap_or_default();
     if row % kind.block_values() as u64 != 0 {
@@ -186,6 +226,7 @@ fn locate(
         });
     match extent {
         Some((start, end)) if offset % alignment == 0 => Ok(TensorEntry {
+            part: 0,
             shape: dimensions.iter().rev().map(|&dimension| dimension as usize).collect(),
             kind,
             start: start as usize,

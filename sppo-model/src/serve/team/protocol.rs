@@ -1,0 +1,127 @@
+//! Messages between the ranks of a team.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sppo_plugin::{
+    GeneratedResponse, GenerationRequest, LoraSettings, Optimizer, PluginError, PluginErrorKind,
+    SequenceBatch, StepReport, StepSettings,
+};
+
+use crate::decoder::DecoderConfig;
+use crate::serve::scorer::ScorerConfig;
+
+/// The number by which all ranks know a model.
+pub(super) type Handle = u64;
+
+/// An order of rank 0. Of several batches, rank `i` takes batch `i`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Command {
+    LoadPolicy(Handle, Box<PolicyPlan>),
+    LoadScorer(Handle, Box<ScorerPlan>),
+    Drop(Handle),
+    Generate(Handle, Vec<GenerationRequest>),
+    TokenLogProbs(Handle, Vec<SequenceBatch>),
+    Forward(Handle, Vec<SequenceBatch>),
+    Backward(Handle, Vec<Vec<f64>>),
+    BeginTraining(Handle, Optimizer),
+    Step(Handle, StepSettings),
+    LoadOptimizerState(Handle),
+    Score(Handle, Vec<Vec<Vec<u32>>>),
+    Leave,
+}
+
+/// A policy to hold, but for its weights.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct PolicyPlan {
+    pub(super) config: DecoderConfig,
+    pub(super) adapters: Option<Adapters>,
+    pub(super) recompute_activations: bool,
+    pub(super) stop_tokens: Vec<u32>,
+}
+
+/// Settings of adapters with their seed, which files do not hold.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Adapters {
+    settings: LoraSettings,
+    seed: u64,
+}
+
+impl Adapters {
+    pub(super) fn of(settings: &LoraSettings) -> Self {
+        Self { settings: settings.clone(), seed: settings.seed }
+    }
+
+    pub(super) fn settings(&self) -> LoraSettings {
+        LoraSettings { seed: self.seed, ..self.settings.clone() }
+    }
+}
+
+/// A scorer to hold, but for the values of its weights.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct ScorerPlan {
+    pub(super) config: ScorerConfig,
+    /// Names and shapes of the stored weights.
+    pub(super) shapes: Vec<(String, Vec<usize>)>,
+}
+
+/// What a rank's part of a command gave.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Reply {
+    Done,
+    /// The device of a model that was loaded.
+    Loaded(String),
+    Responses(Vec<GeneratedResponse>),
+    TokenLogProbs(Vec<Vec<f32>>),
+    LogProbs(Vec<f64>),
+    Scores(Vec<f32>),
+    Step(StepReport),
+}
+
+/// The end of a command on one rank.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Outcome {
+    pub(super) result: Result<Reply, Failure>,
+    /// Time that the rank computed, exchanges with others left out.
+    pub(super) seconds: f64,
+}
+
+/// An error on its way to the other ranks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Failure {
+    kind: PluginErrorKind,
+    message: String,
+    hint: Option<String>,
+}
+
+impl From<PluginError> for Failure {
+    fn from(error: PluginError) -> Self {
+        Self { kind: error.kind, message: error.message, hint: error.hint }
+    }
+}
+
+impl Failure {
+    /// The error, of another rank if it has a name.
+    pub(super) fn into_error(self, rank: Option<String>) -> PluginError {
+        let message = match rank {
+            Some(rank) => format!("{rank}: {}", self.message),
+            None => self.message,
+        };
+        let mut error = PluginError::new(self.kind, message);
+        error.hint = self.hint;
+        error
+    }
+}
+
+/// Bytes of a message.
+pub(super) fn encode(message: &impl Serialize) -> Result<Vec<u8>, PluginError> {
+    rmp_serde::to_vec_named(message)
+        .map_err(|error| PluginError::failed(format!("a message to the team: {error}")))
+}
+
+/// The message in these bytes.
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, PluginError> {
+    rmp_serde::from_slice(bytes).map_err(|error| {
+        PluginError::failed(format!("a message of the team cannot be read: {error}"))
+            .with_hint("all ranks must run the same build of sppo and of its plugin")
+    })
+}
