@@ -1,4 +1,4 @@
-//! What a rank's own thread and its watching thread tell each other, and the words for what can happen.
+//! Messages between a rank's own thread and its watching thread, and the words for what can happen.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -26,7 +26,7 @@ const HISTORY: usize = 1024;
 pub(super) struct Step {
     /// Position among all operations of a rank, from 1.
     pub(super) number: u64,
-    /// What is done, for instance "all_reduce of 1000 Float".
+    /// Name of the operation, for instance "all_reduce of 1000 Float".
     pub(super) what: String,
 }
 
@@ -55,7 +55,7 @@ pub(super) struct Trouble {
     pub(super) step: Step,
     /// The time that was waited, where time was the trouble.
     pub(super) timeout: Option<Duration>,
-    /// What the engine said.
+    /// Words of the engine.
     pub(super) text: String,
 }
 

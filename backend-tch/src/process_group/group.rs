@@ -34,7 +34,7 @@ const DOOR_KEY: &str = "door";
 pub struct GroupSettings {
     /// Time for all ranks to come, and for each operation on tensors.
     pub timeout: Duration,
-    /// What all ranks must have in common: the build of the program and the plugin.
+    /// Build of the program and the plugin, which must be the same on all ranks.
     pub build: String,
 }
 

@@ -25,7 +25,7 @@ pub struct Launch {
     pub port: u16,
     /// Whether torchrun's agent serves a store there already, TORCHELASTIC_USE_AGENT_STORE.
     pub agent_serves: bool,
-    /// How often torchrun started the processes again, TORCHELASTIC_RESTART_COUNT.
+    /// Number of times that torchrun started the processes again, TORCHELASTIC_RESTART_COUNT.
     pub restarts: u32,
     /// A file whose content torchrun prints when this process fails, TORCHELASTIC_ERROR_FILE.
     pub error_file: Option<PathBuf>,

@@ -1,4 +1,4 @@
-//! Who is there: a connection from every rank to rank 0 beside the engine's.
+//! Presence of the ranks: a connection from every rank to rank 0 beside the engine's.
 //!
 //! The engine says that something went wrong, but not on which rank. So every rank has a thread that tells
 //! rank 0 a few times a second in which operation it is, and rank 0 tells the others. A process that ends
