@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::fmt::Write as _;
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -17,7 +18,24 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The binary under test, without a user's environment.
 pub(crate) fn sppo() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sppo"));
+    without_environment(Path::new(env!("CARGO_BIN_EXE_sppo")))
+}
+
+/// The same in a directory of its own: plugins beside the program are found, and cargo puts the test plugins there
+/// when it builds the workspace.
+pub(crate) fn sppo_alone_in(directory: &Path) -> Command {
+    let program = directory.join("sppo");
+    if !program.exists() {
+        let built = env!("CARGO_BIN_EXE_sppo");
+        fs::create_dir_all(directory).expect("a directory");
+        let linked = fs::hard_link(built, &program);
+        linked.or_else(|_| fs::copy(built, &program).map(drop)).expect("a copy of the program");
+    }
+    without_environment(&program)
+}
+
+fn without_environment(program: &Path) -> Command {
+    let mut command = Command::new(program);
     for name in ["HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN"] {
         command.env_remove(name);
     }
