@@ -5,6 +5,7 @@ mod arrow_json;
 mod exact;
 mod json_lines;
 mod parquet_file;
+mod parquet_pages;
 mod row;
 
 use std::collections::HashMap;
