@@ -13,6 +13,11 @@ pub mod datasets;
 pub mod error;
 pub mod evaluation;
 mod files;
+/// Entry points of the fuzz targets, which see what no other crate does.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    pub use crate::plugins::inspect_library;
+}
 pub mod game;
 pub mod metrics;
 pub mod objective;

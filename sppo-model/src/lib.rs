@@ -19,6 +19,8 @@
 //! - [`synthetic`]: models with random weights, for measurements.
 
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod golden;
 
 pub use error::{ModelError, Result};

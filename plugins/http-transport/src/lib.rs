@@ -23,6 +23,19 @@ mod route;
 mod settings;
 mod tls;
 
+/// Entry points of the fuzz targets, which see what no other crate does.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    use crate::refusal::ErrorBody;
+
+    /// Reads the body of an error.
+    pub fn read_error(body: &[u8]) {
+        if let Some(error) = ErrorBody::of(body) {
+            let _ = (error.reason(Some(400), false), error.usual_status());
+        }
+    }
+}
+
 pub use address::Address;
 pub use client::Client;
 pub use dispatcher::Dispatcher;

@@ -330,3 +330,15 @@ fn no_adapters(directory: &Path) -> ModelError {
     }
     no_weights(directory, ADAPTER_WEIGHTS, "load them with peft and save_pretrained()")
 }
+
+/// Reads an `adapter_config.json`, and what it says of some modules: for fuzzing.
+#[cfg(fuzzing)]
+pub fn read_adapter_config(content: &[u8]) {
+    let path = Path::new(ADAPTER_CONFIG);
+    let Ok(json) = serde_json::from_slice(content) else { return };
+    let Ok(object) = JsonObject::of(&json, path) else { return };
+    let Ok(config) = AdapterConfig::read(&object) else { return };
+    for module in ["model.layers.0.self_attn.q_proj", "model.layers.11.mlp.up_proj", "lm_head"] {
+        let _ = (config.rank(module), config.alpha(module), config.targets.announce(module));
+    }
+}
