@@ -14,6 +14,8 @@ use parquet::file::metadata::ParquetMetaData;
 const LARGEST_PAGE: u64 = 256 << 20;
 /// Bytes of a value of a fixed length: numbers and identifiers.
 const LONGEST_FIXED: i32 = 1 << 16;
+/// Items of a list in a header, which has none yet. The crate counts truth values that take no room one by one.
+const LONGEST_LIST: u64 = 4096;
 /// Structures within structures in a header; there are three.
 const DEEPEST: usize = 8;
 
@@ -58,6 +60,10 @@ pub(super) fn check(file: &File, metadata: &ParquetMetaData) -> io::Result<u64> 
 
 fn implausible(what: &str, bytes: impl std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("it announces {what} of {bytes} bytes"))
+}
+
+fn damaged() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the header of a page is damaged")
 }
 
 fn no_header() -> io::Error {
@@ -126,6 +132,17 @@ impl Header<'_, '_> {
                     false => self.bytes(length),
                 }
             }
+            9 | 10 if depth < DEEPEST => {
+                let byte = self.byte()?;
+                let count = if byte >> 4 == 15 { self.unsigned()? } else { u64::from(byte >> 4) };
+                if count > LONGEST_LIST {
+                    return Err(damaged());
+                }
+                (0..count).try_for_each(|_| match byte & 0x0f {
+                    1 | 2 => self.bytes(1),
+                    kind => self.skip(kind, depth + 1),
+                })
+            }
             12 if depth < DEEPEST => {
                 let mut number = 0;
                 while let Some(kind) = self.field(&mut number)? {
@@ -133,14 +150,14 @@ impl Header<'_, '_> {
                 }
                 Ok(())
             }
-            // A header holds no lists or maps.
-            _ => Err(no_header()),
+            _ => Err(damaged()),
         }
     }
 
-    /// A size, which is not negative.
+    /// A size. By a negative one the crate goes back, and reads the same page for ever.
     fn size(&mut self) -> io::Result<u64> {
-        u64::try_from(self.signed()?).map_err(|_| no_header())
+        let size = self.signed()?;
+        u64::try_from(size).map_err(|_| implausible("a page", size))
     }
 
     fn signed(&mut self) -> io::Result<i64> {
@@ -211,5 +228,18 @@ mod tests {
         assert_eq!(announced(&[0x80, 0x02]).unwrap(), 0);
         let error = announced(&[0xfe, 0xff, 0xff, 0xff, 0x0f]).unwrap_err().to_string();
         assert_eq!(error, "it announces a page of 2147483647 bytes");
+    }
+
+    #[test]
+    fn a_list_without_end_in_a_header_is_not_counted() {
+        // A field 2 of two bytes, and then a list (9) of 2^31 - 1 truth values.
+        let error = announced(&[0x02, 0x19, 0xf1, 0xff, 0xff, 0xff, 0xff, 0x07]).unwrap_err();
+        assert_eq!(error.to_string(), "the header of a page is damaged");
+    }
+
+    #[test]
+    fn a_page_of_less_than_nothing_is_not_read_for_ever() {
+        let error = announced(&[0x03]).unwrap_err().to_string();
+        assert_eq!(error, "it announces a page of -2 bytes");
     }
 }
