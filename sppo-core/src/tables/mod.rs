@@ -4,9 +4,10 @@
 mod arrow_json;
 mod exact;
 mod json_lines;
+mod parquet_check;
 mod parquet_file;
-mod parquet_pages;
 mod row;
+mod thrift;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::arrow_json::JsonText;
-use super::{Place, Row, TableFormat, parquet_pages};
+use super::{Place, Row, TableFormat, parquet_check};
 use crate::error::{Error, Result};
 use crate::files::input_error;
 
@@ -155,6 +155,12 @@ fn open(
     let mut file = File::open(path).map_err(|error| input_error(path, "read this file", &error))?;
     refuse_json(path, &mut file)?;
     let pages = file.try_clone().map_err(|error| input_error(path, "read this file", &error))?;
+    let unsound = |error: io::Error| match error.kind() {
+        io::ErrorKind::InvalidData => Error::input(path, format!("cannot {READING}: {error}"))
+            .with_hint("check that the file is complete, or write it again"),
+        _ => input_error(path, "read this file", &error),
+    };
+    parquet_check::check_footer(&pages).map_err(unsound)?;
     let builder = guarded(path, || ParquetRecordBatchReaderBuilder::try_new(file))?
         .map_err(|error| refused(&error))?;
     let columns = wanted(builder.schema());
@@ -168,8 +174,8 @@ fn open(
         number: 0,
         columns: Some(names.collect()),
     };
-    let dictionary = guarded(path, || parquet_pages::check(&pages, builder.metadata()))?
-        .map_err(|error| refused(&ParquetError::External(error.into())))?;
+    let dictionary = guarded(path, || parquet_check::check_pages(&pages, builder.metadata()))?
+        .map_err(unsound)?;
     let mask = ProjectionMask::roots(builder.parquet_schema(), columns);
     let rows = (BYTES_PER_BATCH / dictionary.max(1)).clamp(1, ROWS_PER_BATCH as u64) as usize;
     let builder = builder.with_projection(mask).with_batch_size(rows);
