@@ -5,7 +5,7 @@ use std::rc::Rc;
 use candle_core::Tensor;
 use sppo_model::ops::{
     Accumulation, Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow,
-    LogitsLimits, Memo, Ops, RotaryFrequencies, UpdateRule,
+    LogitsLimits, Memo, Ops, Position, RotaryFrequencies, UpdateRule,
 };
 use sppo_model::serve::{MatrixRate, keep_large_buffers};
 use sppo_model::{ModelError, Result};
@@ -29,7 +29,7 @@ pub struct CandleOps {
     pub(crate) threads: Threads,
     pub(crate) limits: LogitsLimits,
     /// By frequencies and number of positions.
-    rotary_tables: Rc<Memo<f32, usize, RotaryTable>>,
+    rotary_tables: Rc<Memo<RotaryFrequencies, usize, RotaryTable>>,
 }
 
 /// Fewest positions of a rotary table, so that growing sequences rarely need another.
@@ -62,17 +62,17 @@ impl CandleOps {
     fn apply_rotary(
         &self,
         x: &Tensor,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
         inverse: bool,
     ) -> Result<Tensor> {
         let (rows, columns) = dimensions(x)?;
-        let positions_needed = positions.iter().max().map_or(0, |&largest| largest as usize + 1);
-        let size = positions_needed.next_power_of_two().max(FEWEST_POSITIONS);
-        let table =
-            self.rotary_tables.get_or_insert_with(&frequencies.frequencies, &size, || {
-                Ok::<_, ModelError>(RotaryTable::new(frequencies, size))
-            })?;
+        let indices = positions.iter().map(|position| position.index as usize + 1);
+        let size = indices.max().unwrap_or(0).next_power_of_two().max(FEWEST_POSITIONS);
+        let key = std::slice::from_ref(frequencies);
+        let table = self.rotary_tables.get_or_insert_with(key, &size, || {
+            Ok::<_, ModelError>(RotaryTable::new(frequencies, size))
+        })?;
         let table: &RotaryTable = &table;
         borrow!(x);
         let rotated = self.threads.run(|| apply_rotary(x, columns, positions, table, inverse));
@@ -207,7 +207,7 @@ impl Ops for CandleOps {
     fn rotary(
         &self,
         x: &Tensor,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
     ) -> Result<Tensor> {
         self.apply_rotary(x, positions, frequencies, false)
@@ -348,7 +348,7 @@ impl Ops for CandleOps {
 
     fn rotary_backward(
         &self,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
         gradient: &Tensor,
     ) -> Result<Tensor> {

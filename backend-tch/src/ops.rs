@@ -6,7 +6,7 @@ use sppo_model::ops::Activation as ActivationFunction;
 use sppo_model::ops::encoder::{DisentangledShape, EncoderSegment};
 use sppo_model::ops::{
     Accumulation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, DeviceSampling,
-    LogitsLimits, Memo, Ops, RotaryFrequencies, SampledToken, UpdateRule,
+    LogitsLimits, Memo, Ops, Position, RotaryFrequencies, SampledToken, UpdateRule,
 };
 use sppo_model::serve::{MatrixRate, keep_large_buffers};
 use sppo_model::{ModelError, Result};
@@ -52,7 +52,7 @@ pub struct TchOps {
 /// Tables and plans that one layer computes and the next needs again.
 #[derive(Default)]
 pub(crate) struct Memos {
-    rotary: Memo<u32, RotaryFrequencies, RotaryTable>,
+    rotary: Memo<Position, RotaryFrequencies, RotaryTable>,
     /// By segments and window.
     packed: Memo<AttentionSegment, Option<usize>, Option<PackedVarlen>>,
     /// By rows, window and slots of the cache.
@@ -93,7 +93,7 @@ impl TchOps {
     fn apply_rotary(
         &self,
         x: &Activation,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
         inverse: bool,
     ) -> TorchResult<Activation> {
@@ -233,7 +233,7 @@ impl Ops for TchOps {
     fn rotary(
         &self,
         x: &Activation,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
     ) -> Result<Activation> {
         Ok(self.apply_rotary(x, positions, frequencies, false)?)
@@ -353,7 +353,7 @@ impl Ops for TchOps {
 
     fn rotary_backward(
         &self,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
         gradient: &Activation,
     ) -> Result<Activation> {

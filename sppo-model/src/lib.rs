@@ -65,7 +65,7 @@ pub mod ops {
     pub use tape::{AdapterUse, Graph, Tape, Variable};
     pub use vocabulary::{
         Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, DeviceSampling,
-        Ops, RotaryFrequencies, SampledToken, UpdateRule, not_finite,
+        Ops, Position, RotaryFrequencies, SampledToken, UpdateRule, not_finite,
     };
 }
 
@@ -93,19 +93,21 @@ pub mod decoder {
     mod forward;
     pub(crate) mod lora;
     mod packing;
+    mod rotary;
     mod sequence_classifier;
+    mod stored;
     mod weights;
 
-    pub use config::{
-        DecoderConfig, Family, NormPlacement, QueryKeyNorm, RotaryScaling, rotary_frequencies,
-    };
+    pub use config::{Container, DecoderConfig, Family, NormPlacement, QueryKeyNorm};
     pub use families::FAMILIES;
     pub(crate) use families::gguf_name;
     pub use forward::{AttentionSource, Decoder};
     pub use lora::{AdapterSource, merge};
+    pub(crate) use lora::{adapter_shapes, own_targets, stored_adapters};
     pub use packing::{InputLimits, PackedBatch};
+    pub use rotary::{Rotary, RotaryScaling};
     pub(crate) use sequence_classifier::DecoderClassifier;
-    pub(crate) use weights::adapter_shapes;
+    pub(crate) use stored::{StoredTensor, StoredWeight, stored_tensors};
     pub use weights::{DecoderWeights, TensorLayout, TensorSource, tensor_layout};
 }
 

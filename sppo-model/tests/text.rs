@@ -8,7 +8,18 @@ use sppo_model::text::TextCodec;
 use sppo_plugin::{Conversation, Message};
 use support::{fixture, read_json};
 
-const FAMILIES: [&str; 5] = ["llama", "mistral", "gemma2", "qwen2", "qwen3"];
+const FAMILIES: [&str; 10] = [
+    "llama",
+    "mistral",
+    "gemma2",
+    "gemma3_text",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+    "olmo2",
+    "olmo3",
+    "phi3",
+];
 
 fn ids(value: &Value) -> Vec<u32> {
     serde_json::from_value(value.clone()).unwrap()

@@ -7,7 +7,7 @@ use sppo_model::Result;
 use sppo_model::ops::encoder::{DisentangledShape, EncoderSegment};
 use sppo_model::ops::{
     Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, LogitsLimits, Memo,
-    Ops, RotaryFrequencies, UpdateRule,
+    Ops, Position, RotaryFrequencies, UpdateRule,
 };
 use sppo_model::serve::{MatrixRate, keep_large_buffers};
 
@@ -29,7 +29,7 @@ pub struct BurnOps {
 /// Tables and plans that one layer computes and the next needs again.
 #[derive(Default)]
 pub(crate) struct Memos {
-    rotary: Memo<u32, RotaryFrequencies, RotaryTable>,
+    rotary: Memo<Position, RotaryFrequencies, RotaryTable>,
     /// By segments and window; one mask per segment.
     masks: Memo<AttentionSegment, Option<usize>, Vec<Tensor<4>>>,
     /// By rows and window.
@@ -52,7 +52,7 @@ impl BurnOps {
     fn apply_rotary(
         &self,
         x: &Tensor<2>,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
         inverse: bool,
     ) -> Result<Tensor<2>> {
@@ -176,7 +176,7 @@ impl Ops for BurnOps {
     fn rotary(
         &self,
         x: &Tensor<2>,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
     ) -> Result<Tensor<2>> {
         self.apply_rotary(x, positions, frequencies, false)
@@ -279,7 +279,7 @@ impl Ops for BurnOps {
 
     fn rotary_backward(
         &self,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
         gradient: &Tensor<2>,
     ) -> Result<Tensor<2>> {

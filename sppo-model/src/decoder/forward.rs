@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::DecoderConfig;
-use super::config::rotary_frequencies;
 use super::packing::PackedBatch;
+use super::rotary::Rotary;
 use super::weights::{DecoderWeights, LayerWeights, Projection};
 use crate::error::Result;
 use crate::ops::{
-    AttentionSegment, AttentionShape, CachedRow, Graph, Ops, ParameterId, RotaryFrequencies,
-    Variable,
+    AttentionSegment, AttentionShape, CachedRow, Graph, Ops, ParameterId, Position,
+    RotaryFrequencies, Variable,
 };
 
 /// A decoder's shape and where its weights lie in the parameter store.
@@ -17,7 +17,8 @@ use crate::ops::{
 pub struct Decoder {
     config: Arc<DecoderConfig>,
     weights: Arc<DecoderWeights>,
-    frequencies: Arc<RotaryFrequencies>,
+    /// Of each layer.
+    frequencies: Arc<[Option<Arc<RotaryFrequencies>>]>,
     recompute_layers: bool,
 }
 
@@ -54,7 +55,7 @@ impl Decoder {
     /// A decoder over weights that were loaded for this configuration.
     #[must_use]
     pub fn new(config: DecoderConfig, weights: DecoderWeights) -> Self {
-        let frequencies = Arc::new(rotary_frequencies(&config));
+        let frequencies = layer_frequencies(&config);
         let (config, weights) = (Arc::new(config), Arc::new(weights));
         Self { config, weights, frequencies, recompute_layers: false }
     }
@@ -112,7 +113,7 @@ impl Decoder {
         &self,
         graph: &mut Graph<'_, O>,
         tokens: &Arc<[u32]>,
-        positions: &Arc<[u32]>,
+        positions: &Arc<[Position]>,
         source: &mut AttentionSource<'_, O>,
         rows: Option<&Arc<[u32]>>,
     ) -> Result<O::Tensor> {
@@ -130,7 +131,7 @@ impl Decoder {
         &self,
         graph: &mut Graph<'_, O>,
         tokens: &Arc<[u32]>,
-        positions: &Arc<[u32]>,
+        positions: &Arc<[Position]>,
         source: &mut AttentionSource<'_, O>,
     ) -> Result<Value<O>> {
         let mut residual = graph.embedding(self.weights.embedding, tokens)?;
@@ -164,7 +165,7 @@ impl Decoder {
         graph: &mut Graph<'_, O>,
         index: usize,
         residual: &Value<O>,
-        positions: &Arc<[u32]>,
+        positions: &Arc<[Position]>,
         source: &mut AttentionSource<'_, O>,
     ) -> Result<Value<O>> {
         let layer = &self.weights.layers[index];
@@ -181,7 +182,7 @@ impl Decoder {
         index: usize,
         layer: &LayerWeights,
         residual: &Value<O>,
-        positions: &Arc<[u32]>,
+        positions: &Arc<[Position]>,
         source: &mut AttentionSource<'_, O>,
     ) -> Result<Value<O>> {
         let x = self.norm(graph, residual, layer.before_attention_norm)?;
@@ -193,8 +194,10 @@ impl Decoder {
             queries = self.norm(graph, &queries, Some(query_norm))?;
             keys = self.norm(graph, &keys, Some(key_norm))?;
         }
-        queries = graph.rotary(&queries, positions, &self.frequencies)?;
-        keys = graph.rotary(&keys, positions, &self.frequencies)?;
+        if let Some(Some(frequencies)) = self.frequencies.get(index) {
+            queries = graph.rotary(&queries, positions, frequencies)?;
+            keys = graph.rotary(&keys, positions, frequencies)?;
+        }
         let attended = self.attend(graph, index, [&queries, &keys, &values], source)?;
         let output = project(graph, &attended, layer.attention_output)?;
         self.norm(graph, &output, layer.after_attention_norm)
@@ -260,6 +263,20 @@ impl Decoder {
         let offset = if self.config.norm_weight_offset { 1.0 } else { 0.0 };
         graph.rms_norm(x, weight, self.config.norm_epsilon as f32, offset)
     }
+}
+
+/// The rotary frequencies of each layer; equal ones are the same.
+fn layer_frequencies(config: &DecoderConfig) -> Arc<[Option<Arc<RotaryFrequencies>>]> {
+    let mut made: Vec<(&Rotary, Arc<RotaryFrequencies>)> = Vec::new();
+    for rotary in config.rotary.iter().flatten() {
+        if made.iter().all(|(known, _)| *known != rotary) {
+            made.push((rotary, Arc::new(rotary.frequencies(config.head_size))));
+        }
+    }
+    let find = |rotary: &Rotary| {
+        made.iter().find(|(known, _)| *known == rotary).map(|(_, found)| Arc::clone(found))
+    };
+    config.rotary.iter().map(|rotary| rotary.as_ref().and_then(find)).collect()
 }
 
 fn project<O: Ops>(

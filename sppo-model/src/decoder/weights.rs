@@ -1,11 +1,14 @@
 //! The weights of a decoder: their Hugging Face names, their shapes, and loading them.
 
+use std::collections::HashMap;
+
 use sppo_plugin::LoraSettings;
 
 use super::lora::{self, Adapter, AdapterSource};
+use super::stored::StoredWeight;
 use super::{DecoderConfig, QueryKeyNorm};
 use crate::error::{ModelError, Result};
-use crate::formats::peft::{adapter_names, check_lora_settings};
+use crate::formats::peft::adapter_names;
 use crate::ops::{Ops, ParameterId, ParameterStore};
 
 /// A linear map's parameters.
@@ -62,21 +65,6 @@ pub fn tensor_layout(config: &DecoderConfig) -> Vec<TensorLayout> {
         .collect()
 }
 
-/// The shapes `[rank, input]` and `[output, rank]` of every adapter that a decoder gets.
-pub(crate) fn adapter_shapes(
-    config: &DecoderConfig,
-    settings: &LoraSettings,
-) -> Vec<[[usize; 2]; 2]> {
-    let shapes = DecoderWeights::names_and_shapes(config).into_iter();
-    let adapted = shapes.filter(|(name, _)| {
-        let module = name.strip_suffix(".weight").unwrap_or_default();
-        let target = module.rsplit('.').next().unwrap_or_default();
-        settings.target_modules.iter().any(|name| name == target)
-    });
-    let matrices = adapted.filter_map(|(_, shape)| <[usize; 2]>::try_from(shape).ok());
-    matrices.map(|[output, input]| [[settings.rank, input], [output, settings.rank]]).collect()
-}
-
 /// Reads a tensor of the checkpoint by name: its shape and its row-major values.
 pub type TensorSource<'a> = dyn FnMut(&str) -> Result<(Vec<usize>, Vec<f32>)> + 'a;
 
@@ -111,43 +99,50 @@ impl DecoderWeights {
         Ok((weights, store))
     }
 
-    /// Adds adapters to the projections that the settings name, with values from `source` or fresh.
+    /// Adds adapters to the modules that the settings name, with values from `source` or fresh. Projections
+    /// that are stored as one module share its `A`, and each has its rows of `B`.
     ///
     /// # Errors
     /// When the settings are invalid, or given values do not have the adapter's shape.
     pub(crate) fn adapt<O: Ops>(
         &mut self,
         ops: &O,
+        config: &DecoderConfig,
         store: &mut ParameterStore<O>,
         settings: &LoraSettings,
         source: &mut AdapterSource<'_>,
     ) -> Result<()> {
-        check_lora_settings(settings)?;
+        let modules = lora::adapted_modules(config, settings)?;
+        let name =
+            |projection: &Projection| store.entries()[projection.weight.index()].name.clone();
         let projections = self.layers.iter_mut().flat_map(LayerWeights::projections_mut);
-        for (number, projection) in (0..).zip(projections) {
-            let weight = &store.entries()[projection.weight.index()];
-            let module = weight.name.trim_end_matches(".weight").to_string();
-            let shape = <[usize; 2]>::try_from(weight.shape.as_slice()).unwrap_or_default();
-            let target = module.rsplit('.').next().unwrap_or_default();
-            if !settings.target_modules.iter().any(|name| name == target) {
-                continue;
-            }
+        let mut projections: HashMap<String, (u64, &mut Projection)> = (0..)
+            .zip(projections)
+            .map(|(number, projection)| (name(projection), (number, projection)))
+            .collect();
+        for stored in modules {
+            let Some((module, shape @ [output, input])) = stored.module() else { continue };
+            let first =
+                stored.weights.first().and_then(|first| projections.get(&first.layout.name));
+            let Some(&(number, _)) = first else { continue };
             let fresh = || lora::fresh(settings, number, shape);
-            let values = source(&module, shape)?.unwrap_or_else(fresh);
-            let [output, input] = shape;
-            let (rank, [a, b]) = (settings.rank, adapter_names(&module));
+            let values = source(module, shape)?.unwrap_or_else(fresh);
+            let rank = settings.rank;
             if values.a.len() != rank * input || values.b.len() != output * rank {
                 return Err(ModelError::Input(format!(
                     "the adapter of `{module}` does not have the rank {rank}"
                 )));
             }
-            projection.adapter = Some(Adapter {
-                a: store.push(ops, a, vec![rank, input], values.a, true)?,
-                b: store.push(ops, b, vec![output, rank], values.b, true)?,
-                scale: settings.scale() as f32,
-                dropout: settings.dropout as f32,
-                number,
-            });
+            let [a, _] = adapter_names(module);
+            let a = store.push(ops, a, vec![rank, input], values.a, true)?;
+            for StoredWeight { layout, rows } in &stored.weights {
+                let Some((_, projection)) = projections.get_mut(&layout.name) else { continue };
+                let [_, b] = adapter_names(layout.name.trim_end_matches(".weight"));
+                let values = values.b[rows.start * rank..rows.end * rank].to_vec();
+                let b = store.push(ops, b, vec![rows.len(), rank], values, true)?;
+                let (scale, dropout) = (settings.scale() as f32, settings.dropout as f32);
+                projection.adapter = Some(Adapter { a, b, scale, dropout, number });
+            }
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::random::mix;
 use super::{
     Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, Ops, ParameterId,
-    ParameterStore, RotaryFrequencies,
+    ParameterStore, Position, RotaryFrequencies,
 };
 use crate::error::{ModelError, Result};
 
@@ -36,7 +36,7 @@ enum Operation<O: Ops> {
     Embedding { table: ParameterId, tokens: Arc<[u32]> },
     Linear { x: Value<O>, weight: ParameterId, bias: Option<ParameterId> },
     RmsNorm { x: Value<O>, weight: ParameterId, epsilon: f32, offset: f32 },
-    Rotary { x: GradientIndex, positions: Arc<[u32]>, frequencies: Arc<RotaryFrequencies> },
+    Rotary { x: GradientIndex, positions: Arc<[Position]>, frequencies: Arc<RotaryFrequencies> },
     Attention(Box<AttentionNode<O::Tensor>>),
     GatedActivation { gate: Value<O>, up: Value<O>, activation: Activation },
     Add { a: Option<GradientIndex>, b: Option<GradientIndex> },
@@ -207,7 +207,7 @@ impl<'a, O: Ops> Graph<'a, O> {
     pub fn rotary(
         &mut self,
         x: &Variable<O::Tensor>,
-        positions: &Arc<[u32]>,
+        positions: &Arc<[Position]>,
         frequencies: &Arc<RotaryFrequencies>,
     ) -> Result<Variable<O::Tensor>> {
         let value = self.ops.rotary(&x.value, positions, frequencies)?;

@@ -65,20 +65,55 @@ pub struct CachedRow {
     pub own: Range<usize>,
 }
 
+/// The place of a row in its sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Number of tokens before it.
+    pub index: u32,
+    /// Whether the sequence is of those that take [`RotaryFrequencies::long_frequencies`].
+    pub is_in_long_sequence: bool,
+}
+
+impl Position {
+    /// A place in a sequence of any length, for models that make no difference between them.
+    #[must_use]
+    pub fn of(index: u32) -> Self {
+        Self { index, is_in_long_sequence: false }
+    }
+}
+
 /// Frequencies of the rotary embedding (RoPE): at position `p`, pair `i` is rotated by
-/// `p * frequencies[i]`; pair `i` is features `i` and `i + head_size / 2` of a head (the Hugging Face
-/// layout).
+/// `p * frequencies[i]`; of `n` pairs, pair `i` is features `i` and `i + n` of a head (the Hugging Face
+/// layout). Features from `2 n` on stay as they are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RotaryFrequencies {
-    /// Radians per position, `head_size / 2` of them.
+    /// Features of a head; at least two for each pair.
+    pub head_size: usize,
+    /// Radians per position, one for each pair.
     pub frequencies: Vec<f32>,
+    /// Those of long sequences, where they differ; as many.
+    pub long_frequencies: Option<Vec<f32>>,
+    /// Factor of all rotated features.
+    pub scale: f32,
 }
 
 impl RotaryFrequencies {
-    /// Angle of each pair at a position, in radians. The product is rounded to f32 before its cosine is
-    /// taken, as in transformers: models were trained that way.
-    pub fn angles(&self, position: u32) -> impl Iterator<Item = f64> + '_ {
-        self.frequencies.iter().map(move |&frequency| f64::from(position as f32 * frequency))
+    /// Frequencies that turn whole heads in sequences of any length.
+    #[must_use]
+    pub fn of_heads(frequencies: Vec<f32>) -> Self {
+        let head_size = 2 * frequencies.len();
+        Self { head_size, frequencies, long_frequencies: None, scale: 1.0 }
+    }
+
+    /// Scaled cosine and sine of each pair's angle at a position. The angle is rounded to f32 before its
+    /// cosine is taken, as in transformers: models were trained that way.
+    pub fn turns(&self, position: Position) -> impl Iterator<Item = (f32, f32)> + '_ {
+        let long = self.long_frequencies.as_ref().filter(|_| position.is_in_long_sequence);
+        let scale = f64::from(self.scale);
+        long.unwrap_or(&self.frequencies).iter().map(move |&frequency| {
+            let (sine, cosine) = f64::from(position.index as f32 * frequency).sin_cos();
+            ((scale * cosine) as f32, (scale * sine) as f32)
+        })
     }
 }
 
@@ -212,11 +247,11 @@ pub trait Ops: 'static {
         epsilon: f32,
         offset: f32,
     ) -> Result<Self::Tensor>;
-    /// Rotates every head of every row by the angles of the row's position.
+    /// Rotates every head of every row by the angles of the row's position, and scales what it rotates.
     fn rotary(
         &self,
         x: &Self::Tensor,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
     ) -> Result<Self::Tensor>;
     /// Causal attention over packed segments.
@@ -298,7 +333,7 @@ pub trait Ops: 'static {
     /// Gradient of `x`.
     fn rotary_backward(
         &self,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
         gradient: &Self::Tensor,
     ) -> Result<Self::Tensor>;

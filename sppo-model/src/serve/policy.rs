@@ -11,7 +11,7 @@ use sppo_plugin::{
 
 use super::memory_estimate::{MemoryTraits, estimate_memory};
 use crate::checkpoint::{Checkpoint, WeightFiles, write_checkpoint};
-use crate::decoder::{AdapterSource, DecoderConfig, TensorSource};
+use crate::decoder::{AdapterSource, DecoderConfig, TensorSource, own_targets, stored_adapters};
 use crate::error::ModelError;
 use crate::formats::{AdapterValues, write_adapters};
 use crate::generation::GenerationLimits;
@@ -63,9 +63,10 @@ pub(super) fn open_checkpoint(spec: &PolicySpec) -> Result<Checkpoint, ModelErro
     let (Some(adapters), Some(stored)) = (&spec.adapters, checkpoint.adapters()) else {
         return Ok(checkpoint);
     };
-    let recorded = stored.settings(checkpoint.tensor_names())?;
+    let names = checkpoint.stored_names();
+    let recorded = stored.settings(names.iter().map(String::as_str))?;
     let recorded = LoraSettings { seed: adapters.seed, ..recorded };
-    if sorted(recorded.clone()) == sorted(adapters.clone()) {
+    if sorted(recorded.clone()) == sorted(own_targets(checkpoint.config(), adapters)?) {
         return Ok(checkpoint);
     }
     let [config, _] = stored.paths();
@@ -178,7 +179,9 @@ impl PolicyCard {
     ) -> Result<(), PluginError> {
         let tensors = model.tensors().map(finite);
         if let Some(adapters) = model.lora() {
-            write_adapters(directory, &self.origin, adapters, tensors)?;
+            let adapters = own_targets(&self.config, adapters)?;
+            let tensors = stored_adapters(&self.config, tensors)?.into_iter().map(Ok);
+            write_adapters(directory, &self.origin, &adapters, tensors)?;
             return Ok(self.text.save(directory)?);
         }
         let (original, files) = (self.original_config.as_ref(), WeightFiles::default());

@@ -67,7 +67,7 @@ impl<O: Ops> DecoderModel<O> {
         adapters: &mut AdapterSource<'_>,
     ) -> Result<Self> {
         let (mut weights, mut parameters) = DecoderWeights::load(&ops, config, tensor, false)?;
-        weights.adapt(&ops, &mut parameters, settings, adapters)?;
+        weights.adapt(&ops, config, &mut parameters, settings, adapters)?;
         Ok(Self::new(ops, config, weights, parameters, Some(settings.clone())))
     }
 
@@ -315,12 +315,7 @@ impl<O: Ops> DecoderModel<O> {
     }
 
     fn pack(&self, batch: &SequenceBatch) -> Result<PackedBatch> {
-        let config = self.decoder.config();
-        let limits = InputLimits {
-            vocabulary_size: config.vocabulary_size,
-            context_length: config.context_length,
-        };
-        PackedBatch::from_sequences(batch, limits)
+        PackedBatch::from_sequences(batch, InputLimits::of(self.decoder.config()))
     }
 }
 

@@ -157,7 +157,7 @@ pub(crate) fn gguf_of_fixture(family: &str) -> GgufBuilder {
         .integer(&key("attention.head_count_kv"), 2)
         .integer(&key("attention.key_length"), config.head_size as u32)
         .integer(&key("attention.value_length"), config.head_size as u32)
-        .number(&key("rope.freq_base"), config.rotary_base as f32)
+        .number(&key("rope.freq_base"), config.rotary[0].as_ref().unwrap().base as f32)
         .number(&key("attention.layer_norm_rms_epsilon"), config.norm_epsilon as f32);
     if family == "gemma2" {
         file.number("gemma2.attn_logit_softcapping", 4.0)

@@ -14,7 +14,7 @@ pub(crate) use self::write::{ADAPTER_CONFIG, check_lora_settings};
 pub use self::write::{TARGET_MODULES, write_adapters};
 
 use self::config::{AdapterConfig, BY_PEFT};
-use self::write::{ADAPTER_WEIGHTS, PREFIX};
+use self::write::{ADAPTER_WEIGHTS, PREFIX, may_be_adapted};
 use super::WeightFile;
 use super::json::{JsonObject, read_json};
 use super::safetensors::{SINGLE_FILE, SafetensorsFiles, no_weights};
@@ -142,7 +142,7 @@ impl AdapterFiles {
         });
         let differs = modules.iter().any(|module| of(module) != of(first))
             || announced.count() != modules.len()
-            || targets.iter().any(|target| !TARGET_MODULES.contains(target))
+            || targets.iter().any(|target| !may_be_adapted(target))
             || !self.whole.is_empty();
         if differs {
             return Err(self
@@ -231,7 +231,7 @@ impl AdapterFiles {
             match self.names(module, shape)? {
                 Some(names) if announced != Some(false) => placed.extend(names),
                 None if announced == Some(true)
-                    && TARGET_MODULES.iter().any(|target| module.ends_with(target)) =>
+                    && module.rsplit('.').next().is_some_and(may_be_adapted) =>
                 {
                     return Err(self
                         .refused(format!("there is no adapter of `{module}`"))

@@ -8,7 +8,7 @@ mod attention;
 mod encoder;
 
 use super::{
-    Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, Ops,
+    Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, Ops, Position,
     RotaryFrequencies, UpdateRule,
 };
 use crate::error::{ModelError, Result};
@@ -139,19 +139,19 @@ fn linear(x: &ReferenceTensor, weight: &ReferenceParameter) -> ReferenceTensor {
 /// Turns by `direction` (1 forward, -1 back) times each position's angles.
 fn rotate(
     x: &ReferenceTensor,
-    positions: &[u32],
+    positions: &[Position],
     frequencies: &RotaryFrequencies,
     direction: f64,
 ) -> ReferenceTensor {
     let half = frequencies.frequencies.len();
     let mut result = x.clone();
     for (row, &position) in positions.iter().enumerate() {
-        for head in result.row_mut(row).chunks_exact_mut(2 * half) {
-            for (pair, angle) in frequencies.angles(position).enumerate() {
-                let angle = direction * angle;
+        for head in result.row_mut(row).chunks_exact_mut(frequencies.head_size) {
+            for (pair, (cosine, sine)) in frequencies.turns(position).enumerate() {
+                let (cosine, sine) = (f64::from(cosine), direction * f64::from(sine));
                 let (first, second) = (head[pair], head[pair + half]);
-                head[pair] = first * angle.cos() - second * angle.sin();
-                head[pair + half] = second * angle.cos() + first * angle.sin();
+                head[pair] = first * cosine - second * sine;
+                head[pair + half] = second * cosine + first * sine;
             }
         }
     }
@@ -289,7 +289,7 @@ impl Ops for ReferenceOps {
     fn rotary(
         &self,
         x: &ReferenceTensor,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
     ) -> Result<ReferenceTensor> {
         Ok(rotate(x, positions, frequencies, 1.0))
@@ -415,7 +415,7 @@ impl Ops for ReferenceOps {
 
     fn rotary_backward(
         &self,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
         gradient: &ReferenceTensor,
     ) -> Result<ReferenceTensor> {

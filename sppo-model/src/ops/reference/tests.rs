@@ -90,8 +90,14 @@ fn rms_norm_per_head_with_offset() {
 fn rotary_turns_back() {
     let noise = &mut Noise(3);
     let (x, weighting) = (tensor(noise, 3, 8), tensor(noise, 3, 8));
-    let frequencies = RotaryFrequencies { frequencies: vec![1.0, 0.1] };
-    let positions = [0, 5, 91];
+    let frequencies = RotaryFrequencies {
+        head_size: 4,
+        frequencies: vec![0.3],
+        long_frequencies: Some(vec![0.01]),
+        scale: 1.3,
+    };
+    let long = Position { index: 91, is_in_long_sequence: true };
+    let positions = [Position::of(0), Position::of(5), long];
     let expected = tensor_slopes(&x, |x| {
         let output = ReferenceOps.rotary(x, &positions, &frequencies).unwrap();
         dot(&output.values, &weighting.values)
