@@ -5,7 +5,7 @@ use std::rc::Rc;
 use candle_core::Tensor;
 use sppo_model::ops::{
     Accumulation, Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow,
-    LogitsLimits, Memo, Ops, Position, RotaryFrequencies, UpdateRule,
+    LogitsLimits, Memo, MixtureGradients, Ops, Position, RotaryFrequencies, Routes, UpdateRule,
 };
 use sppo_model::serve::{MatrixRate, keep_large_buffers};
 use sppo_model::{ModelError, Result};
@@ -257,6 +257,14 @@ impl Ops for CandleOps {
         tensor(self.threads.run(|| elementwise::scale(x, factor)), shape)
     }
 
+    fn mixture(&self, parts: &[&Tensor], routes: &Routes) -> Result<Tensor> {
+        let features = parts.first().map_or(Ok((0, 0)), |part| dimensions(part))?.1;
+        let borrowed = parts.iter().map(|part| Values::of(part)).collect::<Result<Vec<_>>>()?;
+        let values: Vec<&[f32]> = borrowed.iter().map(|values| &**values).collect();
+        let sum = self.threads.run(|| elementwise::mixture(&values, features, routes));
+        tensor(sum, &[routes.row_count, features])
+    }
+
     fn select_rows(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
         let (_, features) = dimensions(x)?;
         borrow!(x);
@@ -392,6 +400,25 @@ impl Ops for CandleOps {
             .threads
             .run(|| elementwise::gated_activation_backward(gate, up, activation, gradient));
         Ok([tensor(gate, shape)?, tensor(up, shape)?])
+    }
+
+    fn mixture_backward(
+        &self,
+        parts: &[&Tensor],
+        routes: &Routes,
+        gradient: &Tensor,
+    ) -> Result<MixtureGradients<Tensor>> {
+        borrow!(gradient);
+        let mut found = MixtureGradients { of_parts: Vec::new(), of_weights: Vec::new() };
+        for (&part, expert) in parts.iter().zip(&routes.experts) {
+            let (rows, features) = dimensions(part)?;
+            borrow!(part);
+            let backward = || elementwise::mixture_backward(part, features, expert, gradient);
+            let (of_part, of_weights) = self.threads.run(backward);
+            found.of_parts.push(tensor(of_part, &[rows, features])?);
+            found.of_weights.push(of_weights);
+        }
+        Ok(found)
     }
 
     fn select_rows_backward(

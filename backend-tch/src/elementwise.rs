@@ -1,10 +1,12 @@
 //! Rotary position embedding (arXiv 2104.09864) in the Hugging Face layout, gated activations, and
 //! selections and sums of rows.
 
-use sppo_model::ops::{Activation as ActivationFunction, Position, RotaryFrequencies};
+use sppo_model::ops::{
+    Activation as ActivationFunction, ExpertRows, Position, RotaryFrequencies, Routes,
+};
 use tch::{Device, Kind, Tensor};
 
-use crate::tensors::{TorchResult, dimensions, index, upload};
+use crate::tensors::{TorchResult, dimensions, download, index, upload};
 
 /// Cosines and sines of a batch's positions, each `[rows, 1, rotated features]`; the sines of the first
 /// half are negated.
@@ -118,4 +120,38 @@ pub(crate) fn add_to_rows(
 /// Sums over all rows, in f32.
 pub(crate) fn column_sums(x: &Tensor) -> TorchResult<Tensor> {
     Ok(x.f_sum_dim_intlist([0].as_slice(), false, Kind::Float)?)
+}
+
+/// The weights of an expert's rows as a column, in the number format of `like`.
+fn row_weights(expert: &ExpertRows, like: &Tensor) -> TorchResult<Tensor> {
+    let weights = upload(&expert.weights, &[expert.weights.len() as i64, 1], like.device())?;
+    Ok(weights.f_to_kind(like.f_kind()?)?)
+}
+
+/// The sum of experts' outputs, each at the rows that chose it and with their weights.
+pub(crate) fn mixture(parts: &[&Tensor], routes: &Routes) -> TorchResult<Tensor> {
+    let columns =
+        parts.first().map_or(Ok(0), |part| dimensions(part).map(|(_, columns)| columns))?;
+    let options = match parts.first() {
+        Some(part) => (part.f_kind()?, part.device()),
+        None => (Kind::Float, Device::Cpu),
+    };
+    let mut sum = Tensor::f_zeros([routes.row_count as i64, columns], options)?;
+    for (part, expert) in parts.iter().zip(&routes.experts) {
+        let weighted = part.f_mul(&row_weights(expert, part)?)?;
+        let _ = sum.f_index_add_(0, &index(&expert.rows, part.device())?, &weighted)?;
+    }
+    Ok(sum)
+}
+
+/// Gradients of an expert's output and of the weights of its rows.
+pub(crate) fn mixture_backward(
+    part: &Tensor,
+    expert: &ExpertRows,
+    gradient: &Tensor,
+) -> TorchResult<(Tensor, Vec<f32>)> {
+    let of_rows = select_rows(gradient, &expert.rows)?;
+    let products = of_rows.f_mul(part)?;
+    let of_weights = products.f_sum_dim_intlist([1].as_slice(), false, Kind::Float)?;
+    Ok((of_rows.f_mul(&row_weights(expert, part)?)?, download(&of_weights)?))
 }

@@ -6,7 +6,8 @@ use sppo_model::ops::Activation as ActivationFunction;
 use sppo_model::ops::encoder::{DisentangledShape, EncoderSegment};
 use sppo_model::ops::{
     Accumulation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, DeviceSampling,
-    LogitsLimits, Memo, Ops, Position, RotaryFrequencies, SampledToken, UpdateRule,
+    LogitsLimits, Memo, MixtureGradients, Ops, Position, RotaryFrequencies, Routes, SampledToken,
+    UpdateRule,
 };
 use sppo_model::serve::{MatrixRate, keep_large_buffers};
 use sppo_model::{ModelError, Result};
@@ -18,7 +19,8 @@ use crate::attention::packed::{PackedVarlen, attention, attention_backward};
 use crate::device::Context;
 use crate::draw::draw;
 use crate::elementwise::{
-    RotaryTable, add_to_rows, apply_rotary, column_sums, gated, gated_backward, select_rows,
+    RotaryTable, add_to_rows, apply_rotary, column_sums, gated, gated_backward, mixture,
+    mixture_backward, select_rows,
 };
 use crate::head::Head;
 use crate::linear::{add_weight_gradient, input_gradient, linear, matrix_product};
@@ -273,6 +275,11 @@ impl Ops for TchOps {
         Ok(Activation(scaled.map_err(TorchError::from)?))
     }
 
+    fn mixture(&self, parts: &[&Activation], routes: &Routes) -> Result<Activation> {
+        let parts: Vec<&Tensor> = parts.iter().map(|part| &part.0).collect();
+        Ok(Activation(mixture(&parts, routes)?))
+    }
+
     fn select_rows(&self, x: &Activation, rows: &[u32]) -> Result<Activation> {
         Ok(Activation(select_rows(&x.0, rows)?))
     }
@@ -393,6 +400,21 @@ impl Ops for TchOps {
     ) -> Result<[Activation; 2]> {
         let gradient = self.context.operand(&gradient.0)?;
         Ok(gated_backward(&gate.0, &up.0, activation, &gradient)?.map(Activation))
+    }
+
+    fn mixture_backward(
+        &self,
+        parts: &[&Activation],
+        routes: &Routes,
+        gradient: &Activation,
+    ) -> Result<MixtureGradients<Activation>> {
+        let mut found = MixtureGradients { of_parts: Vec::new(), of_weights: Vec::new() };
+        for (part, expert) in parts.iter().zip(&routes.experts) {
+            let (of_part, of_weights) = mixture_backward(&part.0, expert, &gradient.0)?;
+            found.of_parts.push(Activation(of_part));
+            found.of_weights.push(of_weights);
+        }
+        Ok(found)
     }
 
     fn select_rows_backward(

@@ -55,6 +55,7 @@ pub mod ops {
     mod parameters;
     pub(crate) mod random;
     pub mod reference;
+    mod routing;
     mod tape;
     mod vocabulary;
 
@@ -62,10 +63,11 @@ pub mod ops {
     pub use memo::Memo;
     pub use parameter_state::{Accumulation, GradientSlot, ensure_state, state_count};
     pub use parameters::{NamedParameter, ParameterId, ParameterStore};
+    pub use routing::{ExpertRows, Routes, Routing};
     pub use tape::{AdapterUse, Graph, Tape, Variable};
     pub use vocabulary::{
         Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, DeviceSampling,
-        Ops, Position, RotaryFrequencies, SampledToken, UpdateRule, not_finite,
+        MixtureGradients, Ops, Position, RotaryFrequencies, SampledToken, UpdateRule, not_finite,
     };
 }
 
@@ -98,7 +100,7 @@ pub mod decoder {
     mod stored;
     mod weights;
 
-    pub use config::{Container, DecoderConfig, Family, NormPlacement, QueryKeyNorm};
+    pub use config::{Container, DecoderConfig, Experts, Family, NormPlacement, QueryKeyNorm};
     pub use families::FAMILIES;
     pub(crate) use families::gguf_name;
     pub use forward::{AttentionSource, Decoder};

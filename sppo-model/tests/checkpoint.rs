@@ -52,6 +52,10 @@ fn the_shapes_are_those_that_transformers_has() {
         let expected: std::collections::BTreeMap<String, Vec<usize>> =
             serde_json::from_value(golden["param_shapes"].clone()).unwrap();
         let config = checkpoint.config();
+        if config.experts.is_some() {
+            // transformers holds experts in other tensors than it writes
+            continue;
+        }
         let mut rows: std::collections::BTreeMap<String, usize> = Default::default();
         for tensor in tensor_layout(config) {
             let stored = config.family.source(config, &tensor.name).tensor;
@@ -336,13 +340,24 @@ fn half_precision_weights_are_widened() {
 
 #[test]
 fn a_gguf_file_holds_the_same_model() {
-    for family in ["llama", "gemma2", "qwen2", "qwen3"] {
+    for family in [
+        "llama",
+        "gemma2",
+        "gemma3_text",
+        "qwen2",
+        "qwen3",
+        "qwen3_moe",
+        "smollm3",
+        "olmo2",
+        "olmo3",
+        "phi3",
+    ] {
         let (_directory, opened) = open_gguf(&gguf_of_fixture(family).build());
         let gguf = opened.unwrap();
         let original = Checkpoint::open(&fixture(family)).unwrap();
         for ((name, found), (_, expected)) in tensors(&gguf).iter().zip(tensors(&original)) {
             // a norm that was stored with 1 added has lost its last bits
-            let tolerance = if family == "gemma2" { 2.5e-7 } else { 0.0 };
+            let tolerance = if family.starts_with("gemma") { 2.5e-7 } else { 0.0 };
             assert_eq!(found.shape, expected.shape, "{name}");
             for (found, expected) in found.values.iter().zip(&expected.values) {
                 assert!((found - expected).abs() <= tolerance, "{name}: {found} {expected}");

@@ -8,13 +8,14 @@ use sppo_model::text::TextCodec;
 use sppo_plugin::{Conversation, Message};
 use support::{fixture, read_json};
 
-const FAMILIES: [&str; 10] = [
+const FAMILIES: [&str; 11] = [
     "llama",
     "mistral",
     "gemma2",
     "gemma3_text",
     "qwen2",
     "qwen3",
+    "qwen3_moe",
     "smollm3",
     "olmo2",
     "olmo3",

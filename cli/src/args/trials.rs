@@ -142,4 +142,25 @@ pub(crate) enum ShapeChoice {
     Llama1B,
     #[value(name = "8b")]
     Llama8B,
+    /// SmolLM3-3B.
+    #[value(name = "smollm3-3b")]
+    SmolLm3B,
+    /// gemma-3-270m.
+    #[value(name = "gemma3-270m")]
+    Gemma270M,
+    /// gemma-3-1b.
+    #[value(name = "gemma3-1b")]
+    Gemma1B,
+    /// OLMo-2-0425-1B.
+    #[value(name = "olmo2-1b")]
+    Olmo1B,
+    /// Olmo-3-7B.
+    #[value(name = "olmo3-7b")]
+    Olmo7B,
+    /// Phi-4-mini.
+    #[value(name = "phi4-mini")]
+    Phi4Mini,
+    /// Qwen3-30B-A3B.
+    #[value(name = "qwen3-30b-a3b")]
+    Qwen30B,
 }

@@ -6,8 +6,8 @@ use burn_tensor::{Device, IndexingUpdateOp, Int, Tensor};
 use sppo_model::Result;
 use sppo_model::ops::encoder::{DisentangledShape, EncoderSegment};
 use sppo_model::ops::{
-    Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, LogitsLimits, Memo,
-    Ops, Position, RotaryFrequencies, UpdateRule,
+    Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, ExpertRows,
+    LogitsLimits, Memo, MixtureGradients, Ops, Position, RotaryFrequencies, Routes, UpdateRule,
 };
 use sppo_model::serve::{MatrixRate, keep_large_buffers};
 
@@ -47,6 +47,11 @@ impl BurnOps {
         let limits =
             LogitsLimits { kept_bytes: keep_logits_limit, chunk_bytes: 96 << 20, chunk_rows: 512 };
         Self { device, limits, memos: Rc::default() }
+    }
+
+    /// The weights of an expert's rows as a column.
+    fn row_weights(&self, expert: &ExpertRows) -> Result<Tensor<2>> {
+        upload(expert.weights.clone(), [expert.weights.len(), 1], &self.device)
     }
 
     fn apply_rotary(
@@ -213,6 +218,17 @@ impl Ops for BurnOps {
         Ok(x.clone() * factor)
     }
 
+    fn mixture(&self, parts: &[&Tensor<2>], routes: &Routes) -> Result<Tensor<2>> {
+        let columns = parts.first().map_or(0, |part| part.dims()[1]);
+        let mut sum = Tensor::zeros([routes.row_count, columns], &self.device);
+        for (part, expert) in parts.iter().zip(&routes.experts) {
+            let weighted = (*part).clone() * self.row_weights(expert)?;
+            let rows = index(expert.rows.iter().copied(), &self.device);
+            sum = sum.select_assign(0, rows, weighted, IndexingUpdateOp::Add);
+        }
+        Ok(sum)
+    }
+
     fn select_rows(&self, x: &Tensor<2>, rows: &[u32]) -> Result<Tensor<2>> {
         Ok(x.clone().select(0, index(rows.iter().copied(), &self.device)))
     }
@@ -309,6 +325,23 @@ impl Ops for BurnOps {
         gradient: &Tensor<2>,
     ) -> Result<[Tensor<2>; 2]> {
         Ok(gated_backward(gate, up, activation, gradient))
+    }
+
+    fn mixture_backward(
+        &self,
+        parts: &[&Tensor<2>],
+        routes: &Routes,
+        gradient: &Tensor<2>,
+    ) -> Result<MixtureGradients<Tensor<2>>> {
+        let mut found = MixtureGradients { of_parts: Vec::new(), of_weights: Vec::new() };
+        for (part, expert) in parts.iter().zip(&routes.experts) {
+            let rows = index(expert.rows.iter().copied(), &self.device);
+            let of_rows = gradient.clone().select(0, rows);
+            let of_weights = (of_rows.clone() * (*part).clone()).sum_dim(1);
+            found.of_weights.push(download(&of_weights)?);
+            found.of_parts.push(of_rows * self.row_weights(expert)?);
+        }
+        Ok(found)
     }
 
     fn select_rows_backward(

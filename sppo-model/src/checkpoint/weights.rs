@@ -43,6 +43,9 @@ impl Weights {
     /// Weights that llama.cpp's converter named and changed.
     pub(super) fn of_gguf(config: &DecoderConfig, file: impl WeightFile + 'static) -> Self {
         let source = |tensor: &TensorLayout| {
+            if let Some(source) = config.family.gguf_source(config, &tensor.name) {
+                return source;
+            }
             let mut source = config.family.source(config, &tensor.name);
             source.tensor = gguf_name(config.family, &source.tensor).unwrap_or(source.tensor);
             source

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::rotary::Rotary;
 use crate::error::{ModelError, Result};
 use crate::formats::{GgufFile, GgufKeys, JsonObject, WeightSource};
-use crate::ops::Activation;
+use crate::ops::{Activation, Routing};
 
 /// A family of decoders: the names and settings by which its files differ from those of the others.
 ///
@@ -73,6 +73,12 @@ pub trait Family: Debug + Sync {
             file.metadata().path().display(),
             self.model_type()
         )))
+    }
+
+    /// The tensor of a GGUF file that holds a weight in another way than [`Self::source`] says.
+    fn gguf_source(&self, config: &DecoderConfig, weight: &str) -> Option<WeightSource> {
+        let _ = (config, weight);
+        None
     }
 
     /// Names of the parts of a layer in GGUF files and in Hugging Face's, beside the common ones.
@@ -151,6 +157,17 @@ pub enum QueryKeyNorm {
     AcrossHeads,
 }
 
+/// Experts in place of a feed-forward block: small blocks, of which a router chooses some for each token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Experts {
+    /// The number of experts, and how they are chosen.
+    pub routing: Routing,
+    /// Features inside an expert.
+    pub intermediate_size: usize,
+    /// For each layer, whether it has experts.
+    pub layers: Vec<bool>,
+}
+
 /// The shape of a decoder and every setting that changes its result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DecoderConfig {
@@ -196,6 +213,8 @@ pub struct DecoderConfig {
     pub embedding_scale: Option<f64>,
     /// For each layer, the number of positions (its own included) that a token sees; `None` is all.
     pub attention_windows: Vec<Option<usize>>,
+    /// Experts in place of the feed-forward block of some layers.
+    pub experts: Option<Experts>,
     /// For each layer, the rotary embedding of its queries and keys; `None` is none.
     pub rotary: Vec<Option<Rotary>>,
 }
@@ -229,6 +248,11 @@ impl DecoderConfig {
     #[must_use]
     pub fn longest_short_sequence(&self) -> Option<usize> {
         self.rotary.iter().flatten().find_map(Rotary::longest_short_sequence)
+    }
+
+    /// The experts of a layer, if it has any.
+    pub(crate) fn experts_of(&self, layer: usize) -> Option<&Experts> {
+        self.experts.as_ref().filter(|experts| experts.layers.get(layer) == Some(&true))
     }
 
     /// Refuses a file whose settings contradict each other or cannot be those of a model.
@@ -272,7 +296,25 @@ impl DecoderConfig {
         let mut rotary = self.rotary.iter().flatten();
         rotary
             .find_map(|rotary| rotary.problem(self.head_size))
+            .or_else(|| self.problem_of_experts())
             .or_else(|| self.problem_of_factors())
+    }
+
+    fn problem_of_experts(&self) -> Option<String> {
+        let Experts { routing, intermediate_size, layers } = self.experts.as_ref()?;
+        let sizes = [routing.expert_count, *intermediate_size];
+        let sound = sizes.into_iter().all(|size| (1..=1 << 20).contains(&size))
+            && (1..=routing.expert_count).contains(&routing.chosen)
+            && layers.len() == self.layer_count;
+        (!sound).then(|| {
+            format!(
+                "{} of {} experts of {intermediate_size} features in {} of {} layers, which no model has",
+                routing.chosen,
+                routing.expert_count,
+                layers.len(),
+                self.layer_count
+            )
+        })
     }
 
     fn problem_of_factors(&self) -> Option<String> {

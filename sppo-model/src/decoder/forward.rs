@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::DecoderConfig;
 use super::packing::PackedBatch;
 use super::rotary::Rotary;
-use super::weights::{DecoderWeights, LayerWeights, Projection};
+use super::weights::{DecoderWeights, FeedForward, GatedBlock, LayerWeights, Projection};
+use super::{DecoderConfig, Experts};
 use crate::error::Result;
 use crate::ops::{
     AttentionSegment, AttentionShape, CachedRow, Graph, Ops, ParameterId, Position,
@@ -172,7 +172,7 @@ impl Decoder {
         let attended = self.attention_block(graph, index, layer, residual, positions, source)?;
         let residual = graph.add(residual, &attended)?;
         drop(attended);
-        let transformed = self.feed_forward_block(graph, layer, &residual)?;
+        let transformed = self.feed_forward_block(graph, index, layer, &residual)?;
         graph.add(&residual, &transformed)
     }
 
@@ -239,17 +239,37 @@ impl Decoder {
     fn feed_forward_block<O: Ops>(
         &self,
         graph: &mut Graph<'_, O>,
+        index: usize,
         layer: &LayerWeights,
         residual: &Value<O>,
     ) -> Result<Value<O>> {
         let x = self.norm(graph, residual, layer.before_feed_forward_norm)?;
-        let gate = project(graph, &x, layer.gate)?;
-        let up = project(graph, &x, layer.up)?;
+        let output = match (&layer.feed_forward, self.config.experts_of(index)) {
+            (FeedForward::Experts { router, experts }, Some(Experts { routing, .. })) => {
+                let logits = graph.linear(&x, *router, None)?;
+                graph.mixture(&x, &logits, *routing, |graph, expert, x| {
+                    self.gated_block(graph, &experts[expert], x.clone())
+                })?
+            }
+            (FeedForward::Dense(block), _) => self.gated_block(graph, block, x)?,
+            // the layer's weights were requested by the same configuration
+            (FeedForward::Experts { .. }, None) => x,
+        };
+        self.norm(graph, &output, layer.after_feed_forward_norm)
+    }
+
+    fn gated_block<O: Ops>(
+        &self,
+        graph: &mut Graph<'_, O>,
+        block: &GatedBlock,
+        x: Value<O>,
+    ) -> Result<Value<O>> {
+        let gate = project(graph, &x, block.gate)?;
+        let up = project(graph, &x, block.up)?;
         drop(x);
         let activated = graph.gated_activation(&gate, &up, self.config.activation)?;
         drop((gate, up));
-        let output = project(graph, &activated, layer.down)?;
-        self.norm(graph, &output, layer.after_feed_forward_norm)
+        project(graph, &activated, block.down)
     }
 
     /// The normalised `x`, or `x` itself where the layer has no norm there.

@@ -46,7 +46,9 @@ pub(crate) fn adapted_modules(
     let is_named = |name: &str| settings.target_modules.iter().any(|target| target == name);
     let mut adapted = Vec::new();
     let mut known: Vec<String> = Vec::new();
-    for stored in stored_tensors(config) {
+    // experts have no adapters
+    let is_of_expert = |stored: &StoredTensor| stored.layout.name.contains(".experts.");
+    for stored in stored_tensors(config).into_iter().filter(|stored| !is_of_expert(stored)) {
         let own = target(&stored.layout.name).to_string();
         let parts: Vec<_> = stored.weights.iter().map(|part| target(&part.layout.name)).collect();
         let named = parts.iter().filter(|part| is_named(part)).count();

@@ -31,10 +31,29 @@ pub(crate) struct LayerWeights {
     pub(crate) attention_output: Projection,
     pub(crate) after_attention_norm: Option<ParameterId>,
     pub(crate) before_feed_forward_norm: Option<ParameterId>,
+    pub(crate) feed_forward: FeedForward,
+    pub(crate) after_feed_forward_norm: Option<ParameterId>,
+}
+
+/// The feed-forward block of a layer.
+#[derive(Clone, Debug)]
+pub(crate) enum FeedForward {
+    /// One that all tokens go through.
+    Dense(GatedBlock),
+    /// Several, of which each token goes through some.
+    Experts {
+        /// `[experts, hidden]`.
+        router: ParameterId,
+        experts: Vec<GatedBlock>,
+    },
+}
+
+/// `down(activation(gate(x)) * up(x))`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GatedBlock {
     pub(crate) gate: Projection,
     pub(crate) up: Projection,
     pub(crate) down: Projection,
-    pub(crate) after_feed_forward_norm: Option<ParameterId>,
 }
 
 /// The parameters of a decoder.
@@ -176,16 +195,14 @@ impl DecoderWeights {
 }
 
 impl LayerWeights {
-    fn projections_mut(&mut self) -> [&mut Projection; 7] {
-        [
-            &mut self.query,
-            &mut self.key,
-            &mut self.value,
-            &mut self.attention_output,
-            &mut self.gate,
-            &mut self.up,
-            &mut self.down,
-        ]
+    /// The projections that may be adapted: those of experts are not.
+    fn projections_mut(&mut self) -> Vec<&mut Projection> {
+        let mut projections =
+            vec![&mut self.query, &mut self.key, &mut self.value, &mut self.attention_output];
+        if let FeedForward::Dense(GatedBlock { gate, up, down }) = &mut self.feed_forward {
+            projections.extend([gate, up, down]);
+        }
+        projections
     }
 
     /// Asks for the parameters of a layer.
@@ -198,7 +215,7 @@ impl LayerWeights {
     /// | before and after | `input`          | `post_attention` | `pre_feedforward`   | `post_feedforward` |
     /// | after            | -                | `post_attention` | -                   | `post_feedforward` |
     fn request(config: &DecoderConfig, layer: usize, request: &mut Request<'_>) -> Result<Self> {
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let hidden = config.hidden_size;
         let (queries, keys) = (config.query_features(), config.key_features());
         let (bias, norms) = (config.attention_bias, config.norm_placement);
         let mut ask =
@@ -223,9 +240,7 @@ impl LayerWeights {
         let after_attention_norm = norm(&mut ask, "post_attention", hidden, norms.is_after())?;
         let name = if norms.is_after() { "pre_feedforward" } else { "post_attention" };
         let before_feed_forward_norm = norm(&mut ask, name, hidden, norms.is_before())?;
-        let gate = projection(&mut ask, "mlp.gate_proj", [inner, hidden], false)?;
-        let up = projection(&mut ask, "mlp.up_proj", [inner, hidden], false)?;
-        let down = projection(&mut ask, "mlp.down_proj", [hidden, inner], false)?;
+        let feed_forward = FeedForward::request(config, layer, &mut ask)?;
         let after_feed_forward_norm = norm(&mut ask, "post_feedforward", hidden, norms.is_after())?;
         Ok(Self {
             before_attention_norm,
@@ -236,10 +251,33 @@ impl LayerWeights {
             attention_output,
             after_attention_norm,
             before_feed_forward_norm,
-            gate,
-            up,
-            down,
+            feed_forward,
             after_feed_forward_norm,
+        })
+    }
+}
+
+impl FeedForward {
+    fn request(config: &DecoderConfig, layer: usize, ask: &mut Ask<'_>) -> Result<Self> {
+        let hidden = config.hidden_size;
+        let Some(experts) = config.experts_of(layer) else {
+            return GatedBlock::request(ask, "mlp", [config.intermediate_size, hidden])
+                .map(Self::Dense);
+        };
+        let count = experts.routing.expert_count;
+        let router = ask("mlp.gate.weight", &[count, hidden])?;
+        let shape = [experts.intermediate_size, hidden];
+        let expert = |number| GatedBlock::request(ask, &format!("mlp.experts.{number}"), shape);
+        Ok(Self::Experts { router, experts: (0..count).map(expert).collect::<Result<_>>()? })
+    }
+}
+
+impl GatedBlock {
+    fn request(ask: &mut Ask<'_>, block: &str, [inner, hidden]: [usize; 2]) -> Result<Self> {
+        Ok(Self {
+            gate: projection(ask, &format!("{block}.gate_proj"), [inner, hidden], false)?,
+            up: projection(ask, &format!("{block}.up_proj"), [inner, hidden], false)?,
+            down: projection(ask, &format!("{block}.down_proj"), [hidden, inner], false)?,
         })
     }
 }

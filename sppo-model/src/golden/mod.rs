@@ -218,7 +218,7 @@ fn check_gradient_norms<O: Ops>(make: &MakeOps<'_, O>, family: &str) -> Failures
         for entry in model.parameters().entries() {
             let source = model.config().family.source(model.config(), &entry.name);
             let of_entry = model.ops().gradient_square_sum(&entry.value)?;
-            *square_sums.entry(source.tensor).or_default() += of_entry;
+            *square_sums.entry(parameter_name(&source.tensor)).or_default() += of_entry;
         }
         if square_sums.len() != norms.len() {
             failures.push(format!("{} weights instead of {}", square_sums.len(), norms.len()));
@@ -229,6 +229,13 @@ fn check_gradient_norms<O: Ops>(make: &MakeOps<'_, O>, family: &str) -> Failures
         }
     }
     Ok(failures)
+}
+
+/// The name in transformers of the parameter that holds a stored tensor: experts of a layer are in two.
+fn parameter_name(tensor: &str) -> String {
+    let Some((layer, expert)) = tensor.split_once(".experts.") else { return tensor.into() };
+    let part = if expert.contains("down_proj") { "down_proj" } else { "gate_up_proj" };
+    format!("{layer}.experts.{part}")
 }
 
 /// Recomputing layers changes no log-probability and no gradient, not by a single bit.

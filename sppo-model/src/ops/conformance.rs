@@ -10,7 +10,7 @@ use super::random::Noise;
 use super::reference::ReferenceOps;
 use super::{
     Activation, AttentionSegment, AttentionShape, CachedRow, Ops, Position, RotaryFrequencies,
-    UpdateRule,
+    Routes, Routing, UpdateRule,
 };
 use crate::error::Result;
 
@@ -30,6 +30,7 @@ enum Case {
     Attention { shape: AttentionShape, segments: Vec<AttentionSegment>, rows: usize },
     CachedAttention { shape: AttentionShape, rows: Vec<CachedRow>, slots: usize },
     Elementwise { rows: usize, columns: usize, activation: Activation },
+    Mixture { rows: usize, columns: usize, routing: Routing },
     SelectRows { row_count: usize, columns: usize, selected: usize },
     Head { rows: usize, features: usize, vocabulary: usize, soft_cap: Option<f32>, keep: bool },
     Update { optimizer: Optimizer, length: usize },
@@ -66,6 +67,9 @@ impl Case {
             }
             &Self::Elementwise { rows, columns, activation } => {
                 elementwise(ops, noise, rows, columns, activation)
+            }
+            &Self::Mixture { rows, columns, routing } => {
+                mixture(ops, noise, rows, columns, routing)
             }
             &Self::SelectRows { row_count, columns, selected } => {
                 select_rows(ops, noise, row_count, columns, selected)
@@ -299,6 +303,33 @@ fn elementwise<O: Ops>(
     ])
 }
 
+fn mixture<O: Ops>(
+    ops: &O,
+    noise: &mut Noise,
+    rows: usize,
+    columns: usize,
+    routing: Routing,
+) -> Result<Outcome> {
+    let routes = Routes::choose(&noise.values(rows * routing.expert_count), routing, true);
+    let mut parts = Vec::new();
+    for expert in &routes.experts {
+        let rows = expert.rows.len();
+        parts.push(ops.tensor(noise.values(rows * columns), rows, columns)?);
+    }
+    let parts: Vec<_> = parts.iter().collect();
+    let gradient = ops.tensor(noise.values(rows * columns), rows, columns)?;
+    let found = ops.mixture_backward(&parts, &routes, &gradient)?;
+    let mut of_parts = Vec::new();
+    for part in &found.of_parts {
+        of_parts.extend(ops.values(part)?);
+    }
+    Ok(vec![
+        ("output", ops.values(&ops.mixture(&parts, &routes)?)?),
+        ("gradients of parts", of_parts),
+        ("gradients of weights", found.of_weights.concat()),
+    ])
+}
+
 fn select_rows<O: Ops>(
     ops: &O,
     noise: &mut Noise,
@@ -415,6 +446,16 @@ fn cases() -> Vec<Case> {
         Case::Rotary { rows: 35, heads: 3, head_size: 24, pairs: 12, is_long: false },
         Case::Rotary { rows: 35, heads: 3, head_size: 24, pairs: 9, is_long: true },
         Case::Rotary { rows: 5, heads: 2, head_size: 16, pairs: 8, is_long: true },
+        Case::Mixture {
+            rows: 1,
+            columns: 3,
+            routing: Routing { expert_count: 2, chosen: 1, is_normalised: false },
+        },
+        Case::Mixture {
+            rows: 45,
+            columns: 67,
+            routing: Routing { expert_count: 9, chosen: 3, is_normalised: true },
+        },
         Case::SelectRows { row_count: 1, columns: 3, selected: 1 },
         Case::SelectRows { row_count: 9, columns: 65, selected: 40 },
     ];

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::random::mix;
 use super::{
     Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, Ops, ParameterId,
-    ParameterStore, Position, RotaryFrequencies,
+    ParameterStore, Position, RotaryFrequencies, Routes, Routing,
 };
 use crate::error::{ModelError, Result};
 
@@ -41,6 +41,7 @@ enum Operation<O: Ops> {
     GatedActivation { gate: Value<O>, up: Value<O>, activation: Activation },
     Add { a: Option<GradientIndex>, b: Option<GradientIndex> },
     Scale { x: GradientIndex, factor: f32 },
+    Mixture { parts: Vec<Value<O>>, logits: Option<GradientIndex>, routes: Arc<Routes> },
     SelectRows { x: GradientIndex, rows: Arc<[u32]>, row_count: usize },
     Dropout { x: GradientIndex, probability: f32, seed: u64 },
     Recomputed { x: Value<O>, adapters: AdapterUse, block: Block<O> },
@@ -294,6 +295,30 @@ impl<'a, O: Ops> Graph<'a, O> {
         }))
     }
 
+    /// Each row of `x` through the experts that its router's logits choose, `expert` being what one of them
+    /// does to its rows. Rows are grouped by expert.
+    pub fn mixture(
+        &mut self,
+        x: &Value<O>,
+        logits: &Value<O>,
+        routing: Routing,
+        mut expert: impl FnMut(&mut Self, usize, &Value<O>) -> Result<Value<O>>,
+    ) -> Result<Value<O>> {
+        let values = self.ops.values(&logits.value)?;
+        let routes = Arc::new(Routes::choose(&values, routing, self.tape.is_some()));
+        let mut parts = Vec::with_capacity(routes.experts.len());
+        for chosen in &routes.experts {
+            let rows = self.select_rows(x, &chosen.rows.as_slice().into())?;
+            parts.push(expert(self, chosen.expert, &rows)?);
+        }
+        let tensors: Vec<&O::Tensor> = parts.iter().map(|part| &part.value).collect();
+        let value = self.ops.mixture(&tensors, &routes)?;
+        let logits = logits.gradient;
+        let wants_gradient = logits.is_some() || parts.iter().any(|part| part.gradient.is_some());
+        Ok(self
+            .variable(value, wants_gradient, || Some(Operation::Mixture { parts, logits, routes })))
+    }
+
     /// While training, `x` with features left out at random, which ones depending on the pass and on
     /// `place`; otherwise `x`.
     pub fn dropout(
@@ -477,6 +502,20 @@ impl<O: Ops> Operation<O> {
             Self::Scale { x, factor } => {
                 let of_x = ops.scale(&gradient, factor)?;
                 gradients.add(ops, Some(x), of_x)
+            }
+            Self::Mixture { parts, logits, routes } => {
+                let tensors: Vec<&O::Tensor> = parts.iter().map(|part| &part.value).collect();
+                let of_operands = ops.mixture_backward(&tensors, &routes, &gradient)?;
+                for (part, of_part) in parts.iter().zip(of_operands.of_parts) {
+                    gradients.add(ops, part.gradient, of_part)?;
+                }
+                if logits.is_some() {
+                    let of_logits = routes.logits_gradient(&of_operands.of_weights);
+                    let experts = of_logits.len() / routes.row_count.max(1);
+                    let of_logits = ops.tensor(of_logits, routes.row_count, experts)?;
+                    gradients.add(ops, logits, of_logits)?;
+                }
+                Ok(())
             }
             Self::SelectRows { x, rows, row_count } => {
                 let of_x = ops.select_rows_backward(&rows, row_count, &gradient)?;

@@ -12,6 +12,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 use sppo_plugin::{Optimizer, SamplingParameters};
 
+use super::Routes;
 use super::random::drop_values;
 use crate::error::{ModelError, Result};
 
@@ -124,6 +125,15 @@ pub struct AttentionOutput<T> {
     pub output: T,
     /// Log-sum-exp of each query's scores per head, `[rows, query_heads]`, natural logarithm.
     pub log_sum_exp: T,
+}
+
+/// Gradients of the operands of [`Ops::mixture`].
+#[derive(Clone, Debug)]
+pub struct MixtureGradients<T> {
+    /// Of each part.
+    pub of_parts: Vec<T>,
+    /// Of the weights of each part's rows.
+    pub of_weights: Vec<Vec<f32>>,
 }
 
 /// The arithmetic of one optimiser step.
@@ -276,6 +286,9 @@ pub trait Ops: 'static {
     fn scale(&self, x: &Self::Tensor, factor: f32) -> Result<Self::Tensor>;
     /// The given rows of `x`, in order; a row may repeat.
     fn select_rows(&self, x: &Self::Tensor, rows: &[u32]) -> Result<Self::Tensor>;
+    /// The sum of experts' outputs: row `r` is that of `weights[i] * parts[e][i]` over all `i` of all experts
+    /// `e` whose `rows[i]` is `r`. `parts` are as many as the experts of the routes, in order.
+    fn mixture(&self, parts: &[&Self::Tensor], routes: &Routes) -> Result<Self::Tensor>;
     /// `x` with each value zeroed with the given probability (below 1) and the others divided by the
     /// rest. The same seed always zeroes the same elements, so the op is its own backward form.
     fn dropout(&self, x: &Self::Tensor, probability: f32, seed: u64) -> Result<Self::Tensor> {
@@ -357,6 +370,13 @@ pub trait Ops: 'static {
         activation: Activation,
         gradient: &Self::Tensor,
     ) -> Result<[Self::Tensor; 2]>;
+    /// Gradients of the parts, and of the weights of each.
+    fn mixture_backward(
+        &self,
+        parts: &[&Self::Tensor],
+        routes: &Routes,
+        gradient: &Self::Tensor,
+    ) -> Result<MixtureGradients<Self::Tensor>>;
     /// Gradient of `x`, of `row_count` rows: the sum over all selections of each row.
     fn select_rows_backward(
         &self,

@@ -8,7 +8,9 @@ use sppo_plugin::{
     PolicySpec,
 };
 
-use crate::decoder::{DecoderConfig, NormPlacement, QueryKeyNorm, adapter_shapes, tensor_layout};
+use crate::decoder::{
+    DecoderConfig, Experts, NormPlacement, QueryKeyNorm, adapter_shapes, tensor_layout,
+};
 use crate::generation::{GenerationLimits, planned_cache};
 use crate::ops::{LogitsLimits, state_count};
 
@@ -185,7 +187,7 @@ impl Estimator<'_> {
     /// and their product.
     fn passing(&self, tokens: usize) -> u64 {
         let config = self.config;
-        let features = 2 * config.hidden_size + 3 * config.intermediate_size;
+        let features = 2 * config.hidden_size + 3 * self.inner_numbers();
         (tokens * features) as u64 * self.traits.number_bytes
     }
 
@@ -207,15 +209,31 @@ impl Estimator<'_> {
         let part = logits.min(limits.chunk_bytes as u64);
         let at_head = part + if logits <= limits.kept_bytes as u64 { logits } else { part };
         // The gradients of the residual, of its norm, and of gate and up.
-        let inner = config.intermediate_size as u64;
+        let inner = self.inner_numbers() as u64;
         let in_layer = number_bytes * tokens * 2 * (hidden + inner);
         (kept, at_head.max(in_layer))
+    }
+
+    /// Features inside the feed-forward blocks that a token goes through, and those of their inputs and
+    /// outputs which experts have beside: of the layers' mean, a third, because gate, up and their product
+    /// are counted.
+    fn inner_numbers(&self) -> usize {
+        let config = self.config;
+        let of_layer = |layer: usize| match config.experts_of(layer) {
+            None => 3 * config.intermediate_size,
+            Some(Experts { routing, intermediate_size, .. }) => {
+                routing.chosen * (3 * intermediate_size + 2 * config.hidden_size)
+                    + routing.expert_count
+            }
+        };
+        let all: usize = (0..config.layer_count).map(of_layer).sum();
+        all.div_ceil(3 * config.layer_count.max(1))
     }
 
     /// Numbers that the tape keeps of one layer for each token.
     fn kept_per_token(&self) -> u64 {
         let config = self.config;
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let (hidden, inner) = (config.hidden_size, self.inner_numbers());
         let queries = config.attention_heads * config.head_size;
         let keys = config.key_value_heads * config.head_size;
         // Each block's input and its norm; queries, keys, values and the attention's result; gate, up

@@ -11,7 +11,9 @@ use sppo_plugin::{
 
 use super::memory_estimate::{MemoryTraits, estimate_memory};
 use crate::checkpoint::{Checkpoint, WeightFiles, write_checkpoint};
-use crate::decoder::{AdapterSource, DecoderConfig, TensorSource, own_targets, stored_adapters};
+use crate::decoder::{
+    AdapterSource, DecoderConfig, Experts, TensorSource, own_targets, stored_adapters,
+};
 use crate::error::ModelError;
 use crate::formats::{AdapterValues, write_adapters};
 use crate::generation::GenerationLimits;
@@ -210,12 +212,18 @@ fn sorted(mut settings: LoraSettings) -> LoraSettings {
     settings
 }
 
+/// Numbers in the matrices of the layers that a token is multiplied with.
 fn layer_matrix_parameters(config: &DecoderConfig) -> u64 {
     let queries = config.attention_heads * config.head_size;
     let keys = config.key_value_heads * config.head_size;
     let attention = 2 * config.hidden_size * (queries + keys);
-    let feed_forward = 3 * config.hidden_size * config.intermediate_size;
-    (config.layer_count * (attention + feed_forward)) as u64
+    let feed_forward = |layer: usize| match config.experts_of(layer) {
+        None => 3 * config.hidden_size * config.intermediate_size,
+        Some(Experts { routing, intermediate_size, .. }) => {
+            config.hidden_size * (3 * routing.chosen * intermediate_size + routing.expert_count)
+        }
+    };
+    (0..config.layer_count).map(|layer| attention + feed_forward(layer)).sum::<usize>() as u64
 }
 
 impl<O: Ops> Codec for DecoderPolicy<O> {

@@ -81,8 +81,9 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
     let info = policy.info();
     let boundary = boundary::measure(info, &workload.examples, &comparisons)
         .map_err(sppo_core::Error::from)?;
+    let described = arguments.shape.map(ShapeChoice::description);
     let report = BenchReport {
-        model: arguments.shape.map_or(setup.config.model.as_str(), |shape| shape.description()),
+        model: described.as_deref().unwrap_or(&setup.config.model),
         backend: &setup.config.backend.name,
         oracle: &setup.config.oracle.name,
         device: info.device.clone(),
@@ -110,15 +111,18 @@ impl ShapeChoice {
             Self::SmolLm135M => Shape::SmolLm135M,
             Self::Llama1B => Shape::Llama1B,
             Self::Llama8B => Shape::Llama8B,
+            Self::SmolLm3B => Shape::SmolLm3B,
+            Self::Gemma270M => Shape::Gemma270M,
+            Self::Gemma1B => Shape::Gemma1B,
+            Self::Olmo1B => Shape::Olmo1B,
+            Self::Olmo7B => Shape::Olmo7B,
+            Self::Phi4Mini => Shape::Phi4Mini,
+            Self::Qwen30B => Shape::Qwen30B,
         }
     }
 
-    fn description(self) -> &'static str {
-        match self {
-            Self::SmolLm135M => "random weights in the shape of SmolLM2-135M",
-            Self::Llama1B => "random weights in the shape of Llama-3.2-1B",
-            Self::Llama8B => "random weights in the shape of Llama-3.1-8B",
-        }
+    fn description(self) -> String {
+        format!("random weights in the shape of {}", self.shape().model())
     }
 }
 

@@ -11,6 +11,16 @@ pub(super) fn plain(
     file: &GgufFile,
     keys: &GgufKeys<'_>,
 ) -> Result<DecoderConfig> {
+    keys.refuse_unless("expert_count", 0)?;
+    with_experts(family, file, keys)
+}
+
+/// As [`plain`], of an architecture that has experts, which are left at none.
+pub(super) fn with_experts(
+    family: &'static dyn Family,
+    file: &GgufFile,
+    keys: &GgufKeys<'_>,
+) -> Result<DecoderConfig> {
     let mut config = unscaled(family, file, keys)?;
     keys.refuse_unless("rope.dimension_count", config.head_size as u64)?;
     set_scaling(&mut config, &rotary_scaling(keys)?);
@@ -28,7 +38,6 @@ pub(super) fn unscaled(
     file: &GgufFile,
     keys: &GgufKeys<'_>,
 ) -> Result<DecoderConfig> {
-    keys.refuse_unless("expert_count", 0)?;
     let hidden_size = keys.required_count("embedding_length")?;
     let layer_count = keys.required_count("block_count")?;
     let attention_heads = keys.required_count("attention.head_count")?;
@@ -72,6 +81,7 @@ pub(super) fn unscaled(
         embedding_scale: None,
         attention_windows: vec![None; layers],
         rotary: vec![Some(rotary); layers],
+        experts: None,
     })
 }
 

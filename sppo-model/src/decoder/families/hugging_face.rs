@@ -73,6 +73,7 @@ pub(super) fn plain(
         embedding_scale: None,
         attention_windows: vec![None; layers],
         rotary: vec![Some(rotary); layers],
+        experts: None,
     })
 }
 

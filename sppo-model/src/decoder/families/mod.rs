@@ -13,6 +13,7 @@ mod olmo3;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod rotary_settings;
 mod smollm3;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub static FAMILIES: &[&dyn Family] = &[
     &gemma3::Gemma3,
     &qwen2::Qwen2,
     &qwen3::Qwen3,
+    &qwen3_moe::Qwen3Moe,
     &smollm3::SmolLm3,
     &olmo3::Olmo3,
     &olmo2::Olmo2,

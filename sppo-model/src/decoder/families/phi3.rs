@@ -96,6 +96,7 @@ impl Family for Phi3 {
     }
 
     fn read_gguf(&self, file: &GgufFile, keys: &GgufKeys<'_>) -> Result<DecoderConfig> {
+        keys.refuse_unless("expert_count", 0)?;
         let mut config = gguf::unscaled(&Self, file, keys)?;
         let scaling = match DIVISORS.iter().any(|name| file.shape(name).is_some()) {
             true => long_rope(file, keys, config.context_length)?,

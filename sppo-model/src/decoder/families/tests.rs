@@ -166,6 +166,9 @@ fn what_would_change_the_result_is_refused_by_name() {
         ),
         (json!({"model_type": "phi3", "rope_scaling": {"type": "yarn", "factor": 2}}), "`yarn`"),
         (json!({"model_type": "phi3", "lm_head_bias": true}), "`lm_head_bias`"),
+        (json!({"model_type": "qwen3_moe", "num_experts_per_tok": 200}), "200 of 128 experts"),
+        (json!({"model_type": "qwen3_moe", "mlp_only_layers": "all"}), "`mlp_only_layers`"),
+        (json!({"model_type": "qwen3_moe", "attention_bias": true}), "`attention_bias`"),
         (json!({"model_type": "phi3", "partial_rotary_factor": 1.5}), "`partial_rotary_factor`"),
         (json!({"model_type": "phi3", "rope_scaling": {"type": "longrope"}}), "`short_factor`"),
         (

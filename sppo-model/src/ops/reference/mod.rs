@@ -8,8 +8,8 @@ mod attention;
 mod encoder;
 
 use super::{
-    Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, Ops, Position,
-    RotaryFrequencies, UpdateRule,
+    Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, MixtureGradients,
+    Ops, Position, RotaryFrequencies, Routes, UpdateRule,
 };
 use crate::error::{ModelError, Result};
 
@@ -323,6 +323,17 @@ impl Ops for ReferenceOps {
         Ok(x.map(|value| value * f64::from(factor)))
     }
 
+    fn mixture(&self, parts: &[&ReferenceTensor], routes: &Routes) -> Result<ReferenceTensor> {
+        let columns = parts.first().map_or(0, |part| part.columns);
+        let mut result = ReferenceTensor::zeros(routes.row_count, columns);
+        for (part, expert) in parts.iter().zip(&routes.experts) {
+            for (place, (&row, &weight)) in expert.rows.iter().zip(&expert.weights).enumerate() {
+                add_scaled(result.row_mut(row as usize), f64::from(weight), part.row(place));
+            }
+        }
+        Ok(result)
+    }
+
     fn select_rows(&self, x: &ReferenceTensor, rows: &[u32]) -> Result<ReferenceTensor> {
         let values = rows.iter().flat_map(|&row| x.row(row as usize)).copied().collect();
         Ok(ReferenceTensor { values, rows: rows.len(), columns: x.columns })
@@ -446,6 +457,27 @@ impl Ops for ReferenceOps {
         let of_gate = slopes.zip(up, |slope, up| slope * up).zip(gradient, |a, b| a * b);
         let of_up = gate.zip(gradient, |gate, gradient| activate(gate, activation).0 * gradient);
         Ok([of_gate, of_up])
+    }
+
+    fn mixture_backward(
+        &self,
+        parts: &[&ReferenceTensor],
+        routes: &Routes,
+        gradient: &ReferenceTensor,
+    ) -> Result<MixtureGradients<ReferenceTensor>> {
+        let (mut of_parts, mut of_weights) = (Vec::new(), Vec::new());
+        for (part, expert) in parts.iter().zip(&routes.experts) {
+            let mut of_part = ReferenceTensor::zeros(part.rows, part.columns);
+            let mut of_rows = Vec::new();
+            for (place, (&row, &weight)) in expert.rows.iter().zip(&expert.weights).enumerate() {
+                let gradient = gradient.row(row as usize);
+                add_scaled(of_part.row_mut(place), f64::from(weight), gradient);
+                of_rows.push(dot(part.row(place), gradient) as f32);
+            }
+            of_parts.push(of_part);
+            of_weights.push(of_rows);
+        }
+        Ok(MixtureGradients { of_parts, of_weights })
     }
 
     fn select_rows_backward(
