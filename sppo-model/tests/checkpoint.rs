@@ -10,7 +10,7 @@ use sppo_model::decoder::{FAMILIES, RotaryScaling, tensor_layout};
 use sppo_model::{ModelError, Result};
 use support::{
     GgufBuilder, copy_of, fixture, gguf_of_fixture, open_gguf, read_json, refusal, tensors,
-    write_json,
+    write_json, write_safetensors,
 };
 
 fn rewrite(checkpoint: &Checkpoint, directory: &Path, shard_bytes: u64) -> Result<()> {
@@ -383,6 +383,41 @@ fn a_gguf_file_holds_the_same_model() {
         assert!((expected.attention_scale - gguf.config().attention_scale).abs() < 1e-12);
         assert_eq!(again.config(), &expected);
         assert_eq!(again.text().special_tokens(), gguf.text().special_tokens());
+    }
+}
+
+#[test]
+fn the_text_part_of_a_model_of_images_is_a_model() {
+    let original = Checkpoint::open(&fixture("gemma3_text")).unwrap();
+    let directory = copy_of("gemma3_text");
+    let path = directory.path();
+    let text = read_json(&path.join("config.json"));
+    let config = json!({
+        "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
+        "text_config": text, "vision_config": {"hidden_size": 8}, "eos_token_id": [1, 5],
+    });
+    write_json(&path.join("config.json"), &config);
+    for prefix in ["model.language_model.", "language_model.model."] {
+        let renamed = |(name, data): (String, TensorData)| {
+            (name.replace("model.", prefix), data.shape, data.values)
+        };
+        let mut all: Vec<_> = tensors(&original).into_iter().map(renamed).collect();
+        let vision = "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj.weight";
+        all.push((vision.into(), vec![2, 2], vec![0.0; 4]));
+        write_safetensors(&path.join("model.safetensors"), &json!({"format": "pt"}), &all);
+        let opened = Checkpoint::open(path).unwrap();
+        assert_eq!(opened.config(), original.config());
+        assert_eq!(tensors(&opened), tensors(&original));
+
+        let written = tempfile::tempdir().unwrap();
+        rewrite(&opened, written.path(), 1 << 30).unwrap();
+        let config = read_json(&written.path().join("config.json"));
+        assert_eq!(config["architectures"], json!(["Gemma3ForCausalLM"]));
+        assert_eq!(
+            (&config["model_type"], &config["eos_token_id"]),
+            (&json!("gemma3_text"), &json!([1, 5]))
+        );
+        assert_eq!(tensors(&Checkpoint::open(written.path()).unwrap()), tensors(&original));
     }
 }
 

@@ -183,7 +183,7 @@ fn what_would_change_the_result_is_refused_by_name() {
         (json!({"rope_scaling": {"rope_type": "yarn"}}), "`factor`"),
         (json!({"rope_scaling": {"rope_type": "longrope", "factor": 4}}), "`longrope`"),
         (json!({"num_key_value_heads": 5}), "evenly"),
-        (json!({"head_dim": 15}), "odd"),
+        (json!({"head_dim": 15}), "15 features of heads of 15 cannot be rotated"),
         (json!([1]), "not a JSON object"),
     ];
     for (mut json, expected) in cases {
@@ -216,6 +216,7 @@ fn rotary_frequencies_are_those_of_transformers() {
         let mut json = case["config"].clone();
         // enough for layers of every kind
         json["num_hidden_layers"] = json!(12);
+        json["num_key_value_heads"] = json!(2);
         let what = json.to_string();
         let config = parse(&json).unwrap();
         let full = config.main_rotary().unwrap().frequencies(config.head_size);
