@@ -158,7 +158,8 @@ impl Bench {
             ops.rms_norm_backward(&x, &mut norm, 1e-5, 0.0, &dy)
         })?;
         self.time("add", 4 * LAYERS, bytes(HIDDEN, 3), |ops| ops.add(&x, &dy))?;
-        let positions: Vec<u32> = (0..rows as u32).map(|row| row % 251).collect();
+        let positions: Vec<Position> =
+            (0..rows as u32).map(|row| Position::of(row % 251)).collect();
         let frequencies = rotary_frequencies();
         for (name, columns) in [("q", HIDDEN), ("k", KEY_VALUE)] {
             let x = self.activation(rows, columns)?;

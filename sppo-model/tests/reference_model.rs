@@ -338,6 +338,27 @@ fn adapters_of_fused_matrices_are_those_of_peft() {
     for (merged, trained) in merged.concat().into_iter().zip(trained.concat()) {
         assert!((merged - trained).abs() < 1e-5, "{merged} {trained}");
     }
+    // in a model that sees images, the language model's layers have longer names
+    let outer = directory.path().join("outer");
+    std::fs::create_dir(&outer).unwrap();
+    for entry in std::fs::read_dir(path.with_file_name("gemma3_text")).unwrap() {
+        let file = entry.unwrap().path();
+        std::fs::copy(&file, outer.join(file.file_name().unwrap())).unwrap();
+    }
+    let text: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(outer.join("config.json")).unwrap()).unwrap();
+    let config = json!({"model_type": "gemma3", "text_config": text});
+    std::fs::write(outer.join("config.json"), config.to_string()).unwrap();
+    let mut policy = load(&outer, &["o_proj"]).unwrap();
+    let saved = directory.path().join("adapters-of-outer");
+    policy.save(&saved).unwrap();
+    let bytes = std::fs::read(saved.join("adapter_model.safetensors")).unwrap();
+    let stored = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let module = "base_model.model.model.language_model.layers.0.self_attn.o_proj";
+    assert!(stored.tensor(&format!("{module}.lora_B.weight")).is_ok());
+    let mut again = load(&saved, &["o_proj"]).unwrap();
+    assert_eq!(again.token_log_probs(&pair()).unwrap(), policy.token_log_probs(&pair()).unwrap());
+
     let error = |targets: &[&str]| load(&path, targets).map(|_| ()).unwrap_err().to_string();
     assert!(
         error(&["q_proj", "v_proj"]).contains("q_proj, k_proj, v_proj are one matrix, `qkv_proj`")

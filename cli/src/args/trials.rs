@@ -102,8 +102,8 @@ Examples:
   sppo bench --model my-model/ --json
   sppo bench --shape 1b --lora-rank 16 --samples 1 --new-tokens 32 --repetitions 1")]
 pub(crate) struct BenchArguments {
-    /// Measure a model of random weights in the shape of SmolLM2-135M, Llama-3.2-1B or Llama-3.1-8B,
-    /// which takes 2 bytes per parameter in the directory for temporary files ($TMPDIR)
+    /// Measure a model of random weights in the shape of a well-known one, which takes 2 bytes per
+    /// parameter in the directory for temporary files ($TMPDIR)
     #[arg(long, value_name = "SIZE", value_enum, conflicts_with = "model")]
     pub(crate) shape: Option<ShapeChoice>,
     /// Responses per prompt
@@ -136,10 +136,13 @@ pub(crate) struct BenchArguments {
 /// The shape of a well-known model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ShapeChoice {
+    /// SmolLM2-135M.
     #[value(name = "135m")]
     SmolLm135M,
+    /// Llama-3.2-1B.
     #[value(name = "1b")]
     Llama1B,
+    /// Llama-3.1-8B.
     #[value(name = "8b")]
     Llama8B,
     /// SmolLM3-3B.

@@ -119,9 +119,7 @@ impl Checkpoint {
         let weights = Weights::of_wrapped(&config, SafetensorsFiles::open(path)?)?;
         let text = TextCodec::from_directory(path)?;
         weights.check(path)?;
-        let container = config.family.container().filter(|container| {
-            json.as_object().is_some_and(|object| container.is_described_by(object))
-        });
+        let container = config.container(Some(&json));
         check_other_weights(&weights, path, container)?;
         let path = path.to_path_buf();
         Ok(Self { path, config, original_config: Some(json), text, weights, adapters: None })

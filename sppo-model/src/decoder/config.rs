@@ -101,6 +101,8 @@ pub struct Container {
     pub architecture: &'static str,
     /// The key of the language model's settings in its `config.json`.
     pub settings: &'static str,
+    /// The beginning of the names of the language model's layers, in place of `model.`.
+    pub prefix: &'static str,
 }
 
 impl Container {
@@ -232,6 +234,12 @@ impl DecoderConfig {
     /// Features of all key heads together, which are those of the values.
     pub(crate) fn key_features(&self) -> usize {
         self.key_value_heads * self.head_size
+    }
+
+    /// The container that a `config.json` describes, of a model that was read from it.
+    pub(crate) fn container(&self, original: Option<&Value>) -> Option<Container> {
+        let original = original?.as_object()?;
+        self.family.container().filter(|container| container.is_described_by(original))
     }
 
     /// The rotary embedding of the first layer that sees all positions and has one, or of the first that

@@ -182,7 +182,15 @@ impl PolicyCard {
         let tensors = model.tensors().map(finite);
         if let Some(adapters) = model.lora() {
             let adapters = own_targets(&self.config, adapters)?;
-            let tensors = stored_adapters(&self.config, tensors)?.into_iter().map(Ok);
+            let container = self.config.container(self.original_config.as_ref());
+            let named = |(name, shape, values): (String, Vec<usize>, Vec<f32>)| {
+                let name = match container {
+                    Some(outer) => name.replacen("model.", outer.prefix, 1),
+                    None => name,
+                };
+                Ok((name, shape, values))
+            };
+            let tensors = stored_adapters(&self.config, tensors)?.into_iter().map(named);
             write_adapters(directory, &self.origin, &adapters, tensors)?;
             return Ok(self.text.save(directory)?);
         }

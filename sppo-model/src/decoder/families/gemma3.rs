@@ -42,6 +42,7 @@ impl Family for Gemma3 {
             model_type: "gemma3",
             architecture: "Gemma3ForConditionalGeneration",
             settings: "text_config",
+            prefix: "model.language_model.",
         })
     }
 

@@ -103,6 +103,7 @@ impl Family for Phi3 {
             false => gguf::rotary_scaling(keys)?,
         };
         gguf::set_scaling(&mut config, &scaling);
+        // The model has this window, though llama.cpp computes without it and says so.
         let window = keys.count("attention.sliding_window")?.filter(|&window| window > 0);
         config.attention_windows.fill(window);
         Ok(config)
