@@ -3,9 +3,11 @@
     "use strict";
     const { element, format, card } = sppo;
 
+    /** Dates read like words. */
+    const kind = ({ format: name }) => (name == null || name === "time" ? "words" : "number");
+
     function cell(value, column) {
-        const isNumber = column.format != null;
-        const attributes = { class: isNumber ? "number" : "words" };
+        const attributes = { class: kind(column) };
         if (value == null) return element("td", attributes, "\u2013");
         if (typeof value === "number") return element("td", attributes, format(value, column.format ?? "number"));
         if (typeof value === "string") return element("td", { ...attributes, dir: "auto" }, value);
@@ -15,7 +17,7 @@
 
     sppo.blocks.table = (block) => {
         const head = block.columns.map((column) =>
-            element("th", { scope: "col", class: column.format ? "number" : "words" }, column.name),
+            element("th", { scope: "col", class: kind(column) }, column.name),
         );
         const rows = block.rows.map((row) =>
             element("tr", {}, ...row.map((value, index) => cell(value, block.columns[index]))),
