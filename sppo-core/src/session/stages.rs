@@ -11,7 +11,7 @@ use crate::observer::{Event, Stage, TrainingStep};
 use crate::plugin::{Comparison, Learner, Oracle, Sampler};
 use crate::records::{Prompt, ResponseStatistics, Rollout, TrainingExample};
 use crate::stages::{self, SamplingPass, TokenizedResponse, TrainingPass, TrainingProgress};
-use crate::statistics::{Interval, bootstrap_mean_interval};
+use crate::statistics::{Bootstrap, Interval};
 use crate::win_rate::Preferences;
 
 /// Iteration `t` samples on stream `t`; all models that are compared share this one, so that two equal
@@ -157,6 +157,12 @@ impl<'a> Session<'a> {
         Ok(preferences)
     }
 
+    /// Intervals as the settings say.
+    #[must_use]
+    pub fn bootstrap(&self) -> Bootstrap {
+        self.config.evaluation.bootstrap(self.config.seed)
+    }
+
     /// Mean probability that the challenger's response is preferred to the baseline's, with its bootstrap
     /// interval over prompts. Both lists hold the same prompts and as many responses to each.
     ///
@@ -172,13 +178,7 @@ impl<'a> Session<'a> {
         let settings = self.config.preference;
         let win_rates =
             evaluation::win_rates(oracle, challenger, baseline, &settings, &meter.host())?;
-        let evaluation = &self.config.evaluation;
-        let interval = bootstrap_mean_interval(
-            &win_rates,
-            evaluation.bootstrap_resamples,
-            evaluation.confidence,
-            self.config.seed,
-        );
+        let interval = self.bootstrap().mean(&win_rates);
         meter.finish(format!("{:.1} % against the baseline", 100.0 * interval.mean));
         let differ =
             challenger.iter().zip(baseline).filter(|(ours, theirs)| !says_the_same(ours, theirs));
