@@ -125,7 +125,17 @@ impl MemoryPlan {
     }
 }
 
-fn in_gib(bytes: u64) -> f64 {
+/// The most memory that this process has had in RAM, in bytes, from the kernel's own accounting; not known
+/// elsewhere than on Linux.
+pub(crate) fn peak() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kibibytes << 10)
+}
+
+/// Bytes in GiB.
+pub(crate) fn in_gib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 30)
 }
 

@@ -1,4 +1,4 @@
-//! Win rate of one model's responses against another's, judged by an oracle.
+//! Duels of one model's responses with another's, judged by an oracle, and the win rates that they give.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,8 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::plugin::check::{self, Check};
 use crate::plugin::{Candidate, Comparison, Oracle, Progress};
-use crate::preference::PreferenceMatrix;
-use crate::records::Rollout;
+use crate::records::{DuelVerdict, Rollout};
 use crate::stages::{self, PreferenceSettings};
 use crate::statistics::Bootstrap;
 
@@ -56,42 +55,40 @@ impl EvaluationSettings {
     }
 }
 
-/// For each prompt, the mean probability that the challenger's answer beats the baseline's, sample
-/// against sample. Both lists answer the same prompts with the same number of samples.
-///
-/// An oracle may prefer what it reads first, so what it says of the two orders is averaged: of two equal
-/// models each wins half of the time.
+/// Lets the challenger's answers meet the baseline's, sample against sample: for each prompt, one duel per
+/// sample. Both lists answer the same prompts with the same number of samples.
 ///
 /// # Errors
 /// When the oracle fails.
-pub fn win_rates(
+pub fn duels(
     oracle: &mut dyn Oracle,
     challenger: &[Rollout],
     baseline: &[Rollout],
     settings: &PreferenceSettings,
     progress: &dyn Progress,
-) -> Result<Vec<f64>> {
-    let duels: Vec<Vec<Comparison<'_>>> =
-        challenger.iter().zip(baseline).map(|(ours, theirs)| duels(ours, theirs)).collect();
-    let judged = stages::judge(oracle, &duels.concat(), settings, progress)?;
+) -> Result<Vec<Vec<DuelVerdict>>> {
+    let pairs: Vec<Vec<Comparison<'_>>> =
+        challenger.iter().zip(baseline).map(|(ours, theirs)| pairs(ours, theirs)).collect();
+    let judged = stages::judge(oracle, &pairs.concat(), settings, progress)?;
     let mut judged = judged.iter();
-    Ok(duels
-        .iter()
-        .map(|of_one_prompt| {
-            let duels = judged.by_ref().take(of_one_prompt.len());
-            let wins: f64 = duels.map(|duel| in_both_orders(&duel.matrix)).sum();
-            wins / of_one_prompt.len().max(1) as f64
-        })
-        .collect())
+    let of_one_prompt = |pairs: &Vec<Comparison<'_>>| {
+        judged.by_ref().take(pairs.len()).map(|pair| DuelVerdict::of(&pair.matrix)).collect()
+    };
+    Ok(pairs.iter().map(of_one_prompt).collect())
 }
 
-/// Probability that candidate 0 beats candidate 1, averaged over both presentation orders.
-fn in_both_orders(matrix: &PreferenceMatrix) -> f64 {
-    0.5 * (matrix.get(0, 1) + (1.0 - matrix.get(1, 0)))
+/// For each prompt, the mean probability that the challenger's answer is preferred.
+#[must_use]
+pub fn win_rates(duels: &[Vec<DuelVerdict>]) -> Vec<f64> {
+    let mean = |of_one_prompt: &Vec<DuelVerdict>| {
+        let wins: f64 = of_one_prompt.iter().map(DuelVerdict::win_probability).sum();
+        wins / of_one_prompt.len().max(1) as f64
+    };
+    duels.iter().map(mean).collect()
 }
 
 /// One two-candidate comparison per sample, the challenger first.
-fn duels<'a>(challenger: &'a Rollout, baseline: &'a Rollout) -> Vec<Comparison<'a>> {
+fn pairs<'a>(challenger: &'a Rollout, baseline: &'a Rollout) -> Vec<Comparison<'a>> {
     let ours = stages::comparison(challenger);
     let theirs = stages::comparison(baseline);
     let pairs = ours.candidates.iter().zip(&theirs.candidates);
@@ -150,7 +147,8 @@ mod tests {
             ..PreferenceSettings::default()
         };
         let win_rate = |a, b| {
-            win_rates(&mut Hasty, &[rollout(a)], &[rollout(b)], &settings, &SilentHost).unwrap()[0]
+            let (a, b) = ([rollout(a)], [rollout(b)]);
+            win_rates(&duels(&mut Hasty, &a, &b, &settings, &SilentHost).unwrap())[0]
         };
         assert!((win_rate(["same", "too"], ["same", "too"]) - 0.5).abs() < 1e-12);
         let better = win_rate(["longer", "too"], ["short", "too"]);

@@ -15,11 +15,13 @@
 
 mod artifacts;
 mod evaluate;
+mod record;
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use artifacts::Names;
+pub use record::RunRecord;
 
 use crate::datasets::{PromptSet, write_generated};
 use crate::error::Result;

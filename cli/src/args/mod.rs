@@ -16,7 +16,7 @@ pub(crate) use settings::{
 };
 pub(crate) use tools::{
     CompletionsArguments, ConfigArguments, ConfigCommand, GameArguments, GameKind, ManArguments,
-    MergeArguments, PluginArguments, PluginCommand,
+    MergeArguments, PluginArguments, PluginCommand, RunReportArguments,
 };
 pub(crate) use trials::{BenchArguments, ChatArguments, EvalArguments, ShapeChoice};
 
@@ -92,6 +92,8 @@ pub(crate) enum Command {
     Merge(MergeArguments),
     /// Per-token log-probabilities of given responses
     Score(ScoreArguments),
+    /// One run, or several side by side, as a page to look at
+    Report(RunReportArguments),
     /// Win rate of one model against another
     Eval(EvalArguments),
     /// Talk to one model, or to several to compare them

@@ -43,6 +43,9 @@ pub(crate) struct GameArguments {
     /// Draw the gaps and the bound, on logarithmic axes
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
+    /// Write a page with the gaps, the bound, the policies and the preferences
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
     /// Write the gaps, the bound and the policy of every iteration
     #[arg(long, value_name = "FILE")]
     pub(crate) csv: Option<PathBuf>,
@@ -58,6 +61,30 @@ pub(crate) enum GameKind {
     Cycle,
     /// Probabilities drawn by --seed
     Random,
+}
+
+/// One run, or several side by side, as a page to look at
+///
+/// Reads run directories, of runs that are being played too, and writes one HTML file that needs no other and no
+/// network. `sppo run` writes the same file for its run after every iteration.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sppo report mine                                 the run runs/mine, into runs/mine/report.html
+  sppo report runs/a runs/b runs/c --output abc.html
+  sppo report mine --json                          its numbers instead, without the answers")]
+pub(crate) struct RunReportArguments {
+    /// The runs: directories, or names within --run-directory
+    #[arg(value_name = "RUN", required = true)]
+    pub(crate) runs: Vec<PathBuf>,
+    /// The page [default: report.html in the run's directory; of several runs, in the working directory]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// The directory that holds all runs
+    #[arg(long, value_name = "DIRECTORY", default_value = "runs")]
+    pub(crate) run_directory: PathBuf,
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
 }
 
 /// Merge low-rank adapters into their model

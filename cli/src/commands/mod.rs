@@ -9,6 +9,7 @@ mod generate;
 mod merge;
 mod plugin;
 mod rank;
+mod report;
 mod run;
 mod score;
 mod session;
@@ -30,6 +31,7 @@ pub(crate) fn dispatch(command: Command, terminal: &Terminal) -> Result<()> {
         Command::Train(arguments) => train::train(&arguments, terminal),
         Command::Merge(arguments) => merge::merge(&arguments, terminal),
         Command::Score(arguments) => score::score(&arguments, terminal),
+        Command::Report(arguments) => report::report(&arguments),
         Command::Eval(arguments) => eval::eval(&arguments, terminal),
         Command::Chat(arguments) => chat::chat(&arguments, terminal),
         Command::Bench(arguments) => bench::bench(&arguments, terminal),

@@ -36,6 +36,20 @@ impl Lock {
             .map_err(|error| fail(&error))?;
         Ok(Self { file })
     }
+
+    /// Whether a process holds the lock of this file. Nothing is written.
+    pub(super) fn is_held(path: &Path) -> bool {
+        let Ok(file) = File::open(path) else { return false };
+        match file.try_lock_shared() {
+            Ok(()) => {
+                // Closing the file, which follows, unlocks it as well.
+                let _ = file.unlock();
+                false
+            }
+            Err(TryLockError::WouldBlock) => true,
+            Err(TryLockError::Error(_)) => false,
+        }
+    }
 }
 
 /// Unlocking rather than closing alone: a process that is being started at this moment, by any thread,

@@ -89,6 +89,16 @@ pub(super) struct Store {
     set_aside: Vec<SetAside>,
 }
 
+/// Path of an artefact that has a manifest.
+pub(super) fn committed_path(root: &Path, name: &ArtifactName) -> Option<PathBuf> {
+    let (path, manifest) = (name.within(root), manifest_path(root, name));
+    (manifest.is_file() && path.exists()).then_some(path)
+}
+
+fn manifest_path(root: &Path, name: &ArtifactName) -> PathBuf {
+    ArtifactName(format!("{name}.json")).within(&root.join(MANIFESTS))
+}
+
 impl Store {
     /// Checks every artefact, finishes or undoes interrupted commits, and removes their leftovers.
     pub(super) fn open(root: &Path) -> Result<Self> {
@@ -232,7 +242,7 @@ impl Store {
     }
 
     fn manifest_path(&self, name: &ArtifactName) -> PathBuf {
-        ArtifactName(format!("{name}.json")).within(&self.root.join(MANIFESTS))
+        manifest_path(&self.root, name)
     }
 
     fn write_manifest(&self, name: &ArtifactName, manifest: &Manifest) -> Result<()> {

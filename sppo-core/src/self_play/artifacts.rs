@@ -51,6 +51,11 @@ impl Names {
         ArtifactName::new(format!("iteration-{iteration}/held-out.parquet"))
     }
 
+    /// Judgments of its responses to the held-out prompts.
+    pub(super) fn held_out_duels(iteration: u32) -> ArtifactName {
+        ArtifactName::new(format!("iteration-{iteration}/held-out-duels.parquet"))
+    }
+
     pub(super) fn report(iteration: u32) -> ArtifactName {
         ArtifactName::new(format!("iteration-{iteration}/report.json"))
     }

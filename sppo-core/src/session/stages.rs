@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::evaluation;
 use crate::observer::{Event, Stage, TrainingStep};
 use crate::plugin::{Comparison, Learner, Oracle, Sampler};
-use crate::records::{Prompt, ResponseStatistics, Rollout, TrainingExample};
+use crate::records::{DuelVerdict, Prompt, ResponseStatistics, Rollout, TrainingExample};
 use crate::stages::{self, SamplingPass, TokenizedResponse, TrainingPass, TrainingProgress};
 use crate::statistics::{Bootstrap, Interval};
 use crate::win_rate::Preferences;
@@ -115,6 +115,8 @@ impl<'a> Session<'a> {
     ) -> Result<Vec<Vec<Rollout>>> {
         self.require_running()?;
         let rollouts = stages::sample(sampler, parts, pass, &meter.host())?;
+        let responses = rollouts.iter().flatten().flat_map(|rollout| &rollout.responses);
+        meter.count_tokens(responses.map(|response| response.tokens.len() as u64).sum());
         meter.advance(pass.most_tokens(parts.iter().map(|prompts| prompts.len()).sum()));
         Ok(rollouts)
     }
@@ -163,23 +165,23 @@ impl<'a> Session<'a> {
         self.config.evaluation.bootstrap(self.config.seed)
     }
 
-    /// Mean probability that the challenger's response is preferred to the baseline's, with its bootstrap
-    /// interval over prompts. Both lists hold the same prompts and as many responses to each.
+    /// Lets two models' held-out responses meet, sample against sample, in both orders. Both lists hold the
+    /// same prompts and as many responses to each.
     ///
     /// # Errors
     /// When the oracle fails, or the observer cancels.
-    pub fn win_rate(
+    pub fn duels(
         &self,
         oracle: &mut dyn Oracle,
         challenger: &[Rollout],
         baseline: &[Rollout],
-    ) -> Result<Interval> {
+    ) -> Result<Vec<Vec<DuelVerdict>>> {
         let meter = self.stage(Stage::Judge, challenger.len() as u64, "prompts");
         let settings = self.config.preference;
-        let win_rates =
-            evaluation::win_rates(oracle, challenger, baseline, &settings, &meter.host())?;
-        let interval = self.bootstrap().mean(&win_rates);
-        meter.finish(format!("{:.1} % against the baseline", 100.0 * interval.mean));
+        let duels = evaluation::duels(oracle, challenger, baseline, &settings, &meter.host())?;
+        let win_rates = evaluation::win_rates(&duels);
+        let mean = win_rates.iter().sum::<f64>() / win_rates.len().max(1) as f64;
+        meter.finish(format!("{:.1} % against the baseline", 100.0 * mean));
         let differ =
             challenger.iter().zip(baseline).filter(|(ours, theirs)| !says_the_same(ours, theirs));
         let is_half = |win_rate: &f64| (win_rate - 0.5).abs() < stages::ROUNDING;
@@ -188,7 +190,28 @@ impl<'a> Session<'a> {
                            rate says nothing";
             self.observer.event(Event::Notice(warning.into()));
         }
-        Ok(interval)
+        Ok(duels)
+    }
+
+    /// Mean of win rates by prompt, with its bootstrap interval over prompts.
+    #[must_use]
+    pub fn win_rate_interval(&self, win_rates: &[f64]) -> Interval {
+        self.bootstrap().mean(win_rates)
+    }
+
+    /// Mean probability that the challenger's response is preferred to the baseline's, with its bootstrap
+    /// interval over prompts.
+    ///
+    /// # Errors
+    /// As [`Self::duels`].
+    pub fn win_rate(
+        &self,
+        oracle: &mut dyn Oracle,
+        challenger: &[Rollout],
+        baseline: &[Rollout],
+    ) -> Result<Interval> {
+        let duels = self.duels(oracle, challenger, baseline)?;
+        Ok(self.win_rate_interval(&evaluation::win_rates(&duels)))
     }
 
     /// Computes the reference log-probabilities of all examples under the policy as it is now.

@@ -122,6 +122,17 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     read_with(path, |row, _| Ok(row))
 }
 
+/// Reads some columns of a file that this program wrote, those of `T` by their names.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_columns<T: DeserializeOwned>(path: &Path, columns: &[&str]) -> Result<Vec<T>> {
+    match TableFormat::of(path)? {
+        TableFormat::JsonLines => read(path),
+        TableFormat::Parquet => parquet_file::read_columns(path, columns),
+    }
+}
+
 /// Reads all rows and converts each, which may then be refused with its place.
 pub(crate) fn read_with<T: DeserializeOwned, U>(
     path: &Path,

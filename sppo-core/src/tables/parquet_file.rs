@@ -56,9 +56,24 @@ const READING: &str = "read this Parquet file";
 /// Rows of a file that this program wrote.
 pub(super) fn read<T: DeserializeOwned, U>(
     path: &Path,
+    convert: impl FnMut(T, &Place) -> Result<U>,
+) -> Result<Vec<U>> {
+    read_wanted(path, |schema| (0..schema.fields().len()).collect(), convert)
+}
+
+/// Rows of a file that this program wrote, with the columns of these names.
+pub(super) fn read_columns<T: DeserializeOwned>(path: &Path, columns: &[&str]) -> Result<Vec<T>> {
+    let index = |schema: &Schema, name: &&str| schema.index_of(name).ok();
+    let wanted = |schema: &Schema| columns.iter().filter_map(|name| index(schema, name)).collect();
+    read_wanted(path, wanted, |row, _| Ok(row))
+}
+
+fn read_wanted<T: DeserializeOwned, U>(
+    path: &Path,
+    wanted: impl Fn(&Schema) -> Vec<usize>,
     mut convert: impl FnMut(T, &Place) -> Result<U>,
 ) -> Result<Vec<U>> {
-    let (batches, mut place) = open(path, |schema| (0..schema.fields().len()).collect())?;
+    let (batches, mut place) = open(path, wanted)?;
     let mut rows = Vec::new();
     for batch in batches {
         let batch = complete(path, batch)?;

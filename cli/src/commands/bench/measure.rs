@@ -15,6 +15,8 @@ use sppo_core::schedule::ScheduleShape;
 use sppo_core::session::Session;
 use sppo_core::stages::{TrainingPass, TrainingProgress, TrainingSettings};
 
+use crate::memory;
+
 /// Rows, inner dimension and columns of the default model's feed-forward product on a micro-batch of two
 /// pairs.
 const CPU_MATRICES: [usize; 3] = [912, 576, 1536];
@@ -88,7 +90,7 @@ pub(crate) fn measure(
         matrix_product_gflops: session.backend.matrix_product_rate(rows, inner, columns).ok(),
         generation,
         training,
-        peak_memory_gibibytes: peak_memory_gibibytes(),
+        peak_memory_gibibytes: memory::peak().map(memory::in_gib),
     };
     Ok((measurements, responses))
 }
@@ -214,12 +216,4 @@ fn rate(unit: &'static str, units: f64, flops: Option<f64>, seconds: &[f64]) -> 
         repetitions: seconds.iter().map(|seconds| units / seconds).collect(),
         gflops: flops.map(|flops| flops / median / 1e9),
     }
-}
-
-/// From the kernel's own accounting; not known elsewhere than on Linux.
-fn peak_memory_gibibytes() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kibibytes: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kibibytes / 1_048_576.0)
 }

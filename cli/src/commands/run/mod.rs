@@ -1,10 +1,11 @@
 //! `sppo run`: self-play from start to end, or from where it was stopped.
 
+mod live_report;
 mod plan;
 mod report;
 
 use sppo_core::config::Config;
-use sppo_core::observer::SilentObserver;
+use sppo_core::observer::{Observers, SilentObserver};
 use sppo_core::plugin::PluginKind;
 use sppo_core::plugins::{UsedPlugin, schema_of};
 use sppo_core::run_directory::{ModelIdentity, PluginIdentity, RunDirectory, RunIdentity};
@@ -18,7 +19,10 @@ use crate::interrupt;
 use crate::models::{self, LocalModel};
 use crate::settings::{Flags, SettingFlags};
 use crate::terminal::Terminal;
+use live_report::LiveReport;
 use plan::RunPlan;
+
+pub(crate) use live_report::FILE_NAME as REPORT_FILE_NAME;
 
 /// Settings that may differ on resuming: a run and its plugins may be moved.
 const ALWAYS_ALLOWED: [&str; 3] = ["name", "run_directory", "plugins"];
@@ -63,9 +67,13 @@ pub(super) fn run(arguments: &RunArguments, terminal: &Terminal) -> Result<()> {
     terminal.note(&plan.headline());
     interrupt::watch();
     let display = terminal.progress().with_forecast(plan.expected_stages());
-    let session = plan.session(backend.as_ref(), &display);
+    let live_report = LiveReport::new(&directory, memory, terminal);
+    let observers = Observers(&[&display, &live_report]);
+    let session = plan.session(backend.as_ref(), &observers);
     let played = self_play(session, oracle.as_mut(), inputs, &mut directory);
-    drop(display);
+    drop((display, directory));
+    // Once the directory is given up, a run that is not at its end is one that was stopped.
+    live_report.write();
     let reports = played.map_err(|error| stopped(error, &plan, terminal))?;
     report::show(&plan, reports, arguments.report.json, terminal)
 }

@@ -1,0 +1,193 @@
+//! Training: log-probabilities with their targets, loss, gradient norm and learning rate.
+
+use std::collections::BTreeMap;
+
+use super::{color, iteration_name, of_run, with_details};
+use crate::page::{Axis, Block, Column, Format, Lines, Mark, Section, Series, Table};
+use crate::run::{IterationSummary, RunReport, StepSummary};
+
+/// A target further away than this many times the largest log-ratio would flatten the lines: it is hidden until
+/// it is asked for.
+const TARGET_IN_SIGHT: f64 = 6.0;
+
+/// One side of a pair.
+struct Side {
+    name: &'static str,
+    color: usize,
+    log_ratio: fn(&StepSummary) -> Option<f64>,
+    target: fn(&IterationSummary) -> Option<f64>,
+}
+
+const CHOSEN: Side = Side {
+    name: "chosen",
+    color: color::CHOSEN,
+    log_ratio: |step| step.chosen_log_ratio,
+    target: |one| one.chosen_target,
+};
+const REJECTED: Side = Side {
+    name: "rejected",
+    color: color::REJECTED,
+    log_ratio: |step| step.rejected_log_ratio,
+    target: |one| one.rejected_target,
+};
+
+/// Change of the log-probabilities of chosen and rejected responses, step by step, with the targets.
+pub(super) fn log_probs(runs: &[RunReport]) -> Section {
+    let mut section = Section::new("log-probs", "Log-probabilities").note(
+        "Log-ratios log(π/πₜ) of the answers of each batch, before its step: chosen ones should rise, rejected \
+         ones fall. Each iteration begins at 0, with the model of the one before as its reference.",
+    );
+    if runs.iter().all(|run| run.steps.is_empty()) {
+        return section;
+    }
+    match runs {
+        [run] => {
+            let lines =
+                [&CHOSEN, &REJECTED].map(|side| side_lines(run, side, side.color, side.name));
+            let title = "Chosen and rejected answers, with their targets";
+            section =
+                section.block(Block::Lines(log_ratio_lines(title, lines.concat(), marks(run))));
+        }
+        runs => {
+            for (side, title) in [(&CHOSEN, "Chosen answers"), (&REJECTED, "Rejected answers")] {
+                let lines = runs
+                    .iter()
+                    .enumerate()
+                    .map(|(index, run)| side_lines(run, side, index, &run.name));
+                let lines: Vec<Series> = lines.flatten().collect();
+                section = section.block(Block::Lines(log_ratio_lines(title, lines, Vec::new())));
+            }
+        }
+    }
+    let tables = runs.iter().map(|run| Block::Table(changes(runs, run))).collect();
+    with_details(section, runs, "Iteration by iteration", tables)
+}
+
+fn log_ratio_lines(title: &str, series: Vec<Series>, marks: Vec<Mark>) -> Lines {
+    let is_hidden = series.iter().any(|line| line.hidden);
+    let note = is_hidden.then(|| {
+        "The targets are far outside of this range; click on their names to see them.".to_owned()
+    });
+    Lines {
+        title: title.into(),
+        note,
+        x: Axis::new("optimiser step", Format::Integer),
+        y: Axis::new("log-ratio (nats per answer)", Format::Signed),
+        series,
+        marks,
+        wide: true,
+    }
+}
+
+/// The line of one side of the pairs and, where there is one, that of its target.
+fn side_lines(run: &RunReport, side: &Side, color: usize, name: &str) -> Vec<Series> {
+    let measured = line_of_steps(run, name.to_owned(), color, side.log_ratio);
+    let largest = largest_of(
+        run.steps.iter().flat_map(|step| [step.chosen_log_ratio, step.rejected_log_ratio]),
+    );
+    let targets: BTreeMap<u32, f64> = run
+        .iterations
+        .iter()
+        .filter_map(|one| Some((one.report.iteration, (side.target)(one)?)))
+        .collect();
+    let of_iteration = |step: &StepSummary| targets.get(&step.iteration).copied();
+    let mut target = line_of_steps(run, format!("{name}, target"), color, of_iteration);
+    target.dashed = true;
+    target.hidden = largest_of(target.y.iter().copied()) > TARGET_IN_SIGHT * largest;
+    match targets.is_empty() {
+        true => vec![measured],
+        false => vec![measured, target],
+    }
+}
+
+/// The largest absolute value; 0 without any.
+fn largest_of(values: impl Iterator<Item = Option<f64>>) -> f64 {
+    values.flatten().map(f64::abs).fold(0.0, f64::max)
+}
+
+/// A line over the steps of a run, interrupted between iterations where `value` begins anew.
+fn line_of_steps(
+    run: &RunReport,
+    name: String,
+    color: usize,
+    value: impl Fn(&StepSummary) -> Option<f64>,
+) -> Series {
+    let mut series = Series { name, color, ..Series::default() };
+    for (index, step) in run.steps.iter().enumerate() {
+        if index > 0 && run.steps[index - 1].iteration != step.iteration {
+            series.x.push(step.number as f64 - 0.5);
+            series.y.push(None);
+        }
+        series.x.push(step.number as f64);
+        series.y.push(value(step));
+    }
+    series
+}
+
+/// The beginning of each iteration.
+fn marks(run: &RunReport) -> Vec<Mark> {
+    let mut marks = Vec::new();
+    for (index, step) in run.steps.iter().enumerate() {
+        if index == 0 || run.steps[index - 1].iteration != step.iteration {
+            let label = format!("iteration {}", step.iteration);
+            marks.push(Mark { x: step.number as f64 - 0.5, label });
+        }
+    }
+    marks
+}
+
+/// Changes after each iteration beside the targets.
+fn changes(runs: &[RunReport], run: &RunReport) -> Table {
+    let mut table = Table::new([
+        Column::text("iteration"),
+        Column::number("chosen", Format::Signed),
+        Column::number("target", Format::Signed),
+        Column::number("rejected", Format::Signed),
+        Column::number("target", Format::Signed),
+    ]);
+    table.title = Some(of_run(runs, run, "After the iteration"));
+    table.note = Some(
+        "Mean change of the log-probability on the first 16 examples; the targets are means over all examples."
+            .into(),
+    );
+    for one in run.iterations.iter().filter(|one| one.report.iteration > 0) {
+        table.row([
+            iteration_name(one.report.iteration).into(),
+            one.report.chosen_log_prob_change.into(),
+            one.chosen_target.into(),
+            one.report.rejected_log_prob_change.into(),
+            one.rejected_target.into(),
+        ]);
+    }
+    table
+}
+
+/// Loss, gradient norm and learning rate, step by step.
+pub(super) fn training(runs: &[RunReport]) -> Section {
+    let mut section = Section::new("training", "Training");
+    if runs.iter().all(|run| run.steps.is_empty()) {
+        return section;
+    }
+    let charts: [(&str, Axis, fn(&StepSummary) -> Option<f64>); 3] = [
+        ("Loss", Axis::new("mean over the batch", Format::Number), |step| step.loss),
+        ("Gradient norm", Axis::new("before clipping", Format::Number), |step| step.gradient_norm),
+        ("Learning rate", Axis::new("", Format::Scientific), |step| step.learning_rate),
+    ];
+    for (title, y, value) in charts {
+        let series = runs.iter().enumerate().map(|(index, run)| {
+            line_of_steps(run, of_run(runs, run, &title.to_lowercase()), index, value)
+        });
+        section = section.block(Block::Lines(Lines {
+            title: title.into(),
+            x: Axis::new("optimiser step", Format::Integer),
+            y,
+            series: series.collect(),
+            marks: match runs {
+                [run] => marks(run),
+                _ => Vec::new(),
+            },
+            ..Lines::default()
+        }));
+    }
+    section
+}
