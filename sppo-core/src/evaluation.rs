@@ -8,6 +8,7 @@ use crate::plugin::check::{self, Check};
 use crate::plugin::{Candidate, Comparison, Oracle, Progress};
 use crate::records::{DuelVerdict, Rollout};
 use crate::stages::{self, PreferenceSettings};
+use crate::statistics::Bootstrap;
 
 /// Settings of the section `[evaluation]`: held-out prompts, answered by two models, judged by the run's
 /// oracle.
@@ -44,6 +45,13 @@ impl EvaluationSettings {
             format!("{} is not between 0 and 1", self.confidence),
             "give for instance 0.95",
         )
+    }
+
+    /// Intervals as these settings say.
+    #[must_use]
+    pub fn bootstrap(&self, seed: u64) -> Bootstrap {
+        let Self { bootstrap_resamples: resamples, confidence, .. } = *self;
+        Bootstrap { resamples, confidence, seed }
     }
 }
 

@@ -6,12 +6,12 @@ use std::path::Path;
 use super::{Session, StageMeter};
 use crate::datasets::ScoredResponse;
 use crate::error::Result;
-use crate::evaluation::{self, EvaluationSettings};
+use crate::evaluation;
 use crate::observer::{Event, Stage, TrainingStep};
 use crate::plugin::{Comparison, Learner, Oracle, Sampler};
 use crate::records::{DuelVerdict, Prompt, ResponseStatistics, Rollout, TrainingExample};
 use crate::stages::{self, SamplingPass, TokenizedResponse, TrainingPass, TrainingProgress};
-use crate::statistics::{Interval, bootstrap_mean_interval};
+use crate::statistics::{Bootstrap, Interval};
 use crate::win_rate::Preferences;
 
 /// Iteration `t` samples on stream `t`; all models that are compared share this one, so that two equal
@@ -159,6 +159,12 @@ impl<'a> Session<'a> {
         Ok(preferences)
     }
 
+    /// Intervals as the settings say.
+    #[must_use]
+    pub fn bootstrap(&self) -> Bootstrap {
+        self.config.evaluation.bootstrap(self.config.seed)
+    }
+
     /// Lets two models' held-out responses meet, sample against sample, in both orders. Both lists hold the
     /// same prompts and as many responses to each.
     ///
@@ -190,8 +196,7 @@ impl<'a> Session<'a> {
     /// Mean of win rates by prompt, with its bootstrap interval over prompts.
     #[must_use]
     pub fn win_rate_interval(&self, win_rates: &[f64]) -> Interval {
-        let EvaluationSettings { bootstrap_resamples, confidence, .. } = self.config.evaluation;
-        bootstrap_mean_interval(win_rates, bootstrap_resamples, confidence, self.config.seed)
+        self.bootstrap().mean(win_rates)
     }
 
     /// Mean probability that the challenger's response is preferred to the baseline's, with its bootstrap

@@ -9,7 +9,6 @@ use sppo_core::objective::Objective;
 use sppo_core::observer::IterationReport;
 use sppo_core::records::{Judgment, TrainingExample};
 use sppo_core::self_play::RunRecord;
-use sppo_core::statistics::{Interval, bootstrap_mean_interval};
 
 use super::held_out::{self, HeldOutPart};
 use super::oracle::{OrderReport, service_counters};
@@ -201,11 +200,8 @@ fn summary(part: &FinishedIteration, record: &RunRecord) -> IterationSummary {
     let iteration = part.report.iteration;
     let previous = iteration.checked_sub(1);
     let win_rates = previous.and_then(|previous| part.held_out.win_rates_against(previous));
-    let interval = |win_rates: Vec<f64>| -> Interval {
-        let evaluation = &config.evaluation;
-        let resamples = evaluation.bootstrap_resamples;
-        bootstrap_mean_interval(&win_rates, resamples, evaluation.confidence, config.seed)
-    };
+    let bootstrap = config.evaluation.bootstrap(config.seed);
+    let interval = |win_rates: Vec<f64>| bootstrap.mean(&win_rates);
     IterationSummary {
         report: part.report.clone(),
         against_previous: win_rates.map(interval),
