@@ -16,6 +16,7 @@
     }
 
     sppo.blocks.table = (block) => {
+        const hasNames = block.columns.some(({ name }) => name !== "");
         const head = block.columns.map((column) =>
             element("th", { scope: "col", class: kind(column) }, column.name),
         );
@@ -23,7 +24,7 @@
             element("tr", {}, ...row.map((value, index) => cell(value, block.columns[index]))),
         );
         const size = block.columns.length > 6 ? "many-columns" : "few-columns";
-        const table = element("table", { class: size }, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows));
+        const table = element("table", { class: size }, hasNames && element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows));
         return card(block, rows.length > 0 && element("div", { class: "scroll", tabindex: 0 }, table));
     };
 
