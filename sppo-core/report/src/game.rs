@@ -118,7 +118,7 @@ fn table(rounds: &[GameRecord]) -> Table {
 #[must_use]
 pub fn is_told(iteration: usize, last: usize) -> bool {
     let power = 10usize.pow(iteration.max(1).ilog10());
-    iteration == last || iteration % power == 0 && matches!(iteration / power, 1 | 2 | 5)
+    iteration == last || iteration.is_multiple_of(power) && matches!(iteration / power, 1 | 2 | 5)
 }
 
 /// Rounds to draw: all of the first ones, then about as many per octave, so that a long game does not
@@ -127,6 +127,6 @@ pub fn drawn_rounds(count: usize) -> impl Iterator<Item = usize> {
     const PER_OCTAVE: usize = 256;
     (0..count).filter(move |&at| {
         let stride = (at / PER_OCTAVE).max(1).next_power_of_two();
-        at % stride == 0 || at + 1 == count
+        at.is_multiple_of(stride) || at + 1 == count
     })
 }

@@ -36,10 +36,10 @@ impl Page {
         let script = &*SCRIPT;
         let mut html = String::with_capacity(script.len() + (64 << 10));
         html.push_str("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
-        let _ = write!(
+        let _ = writeln!(
             html,
             "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src \
-             'unsafe-inline'; script-src 'sha256-{}'; img-src data:; base-uri 'none'; form-action 'none'\">\n",
+             'unsafe-inline'; script-src 'sha256-{}'; img-src data:; base-uri 'none'; form-action 'none'\">",
             base64(&Sha256::digest(script.as_bytes()))
         );
         html.push_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");

@@ -97,12 +97,12 @@ pub(super) fn prompts(parts: &[HeldOutPart]) -> Vec<HeldOutPrompt> {
 /// Win rate of each model against each other, from the judgments that there are: the mean over prompts.
 pub(super) fn matrix(parts: &[HeldOutPart]) -> Vec<Vec<Option<f64>>> {
     let mut matrix = vec![vec![None; parts.len()]; parts.len()];
-    for (iteration, part) in parts.iter().enumerate() {
-        for against in 0..iteration {
-            let Some(win_rates) = part.win_rates_against(against as u32) else { continue };
+    let pairs = (0..parts.len()).flat_map(|later| (0..later).map(move |earlier| (later, earlier)));
+    for (later, earlier) in pairs {
+        if let Some(win_rates) = parts[later].win_rates_against(earlier as u32) {
             let mean = win_rates.iter().sum::<f64>() / win_rates.len() as f64;
-            matrix[iteration][against] = Some(mean);
-            matrix[against][iteration] = Some(1.0 - mean);
+            matrix[later][earlier] = Some(mean);
+            matrix[earlier][later] = Some(1.0 - mean);
         }
     }
     matrix

@@ -12,13 +12,18 @@ const TARGET_IN_SIGHT: f64 = 6.0;
 /// Steps that are drawn of a run, at most and about.
 const MOST_STEPS: usize = 1000;
 
+/// A number of a step.
+type StepValue = fn(&StepSummary) -> Option<f64>;
+/// A number of an iteration.
+type IterationValue = fn(&IterationSummary) -> Option<f64>;
+
 /// One side of a pair.
 struct Side {
     name: &'static str,
     color: usize,
-    log_ratio: fn(&StepSummary) -> Option<f64>,
-    change: fn(&IterationSummary) -> Option<f64>,
-    target: fn(&IterationSummary) -> Option<f64>,
+    log_ratio: StepValue,
+    change: IterationValue,
+    target: IterationValue,
 }
 
 const CHOSEN: Side = Side {
@@ -110,12 +115,7 @@ fn side_lines(run: &RunReport, side: &Side, color: usize, name: &str) -> Vec<Ser
 }
 
 /// A point after the last step of each iteration.
-fn after_iterations(
-    run: &RunReport,
-    name: String,
-    color: usize,
-    value: fn(&IterationSummary) -> Option<f64>,
-) -> Series {
+fn after_iterations(run: &RunReport, name: String, color: usize, value: IterationValue) -> Series {
     let mut series = Series { name, color, ..Series::default() };
     for one in &run.iterations {
         let last = run.steps.iter().rfind(|step| step.iteration == one.report.iteration);
@@ -210,7 +210,7 @@ pub(super) fn training(runs: &[RunReport]) -> Section {
     if let Some(stride) = runs.iter().map(stride).max().filter(|stride| *stride > 1) {
         section = section.note(format!("Of many steps, one in {stride} is drawn."));
     }
-    let charts: [(&str, Axis, fn(&StepSummary) -> Option<f64>); 3] = [
+    let charts: [(&str, Axis, StepValue); 3] = [
         ("Loss", Axis::new("mean over the batch", Format::Number), |step| step.loss),
         ("Gradient norm", Axis::new("before clipping", Format::Number), |step| step.gradient_norm),
         ("Learning rate", Axis::new("", Format::Scientific), |step| step.learning_rate),
