@@ -8,6 +8,7 @@
 //! Read [`self_play`] first: it is Algorithm 1 of the paper, top to bottom. [`objective`] holds every
 //! loss as a pure function.
 
+pub mod comparison;
 pub mod config;
 pub mod datasets;
 pub mod error;

@@ -15,12 +15,14 @@
 
 mod artifacts;
 mod evaluate;
+mod kept;
 mod record;
 
 use std::path::PathBuf;
 use std::time::Instant;
 
-use artifacts::Names;
+pub(crate) use artifacts::Names;
+pub use kept::kept_answers;
 pub use record::RunRecord;
 
 use crate::datasets::{PromptSet, write_generated};

@@ -1,5 +1,6 @@
 //! Arguments of the commands, as typed; `settings` and the commands decide.
 
+mod compare;
 mod run;
 mod settings;
 mod tools;
@@ -7,6 +8,7 @@ mod trials;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use compare::CompareArguments;
 pub(crate) use run::{
     GenerateArguments, RankArguments, RunArguments, ScoreArguments, TrainArguments,
 };
@@ -94,8 +96,10 @@ pub(crate) enum Command {
     Score(ScoreArguments),
     /// One run, or several side by side, as a page to look at
     Report(RunReportArguments),
-    /// Win rate of one model against another
+    /// Win rates of two or more models against each other
     Eval(EvalArguments),
+    /// Compare runs that differ in some settings
+    Compare(Box<CompareArguments>),
     /// Talk to one model, or to several to compare them
     #[command(alias = "sample")]
     Chat(ChatArguments),

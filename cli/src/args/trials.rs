@@ -9,27 +9,31 @@ use super::{
     SamplingArguments, SeedArguments, SettingsArguments,
 };
 
-/// Win rate of one model against another
+/// Win rates of two or more models against each other
 ///
-/// Both answer the same prompts, an oracle compares their answers, and the mean is given with its
-/// bootstrap interval over prompts.
+/// All answer the same prompts, an oracle compares their answers two by two in both orders, and each mean is
+/// given with its bootstrap interval over prompts. Of more than two models there is a ranking, too, and the
+/// mixture of them that no single one beats.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
   sppo eval --model runs/mine/iteration-3/checkpoint
   sppo eval --model a/ --against b/ --prompts questions.jsonl --samples 4
+  sppo eval --model a/ --model b.gguf --model answers.jsonl    all against each other
   sppo eval --model a/ --temperature 0 --json")]
 pub(crate) struct EvalArguments {
-    /// The model to judge: a directory, a .gguf file, or a hub id
-    #[arg(long, value_name = "MODEL")]
-    pub(crate) model: String,
-    /// The model to compare it with [default: smollm2-135m-instruct]
+    /// A model to judge: a directory, a .gguf file, a hub id, or a file of ready answers (JSONL or Parquet with
+    /// `prompt` or `messages`, and `response` or `candidates`); may be given several times
+    #[arg(long, value_name = "MODEL", required = true)]
+    pub(crate) model: Vec<String>,
+    /// One more model to compare with [default for a single --model: smollm2-135m-instruct]
     #[arg(long, value_name = "MODEL")]
     pub(crate) against: Option<String>,
     /// Use only what is on this machine
     #[arg(long)]
     pub(crate) offline: bool,
-    /// Prompts: JSONL or Parquet with `prompt` or `messages` [default: the 32 bundled held-out ones]
+    /// Prompts: JSONL or Parquet with `prompt` or `messages` [default: those of the first file of answers, or
+    /// else the 32 bundled held-out ones]
     #[arg(long, value_name = "FILE")]
     pub(crate) prompts: Option<PathBuf>,
     #[command(flatten)]

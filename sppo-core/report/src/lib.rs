@@ -5,7 +5,7 @@
 //! and the scripts that draw them. Text never becomes HTML on its way: scripts insert it as text.
 //!
 //! [`RunReport`] gathers the numbers of a run from its directory, and [`run_page`] lays out one run or several
-//! side by side; [`game_page`] shows a game.
+//! side by side; [`comparison_page`] shows a comparison of runs, and [`game_page`] a game.
 //!
 //! ```
 //! use sppo_report::page::{Block, Column, Format, Page, Section, Table};
@@ -18,12 +18,14 @@
 //! # assert!(html.contains("62.5 %"));
 //! ```
 
+mod comparison;
 mod game;
 mod html;
 pub mod page;
 mod run;
 mod view;
 
+pub use comparison::comparison_page;
 pub use game::{drawn_rounds, game_page, is_told};
 pub use page::Page;
 pub use run::{RunReader, RunReport, shell_quoted};

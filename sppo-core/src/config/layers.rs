@@ -151,7 +151,7 @@ impl Config {
         merged.add(defaults, &Source::Default)?;
         if let Some(preset) = layers.preset {
             let source = Source::Preset(preset);
-            merged.add(parse(preset.toml(), &source.to_string())?, &source)?;
+            merged.add(parse_toml(preset.toml(), &source.to_string())?, &source)?;
         }
         for path in &layers.files {
             merged.add(read(path)?, &Source::File(path.clone()))?;
@@ -173,10 +173,11 @@ fn read(path: &Path) -> Result<Table> {
         .map_err(|error| input_error(path, "read this configuration file", &error))?;
     let text = String::from_utf8(bytes)
         .map_err(|_| Error::input(path, "this configuration file is not UTF-8 text"))?;
-    parse(&text, &path.display().to_string())
+    parse_toml(&text, &path.display().to_string())
 }
 
-fn parse(text: &str, name: &str) -> Result<Table> {
+/// Reads a TOML document; `name` stands for it in errors.
+pub(crate) fn parse_toml(text: &str, name: &str) -> Result<Table> {
     toml::from_str(text).map_err(|error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         let line = before.matches('\n').count() + 1;

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub(crate) use absolute::is_same_path;
+pub(crate) use layers::parse_toml;
 pub use layers::{Layers, Preset, Resolved, Source};
 pub use overrides::{Override, PluginSchema};
 

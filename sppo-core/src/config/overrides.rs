@@ -68,6 +68,27 @@ impl Override {
         self.table.contains_key(section)
     }
 
+    /// What it sets: dotted keys, and values in TOML notation.
+    pub(crate) fn values(&self) -> Vec<(String, String)> {
+        fn visit(prefix: &str, table: &Table, found: &mut Vec<(String, String)>) {
+            for (name, value) in table {
+                let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+                match value {
+                    Value::Table(inner) => visit(&key, inner, found),
+                    value => found.push((key, value.to_string())),
+                }
+            }
+        }
+        let mut found = Vec::new();
+        visit("", &self.table, &mut found);
+        found
+    }
+
+    /// Name of the flag or file that sets it.
+    pub(crate) fn source(&self) -> &str {
+        &self.flag
+    }
+
     /// The setting as a table. `plugin_schema` gives the schema of a plugin's own settings.
     pub(super) fn table(&self, plugin_schema: &PluginSchema<'_>, places: &PluginSearch) -> Table {
         let Some((key, text)) = &self.typed else { return self.table.clone() };

@@ -10,12 +10,12 @@ use crate::files::run_directory_error;
 /// An exclusive lock on a file, which the operating system releases when the process ends in
 /// whatever way. The file stays: removing it would race with the next process.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     file: File,
 }
 
 impl Lock {
-    pub(super) fn acquire(path: &Path) -> Result<Self> {
+    pub(crate) fn acquire(path: &Path) -> Result<Self> {
         let fail = |error: &std::io::Error| run_directory_error(path, "lock this run", error);
         let mut file = OpenOptions::new()
             .read(true)

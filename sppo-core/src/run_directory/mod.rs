@@ -23,13 +23,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use identity::{ModelIdentity, PluginIdentity, RunIdentity};
+pub(crate) use lock::Lock;
 pub use processes::{ProcessRecord, StageMemory};
+pub(crate) use store::Store;
 pub use store::{ArtifactName, SetAside};
 
 use crate::error::{Error, Result};
 use crate::files::{create_directory, run_directory_error};
-use lock::Lock;
-use store::Store;
 
 const IDENTITY: &str = "run.json";
 const LOCK: &str = "run.lock";
@@ -130,6 +130,24 @@ impl RunDirectory {
     /// When the record cannot be written.
     pub fn record_process(path: &Path, process: &ProcessRecord) -> Result<()> {
         processes::record(path, process)
+    }
+
+    /// Path of an artefact of a run that is not locked, if it agrees with its manifest.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn verified_path(root: &Path, name: &ArtifactName) -> Result<Option<PathBuf>> {
+        Store::verified_path(root, name)
+    }
+
+    /// Whether another run has the same identity, up to the dotted keys in `allow` and those below them.
+    ///
+    /// # Errors
+    /// When its record cannot be read.
+    pub fn is_like(&self, other: &Path, allow: &[&str]) -> Result<bool> {
+        let file = other.join(IDENTITY);
+        let allow: Vec<String> = allow.iter().map(|key| (*key).to_owned()).collect();
+        Ok(file.is_file() && self.identity.changes_since(&file, &allow)?.is_empty())
     }
 
     /// The directory.

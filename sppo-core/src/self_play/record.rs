@@ -105,6 +105,15 @@ impl RunRecord {
         Ok(shards.map(|file| Judgment::read(&file)).collect::<Result<Vec<_>>>()?.concat())
     }
 
+    /// The sampled responses, prompt by prompt.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn rollouts(&self, iteration: u32) -> Result<Vec<Rollout>> {
+        let shards = (0..).map_while(|shard| self.committed(&Names::rollouts(iteration, shard)));
+        Ok(shards.map(|file| Rollout::read(&file)).collect::<Result<Vec<_>>>()?.concat())
+    }
+
     /// The prompts of an iteration.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{Session, StageMeter};
 use crate::datasets::ScoredResponse;
 use crate::error::Result;
-use crate::evaluation;
+use crate::evaluation::{self, JudgedPair};
 use crate::observer::{Event, Stage, TrainingStep};
 use crate::plugin::{Comparison, Learner, Oracle, Sampler};
 use crate::records::{DuelVerdict, Prompt, ResponseStatistics, Rollout, TrainingExample};
@@ -176,10 +176,29 @@ impl<'a> Session<'a> {
         challenger: &[Rollout],
         baseline: &[Rollout],
     ) -> Result<Vec<Vec<DuelVerdict>>> {
+        let [ours, theirs]: [Vec<_>; 2] = [challenger, baseline]
+            .map(|rollouts| rollouts.iter().map(stages::comparison).collect());
+        let judged = self.judge_pairs(oracle, &ours, &theirs)?;
+        let verdicts = |pairs: &Vec<JudgedPair>| pairs.iter().map(|pair| pair.verdict).collect();
+        Ok(judged.iter().map(verdicts).collect())
+    }
+
+    /// Judges the answers of two models to the same prompts pair by pair; see [`evaluation::judge_pairs`].
+    ///
+    /// # Errors
+    /// When the oracle fails, or the observer cancels.
+    pub fn judge_pairs(
+        &self,
+        oracle: &mut dyn Oracle,
+        challenger: &[Comparison<'_>],
+        baseline: &[Comparison<'_>],
+    ) -> Result<Vec<Vec<JudgedPair>>> {
         let meter = self.stage(Stage::Judge, challenger.len() as u64, "prompts");
         let settings = self.config.preference;
-        let duels = evaluation::duels(oracle, challenger, baseline, &settings, &meter.host())?;
-        let win_rates = evaluation::win_rates(&duels);
+        let judged =
+            evaluation::judge_pairs(oracle, challenger, baseline, &settings, &meter.host())?;
+        let win_rates: Vec<f64> =
+            judged.iter().flatten().map(|pair| pair.verdict.win_probability()).collect();
         let mean = win_rates.iter().sum::<f64>() / win_rates.len().max(1) as f64;
         meter.finish(format!("{:.1} % against the baseline", 100.0 * mean));
         let differ =
@@ -190,28 +209,13 @@ impl<'a> Session<'a> {
                            rate says nothing";
             self.observer.event(Event::Notice(warning.into()));
         }
-        Ok(duels)
+        Ok(judged)
     }
 
     /// Mean of win rates by prompt, with its bootstrap interval over prompts.
     #[must_use]
     pub fn win_rate_interval(&self, win_rates: &[f64]) -> Interval {
         self.bootstrap().mean(win_rates)
-    }
-
-    /// Mean probability that the challenger's response is preferred to the baseline's, with its bootstrap
-    /// interval over prompts.
-    ///
-    /// # Errors
-    /// As [`Self::duels`].
-    pub fn win_rate(
-        &self,
-        oracle: &mut dyn Oracle,
-        challenger: &[Rollout],
-        baseline: &[Rollout],
-    ) -> Result<Interval> {
-        let duels = self.duels(oracle, challenger, baseline)?;
-        Ok(self.win_rate_interval(&evaluation::win_rates(&duels)))
     }
 
     /// Computes the reference log-probabilities of all examples under the policy as it is now.
@@ -322,7 +326,7 @@ impl<'a> Session<'a> {
     }
 }
 
-fn says_the_same(ours: &Rollout, theirs: &Rollout) -> bool {
-    let texts = ours.responses.iter().zip(&theirs.responses);
-    texts.into_iter().all(|(ours, theirs)| ours.text == theirs.text)
+fn says_the_same(ours: &Comparison<'_>, theirs: &Comparison<'_>) -> bool {
+    let mut texts = ours.candidates.iter().zip(theirs.candidates.iter());
+    texts.all(|(ours, theirs)| ours.text == theirs.text)
 }

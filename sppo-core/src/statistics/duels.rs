@@ -36,6 +36,12 @@ impl Duels {
         [self.0.len(), self.0[0].len()]
     }
 
+    /// Those of each seed alone.
+    #[must_use]
+    pub fn by_seed(&self) -> Vec<Self> {
+        self.0.iter().map(|seed| Self(vec![seed.clone()])).collect()
+    }
+
     /// The duels as the other model sees them.
     #[must_use]
     pub fn reversed(&self) -> Self {
@@ -109,7 +115,7 @@ impl Duels {
 }
 
 /// What was drawn of both factors.
-pub(super) fn crossed<'a, T>(
+pub(crate) fn crossed<'a, T>(
     values: &'a [Vec<T>],
     [seeds, prompts]: &'a [Vec<usize>; 2],
 ) -> impl Iterator<Item = &'a T> {

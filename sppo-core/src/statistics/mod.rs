@@ -11,5 +11,6 @@ mod logistic;
 
 pub use bootstrap::{Bootstrap, Interval};
 pub use bradley_terry::{STRENGTH_PENALTY, bradley_terry};
+pub(crate) use duels::crossed;
 pub use duels::{Duel, Duels};
 pub use logistic::{LogisticData, logistic_regression};

@@ -23,27 +23,37 @@ use crate::terminal::{ExpectedStage, Terminal, counted};
 use crate::{models, output, prompts};
 
 /// Settings, prompts, and whether to go on with an earlier run.
-pub(super) struct RunPlan {
-    pub(super) config: Config,
+pub(in crate::commands) struct RunPlan {
+    pub(in crate::commands) config: Config,
     pub(super) plugins: PluginRegistry,
     sources: BTreeMap<String, Source>,
-    pub(super) resume: bool,
+    pub(in crate::commands) resume: bool,
     pub(super) allow: Vec<String>,
-    pub(super) prompts: PromptSet,
+    pub(in crate::commands) prompts: PromptSet,
 }
 
 impl RunPlan {
     pub(super) fn new(arguments: &RunArguments) -> Result<Self> {
         let earlier = earlier_run(arguments)?;
         let resume = earlier.is_some();
-        let Resolved { config, sources } = match earlier {
+        let resolved = match earlier {
             Some(resolved) => resolved,
             None => new_run(arguments)?,
         };
+        Self::of(resolved, resume, arguments.allow.clone())
+    }
+
+    /// The plan of a run with these settings, which goes on if it was begun. `allow` holds keys in which it
+    /// may differ from its start.
+    pub(in crate::commands) fn of(
+        resolved: Resolved,
+        resume: bool,
+        allow: Vec<String>,
+    ) -> Result<Self> {
+        let Resolved { config, sources } = resolved;
         let plugins = models::plugins(&config)?;
         let prompts = prompts::load(&config.prompts)?;
         require_enough(prompts.training.len(), &config)?;
-        let allow = arguments.allow.clone();
         Ok(Self { config, plugins, sources, resume, allow, prompts })
     }
 

@@ -12,7 +12,7 @@ use super::REPORT_FILE_NAME;
 use super::plan::RunPlan;
 use crate::failure::Result;
 use crate::output;
-use crate::terminal::{Alignment, Table, Terminal, duration, number, percent, signed};
+use crate::terminal::{Alignment, Table, Terminal, duration, interval, number, percent, signed};
 
 /// The report as JSON.
 #[derive(Serialize)]
@@ -90,9 +90,7 @@ fn table(reports: &[IterationReport], plan: &RunPlan) -> Table {
         table.row([
             if is_start { "start".into() } else { report.iteration.to_string() },
             or_dash(report.win_rate.map(|interval| interval.mean), percent),
-            report.win_rate.map_or("-".into(), |interval| {
-                format!("{:.1} to {:.1} %", 100.0 * interval.low, 100.0 * interval.high)
-            }),
+            report.win_rate.map_or("-".into(), interval),
             or_dash(report.mean_response_tokens, number),
             or_dash(report.stop_rate, percent),
             or_dash(report.chosen_log_prob_change, signed),
@@ -119,6 +117,12 @@ pub(super) fn resume_command(config: &Config) -> String {
         String::new()
     };
     format!("{} run --resume --name {}{directory}", program(), quoted(Path::new(&config.name)))
+}
+
+/// This program's command as it was typed, to be copied as it stands.
+pub(in crate::commands) fn typed_command() -> String {
+    let words = std::env::args_os().skip(1).map(|word| quoted(Path::new(&word)));
+    [program().to_owned()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
 }
 
 /// The command that talks to the model before and after.

@@ -1,0 +1,98 @@
+//! `sppo compare`: runs that differ in some settings, played, judged and tabled.
+
+mod plan;
+mod show;
+
+use sppo_core::comparison::{ComparisonDirectory, ComparisonReport, PlayedCell, Referee, share};
+use sppo_core::run_directory::RunDirectory;
+use sppo_core::self_play::RunInputs;
+use sppo_core::{Error, Result as CoreResult};
+
+use sppo_report::comparison_page;
+
+use super::run::{self, PlayOptions};
+use super::session::Setup;
+use crate::args::CompareArguments;
+use crate::failure::Result;
+use crate::interrupt;
+use crate::output;
+use crate::terminal::Terminal;
+use plan::{ComparisonPlan, PlannedRun};
+
+pub(super) fn compare(arguments: &CompareArguments, terminal: &Terminal) -> Result<()> {
+    if arguments.settings.processes.is_some() {
+        let message = "a comparison works in one process";
+        return Err(Error::configuration("--processes", message).with_hint("leave it out").into());
+    }
+    let plan = ComparisonPlan::new(arguments)?;
+    if arguments.dry_run {
+        return show::plan(&plan, arguments.report.json, terminal);
+    }
+    let directory = ComparisonDirectory::open(&plan.directory)?;
+    let name = plan.directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    interrupt::watch();
+    let report = play_and_judge(plan, arguments, &directory, terminal)?;
+    let file = directory.write(&report)?;
+    let page = directory.page();
+    comparison_page(&name, &report).write(&page)?;
+    if arguments.report.json {
+        return output::json(&report);
+    }
+    show::report(&report, terminal)?;
+    terminal.note(&format!("wrote {}\n{}", file.display(), page.display()));
+    Ok(())
+}
+
+fn play_and_judge(
+    plan: ComparisonPlan,
+    arguments: &CompareArguments,
+    directory: &ComparisonDirectory,
+    terminal: &Terminal,
+) -> Result<ComparisonReport> {
+    let setup = Setup::new(plan.judge, terminal)?;
+    let session = setup.session();
+    // Whatever is wrong with the judge is found out before anything is played.
+    let mut oracle = session.oracle()?;
+    session.try_oracle(oracle.as_mut())?;
+    let played = play(plan.runs, arguments, terminal)?;
+    let judge = setup.describe_oracle(oracle.as_ref());
+    let verdicts = directory.verdicts();
+    let mut referee = Referee::new(session, oracle.as_mut(), judge, &verdicts)?;
+    referee.compare(&played).map_err(|error| run::stopped(error, run::typed_command(), terminal))
+}
+
+/// Plays all runs, or what is left of them.
+fn play(
+    runs: Vec<PlannedRun>,
+    arguments: &CompareArguments,
+    terminal: &Terminal,
+) -> Result<Vec<PlayedCell>> {
+    let options = PlayOptions {
+        offline: arguments.model.offline,
+        ignore_memory: arguments.ignore_memory,
+        go_on: Some(run::typed_command()),
+    };
+    let (mut played, count): (Vec<PlayedCell>, usize) = (Vec::new(), runs.len());
+    for (number, PlannedRun { cell, mut plan }) in (1..).zip(runs) {
+        terminal.note(&format!("run {number} of {count}"));
+        let mut take_over = |directory: &mut RunDirectory, inputs: &RunInputs| {
+            played.iter().try_for_each(|donor| take_over_from(donor, directory, inputs, terminal))
+        };
+        run::play(&mut plan, &options, &mut take_over, terminal)?;
+        played.push(PlayedCell { cell, config: plan.config });
+    }
+    Ok(played)
+}
+
+fn take_over_from(
+    donor: &PlayedCell,
+    directory: &mut RunDirectory,
+    inputs: &RunInputs,
+    terminal: &Terminal,
+) -> CoreResult<()> {
+    let copied = share(directory, &donor.config.run_path(), inputs)?;
+    if copied > 0 {
+        terminal.note(&format!("{copied} files are those of {}", donor.cell.name));
+    }
+    Ok(())
+}

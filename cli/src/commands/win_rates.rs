@@ -1,0 +1,33 @@
+//! Win rates of several models against each other, for people.
+
+use sppo_core::evaluation::PairReport;
+use sppo_core::statistics::Interval;
+
+use crate::terminal::{Alignment, Table, percent};
+
+/// A table of the win rates of each row's model against each column's.
+pub(super) fn matrix(models: &[&str], pairs: &[PairReport]) -> Table {
+    let against = models.iter().map(|model| (*model, Alignment::Right));
+    let columns: Vec<_> =
+        [("win rate against", Alignment::Left)].into_iter().chain(against).collect();
+    let mut table = Table::new(&columns);
+    for row in models {
+        let cells = models.iter().map(|column| cell(row, column, pairs));
+        table.row([(*row).to_owned()].into_iter().chain(cells));
+    }
+    table
+}
+
+/// An explanation of the table.
+pub(super) const MATRIX_NOTE: &str = "*: the interval does not hold 50 %\n";
+
+fn cell(row: &str, column: &str, pairs: &[PairReport]) -> String {
+    let found = pairs.iter().find_map(|pair| match (pair.first == row, pair.second == row) {
+        (true, _) if pair.second == column => Some((pair.win_rate, pair.win_rate.mean)),
+        (_, true) if pair.first == column => Some((pair.win_rate, 1.0 - pair.win_rate.mean)),
+        _ => None,
+    });
+    let Some((Interval { low, high, .. }, mean)) = found else { return "-".into() };
+    let mark = if (low..=high).contains(&0.5) { "" } else { "*" };
+    format!("{}{mark}", percent(mean))
+}
