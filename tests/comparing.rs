@@ -35,7 +35,7 @@ fn small_comparison(directory: &Path) -> PathBuf {
         [budget]
         iterations = 2
         [axes]
-        seed = [1, 2]
+        seed = [1, 7]
         [[variants]]
         name = 'SPPO'
         [[variants]]
@@ -100,12 +100,11 @@ fn runs_share_what_they_would_do_again_and_end_as_they_would_alone() {
     assert!(said.contains("files are those of SPPO-seed-1"), "{said}");
     assert!(!said.contains("files are those of iterative-DPO"), "{said}");
 
-    let of = |name: &str| output.join("runs/iterative-DPO-seed-2").join(name);
+    let of = |name: &str| output.join("runs/iterative-DPO-seed-7").join(name);
     let recorded = read_json(&of("run.json"));
     let alone = directory.path().join("alone");
     let mut command = small_run(&alone, "dpo");
     for setting in [
-        "seed=2",
         "training.objective=dpo",
         "training.learning_rate=1e-3",
         "evaluation.samples_per_prompt=2",
@@ -113,10 +112,9 @@ fn runs_share_what_they_would_do_again_and_end_as_they_would_alone() {
     ] {
         command.args(["--set", setting]);
     }
-    // `--seed 7` of the small run lies above `--set`.
-    command.args(["--seed", "2"]);
     require_success(&command.output().unwrap());
-    assert_eq!(recorded["config"]["seed"], 2);
+    // That of the small run.
+    assert_eq!(recorded["config"]["seed"], 7);
     for name in ["iteration-0/held-out.parquet", "iteration-2/checkpoint/model.safetensors"] {
         let [ours, theirs] = [of(name), alone.join("dpo").join(name)].map(std::fs::read);
         assert!(ours.unwrap() == theirs.unwrap(), "{name} is another");
@@ -192,14 +190,14 @@ fn changed_settings_of_a_begun_run_are_refused_and_new_runs_are_added() {
     let text = std::fs::read_to_string(&changed).unwrap();
     std::fs::write(&changed, text.replace("1e-3", "1e-4")).unwrap();
     refused(&mut compare(&changed, &output), 5, &["training.learning_rate"]);
-    std::fs::write(&changed, text.replace("[1, 2]", "[1, 2, 3]")).unwrap();
+    std::fs::write(&changed, text.replace("[1, 7]", "[1, 7, 3]")).unwrap();
     let outcome: Value = serde_json::from_str(&stdout_of(&mut compare(&changed, &output))).unwrap();
     assert_eq!(outcome["arms"][1]["runs"].as_array().unwrap().len(), 3);
 }
 
 fn eval(models: &[&str], more: &[&str]) -> Command {
     let mut command = sppo();
-    command.args(["eval", "--json", "--max-new-tokens", "8", "--prompts"]);
+    command.args(["eval", "--json", "--prompts"]);
     command.arg(fixture("fixtures/prompts-held-out-small.jsonl"));
     for model in models {
         command.args(["--model", model]);
@@ -235,7 +233,7 @@ fn many_models_and_files_of_answers_are_ranked() {
         .map(|(name, answer)| ready_answers(directory.path(), name, answer));
     let rules =
         ["--set", "oracle.rules.length.max_words=1", "--set", "oracle.rules.length.min_words=1"];
-    let outcome = json_of(&mut eval(&[model, &good, &bad], &rules));
+    let outcome = json_of(eval(&[model, &good, &bad], &rules).args(["--max-new-tokens", "8"]));
     assert_eq!(outcome["samples_per_prompt"], 1, "a file has one answer to each prompt");
     assert!(outcome.get("win_rate").is_none());
     assert_eq!(outcome["pairs"].as_array().unwrap().len(), 3);
