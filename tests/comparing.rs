@@ -97,8 +97,8 @@ fn runs_share_what_they_would_do_again_and_end_as_they_would_alone() {
     let done = compare(&file, &output).output().unwrap();
     require_success(&done);
     let said = String::from_utf8_lossy(&done.stderr);
-    assert!(said.contains("files are those of SPPO-seed-1"), "{said}");
-    assert!(!said.contains("files are those of iterative-DPO"), "{said}");
+    assert!(said.contains("files taken over from SPPO-seed-1"), "{said}");
+    assert!(!said.contains("taken over from iterative-DPO"), "{said}");
 
     let of = |name: &str| output.join("runs/iterative-DPO-seed-7").join(name);
     let recorded = read_json(&of("run.json"));
@@ -122,6 +122,27 @@ fn runs_share_what_they_would_do_again_and_end_as_they_would_alone() {
 }
 
 #[test]
+fn runs_with_another_number_of_responses_share_the_starting_models_answers_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = small_comparison(directory.path());
+    let text = std::fs::read_to_string(&file).unwrap();
+    let (settings, _) = text.split_once("[axes]").unwrap();
+    let settings = settings.replace("sampling.samples_per_prompt = 3", "");
+    let axes = "[axes]\nsampling.samples_per_prompt = [2, 3]\n";
+    std::fs::write(&file, format!("{settings}responses = 12\n{axes}")).unwrap();
+    let output = directory.path().join("out");
+    let done = compare(&file, &output).output().unwrap();
+    require_success(&done);
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(said.contains("1 file taken over from samples_per_prompt-2"), "{said}");
+    // Twelve responses in all, two or three to each prompt.
+    for (run, prompts) in [("samples_per_prompt-2", 6), ("samples_per_prompt-3", 4)] {
+        let recorded = read_json(&output.join("runs").join(run).join("run.json"));
+        assert_eq!(recorded["config"]["prompts"]["limit"], prompts);
+    }
+}
+
+#[test]
 fn the_outcome_says_what_the_runs_reported() {
     let directory = tempfile::tempdir().unwrap();
     let file = small_comparison(directory.path());
@@ -134,6 +155,11 @@ fn the_outcome_says_what_the_runs_reported() {
     // The starting model is one of those that are ranked.
     assert_eq!(outcome["tournament"]["ranking"].as_array().unwrap().len(), 3);
     assert!(outcome["tournament"]["nash"]["gap"].as_f64().unwrap().abs() < 1e-6);
+    let page = std::fs::read_to_string(output.join("comparison.html")).unwrap();
+    for pair in outcome["tournament"]["pairs"].as_array().unwrap() {
+        let win_rate = &pair["win_rate"]["mean"];
+        assert!(page.contains(&win_rate.to_string()), "{pair} is not on the page");
+    }
     for arm in arms {
         assert_eq!(arm["iterations"].as_array().unwrap().len(), 2);
         assert!(arm["work"]["optimizer_steps"].as_f64().unwrap() > 0.0, "{arm}");

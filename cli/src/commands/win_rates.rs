@@ -5,15 +5,24 @@ use sppo_core::statistics::Interval;
 
 use crate::terminal::{Alignment, Table, percent};
 
+/// Longest name that stands above a column; longer ones are numbered.
+const LONGEST_HEADING: usize = 16;
+
 /// A table of the win rates of each row's model against each column's.
 pub(super) fn matrix(models: &[&str], pairs: &[PairReport]) -> Table {
-    let against = models.iter().map(|model| (*model, Alignment::Right));
-    let columns: Vec<_> =
-        [("win rate against", Alignment::Left)].into_iter().chain(against).collect();
+    let are_short = models.iter().all(|model| model.chars().count() <= LONGEST_HEADING);
+    let heading = |(index, model): (usize, &&str)| match are_short {
+        true => (*model).to_owned(),
+        false => format!("({})", index + 1),
+    };
+    let headings: Vec<String> = models.iter().enumerate().map(heading).collect();
+    let mut columns = vec![("win rate against", Alignment::Left)];
+    columns.extend(headings.iter().map(|heading| (heading.as_str(), Alignment::Right)));
     let mut table = Table::new(&columns);
-    for row in models {
+    for (row, heading) in models.iter().zip(&headings) {
+        let name = if are_short { heading.clone() } else { format!("{heading} {row}") };
         let cells = models.iter().map(|column| cell(row, column, pairs));
-        table.row([(*row).to_owned()].into_iter().chain(cells));
+        table.row([name].into_iter().chain(cells));
     }
     table
 }

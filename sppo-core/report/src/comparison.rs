@@ -54,10 +54,12 @@ fn sentence(report: &ComparisonReport) -> String {
     let (others, beaten) = (report.arms.len() - 1, beaten_by(&best.name, report));
     let against_others = match (others, beaten) {
         (0, _) => String::new(),
-        (1, 1) => " It beats the other arm.".into(),
-        (_, beaten) if beaten == others => " It beats every other arm.".into(),
-        (_, 0) => " Against no other arm is it surely ahead.".into(),
-        (_, beaten) => format!(" It is surely ahead of {beaten} of the {others} other arms."),
+        (1, 1) => {
+            " Against the other arm it wins more than half, the whole interval included.".into()
+        }
+        (_, beaten) => format!(
+            " Against {beaten} of the {others} other arms it wins more than half, the whole interval included."
+        ),
     };
     format!(
         "{} wins most against the starting model: {} ({} to {}) after {} iterations.{against_others}",
@@ -274,18 +276,18 @@ fn runs(report: &ComparisonReport) -> Section {
     let mut table = Table::new([
         Column::text("run"),
         Column::text("arm"),
+        Column::text("directory"),
         Column::number("seed", Format::Number),
         Column::number("win rate", Format::Percent),
-        Column::text("directory"),
     ]);
     for arm in &report.arms {
         for run in &arm.runs {
             table.row([
                 run.name.as_str().into(),
                 arm.name.as_str().into(),
+                run.directory.display().to_string().into(),
                 run.seed.to_string().into(),
                 run.win_rate.into(),
-                run.directory.display().to_string().into(),
             ]);
         }
     }

@@ -15,23 +15,19 @@ pub const STRENGTH_PENALTY: f64 = 0.01;
 #[must_use]
 pub fn bradley_terry(wins: &[Vec<f64>], penalty: f64) -> Option<Vec<f64>> {
     let players = wins.len();
-    let mut data = LogisticData::default();
+    // Only differences of strengths matter, so without a penalty the last one is the others' reference.
+    let free = if penalty > 0.0 { players } else { players.saturating_sub(1) };
+    let mut data = LogisticData::new(free);
     for first in 0..players {
         for second in first + 1..players {
             let games = wins[first][second] + wins[second][first];
             if games > 0.0 {
                 let mut row = vec![0.0; players];
                 (row[first], row[second]) = (1.0, -1.0);
-                data.push(row, wins[first][second] / games, games);
+                data.push(&row[..free], wins[first][second] / games, games);
             }
         }
     }
-    // Only differences of strengths matter, so without a penalty the last one is the others' reference.
-    let is_free = penalty > 0.0;
-    if !is_free {
-        data.features.iter_mut().for_each(|row| row.truncate(players.saturating_sub(1)));
-    }
-    let free = if is_free { players } else { players.saturating_sub(1) };
     let mut strengths = logistic_regression(&data, &vec![penalty; free])?;
     strengths.resize(players, 0.0);
     let mean = strengths.iter().sum::<f64>() / players.max(1) as f64;

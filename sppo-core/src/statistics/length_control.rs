@@ -46,24 +46,18 @@ pub(super) fn win_rate_at_equal_length(duels: &Duels, bootstrap: &Bootstrap) -> 
 
 /// The rows of one prompt.
 fn rows(duels: &[Duel], scale: f64) -> LogisticData {
-    let mut data = LogisticData::default();
+    let mut data = LogisticData::new(2);
     for duel in duels {
         let standardised = if scale > 0.0 { duel.length_difference / scale } else { 0.0 };
-        data.push(vec![1.0, standardised.tanh()], duel.win_rate, 1.0 / duels.len() as f64);
+        data.push(&[1.0, standardised.tanh()], duel.win_rate, 1.0 / duels.len() as f64);
     }
     data
 }
 
 fn at_equal_length<'a>(prompts: impl Iterator<Item = &'a LogisticData>) -> f64 {
-    let mut data = LogisticData::default();
-    for LogisticData { features, labels, weights } in prompts {
-        data.features.extend_from_slice(features);
-        data.labels.extend_from_slice(labels);
-        data.weights.extend_from_slice(weights);
-    }
-    let wins: f64 =
-        data.labels.iter().zip(&data.weights).map(|(label, weight)| label * weight).sum();
-    let win_rate = wins / data.weights.iter().sum::<f64>();
+    let mut data = LogisticData::new(2);
+    prompts.for_each(|prompt| data.extend(prompt));
+    let win_rate = data.mean_label();
     if !(CERTAINTY..=1.0 - CERTAINTY).contains(&win_rate) {
         return win_rate;
     }

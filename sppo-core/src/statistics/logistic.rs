@@ -1,15 +1,14 @@
 //! Logistic regression on probabilities instead of yes and no.
 
-/// Rows of a logistic regression.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// Observations of a logistic regression: features, the probability that was observed with them, in `[0, 1]`,
+/// and a weight that is not negative. There is no intercept but a feature that is always 1.
+#[derive(Clone, Debug, PartialEq)]
 pub struct LogisticData {
-    /// One row of features per observation, all of the same length. There is no intercept but a feature that
-    /// is always 1.
-    pub features: Vec<Vec<f64>>,
-    /// The probability that was observed with each row, in `[0, 1]`.
-    pub labels: Vec<f64>,
-    /// The weight of each row, not negative.
-    pub weights: Vec<f64>,
+    columns: usize,
+    /// Row by row.
+    features: Vec<f64>,
+    labels: Vec<f64>,
+    weights: Vec<f64>,
 }
 
 /// Newton steps before the likelihood is taken to have no maximum: each step of a divergent fit moves it by
@@ -56,16 +55,37 @@ pub fn logistic_regression(data: &LogisticData, penalties: &[f64]) -> Option<Vec
 }
 
 impl LogisticData {
-    /// Adds an observation.
-    pub fn push(&mut self, features: Vec<f64>, label: f64, weight: f64) {
-        self.features.push(features);
+    /// No observations yet, of so many features, at least one.
+    #[must_use]
+    pub fn new(columns: usize) -> Self {
+        Self { columns, features: Vec::new(), labels: Vec::new(), weights: Vec::new() }
+    }
+
+    /// Adds an observation, with as many features as there are columns.
+    pub fn push(&mut self, features: &[f64], label: f64, weight: f64) {
+        debug_assert_eq!(features.len(), self.columns);
+        self.features.extend_from_slice(features);
         self.labels.push(label);
         self.weights.push(weight);
     }
 
+    /// Adds the observations of other data with the same features.
+    pub fn extend(&mut self, other: &Self) {
+        self.features.extend_from_slice(&other.features);
+        self.labels.extend_from_slice(&other.labels);
+        self.weights.extend_from_slice(&other.weights);
+    }
+
+    /// The weighted mean of the labels; NaN without observations.
+    #[must_use]
+    pub fn mean_label(&self) -> f64 {
+        dot(&self.labels, &self.weights) / self.weights.iter().sum::<f64>()
+    }
+
     fn rows(&self) -> impl Iterator<Item = (&[f64], f64, f64)> {
         let labels = self.labels.iter().zip(&self.weights);
-        self.features.iter().zip(labels).map(|(row, (&label, &weight))| (&row[..], label, weight))
+        let rows = self.features.chunks_exact(self.columns.max(1));
+        rows.zip(labels).map(|(row, (&label, &weight))| (row, label, weight))
     }
 
     fn log_likelihood(&self, coefficients: &[f64], penalties: &[f64]) -> f64 {
@@ -153,11 +173,11 @@ mod tests {
     #[test]
     fn it_agrees_with_statsmodels() {
         for case in golden().logistic {
-            let data = LogisticData {
-                features: case.features,
-                labels: case.labels,
-                weights: case.weights,
-            };
+            let mut data = LogisticData::new(case.coefficients.len());
+            let labels = case.labels.iter().zip(&case.weights);
+            for (row, (&label, &weight)) in case.features.iter().zip(labels) {
+                data.push(row, label, weight);
+            }
             let fit = logistic_regression(&data, &vec![0.0; case.coefficients.len()]).unwrap();
             for (ours, theirs) in fit.iter().zip(&case.coefficients) {
                 assert!((ours - theirs).abs() < 1e-8, "{fit:?}, not {:?}", case.coefficients);
@@ -168,8 +188,8 @@ mod tests {
     #[test]
     fn without_a_maximum_there_is_no_answer() {
         let fit = |rows: &[(f64, f64)], penalty| {
-            let mut data = LogisticData::default();
-            rows.iter().for_each(|&(feature, label)| data.push(vec![1.0, feature], label, 1.0));
+            let mut data = LogisticData::new(2);
+            rows.iter().for_each(|&(feature, label)| data.push(&[1.0, feature], label, 1.0));
             logistic_regression(&data, &[0.0, penalty])
         };
         let separated = [(-2.0, 0.0), (-1.0, 0.0), (0.5, 1.0), (3.0, 1.0)];

@@ -16,7 +16,7 @@ use crate::args::CompareArguments;
 use crate::failure::Result;
 use crate::interrupt;
 use crate::output;
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, counted};
 use plan::{ComparisonPlan, PlannedRun};
 
 pub(super) fn compare(arguments: &CompareArguments, terminal: &Terminal) -> Result<()> {
@@ -92,7 +92,7 @@ fn take_over_from(
 ) -> CoreResult<()> {
     let copied = share(directory, &donor.config.run_path(), inputs)?;
     if copied > 0 {
-        terminal.note(&format!("{copied} files are those of {}", donor.cell.name));
+        terminal.note(&format!("{} taken over from {}", counted(copied, "file"), donor.cell.name));
     }
     Ok(())
 }
