@@ -9,6 +9,7 @@ use std::process::Command;
 use serde_json::Value;
 use sppo_core::datasets::Stored;
 use sppo_core::records::{HeldOutDuels, Rollout};
+use sppo_core::statistics::{Bootstrap, Duel, Duels};
 use support::{
     Running, fixture, json_lines, read_json, require_success, small_run, sppo, stdout_of,
 };
@@ -85,6 +86,25 @@ fn win_rate(run: &Path, iteration: u32, against: u32) -> f64 {
     mean(judged.into_iter())
 }
 
+/// The win rate at equal length that the files of an iteration give.
+fn win_rate_at_equal_length(run: &Path, iteration: u32) -> f64 {
+    let held_out = |iteration: u32| {
+        Rollout::read(&run.join(format!("iteration-{iteration}/held-out.parquet"))).unwrap()
+    };
+    let (ours, theirs) = (held_out(iteration), held_out(0));
+    let file = run.join(format!("iteration-{iteration}/held-out-duels.parquet"));
+    let judged = HeldOutDuels::read(&file).unwrap();
+    let judged = judged.iter().filter(|of_prompt| of_prompt.against == 0);
+    let length = |rollout: &Rollout| rollout.responses[0].text.chars().count() as f64;
+    let duels = judged.zip(ours.iter().zip(&theirs)).map(|(judged, (ours, theirs))| {
+        let win_rate = judged.duels()[0].win_probability();
+        vec![Duel { win_rate, length_difference: length(ours) - length(theirs) }]
+    });
+    let bootstrap = Bootstrap { resamples: 0, confidence: 0.95, seed: 7 };
+    let duels = Duels::new(vec![duels.collect()]).unwrap();
+    duels.length_controlled_win_rate(&bootstrap).unwrap().mean
+}
+
 #[test]
 fn every_number_of_the_page_is_that_of_the_files() {
     let directory = tempfile::tempdir().unwrap();
@@ -98,6 +118,10 @@ fn every_number_of_the_page_is_that_of_the_files() {
     {
         let expected: Vec<&Value> = reports.iter().map(|report| &report[field]).collect();
         assert_eq!(column(table, index), expected, "{field}");
+    }
+    for (row, iteration) in [(1, 1), (2, 2)] {
+        let told = column(table, 2)[row]["mean"].as_f64().unwrap();
+        assert!((told - win_rate_at_equal_length(&run, iteration)).abs() < 1e-9);
     }
     let trained_on = column(table, 7).into_iter().filter_map(Value::as_f64);
     let examples = reports[1..].iter().filter_map(|report| report["examples"].as_f64());

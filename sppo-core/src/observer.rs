@@ -155,6 +155,8 @@ pub enum Event<'a> {
         elapsed: Duration,
         /// One line on the outcome.
         summary: String,
+        /// Tokens that were sampled in the stage; 0 in stages that sample none.
+        sampled_tokens: u64,
     },
     /// The optimiser took a step.
     TrainingStep(&'a TrainingStep),

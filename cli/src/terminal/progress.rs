@@ -180,7 +180,7 @@ impl Observer for ProgressDisplay {
             Event::StageStarted { stage, total, unit } => self.start(stage, total, unit),
             Event::StageProgress { completed, total } => self.advance(completed, total),
             Event::StageMetrics(values) => self.state.borrow_mut().metrics = in_words(values),
-            Event::StageFinished { elapsed, summary } => self.finish(elapsed, &summary),
+            Event::StageFinished { elapsed, summary, .. } => self.finish(elapsed, &summary),
             Event::TrainingStep(step) => self.state.borrow_mut().loss = Some(step.loss),
             Event::IterationFinished(_) => {}
             Event::Notice(text) => self.terminal.note(&text),

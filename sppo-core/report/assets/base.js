@@ -75,7 +75,9 @@ const sppo = (() => {
     /** A number as text. */
     function format(value, name) {
         if (value == null) return DASH;
-        return FORMATS[name](value).replace(/^-/, MINUS).replace("e-", `e${MINUS}`);
+        const text = FORMATS[name](value).replace(/^-/, MINUS).replace("e-", `e${MINUS}`);
+        // A number and its unit stay on one line.
+        return name === "time" ? text : text.replaceAll(" ", "\u00a0");
     }
 
     /** A number on an axis, where neighbours have the same number of digits. */

@@ -36,7 +36,7 @@
         const spread = Math.min(34, (0.7 * slot) / block.series.length);
         const x = (group, series) =>
             left + slot * (group + 0.5) + spread * (series - (block.series.length - 1) / 2);
-        const drawing = shape("svg", { class: "drawing", width, height, viewBox: `0 0 ${width} ${height}`, role: "img" });
+        const drawing = shape("svg", { class: "drawing", width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": block.title });
         const grid = ticks(low, high, 5);
         for (const value of grid.values) {
             drawing.append(
@@ -97,7 +97,7 @@
         const totals = block.labels.map((_, row) => block.series.reduce((sum, series) => sum + (series.values[row] ?? 0), 0));
         const scale = (width - left - right) / (Math.max(...totals) || 1);
         const whole = block.labels.length * (height + gap);
-        const drawing = shape("svg", { class: "drawing", width, height: whole, viewBox: `0 0 ${width} ${whole}`, role: "img" });
+        const drawing = shape("svg", { class: "drawing", width, height: whole, viewBox: `0 0 ${width} ${whole}`, role: "img", "aria-label": block.title });
         block.labels.forEach((label, row) => {
             const [top, middle] = [row * (height + gap), row * (height + gap) + height / 2];
             drawing.append(shape("text", { x: left - 10, y: middle, dy: "0.35em", "text-anchor": "end" }, label));

@@ -3,9 +3,11 @@
     "use strict";
     const { element, format, card } = sppo;
 
+    /** Dates read like words. */
+    const kind = ({ format: name }) => (name == null || name === "time" ? "words" : "number");
+
     function cell(value, column) {
-        const isNumber = column.format != null;
-        const attributes = { class: isNumber ? "number" : "words" };
+        const attributes = { class: kind(column) };
         if (value == null) return element("td", attributes, "\u2013");
         if (typeof value === "number") return element("td", attributes, format(value, column.format ?? "number"));
         if (typeof value === "string") return element("td", { ...attributes, dir: "auto" }, value);
@@ -14,14 +16,15 @@
     }
 
     sppo.blocks.table = (block) => {
+        const hasNames = block.columns.some(({ name }) => name !== "");
         const head = block.columns.map((column) =>
-            element("th", { scope: "col", class: column.format ? "number" : "words" }, column.name),
+            element("th", { scope: "col", class: kind(column) }, column.name),
         );
         const rows = block.rows.map((row) =>
             element("tr", {}, ...row.map((value, index) => cell(value, block.columns[index]))),
         );
         const size = block.columns.length > 6 ? "many-columns" : "few-columns";
-        const table = element("table", { class: size }, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows));
+        const table = element("table", { class: size }, hasNames && element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows));
         return card(block, rows.length > 0 && element("div", { class: "scroll", tabindex: 0 }, table));
     };
 

@@ -43,6 +43,14 @@
     /** Whole numbers stand in the middle of their place. */
     const around = (low, high) => (Number.isInteger(low) ? [low - 0.5, high + 0.5] : [low, high]);
 
+    /** Powers of ten; where these are few, two and five times them as well. */
+    function logarithmicTicks(plot, index, low, high) {
+        const powers = [];
+        for (let power = Math.floor(Math.log10(low)); 10 ** power <= high; power += 1) powers.push(10 ** power);
+        const factors = powers.length > 3 ? [1] : [1, 2, 5];
+        return powers.flatMap((power) => factors.map((factor) => factor * power)).filter((value) => value >= low && value <= high);
+    }
+
     function axis({ label, format: name, logarithmic }, side) {
         const step = (found) => Math.abs(found.length > 1 ? found[1] - found[0] : 1);
         const text = (value, found) => {
@@ -65,6 +73,8 @@
             size: side === "x" ? 28 : size,
             space: side === "x" ? 44 : 34,
             incrs: name === "integer" ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 1e5, 1e6] : undefined,
+            splits: logarithmic ? logarithmicTicks : undefined,
+            filter: logarithmic ? (plot, found) => found : undefined,
             grid: { stroke: style("--line"), width: 1, show: side === "y" },
             ticks: { stroke: style("--line"), width: 1, size: 4 },
             border: { show: side === "x", stroke: style("--line"), width: 1 },
@@ -103,7 +113,7 @@
                 {
                     width,
                     height: width < 480 ? 250 : 290,
-                    padding: [12, 10, 0, 0],
+                    padding: [12, 22, 0, 0],
                     scales: { x: scale(block.x, around), y: scale(block.y, withZero) },
                     axes: [axis(block.x, "x"), axis(block.y, "y")],
                     series: [

@@ -47,6 +47,8 @@ struct StageEntry<'a> {
     iteration: u32,
     stage: Stage,
     seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sampled_tokens: Option<u64>,
     #[serde(flatten)]
     metrics: &'a Map<String, Value>,
 }
@@ -83,11 +85,16 @@ impl MetricsObserver {
         }
     }
 
-    fn stage_finished(&self, elapsed: Duration) {
+    fn stage_finished(&self, elapsed: Duration, sampled_tokens: u64) {
         let finished = self.stages.borrow_mut().pop();
         if let Some((stage, metrics)) = &finished {
             let (iteration, seconds) = (self.iteration.get(), elapsed.as_secs_f64());
-            self.log(STAGE, None, &StageEntry { iteration, stage: *stage, seconds, metrics });
+            let sampled_tokens = Some(sampled_tokens).filter(|tokens| *tokens > 0);
+            self.log(
+                STAGE,
+                None,
+                &StageEntry { iteration, stage: *stage, seconds, sampled_tokens, metrics },
+            );
         }
     }
 
@@ -139,7 +146,9 @@ impl Observer for MetricsObserver {
                     );
                 }
             }
-            Event::StageFinished { elapsed, .. } => self.stage_finished(elapsed),
+            Event::StageFinished { elapsed, sampled_tokens, .. } => {
+                self.stage_finished(elapsed, sampled_tokens);
+            }
             Event::Notice(text) => {
                 let iteration = self.iteration.get();
                 self.log(NOTICE, None, &NoticeEntry { iteration, text: &text });
@@ -237,7 +246,11 @@ mod tests {
             |stage| observer.event(Event::StageStarted { stage, total: 1, unit: "prompts" });
         let finish = || {
             let elapsed = Duration::from_millis(1500);
-            observer.event(Event::StageFinished { elapsed, summary: String::new() });
+            observer.event(Event::StageFinished {
+                elapsed,
+                summary: String::new(),
+                sampled_tokens: 0,
+            });
         };
         start(Stage::Judge);
         observer.event(Event::StageMetrics(&[("requests", 3.0), ("retries", 1.0)]));

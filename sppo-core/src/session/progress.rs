@@ -65,12 +65,8 @@ impl<'a> StageMeter<'a> {
 
     /// Ends the stage with one line on its outcome.
     pub fn finish(self, summary: String) {
-        let elapsed = self.started.elapsed();
-        if self.tokens.get() > 0 {
-            let tokens = self.tokens.get() as f64;
-            self.session.observer.event(Event::StageMetrics(&[("sampled_tokens", tokens)]));
-        }
-        self.session.observer.event(Event::StageFinished { elapsed, summary });
+        let (elapsed, sampled_tokens) = (self.started.elapsed(), self.tokens.get());
+        self.session.observer.event(Event::StageFinished { elapsed, summary, sampled_tokens });
     }
 }
 

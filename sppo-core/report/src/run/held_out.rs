@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sppo_core::evaluation::win_rates;
 use sppo_core::plugin::Conversation;
 use sppo_core::records::{DuelVerdict, HeldOutDuels, Response, Rollout};
+use sppo_core::statistics::{Duel, Duels};
 
 /// A held-out prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +32,34 @@ impl HeldOutPart {
     pub(super) fn duels_with(&self, against: u32) -> Vec<Vec<DuelVerdict>> {
         let judged = self.judgments.iter().filter(|judgment| judgment.against == against);
         judged.map(HeldOutDuels::duels).collect()
+    }
+
+    /// The duels with the starting model's answers, with their differences in length; `None` where they were not
+    /// judged.
+    pub(super) fn with_lengths(&self, start: &Self) -> Option<Duels> {
+        let lengths = |part: &Self| -> Vec<Vec<f64>> {
+            let of_prompt = |rollout: &Rollout| {
+                rollout
+                    .responses
+                    .iter()
+                    .map(|response| response.text.chars().count() as f64)
+                    .collect()
+            };
+            part.rollouts.iter().map(of_prompt).collect()
+        };
+        let (ours, theirs) = (lengths(self), lengths(start));
+        let prompts = self.duels_with(0).into_iter().zip(ours.iter().zip(&theirs));
+        let with_lengths =
+            |(verdicts, (ours, theirs)): (Vec<DuelVerdict>, (&Vec<f64>, &Vec<f64>))| {
+                let samples = verdicts.iter().zip(ours.iter().zip(theirs));
+                samples
+                    .map(|(verdict, (ours, theirs))| Duel {
+                        win_rate: verdict.win_probability(),
+                        length_difference: ours - theirs,
+                    })
+                    .collect()
+            };
+        Duels::new(vec![prompts.map(with_lengths).collect()])
     }
 
     /// The win rates against an earlier model, by prompt; `None` where they were not judged.

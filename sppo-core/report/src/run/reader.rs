@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use sppo_core::Result;
+use sppo_core::config::Config;
 use sppo_core::metrics::MetricsEntry;
 use sppo_core::objective::Objective;
 use sppo_core::observer::IterationReport;
 use sppo_core::records::{Judgment, TrainingExample};
 use sppo_core::self_play::RunRecord;
+use sppo_core::statistics::Interval;
 
 use super::held_out::{self, HeldOutPart};
 use super::oracle::{OrderReport, service_counters};
@@ -30,6 +32,7 @@ pub struct RunReader {
 struct FinishedIteration {
     report: IterationReport,
     held_out: HeldOutPart,
+    length_controlled: Option<Interval>,
     pairs: PairCounts,
     prompts: usize,
     targets: Option<(f64, f64)>,
@@ -60,7 +63,8 @@ impl RunReader {
             if self.finished.contains_key(&iteration) {
                 continue;
             }
-            match FinishedIteration::read(&record, iteration)? {
+            let start = self.finished.get(&0).map(|start| &start.held_out);
+            match FinishedIteration::read(&record, iteration, start)? {
                 Some(finished) => self.finished.insert(iteration, finished),
                 None => break,
             };
@@ -72,8 +76,12 @@ impl RunReader {
 }
 
 impl FinishedIteration {
-    /// `None` where the iteration is not finished.
-    fn read(record: &RunRecord, iteration: u32) -> Result<Option<Self>> {
+    /// `None` where the iteration is not finished. `start` has the answers of the starting model.
+    fn read(
+        record: &RunRecord,
+        iteration: u32,
+        start: Option<&HeldOutPart>,
+    ) -> Result<Option<Self>> {
         let Some(report) = record.report(iteration)? else { return Ok(None) };
         let held_out = HeldOutPart {
             rollouts: record.held_out(iteration)?.unwrap_or_default(),
@@ -83,9 +91,12 @@ impl FinishedIteration {
         let mut pairs = PairCounts::default();
         judgments.iter().for_each(|judgment| pairs.add(&judgment.matrix));
         let examples = record.training_set(iteration)?.unwrap_or_default();
-        let training = &record.identity().config.training;
+        let Config { training, evaluation, seed, .. } = &record.identity().config;
+        let duels = start.and_then(|start| held_out.with_lengths(start));
+        let bootstrap = evaluation.bootstrap(*seed);
         Ok(Some(Self {
             report,
+            length_controlled: duels.and_then(|duels| duels.length_controlled_win_rate(&bootstrap)),
             held_out,
             pairs,
             prompts: judgments.len(),
@@ -205,7 +216,7 @@ fn summary(part: &FinishedIteration, record: &RunRecord) -> IterationSummary {
     IterationSummary {
         report: part.report.clone(),
         against_previous: win_rates.map(interval),
-        length_controlled: None,
+        length_controlled: part.length_controlled,
         chosen_target: part.targets.map(|(chosen, _)| chosen),
         rejected_target: part.targets.map(|(_, rejected)| rejected),
         prompts: part.prompts,

@@ -6,6 +6,8 @@ use crate::run::{OrderReport, PairCounts, RunReport};
 
 /// Most prompts that are listed by name.
 const MOST_LISTED: usize = 200;
+/// Most characters of a prompt in that list.
+const MOST_CHARACTERS: usize = 300;
 
 /// Position bias, ties, circles, and the oracle's requests.
 pub(super) fn section(runs: &[RunReport]) -> Section {
@@ -215,12 +217,20 @@ fn prompts_by_use(runs: &[RunReport], run: &RunReport) -> Bars {
     }
 }
 
+/// The beginning of a long text.
+fn beginning(text: &str) -> String {
+    match text.char_indices().nth(MOST_CHARACTERS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into(),
+    }
+}
+
 fn skipped_list(run: &RunReport) -> Block {
     let mut table =
         Table::new([Column::text("iteration"), Column::text("reason"), Column::text("prompt")]);
     for prompt in run.skipped.iter().take(MOST_LISTED) {
         let name = iteration_name(prompt.iteration);
-        table.row([name.into(), prompt.reason.into(), prompt.text.clone().into()]);
+        table.row([name.into(), prompt.reason.into(), beginning(&prompt.text).into()]);
     }
     if run.skipped.len() > MOST_LISTED {
         table.note = Some(format!("the first {MOST_LISTED} of {}", run.skipped.len()));

@@ -9,6 +9,8 @@ use crate::run::{IterationSummary, RunReport, StepSummary};
 /// A target further away than this many times the largest log-ratio would flatten the lines: it is hidden until
 /// it is asked for.
 const TARGET_IN_SIGHT: f64 = 6.0;
+/// Steps that are drawn of a run, at most and about.
+const MOST_STEPS: usize = 1000;
 
 /// One side of a pair.
 struct Side {
@@ -105,6 +107,11 @@ fn largest_of(values: impl Iterator<Item = Option<f64>>) -> f64 {
     values.flatten().map(f64::abs).fold(0.0, f64::max)
 }
 
+/// Distance of the steps that are drawn: of a long run not all, so that its page stays small.
+fn stride(run: &RunReport) -> usize {
+    run.steps.len().div_ceil(MOST_STEPS).max(1)
+}
+
 /// A line over the steps of a run, interrupted between iterations where `value` begins anew.
 fn line_of_steps(
     run: &RunReport,
@@ -113,10 +120,16 @@ fn line_of_steps(
     value: impl Fn(&StepSummary) -> Option<f64>,
 ) -> Series {
     let mut series = Series { name, color, ..Series::default() };
+    let stride = stride(run);
     for (index, step) in run.steps.iter().enumerate() {
-        if index > 0 && run.steps[index - 1].iteration != step.iteration {
+        let is_first = index > 0 && run.steps[index - 1].iteration != step.iteration;
+        if is_first {
             series.x.push(step.number as f64 - 0.5);
             series.y.push(None);
+        }
+        let is_last = index + 1 == run.steps.len();
+        if !is_first && !is_last && !index.is_multiple_of(stride) {
+            continue;
         }
         series.x.push(step.number as f64);
         series.y.push(value(step));
@@ -167,6 +180,9 @@ pub(super) fn training(runs: &[RunReport]) -> Section {
     let mut section = Section::new("training", "Training");
     if runs.iter().all(|run| run.steps.is_empty()) {
         return section;
+    }
+    if let Some(stride) = runs.iter().map(stride).max().filter(|stride| *stride > 1) {
+        section = section.note(format!("Of many steps, one in {stride} is drawn."));
     }
     let charts: [(&str, Axis, fn(&StepSummary) -> Option<f64>); 3] = [
         ("Loss", Axis::new("mean over the batch", Format::Number), |step| step.loss),

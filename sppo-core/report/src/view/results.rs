@@ -76,8 +76,12 @@ fn win_rates(runs: &[RunReport]) -> Intervals {
         let of_start = if runs.len() == 1 { "against the start" } else { "" };
         let main = if runs.len() == 1 { color::MAIN } else { index };
         add(of_start, main, false, |one| one.report.win_rate);
+        // Of several runs, these are in the tables: each has its interval in the chart already.
+        if runs.len() > 1 {
+            continue;
+        }
         add("at equal length", main, true, |one| one.length_controlled);
-        if runs.len() == 1 && run.iterations.len() > 2 {
+        if run.iterations.len() > 2 {
             add("against the iteration before", color::OTHER, false, |one| one.against_previous);
         }
     }
