@@ -92,7 +92,8 @@ impl<'a> Referee<'a> {
         let of_iteration = |iteration| {
             let of_run = |run: &Run<'_>| {
                 let name = format!("{}/iteration-{iteration}.json", run.name());
-                self.judged(&name, (run, iteration), (run, 0))
+                let subject = format!("{} after iteration {iteration}", run.name());
+                self.judged(&name, &subject, (run, iteration), (run, 0))
             };
             all_seeds(arm.runs.iter().map(of_run).collect::<Result<_>>()?)
         };
@@ -104,7 +105,8 @@ impl<'a> Referee<'a> {
         let pairs = first.runs.iter().zip(&second.runs);
         let of_pair = |(ours, theirs): (&Run<'_>, &Run<'_>)| {
             let name = format!("{}/against-{}.json", ours.name(), theirs.name());
-            self.judged(&name, (ours, first.iterations()), (theirs, second.iterations()))
+            let subject = format!("{} against {}", ours.name(), theirs.name());
+            self.judged(&name, &subject, (ours, first.iterations()), (theirs, second.iterations()))
         };
         all_seeds(pairs.map(of_pair).collect::<Result<_>>()?)
     }
@@ -113,6 +115,7 @@ impl<'a> Referee<'a> {
     fn judged(
         &mut self,
         name: &str,
+        subject: &str,
         (ours, after): (&Run<'_>, u32),
         (theirs, theirs_after): (&Run<'_>, u32),
     ) -> Result<Vec<Vec<Duel>>> {
@@ -123,7 +126,7 @@ impl<'a> Referee<'a> {
             let [ours, theirs]: [Vec<_>; 2] = rollouts
                 .each_ref()
                 .map(|rollouts| rollouts.iter().map(stages::comparison).collect());
-            let judged = session.judge_pairs(*oracle, &ours, &theirs)?;
+            let judged = session.judge_pairs(*oracle, &ours, &theirs, subject)?;
             Ok(judged.iter().map(|pairs| pairs.iter().map(JudgedPair::duel).collect()).collect())
         })
     }

@@ -178,12 +178,13 @@ impl<'a> Session<'a> {
     ) -> Result<Vec<Vec<DuelVerdict>>> {
         let [ours, theirs]: [Vec<_>; 2] = [challenger, baseline]
             .map(|rollouts| rollouts.iter().map(stages::comparison).collect());
-        let judged = self.judge_pairs(oracle, &ours, &theirs)?;
+        let judged = self.judge_pairs(oracle, &ours, &theirs, "against the baseline")?;
         let verdicts = |pairs: &Vec<JudgedPair>| pairs.iter().map(|pair| pair.verdict).collect();
         Ok(judged.iter().map(verdicts).collect())
     }
 
     /// Judges the answers of two models to the same prompts pair by pair; see [`evaluation::judge_pairs`].
+    /// `subject` says in the observer's line whose win rate it is.
     ///
     /// # Errors
     /// When the oracle fails, or the observer cancels.
@@ -192,6 +193,7 @@ impl<'a> Session<'a> {
         oracle: &mut dyn Oracle,
         challenger: &[Comparison<'_>],
         baseline: &[Comparison<'_>],
+        subject: &str,
     ) -> Result<Vec<Vec<JudgedPair>>> {
         let meter = self.stage(Stage::Judge, challenger.len() as u64, "prompts");
         let settings = self.config.preference;
@@ -200,7 +202,7 @@ impl<'a> Session<'a> {
         let win_rates: Vec<f64> =
             judged.iter().flatten().map(|pair| pair.verdict.win_probability()).collect();
         let mean = win_rates.iter().sum::<f64>() / win_rates.len().max(1) as f64;
-        meter.finish(format!("{:.1} % against the baseline", 100.0 * mean));
+        meter.finish(format!("{:.1} % {subject}", 100.0 * mean));
         let differ =
             challenger.iter().zip(baseline).filter(|(ours, theirs)| !says_the_same(ours, theirs));
         let is_half = |win_rate: &f64| (win_rate - 0.5).abs() < stages::ROUNDING;

@@ -13,7 +13,7 @@ use sppo_report::comparison_page;
 use super::run::{self, PlayOptions};
 use super::session::Setup;
 use crate::args::CompareArguments;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::interrupt;
 use crate::output;
 use crate::terminal::{Terminal, counted};
@@ -72,16 +72,32 @@ fn play(
         ignore_memory: arguments.ignore_memory,
         go_on: Some(run::typed_command()),
     };
-    let (mut played, count): (Vec<PlayedCell>, usize) = (Vec::new(), runs.len());
+    let (mut played, mut failures): (Vec<PlayedCell>, Vec<(String, Failure)>) = Default::default();
+    let count = runs.len();
     for (number, PlannedRun { cell, mut plan }) in (1..).zip(runs) {
         terminal.note(&format!("run {number} of {count}"));
         let mut take_over = |directory: &mut RunDirectory, inputs: &RunInputs| {
             played.iter().try_for_each(|donor| take_over_from(donor, directory, inputs, terminal))
         };
-        run::play(&mut plan, &options, &mut take_over, terminal)?;
-        played.push(PlayedCell { cell, config: plan.config });
+        match run::play(&mut plan, &options, &mut take_over, terminal) {
+            Ok(_) => played.push(PlayedCell { cell, config: plan.config }),
+            Err(stopped @ Failure::Stopped { .. }) => return Err(stopped),
+            // The others are worth their time, whatever becomes of this one.
+            Err(failure) => {
+                failure.explain(terminal);
+                failures.push((cell.name, failure));
+            }
+        }
     }
-    Ok(played)
+    let names: Vec<&str> = failures.iter().map(|(name, _)| name.as_str()).collect();
+    if !names.is_empty() {
+        terminal.note(&format!(
+            "there is no outcome without these runs: {}; give the command again when what stopped them is \
+             mended, or take them out of the comparison",
+            names.join(", ")
+        ));
+    }
+    failures.into_iter().next().map_or(Ok(played), |(_, failure)| Err(failure))
 }
 
 fn take_over_from(

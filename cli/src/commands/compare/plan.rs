@@ -9,6 +9,7 @@ use sppo_core::{Error, Result};
 
 use super::super::run::RunPlan;
 use crate::args::CompareArguments;
+use crate::models;
 use crate::settings::{self, Flags};
 use crate::terminal::counted;
 
@@ -53,6 +54,34 @@ impl ComparisonPlan {
         let plan = Self { directory, runs, judge };
         plan.require_comparable(&file)?;
         Ok(plan)
+    }
+
+    /// Largest number of requests of all oracles to services; `None` when none asks a service.
+    pub(super) fn requests(&self) -> Result<Option<u64>> {
+        let table = &self.judge.oracle;
+        let judge =
+            models::plugins(&self.judge)?.create_oracle(&table.name, table.chosen_settings())?;
+        let of_runs: Vec<Option<u64>> =
+            self.runs.iter().map(|run| run.plan.requests()).collect::<Result<_>>()?;
+        let all: Vec<u64> = of_runs
+            .into_iter()
+            .chain([judge.expected_requests(self.duels(), 2)])
+            .flatten()
+            .collect();
+        Ok((!all.is_empty()).then(|| all.iter().sum()))
+    }
+
+    /// Pairs of answers that the judge compares: after every iteration with the start, after the last with those
+    /// of other arms.
+    fn duels(&self) -> u64 {
+        let Some(first) = self.runs.first() else { return 0 };
+        let answers =
+            first.plan.prompts.held_out.len() * first.plan.config.evaluation.samples_per_prompt;
+        let with_start: u64 =
+            self.runs.iter().map(|run| u64::from(run.plan.config.iterations)).sum();
+        let seeds = self.runs.iter().filter(|run| run.cell.arm == first.cell.arm).count() as u64;
+        let arms = self.runs.len() as u64 / seeds;
+        answers as u64 * (with_start + arms * (arms - 1) / 2 * seeds)
     }
 
     /// Refuses runs whose answers could not be compared, before anything is played.

@@ -19,6 +19,8 @@ use crate::terminal::{
 struct PlanSummary<'a> {
     directory: &'a std::path::Path,
     judge: &'a str,
+    /// To services, at most; `null` when no oracle asks one.
+    expected_requests: Option<u64>,
     runs: Vec<RunSummary<'a>>,
 }
 
@@ -46,9 +48,10 @@ pub(super) fn plan(plan: &ComparisonPlan, json: bool, terminal: &Terminal) -> Re
         settings: run.cell.settings(),
     });
     let runs: Vec<RunSummary<'_>> = runs.collect();
+    let expected_requests = plan.requests()?;
+    let (directory, judge) = (plan.directory.as_path(), plan.judge.oracle.name.as_str());
     if json {
-        let judge = &plan.judge.oracle.name;
-        return output::json(&PlanSummary { directory: &plan.directory, judge, runs });
+        return output::json(&PlanSummary { directory, judge, expected_requests, runs });
     }
     let mut table = Table::new(&[
         ("run", Alignment::Left),
@@ -65,10 +68,12 @@ pub(super) fn plan(plan: &ComparisonPlan, json: bool, terminal: &Terminal) -> Re
             settings.collect::<Vec<_>>().join(", "),
         ]);
     }
+    let requests = expected_requests.map_or(String::new(), |requests| {
+        format!("\nup to {requests} requests of oracles, what is known or shared already aside\n")
+    });
     output::text(&format!(
-        "{}, judged by {}\n\n{}",
-        plan.directory.display(),
-        plan.judge.oracle.name,
+        "{}, judged by {judge}\n\n{}{requests}",
+        directory.display(),
         table.render(terminal.stdout_style())
     ))
 }

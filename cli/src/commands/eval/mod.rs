@@ -115,8 +115,9 @@ fn tournament(
         .collect();
     let mut duels = Vec::new();
     for (index, first) in seen.iter().enumerate() {
-        for second in &seen[index + 1..] {
-            let judged = session.judge_pairs(oracle, first, second)?;
+        for (second, other) in seen.iter().zip(contestants).skip(index + 1) {
+            let subject = format!("{} against {}", contestants[index].name, other.name);
+            let judged = session.judge_pairs(oracle, first, second, &subject)?;
             let of_prompt = |pairs: &Vec<JudgedPair>| pairs.iter().map(JudgedPair::duel).collect();
             duels.push(Duels::new(vec![judged.iter().map(of_prompt).collect()]));
         }

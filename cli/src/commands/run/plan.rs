@@ -155,6 +155,13 @@ impl RunPlan {
         }
     }
 
+    /// Largest number of requests of the oracle to a service in the whole run; `None` when it asks none.
+    pub(in crate::commands) fn requests(&self) -> Result<Option<u64>> {
+        let table = &self.config.oracle;
+        let oracle = self.plugins.create_oracle(&table.name, table.chosen_settings())?;
+        Ok(self.expected_requests(oracle.as_ref()))
+    }
+
     /// The sizes of the prompts, once the model is known to be able to answer them all.
     fn check_prompts(&self, model: &LocalModel) -> crate::failure::Result<PromptSizes> {
         let Config { prompts: table, training, .. } = &self.config;
