@@ -221,6 +221,26 @@ fn changed_settings_of_a_begun_run_are_refused_and_new_runs_are_added() {
     assert_eq!(outcome["arms"][1]["runs"].as_array().unwrap().len(), 3);
 }
 
+#[test]
+fn a_run_that_fails_does_not_cost_the_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = small_comparison(directory.path());
+    let text = std::fs::read_to_string(&file).unwrap();
+    let (settings, _) = text.split_once("[axes]").unwrap();
+    let output = directory.path().join("out");
+    let with_rates = |rates: &str| {
+        let axes = format!("[axes]\ntraining.learning_rate = [{rates}]\n");
+        std::fs::write(&file, format!("{settings}{axes}")).unwrap();
+        compare(&file, &output)
+    };
+    let told = ["may have diverged", "there is no outcome without these runs: learning_rate-1e37"];
+    refused(&mut with_rates("1e37, 1e-4"), 6, &told);
+    assert!(output.join("runs/learning_rate-1e-4/iteration-2/report.json").exists());
+    assert!(!output.join("comparison.json").exists());
+    require_success(&with_rates("1e-3, 1e-4").output().unwrap());
+    assert!(output.join("comparison.json").exists());
+}
+
 fn eval(models: &[&str], more: &[&str]) -> Command {
     let mut command = sppo();
     command.args(["eval", "--json", "--prompts"]);

@@ -242,8 +242,8 @@ mod tests {
             let of_arm = cells.iter().filter(|cell| cell.arm == arm);
             of_arm.map(|cell| cell.name.clone()).collect()
         };
-        let expected = ["Soft-SPPO-eta-10.0-seed-1", "Soft-SPPO-eta-10.0-seed-2"];
-        assert_eq!(by_arm("Soft SPPO, eta=10.0"), expected, "{cells:?}");
+        let expected = ["Soft-SPPO-eta-10-seed-1", "Soft-SPPO-eta-10-seed-2"];
+        assert_eq!(by_arm("Soft SPPO, eta=10"), expected, "{cells:?}");
         let only_seeds = file("[axes]\nseed = [1, 2]").cells().unwrap();
         assert!(only_seeds.iter().all(|cell| cell.arm == "run"));
     }

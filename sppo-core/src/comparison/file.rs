@@ -27,7 +27,7 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
-use crate::config::{Override, Preset, parse_toml};
+use crate::config::{Override, Preset, parse_toml, short_text};
 use crate::error::{Error, Result};
 use crate::files::input_error;
 use crate::schema::closest;
@@ -284,7 +284,7 @@ impl Choice {
                 return Err(Error::configuration(format!("{place}.{key}"), message)
                     .with_hint("give each a name and its settings as one of `[[variants]]`"));
             }
-            other => other.to_string(),
+            other => short_text(other),
         };
         let settings = vec![Override::set(place, key, value)?];
         Ok(Self { label: label(key, &text), preset: None, settings })

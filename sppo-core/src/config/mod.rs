@@ -18,6 +18,7 @@ use serde_json::Value;
 pub(crate) use absolute::is_same_path;
 pub(crate) use layers::parse_toml;
 pub use layers::{Layers, Preset, Resolved, Source};
+pub(crate) use overrides::short_text;
 pub use overrides::{Override, PluginSchema};
 
 use crate::datasets::PromptSettings;

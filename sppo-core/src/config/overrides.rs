@@ -75,7 +75,7 @@ impl Override {
                 let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
                 match value {
                     Value::Table(inner) => visit(&key, inner, found),
-                    value => found.push((key, value.to_string())),
+                    value => found.push((key, short_text(value))),
                 }
             }
         }
@@ -98,6 +98,17 @@ impl Override {
             None => is_text(&DOCUMENT, key, text),
         };
         if is_text { table_of(key, Value::String(text.clone())) } else { self.table.clone() }
+    }
+}
+
+/// A value in TOML notation, numbers as short as people write them.
+pub(crate) fn short_text(value: &Value) -> String {
+    match value {
+        Value::Float(number) if *number == 0.0 || (1e-3..1e6).contains(&number.abs()) => {
+            number.to_string()
+        }
+        Value::Float(number) => format!("{number:e}"),
+        other => other.to_string(),
     }
 }
 
