@@ -7,7 +7,6 @@ use sppo_core::comparison::{ComparisonDirectory, ComparisonReport, PlayedCell, R
 use sppo_core::run_directory::RunDirectory;
 use sppo_core::self_play::RunInputs;
 use sppo_core::{Error, Result as CoreResult};
-
 use sppo_report::comparison_page;
 
 use super::run::{self, PlayOptions};
@@ -51,10 +50,11 @@ fn play_and_judge(
 ) -> Result<ComparisonReport> {
     let setup = Setup::new(plan.judge, terminal)?;
     let session = setup.session();
-    // Whatever is wrong with the judge is found out before anything is played.
-    let mut oracle = session.oracle()?;
-    session.try_oracle(oracle.as_mut())?;
+    // Whatever is wrong with the judge is found out before anything is played; a model that it loads takes
+    // no memory meanwhile.
+    session.try_oracle(session.oracle()?.as_mut())?;
     let played = play(plan.runs, arguments, terminal)?;
+    let mut oracle = session.oracle()?;
     let judge = setup.describe_oracle(oracle.as_ref());
     let verdicts = directory.verdicts();
     let mut referee = Referee::new(session, oracle.as_mut(), judge, &verdicts)?;
