@@ -241,6 +241,19 @@ fn a_run_that_fails_does_not_cost_the_others() {
     assert!(output.join("comparison.json").exists());
 }
 
+#[test]
+fn the_examples_are_plans_of_runs() {
+    for (name, runs) in [("paper-objectives", 9), ("paper-k", 6)] {
+        let file = fixture(&format!("../examples/{name}.toml"));
+        let plan = json_of(sppo().arg("compare").arg(file).args(["--dry-run", "--json"]));
+        let planned = plan["runs"].as_array().unwrap();
+        assert_eq!(planned.len(), runs);
+        let sampled = |run: &Value| run["training_prompts"].as_u64().unwrap();
+        assert!(planned.iter().all(|run| sampled(run) == sampled(&planned[0])), "{plan}");
+        assert!(plan["expected_requests"].is_null(), "the oracle `rules` asks no service");
+    }
+}
+
 fn eval(models: &[&str], more: &[&str]) -> Command {
     let mut command = sppo();
     command.args(["eval", "--json", "--prompts"]);

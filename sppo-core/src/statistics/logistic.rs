@@ -16,6 +16,8 @@ pub struct LogisticData {
 const MOST_STEPS: usize = 100;
 /// A fit is finished by a step shorter than this, for steps shrink quadratically.
 const LAST_STEP: f64 = 1e-7;
+/// Relative differences of likelihoods below this are rounding.
+const ROUNDING: f64 = 1e-12;
 
 /// The coefficients `b` that maximise
 ///
@@ -37,8 +39,8 @@ pub fn logistic_regression(data: &LogisticData, penalties: &[f64]) -> Option<Vec
             let moved: Vec<f64> =
                 coefficients.iter().zip(&step).map(|(value, change)| value + change).collect();
             let reached = data.log_likelihood(&moved, penalties);
-            // Rounding decides about the last steps, which Newton's method does not need shortened.
-            if reached >= likelihood || length < LAST_STEP {
+            let rounding = ROUNDING * (1.0 + likelihood.abs());
+            if reached >= likelihood - rounding || length < LAST_STEP {
                 (coefficients, likelihood) = (moved, reached);
                 break;
             }
@@ -91,7 +93,8 @@ impl LogisticData {
     fn log_likelihood(&self, coefficients: &[f64], penalties: &[f64]) -> f64 {
         let of_row = |(row, label, weight): (&[f64], f64, f64)| {
             let odds = dot(row, coefficients);
-            weight * (label * log_sigmoid(odds) + (1.0 - label) * log_sigmoid(-odds))
+            // log sigmoid(x) = x + log sigmoid(-x).
+            weight * (label * odds + log_sigmoid(-odds))
         };
         let squares =
             coefficients.iter().zip(penalties).map(|(value, penalty)| penalty * value * value);
@@ -107,8 +110,7 @@ impl LogisticData {
         penalties.iter().enumerate().for_each(|(index, penalty)| hessian[index][index] = *penalty);
         for (row, label, weight) in self.rows() {
             let odds = dot(row, coefficients);
-            // Both computed from the odds, so that neither is lost to rounding near certainty.
-            let (win, loss) = (sigmoid(odds), sigmoid(-odds));
+            let (win, loss) = win_and_loss(odds);
             let residual = weight * (label * loss - (1.0 - label) * win);
             for first in (0..size).filter(|&first| row[first] != 0.0) {
                 gradient[first] += residual * row[first];
@@ -153,12 +155,14 @@ fn dot(one: &[f64], other: &[f64]) -> f64 {
 
 /// `1 / (1 + exp(-odds))`.
 pub(super) fn sigmoid(odds: f64) -> f64 {
-    if odds >= 0.0 {
-        1.0 / (1.0 + (-odds).exp())
-    } else {
-        let exponential = odds.exp();
-        exponential / (1.0 + exponential)
-    }
+    win_and_loss(odds).0
+}
+
+/// `sigmoid(odds)` and `sigmoid(-odds)`, neither of which is lost to rounding near certainty.
+fn win_and_loss(odds: f64) -> (f64, f64) {
+    let unlikely = (-odds.abs()).exp();
+    let (likely, unlikely) = (1.0 / (1.0 + unlikely), unlikely / (1.0 + unlikely));
+    if odds >= 0.0 { (likely, unlikely) } else { (unlikely, likely) }
 }
 
 fn log_sigmoid(odds: f64) -> f64 {
