@@ -312,7 +312,7 @@ fn many_models_and_files_of_answers_are_ranked() {
     // All answers of a file are the same, so length cannot be told from quality.
     assert!(two["length_controlled_win_rate"].is_null());
 
-    refused(&mut eval(&[&good, &good], &[]), 3, &["is given twice"]);
+    refused(&mut eval(&[&good, &bad, &good], &[]), 3, &["is given twice"]);
     refused(&mut eval(&[&good, &bad], &["--samples", "2"]), 4, &["has 1 answer", "--samples 1"]);
     std::fs::write(&bad, "{\"prompt\": \"another\", \"response\": \"x\"}\n").unwrap();
     refused(&mut eval(&[&good, &bad], &[]), 4, &["bad.jsonl", "does not answer"]);

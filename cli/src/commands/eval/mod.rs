@@ -94,7 +94,8 @@ fn models(arguments: &EvalArguments, setup: &Setup) -> CoreResult<Vec<String>> {
         models.push(setup.config.model.clone());
     }
     for (index, model) in models.iter().enumerate() {
-        if models[..index].contains(model) {
+        // A model against itself is a test of the judge; among several, names must tell who is who.
+        if models.len() > 2 && models[..index].contains(model) {
             let message = format!("{model} is given twice");
             return Err(Error::configuration("--model", message)
                 .with_hint("name every model once, as --model or --against"));
