@@ -56,7 +56,7 @@ pub fn self_play(
     inputs: RunInputs,
     run: &mut RunDirectory,
 ) -> Result<Vec<IterationReport>> {
-    let metrics = MetricsObserver::new(run.root());
+    let metrics = MetricsObserver::of_run(run.root());
     let observer = &Observers(&[session.observer, &metrics]);
     let session = Session { observer, ..session };
     let shards_per_call = session.backend.place().size;

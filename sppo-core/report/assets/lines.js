@@ -41,7 +41,7 @@
     }
 
     /** Whole numbers stand in the middle of their place. */
-    const around = (low, high) => (Number.isInteger(low) ? [low - 0.5, high + 0.5] : [low, high]);
+    const around = (low, high) => (Number.isInteger(low) ? [low - 0.5, Math.floor(high) + 0.5] : [low, high]);
 
     /** Powers of ten; where these are few, two and five times them as well. */
     function logarithmicTicks(plot, index, low, high) {
@@ -82,6 +82,19 @@
         };
     }
 
+    /** Whether a value has no neighbour, so that no line leads to it. */
+    const isAlone = (value, index, all) => value != null && all[index - 1] == null && all[index + 1] == null;
+
+    /** Points by themselves are circles; short lines have a dot at each value. */
+    function pointsOf(line) {
+        const known = line.y.filter((value) => value != null).length;
+        if (known > 0 && line.y.filter(isAlone).length === known) {
+            return { show: true, size: 9, width: 2, stroke: color(line.color), fill: style("--card") };
+        }
+        const show = line.y.some(isAlone) || (!line.dashed && line.x.length <= MOST_POINTS);
+        return { show, size: 6, fill: color(line.color) };
+    }
+
     function lineOf(line, yFormat) {
         return {
             label: line.name,
@@ -89,21 +102,31 @@
             width: line.dashed ? 1.5 : 2,
             dash: line.dashed ? [6, 4] : undefined,
             show: !line.hidden,
-            points: { show: line.y.some(isAlone) || (!line.dashed && line.x.length <= MOST_POINTS), size: 6, fill: color(line.color) },
+            points: pointsOf(line),
             value: (plot, value) => (value == null ? "" : format(value, yFormat)),
         };
     }
-
-    /** Whether a value has no neighbour, so that no line leads to it. */
-    const isAlone = (value, index, all) => value != null && all[index - 1] == null && all[index + 1] == null;
 
     function scale({ logarithmic }, linear) {
         if (logarithmic) return { time: false, distr: 3, log: 10 };
         return { time: false, range: (plot, low, high) => linear(low, high) };
     }
 
+    /** Places of other lines within a gap belong to it: it reaches from the last value to the next. */
+    function withWholeGaps(values) {
+        for (let start = 0; start < values.length; start += 1) {
+            if (values[start] != null) continue;
+            let end = start;
+            while (end < values.length && values[end] == null) end += 1;
+            if (values.slice(start, end).includes(null)) values.fill(null, start, end);
+            start = end;
+        }
+        return values;
+    }
+
     sppo.blocks.lines = (block) => {
-        const data = uPlot.join(block.series.map((line) => [line.x, line.y]));
+        const [places, ...lines] = uPlot.join(block.series.map((line) => [line.x, line.y]));
+        const data = [places, ...lines.map(withWholeGaps)];
         let plot = null;
         const draw = (width, host) => {
             // What was hidden or shown by a click stays so.

@@ -16,7 +16,7 @@ const SCRIPTS: [&str; 8] = [
     include_str!("../assets/base.js"),
     include_str!("../assets/lines.js"),
     include_str!("../assets/figures.js"),
-    include_str!("../assets/heatmap.js"),
+    include_str!("../assets/tables.js"),
     include_str!("../assets/differences.js"),
     include_str!("../assets/samples.js"),
     include_str!("../assets/main.js"),

@@ -16,13 +16,16 @@ const ITERATION: &str = "iteration";
 const STAGE: &str = "stage";
 const NOTICE: &str = "notice";
 
-/// Writes every optimiser step, every iteration, every stage with its time and the numbers that plugins report
-/// in it, and every notice to `metrics.jsonl`, and the numbers among these to a TensorBoard file.
+/// Writes every optimiser step, every iteration, and the numbers that plugins report in a stage to
+/// `metrics.jsonl`, and the numbers among these to a TensorBoard file; of a run, also every stage with its time
+/// and every notice.
 ///
 /// Work that is redone after a crash is logged anew: the first step or iteration that is logged drops earlier
 /// entries about it and later ones. Stages and notices of the earlier process stay: they took their time.
 pub struct MetricsObserver {
     directory: PathBuf,
+    /// Whether stages without numbers and notices are logged too.
+    is_of_run: bool,
     log: RefCell<Option<MetricsLog>>,
     /// Whether entries about work that this process does again were dropped.
     has_caught_up: Cell<bool>,
@@ -66,12 +69,19 @@ impl MetricsObserver {
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self {
             directory: directory.into(),
+            is_of_run: false,
             log: RefCell::new(None),
             has_caught_up: Cell::new(false),
             failure: RefCell::new(None),
             iteration: Cell::new(0),
             stages: RefCell::default(),
         }
+    }
+
+    /// A log of a run, in its directory.
+    #[must_use]
+    pub fn of_run(directory: impl Into<PathBuf>) -> Self {
+        Self { is_of_run: true, ..Self::new(directory) }
     }
 
     /// The outcome of the work that was observed, unless the log could not be written, which stopped it.
@@ -87,7 +97,9 @@ impl MetricsObserver {
 
     fn stage_finished(&self, elapsed: Duration, sampled_tokens: u64) {
         let finished = self.stages.borrow_mut().pop();
-        if let Some((stage, metrics)) = &finished {
+        if let Some((stage, metrics)) = &finished
+            && (self.is_of_run || !metrics.is_empty())
+        {
             let (iteration, seconds) = (self.iteration.get(), elapsed.as_secs_f64());
             let sampled_tokens = Some(sampled_tokens).filter(|tokens| *tokens > 0);
             self.log(
@@ -149,11 +161,11 @@ impl Observer for MetricsObserver {
             Event::StageFinished { elapsed, sampled_tokens, .. } => {
                 self.stage_finished(elapsed, sampled_tokens);
             }
-            Event::Notice(text) => {
+            Event::Notice(text) if self.is_of_run => {
                 let iteration = self.iteration.get();
                 self.log(NOTICE, None, &NoticeEntry { iteration, text: &text });
             }
-            Event::StageProgress { .. } => {}
+            Event::StageProgress { .. } | Event::Notice(_) => {}
         }
     }
 
@@ -227,7 +239,7 @@ mod tests {
             }
         }
         first.outcome(Ok(())).unwrap();
-        let resumed = MetricsObserver::new(directory.path());
+        let resumed = MetricsObserver::of_run(directory.path());
         resumed.event(Event::IterationStarted { iteration: 2, iterations: 2 });
         resumed.event(Event::Notice("what is logged before the steps keeps none of them".into()));
         for number in 1..=2 {
@@ -240,7 +252,7 @@ mod tests {
     #[test]
     fn the_last_numbers_of_a_stage_are_logged_when_it_ends() {
         let directory = tempfile::tempdir().unwrap();
-        let observer = MetricsObserver::new(directory.path());
+        let observer = MetricsObserver::of_run(directory.path());
         observer.event(Event::IterationStarted { iteration: 2, iterations: 3 });
         let start =
             |stage| observer.event(Event::StageStarted { stage, total: 1, unit: "prompts" });

@@ -17,6 +17,7 @@ struct Side {
     name: &'static str,
     color: usize,
     log_ratio: fn(&StepSummary) -> Option<f64>,
+    change: fn(&IterationSummary) -> Option<f64>,
     target: fn(&IterationSummary) -> Option<f64>,
 }
 
@@ -24,20 +25,23 @@ const CHOSEN: Side = Side {
     name: "chosen",
     color: color::CHOSEN,
     log_ratio: |step| step.chosen_log_ratio,
+    change: |one| one.report.chosen_log_prob_change,
     target: |one| one.chosen_target,
 };
 const REJECTED: Side = Side {
     name: "rejected",
     color: color::REJECTED,
     log_ratio: |step| step.rejected_log_ratio,
+    change: |one| one.report.rejected_log_prob_change,
     target: |one| one.rejected_target,
 };
 
 /// Change of the log-probabilities of chosen and rejected responses, step by step, with the targets.
 pub(super) fn log_probs(runs: &[RunReport]) -> Section {
     let mut section = Section::new("log-probs", "Log-probabilities").note(
-        "Log-ratios log(π/πₜ) of the answers of each batch, before its step: chosen ones should rise, rejected \
-         ones fall. Each iteration begins at 0, with the model of the one before as its reference.",
+        "Lines: mean log-ratios log(π/πₜ) of each batch just before its own step, which begins every iteration at 0. \
+         Circles: the change on the first 16 examples after the iteration, when they have been trained on. Chosen \
+         answers should rise towards their target, rejected ones fall.",
     );
     if runs.iter().all(|run| run.steps.is_empty()) {
         return section;
@@ -81,12 +85,15 @@ fn log_ratio_lines(title: &str, series: Vec<Series>, marks: Vec<Mark>) -> Lines 
     }
 }
 
-/// The line of one side of the pairs and, where there is one, that of its target.
+/// The line of one side of the pairs, its change after each iteration and, where there is one, its target.
 fn side_lines(run: &RunReport, side: &Side, color: usize, name: &str) -> Vec<Series> {
     let measured = line_of_steps(run, name.to_owned(), color, side.log_ratio);
-    let largest = largest_of(
-        run.steps.iter().flat_map(|step| [step.chosen_log_ratio, step.rejected_log_ratio]),
-    );
+    let after = after_iterations(run, format!("{name}, trained on"), color, side.change);
+    let measurements = |side: &Side| {
+        let ratios = run.steps.iter().map(side.log_ratio);
+        largest_of(ratios.chain(run.iterations.iter().map(side.change)))
+    };
+    let largest = measurements(&CHOSEN).max(measurements(&REJECTED));
     let targets: BTreeMap<u32, f64> = run
         .iterations
         .iter()
@@ -97,9 +104,28 @@ fn side_lines(run: &RunReport, side: &Side, color: usize, name: &str) -> Vec<Ser
     target.dashed = true;
     target.hidden = largest_of(target.y.iter().copied()) > TARGET_IN_SIGHT * largest;
     match targets.is_empty() {
-        true => vec![measured],
-        false => vec![measured, target],
+        true => vec![measured, after],
+        false => vec![measured, after, target],
     }
+}
+
+/// A point after the last step of each iteration.
+fn after_iterations(
+    run: &RunReport,
+    name: String,
+    color: usize,
+    value: fn(&IterationSummary) -> Option<f64>,
+) -> Series {
+    let mut series = Series { name, color, ..Series::default() };
+    for one in &run.iterations {
+        let last = run.steps.iter().rfind(|step| step.iteration == one.report.iteration);
+        if let (Some(last), Some(value)) = (last, value(one)) {
+            let place = last.number as f64;
+            series.x.extend([place + 0.3, place + 0.5]);
+            series.y.extend([Some(value), None]);
+        }
+    }
+    series
 }
 
 /// The largest absolute value; 0 without any.

@@ -146,5 +146,5 @@ fn table(runs: &[RunReport], run: &RunReport) -> Table {
             report.seconds.into(),
         ]);
     }
-    table
+    table.without_empty_columns()
 }

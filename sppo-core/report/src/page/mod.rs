@@ -1,7 +1,13 @@
 //! The blocks that a page is made of. They hold numbers and plain text; the scripts of the page draw them.
 
+mod charts;
+mod samples;
+
 use serde::Serialize;
 use sppo_core::statistics::Interval;
+
+pub use charts::{Axis, BarSeries, Bars, Heatmap, IntervalSeries, Intervals, Lines, Mark, Series};
+pub use samples::{Answer, SamplePrompt, SampleSet, SampleVerdict, Samples, Turn};
 
 /// A page: its outcome in one sentence, warnings, and sections.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -230,147 +236,6 @@ pub struct Figure {
     pub detail: Option<String>,
 }
 
-/// An axis of numbers.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Axis {
-    /// Name and unit.
-    pub label: String,
-    /// Form of its numbers.
-    pub format: Format,
-    /// Whether equal distances are equal factors.
-    pub logarithmic: bool,
-}
-
-impl Axis {
-    /// A linear axis.
-    #[must_use]
-    pub fn new(label: impl Into<String>, format: Format) -> Self {
-        Self { label: label.into(), format, logarithmic: false }
-    }
-}
-
-/// Lines over a common axis.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Lines {
-    /// The heading.
-    pub title: String,
-    /// An explanation below it.
-    pub note: Option<String>,
-    /// The horizontal axis.
-    pub x: Axis,
-    /// The vertical axis.
-    pub y: Axis,
-    /// The lines.
-    pub series: Vec<Series>,
-    /// Names of places on the horizontal axis, where a vertical line stands.
-    pub marks: Vec<Mark>,
-    /// Whether it takes the whole width.
-    pub wide: bool,
-}
-
-/// A line.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Series {
-    /// Its name.
-    pub name: String,
-    /// Its colour: a number of the palette, from 0.
-    pub color: usize,
-    /// Whether it is dashed: a target or a bound, not a measurement.
-    pub dashed: bool,
-    /// Whether it is hidden until its name is clicked on.
-    pub hidden: bool,
-    /// Places on the horizontal axis, rising.
-    pub x: Vec<f64>,
-    /// Values there; `None` interrupts the line.
-    pub y: Vec<Option<f64>>,
-}
-
-/// A name of a place on the horizontal axis.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Mark {
-    /// The place.
-    pub x: f64,
-    /// The name.
-    pub label: String,
-}
-
-/// Means with their intervals, one group for each label.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Intervals {
-    /// The heading.
-    pub title: String,
-    /// An explanation below it.
-    pub note: Option<String>,
-    /// The vertical axis.
-    pub y: Axis,
-    /// Names of the groups.
-    pub labels: Vec<String>,
-    /// A value to compare with, drawn as a line.
-    pub reference: Option<f64>,
-    /// The means.
-    pub series: Vec<IntervalSeries>,
-    /// Whether it takes the whole width.
-    pub wide: bool,
-}
-
-/// Means of one kind, one for each label.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct IntervalSeries {
-    /// Its name.
-    pub name: String,
-    /// Its colour: a number of the palette, from 0.
-    pub color: usize,
-    /// Whether its points are hollow: the same data, seen in another way.
-    pub hollow: bool,
-    /// The means; an interval without width is drawn as a point.
-    pub points: Vec<Option<Interval>>,
-}
-
-/// Horizontal bars, one for each label.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Bars {
-    /// The heading.
-    pub title: String,
-    /// An explanation below it.
-    pub note: Option<String>,
-    /// Form of the numbers.
-    pub format: Format,
-    /// Names of the bars.
-    pub labels: Vec<String>,
-    /// The parts that the bars are made of, one after the other.
-    pub series: Vec<BarSeries>,
-    /// Whether it takes the whole width.
-    pub wide: bool,
-}
-
-/// A part of every bar.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct BarSeries {
-    /// Its name.
-    pub name: String,
-    /// Its colour: a number of the palette, from 0.
-    pub color: usize,
-    /// Its length in each bar.
-    pub values: Vec<Option<f64>>,
-}
-
-/// A matrix of probabilities: row against column, one half in neutral colour.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Heatmap {
-    /// The heading.
-    pub title: String,
-    /// An explanation below it.
-    pub note: Option<String>,
-    /// Name of what rows and columns are.
-    pub axis: String,
-    /// Names of the rows.
-    pub rows: Vec<String>,
-    /// Names of the columns.
-    pub columns: Vec<String>,
-    /// The probabilities, row by row; `None` where nothing is known.
-    pub cells: Vec<Vec<Option<f64>>>,
-}
-
 /// A table.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Table {
@@ -391,6 +256,21 @@ impl Table {
     #[must_use]
     pub fn new(columns: impl IntoIterator<Item = Column>) -> Self {
         Self { columns: columns.into_iter().collect(), wide: true, ..Self::default() }
+    }
+
+    /// The table without the columns that hold nothing.
+    #[must_use]
+    pub fn without_empty_columns(mut self) -> Self {
+        let is_kept: Vec<bool> = (0..self.columns.len())
+            .map(|column| self.rows.iter().any(|row| row.get(column) != Some(&Cell::Empty)))
+            .collect();
+        fn keep<T>(values: &mut Vec<T>, is_kept: &[bool]) {
+            let mut is_kept = is_kept.iter();
+            values.retain(|_| is_kept.next().copied().unwrap_or(true));
+        }
+        keep(&mut self.columns, &is_kept);
+        self.rows.iter_mut().for_each(|row| keep(row, &is_kept));
+        self
     }
 
     /// Adds a row.
@@ -420,67 +300,4 @@ impl Column {
     pub fn number(name: impl Into<String>, format: Format) -> Self {
         Self { name: name.into(), format: Some(format) }
     }
-}
-
-/// Answers of the models of one run or several, side by side.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Samples {
-    /// The sets to choose from.
-    pub sets: Vec<SampleSet>,
-}
-
-/// Answers of several models to the same prompts. The first model is the one that the others are compared with.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct SampleSet {
-    /// Name of the set, for instance of the run.
-    pub name: String,
-    /// Names of the models.
-    pub models: Vec<String>,
-    /// The prompts.
-    pub prompts: Vec<SamplePrompt>,
-    /// Number of prompts that were left out, because a page must not become too large.
-    pub left_out: usize,
-}
-
-/// A prompt with its answers.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct SamplePrompt {
-    /// The prompt's id.
-    pub id: u64,
-    /// The conversation.
-    pub turns: Vec<Turn>,
-    /// The answers, by model and sample.
-    pub answers: Vec<Vec<Answer>>,
-    /// The verdicts on each model's answers against the first model's, by model and sample; empty where they
-    /// are not known.
-    pub verdicts: Vec<Vec<SampleVerdict>>,
-}
-
-/// A turn of a conversation.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Turn {
-    /// The speaker, for instance `user`.
-    pub role: String,
-    /// The text.
-    pub text: String,
-}
-
-/// An answer.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Answer {
-    /// The text.
-    pub text: String,
-    /// Its length in tokens.
-    pub tokens: usize,
-    /// Whether the model ended it itself.
-    pub ended: bool,
-}
-
-/// A verdict: the probability that an answer beats that of the first model, in both orders.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct SampleVerdict {
-    /// Probability where the oracle reads the answer first.
-    pub read_first: f64,
-    /// Probability where it reads it second.
-    pub read_second: f64,
 }
