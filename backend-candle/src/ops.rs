@@ -169,6 +169,10 @@ impl Ops for CandleOps {
         parameter.state().iter().map(|state| self.values(state)).collect()
     }
 
+    fn optimizer_state_count(&self, parameter: &Parameter) -> usize {
+        parameter.state().len()
+    }
+
     fn set_optimizer_state(&self, parameter: &mut Parameter, state: Vec<Vec<f32>>) -> Result<()> {
         parameter.set_state(state)
     }

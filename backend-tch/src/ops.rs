@@ -6,7 +6,8 @@ use sppo_model::ops::Activation as ActivationFunction;
 use sppo_model::ops::encoder::{DisentangledShape, EncoderSegment};
 use sppo_model::ops::{
     Accumulation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, DeviceSampling,
-    LogitsLimits, Memo, Ops, RotaryFrequencies, SampledToken, UpdateRule,
+    LogitsLimits, Memo, Ops, ParameterId, ParameterStore, RotaryFrequencies, SampledToken,
+    UpdateRule,
 };
 use sppo_model::serve::{MatrixRate, keep_large_buffers};
 use sppo_model::{ModelError, Result};
@@ -24,6 +25,7 @@ use crate::head::Head;
 use crate::linear::{add_weight_gradient, input_gradient, linear, matrix_product};
 use crate::norm::{Norm, fused_norm};
 use crate::parameter::Parameter;
+use crate::sharding::{Division, Shares};
 use crate::tensors::{Activation, TorchError, TorchResult, dimensions, download, index, upload};
 
 /// Settings of computation.
@@ -47,6 +49,8 @@ pub struct TchOps {
     pub(crate) context: Context,
     pub(crate) limits: LogitsLimits,
     pub(crate) memos: Rc<Memos>,
+    /// Of a policy that several processes train.
+    pub(crate) division: Option<Rc<Division>>,
 }
 
 /// Tables and plans that one layer computes and the next needs again.
@@ -87,7 +91,22 @@ impl TchOps {
             chunk_bytes: if device.is_cuda() { 1 << 30 } else { 96 << 20 },
             chunk_rows: 4096,
         };
-        Ok(Self { context: Context { device, compute_dtype }, limits, memos: Rc::default() })
+        let context = Context { device, compute_dtype };
+        Ok(Self { context, limits, memos: Rc::default(), division: None })
+    }
+
+    fn new_parameter(
+        &self,
+        values: &[f32],
+        shape: &[usize],
+        trainable: bool,
+        shares: Shares,
+    ) -> TorchResult<Parameter> {
+        let Context { device, compute_dtype } = self.context;
+        // What is trained is f32, and so are norms. A frozen matrix is only ever multiplied with.
+        let is_operand = !trainable && shape.len() == 2;
+        let dtype = if is_operand { compute_dtype } else { Kind::Float };
+        Parameter::new(values, shape, trainable, (dtype, compute_dtype, device), shares)
     }
 
     fn apply_rotary(
@@ -167,14 +186,17 @@ impl Ops for TchOps {
     }
 
     fn parameter(&self, values: Vec<f32>, shape: &[usize], trainable: bool) -> Result<Parameter> {
-        // What is trained is f32, and so are norms. A frozen matrix is only ever multiplied with.
-        let is_operand = !trainable && shape.len() == 2;
-        let dtype = if is_operand { self.context.compute_dtype } else { Kind::Float };
-        Ok(Parameter::new(&values, shape, trainable, (dtype, self.context.device))?)
+        let shares = self.shares(shape, trainable, false);
+        Ok(self.new_parameter(&values, shape, trainable, shares)?)
+    }
+
+    fn table(&self, values: Vec<f32>, shape: &[usize], trainable: bool) -> Result<Parameter> {
+        let shares = self.shares(shape, trainable, true);
+        Ok(self.new_parameter(&values, shape, trainable, shares)?)
     }
 
     fn parameter_values(&self, parameter: &Parameter) -> Result<Vec<f32>> {
-        Ok(download(parameter.value())?)
+        Ok(parameter.values()?)
     }
 
     fn parameter_gradient(&self, parameter: &Parameter) -> Result<Option<Vec<f32>>> {
@@ -196,6 +218,10 @@ impl Ops for TchOps {
 
     fn optimizer_state(&self, parameter: &Parameter) -> Result<Vec<Vec<f32>>> {
         Ok(parameter.state().iter().map(download).collect::<TorchResult<_>>()?)
+    }
+
+    fn optimizer_state_count(&self, parameter: &Parameter) -> usize {
+        parameter.state().len()
     }
 
     fn set_optimizer_state(&self, parameter: &mut Parameter, state: Vec<Vec<f32>>) -> Result<()> {
@@ -416,6 +442,14 @@ impl Ops for TchOps {
         let head = self.head(soft_cap);
         let kept = kept.as_ref().map(|kept| &kept.0);
         Ok(Activation(head.log_probs_backward(&hidden.0, weight, targets, kept, coefficients)?))
+    }
+
+    fn gradient_is_complete(
+        &self,
+        parameters: &mut ParameterStore<Self>,
+        weight: ParameterId,
+    ) -> Result<()> {
+        self.begin_to_sum(parameters, weight)
     }
 
     fn cache(

@@ -96,6 +96,7 @@ flag_groups! {
         Flag("--planned-epochs", "training.planned_epochs", Long),
         Flag("--global-batch-size", "training.global_batch_size", Short),
         Flag("--micro-batch-tokens", "training.micro_batch_tokens", Long),
+        Flag("--sharding", "training.sharding", Long),
         Flag("--schedule", "training.schedule", Short),
         Flag("--warmup-ratio", "training.warmup_ratio", Short),
         Flag("--max-gradient-norm", "training.max_gradient_norm", Long),

@@ -172,6 +172,7 @@ pub mod training {
 
     mod decoder_model;
     mod optimizer;
+    pub(crate) mod state_file;
 
     pub use decoder_model::DecoderModel;
 }
@@ -187,7 +188,7 @@ pub mod serve {
     mod team;
 
     pub use backend::{MatrixRate, ModelBackend, keep_large_buffers};
-    pub use memory_estimate::MemoryTraits;
+    pub use memory_estimate::{GRADIENTS_UNDER_WAY, MemoryTraits};
     pub use policy::DecoderPolicy;
     pub use scorer::{ScorerKind, load_scorer};
     pub use team::{Channel, Collective};
@@ -200,5 +201,5 @@ pub mod synthetic {
     mod ranker;
 
     pub use decoder::{Shape, write_synthetic_model};
-    pub use ranker::{SYNTHETIC_RANKER_MARKERS, write_synthetic_ranker};
+    pub use ranker::{synthetic_ranker_sequence, write_synthetic_ranker};
 }

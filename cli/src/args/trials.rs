@@ -93,7 +93,7 @@ pub(crate) struct ChatArguments {
 /// Samples responses of a fixed length to eight prompts, lets the oracle judge them, then trains on sixteen
 /// pairs (reference log-probabilities, forward, backward and RMSProp step). Prints the speed beside the
 /// machine's rate of matrix products alone, and the memory beside the prediction. Each part runs once
-/// untimed, then --repetitions times.
+/// untimed, then --repetitions times. Several processes (--processes, or a launcher) are compared with one.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -106,6 +106,9 @@ pub(crate) struct BenchArguments {
     /// which takes 2 bytes per parameter in the directory for temporary files ($TMPDIR)
     #[arg(long, value_name = "SIZE", value_enum, conflicts_with = "model")]
     pub(crate) shape: Option<ShapeChoice>,
+    /// Measure ranking as well, by random weights in the shape of PairRM, which take 1.6 GiB in that directory
+    #[arg(long)]
+    pub(crate) ranker: bool,
     /// Responses per prompt
     #[arg(long, allow_hyphen_values = true, value_name = "K", default_value_t = 5, value_parser = value_parser!(u16).range(1..))]
     pub(crate) samples: u16,

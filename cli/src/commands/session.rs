@@ -9,9 +9,9 @@ use sppo_core::plugins::PluginRegistry;
 use sppo_core::session::Session;
 
 use crate::failure::Result;
-use crate::interrupt;
 use crate::models::{self, LocalModel};
 use crate::terminal::{ProgressDisplay, Terminal};
+use crate::{interrupt, memory};
 
 /// Owner of all that a command's [`Session`] refers to.
 pub(crate) struct Setup {
@@ -71,8 +71,9 @@ impl Setup {
     }
 
     /// As [`Self::load`], to train what the settings say: all weights, or adapters.
-    pub(crate) fn load_for_training(&self, path: &Path) -> Result<Box<dyn Policy>> {
+    pub(crate) fn load_for_training(&mut self, path: &Path) -> Result<Box<dyn Policy>> {
         interrupt::watch();
+        memory::settle_sharding(&mut self.config, self.backend.as_ref(), path, &self.terminal);
         Ok(self.session().load_for_training(path)?)
     }
 }

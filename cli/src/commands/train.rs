@@ -60,7 +60,7 @@ pub(super) fn train(arguments: &TrainArguments, terminal: &Terminal) -> Result<(
         &arguments.training,
         arguments,
     ])?;
-    let setup = Setup::new(arguments.settings.resolve(flags)?.config, terminal)?;
+    let mut setup = Setup::new(arguments.settings.resolve(flags)?.config, terminal)?;
     let objective = setup.config.training.objective;
     let pairs = read_pairs_named(&arguments.pairs, objective, &setup.config.prompts.columns)?;
     let pairs_read = pairs.len();

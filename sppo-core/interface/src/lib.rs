@@ -38,7 +38,7 @@ pub use generation::{
     FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, SamplingParameters,
 };
 pub use host::{Progress, Services, SilentHost};
-pub use learning::{LoraSettings, Optimizer, StepReport, StepSettings};
+pub use learning::{LoraSettings, Optimizer, Sharding, StepReport, StepSettings};
 pub use memory::{MemoryEstimate, MemoryUse, PlannedSampling, PlannedTraining, PlannedWork};
 pub use oracle::{Candidate, Comparison, Conversation, List, Message, Oracle, Verdict};
 #[doc(hidden)]

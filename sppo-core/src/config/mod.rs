@@ -76,6 +76,7 @@ impl Config {
             path,
             adapters: self.training.lora.seeded(self.seed),
             recompute_activations: self.training.recompute_activations,
+            sharding: self.training.sharding(),
             template_variables: self.template_variables_json(),
         }
     }

@@ -18,6 +18,6 @@ pub use tokenize::{
     tokenize_responses,
 };
 pub use train::{
-    ReferenceLogProbs, TrainingPass, TrainingProgress, TrainingSettings, mean_log_prob_changes,
-    reference_log_probs, require_finite, train,
+    ReferenceLogProbs, ShardingChoice, TrainingPass, TrainingProgress, TrainingSettings,
+    mean_log_prob_changes, reference_log_probs, require_finite, train,
 };

@@ -8,6 +8,9 @@ use crate::error::{ModelError, Result};
 use crate::formats::peft::{adapter_names, check_lora_settings};
 use crate::ops::{Ops, ParameterId, ParameterStore};
 
+/// Name of the table of token embeddings.
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
 /// A linear map's parameters.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Projection {
@@ -106,6 +109,9 @@ impl DecoderWeights {
                      calls for {shape:?}"
                 )));
             }
+            if name == EMBEDDING {
+                return store.push_table(ops, name, shape.to_vec(), values, trainable);
+            }
             store.push(ops, name, shape.to_vec(), values, trainable)
         })?;
         Ok((weights, store))
@@ -167,7 +173,7 @@ impl DecoderWeights {
     /// The layout: asks for every parameter in the order of the forward pass.
     fn request(config: &DecoderConfig, request: &mut Request<'_>) -> Result<Self> {
         let table = [config.vocabulary_size, config.hidden_size];
-        let embedding = request("model.embed_tokens.weight".into(), &table)?;
+        let embedding = request(EMBEDDING.into(), &table)?;
         let layers = (0..config.layer_count)
             .map(|layer| LayerWeights::request(config, layer, request))
             .collect::<Result<_>>()?;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use sppo_plugin::{Optimizer, SamplingParameters};
 
 use super::random::drop_values;
+use super::{ParameterId, ParameterStore};
 use crate::error::{ModelError, Result};
 
 /// The gate's non-linearity in the feed-forward block.
@@ -173,6 +174,10 @@ pub trait Ops: 'static {
         shape: &[usize],
         trainable: bool,
     ) -> Result<Self::Parameter>;
+    /// As [`Self::parameter`], a weight whose rows are looked up by [`Self::embedding`].
+    fn table(&self, values: Vec<f32>, shape: &[usize], trainable: bool) -> Result<Self::Parameter> {
+        self.parameter(values, shape, trainable)
+    }
     /// Row-major values of a weight, exactly as an update left them.
     fn parameter_values(&self, parameter: &Self::Parameter) -> Result<Vec<f32>>;
     /// The accumulated gradient; `None` before any backward pass since the last clearing.
@@ -185,6 +190,8 @@ pub trait Ops: 'static {
     fn update(&self, parameter: &mut Self::Parameter, rule: &UpdateRule) -> Result<()>;
     /// The optimiser's state tensors in a fixed order per optimiser; empty before the first update.
     fn optimizer_state(&self, parameter: &Self::Parameter) -> Result<Vec<Vec<f32>>>;
+    /// Number of the optimiser's state tensors.
+    fn optimizer_state_count(&self, parameter: &Self::Parameter) -> usize;
     /// Sets (or with an empty list forgets) the optimiser's state.
     fn set_optimizer_state(
         &self,
@@ -340,6 +347,20 @@ pub trait Ops: 'static {
         kept: Option<Self::Tensor>,
         coefficients: &[f32],
     ) -> Result<Self::Tensor>;
+
+    /// Called when a backward pass has added all that it will to a weight's gradient; an op set may begin to
+    /// sum it with those of other processes.
+    fn gradient_is_complete(
+        &self,
+        parameters: &mut ParameterStore<Self>,
+        weight: ParameterId,
+    ) -> Result<()>
+    where
+        Self: Sized,
+    {
+        let _ = (parameters, weight);
+        Ok(())
+    }
 
     // Decoding.
 

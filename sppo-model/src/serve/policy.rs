@@ -9,7 +9,7 @@ use sppo_plugin::{
     StepReport, StepSettings,
 };
 
-use super::memory_estimate::{MemoryTraits, estimate_memory};
+use super::memory_estimate::{MemorySetting, MemoryTraits, estimate_memory};
 use crate::checkpoint::{Checkpoint, WeightFiles, write_checkpoint};
 use crate::decoder::{AdapterSource, DecoderConfig, TensorSource};
 use crate::error::ModelError;
@@ -121,6 +121,9 @@ pub(super) struct Placement {
     pub(super) replicas: usize,
 }
 
+/// Name, shape and row-major values of a weight.
+pub(super) type NamedTensor = (String, Vec<usize>, Vec<f32>);
+
 /// A policy without its weights: its text side, and what its checkpoints need.
 pub(super) struct PolicyCard {
     pub(super) info: PolicyInfo,
@@ -170,14 +173,15 @@ impl PolicyCard {
         Ok(self.text.decode(tokens)?)
     }
 
-    /// Writes the model as a checkpoint: a PEFT directory where adapters are trained.
-    pub(super) fn save<O: Ops>(
+    /// Writes the trained weights as a checkpoint: a PEFT directory where they are of adapters.
+    pub(super) fn save(
         &self,
-        model: &DecoderModel<O>,
+        adapters: Option<&LoraSettings>,
+        tensors: impl Iterator<Item = Result<NamedTensor, ModelError>>,
         directory: &Path,
     ) -> Result<(), PluginError> {
-        let tensors = model.tensors().map(finite);
-        if let Some(adapters) = model.lora() {
+        let tensors = tensors.map(finite);
+        if let Some(adapters) = adapters {
             write_adapters(directory, &self.origin, adapters, tensors)?;
             return Ok(self.text.save(directory)?);
         }
@@ -194,11 +198,13 @@ pub(super) fn estimate_policy_memory(
     spec: &PolicySpec,
     traits: MemoryTraits,
     limits: GenerationLimits,
+    ranks: usize,
     work: &PlannedWork,
 ) -> Result<MemoryEstimate, ModelError> {
     let checkpoint = Checkpoint::open(&spec.path)?;
-    let in_bf16 = checkpoint.is_stored_in_bf16();
-    Ok(estimate_memory(checkpoint.config(), traits, limits, in_bf16, spec, work))
+    let stored_in_bf16 = checkpoint.is_stored_in_bf16();
+    let setting = MemorySetting { traits, limits, stored_in_bf16, ranks };
+    Ok(estimate_memory(checkpoint.config(), setting, spec, work))
 }
 
 /// The order of target modules means nothing.
@@ -269,7 +275,7 @@ impl<O: Ops> Learner for DecoderPolicy<O> {
     }
 
     fn save(&self, directory: &Path) -> Result<(), PluginError> {
-        self.card.save(&self.model, directory)
+        self.card.save(self.model.lora(), self.model.tensors(), directory)
     }
 
     fn save_optimizer_state(&self, file: &Path) -> Result<(), PluginError> {
@@ -282,9 +288,7 @@ impl<O: Ops> Learner for DecoderPolicy<O> {
 }
 
 /// Refuses a weight that diverged: a run that committed it could not go on.
-fn finite(
-    tensor: Result<(String, Vec<usize>, Vec<f32>), ModelError>,
-) -> Result<(String, Vec<usize>, Vec<f32>), ModelError> {
+fn finite(tensor: Result<NamedTensor, ModelError>) -> Result<NamedTensor, ModelError> {
     let (name, shape, values) = tensor?;
     match values.iter().all(|value| value.is_finite()) {
         true => Ok((name, shape, values)),

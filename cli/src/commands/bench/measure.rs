@@ -192,7 +192,10 @@ fn forward_flops(info: &PolicyInfo, tokens: usize, predicted: usize) -> f64 {
 }
 
 /// Seconds of each repetition but the first.
-fn repeat(repetitions: usize, mut work: impl FnMut(usize) -> Result<()>) -> Result<Vec<f64>> {
+pub(super) fn repeat(
+    repetitions: usize,
+    mut work: impl FnMut(usize) -> Result<()>,
+) -> Result<Vec<f64>> {
     let mut seconds = Vec::with_capacity(repetitions);
     for repetition in 0..=repetitions {
         let started = Instant::now();
@@ -204,7 +207,7 @@ fn repeat(repetitions: usize, mut work: impl FnMut(usize) -> Result<()>) -> Resu
     Ok(seconds)
 }
 
-fn rate(unit: &'static str, units: f64, flops: Option<f64>, seconds: &[f64]) -> Rate {
+pub(super) fn rate(unit: &'static str, units: f64, flops: Option<f64>, seconds: &[f64]) -> Rate {
     let mut sorted = seconds.to_vec();
     sorted.sort_by(f64::total_cmp);
     let median = sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN);

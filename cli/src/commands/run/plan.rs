@@ -8,7 +8,7 @@ use serde::Serialize;
 use sppo_core::config::{Config, Resolved, Source};
 use sppo_core::datasets::{PromptSet, PromptsPerIteration};
 use sppo_core::observer::{Observer, Stage};
-use sppo_core::plugin::{Backend, Manifest, Oracle, PluginKind, PolicySpec};
+use sppo_core::plugin::{Backend, Manifest, Oracle, PluginKind};
 use sppo_core::plugins::PluginRegistry;
 use sppo_core::run_directory::RunDirectory;
 use sppo_core::session::Session;
@@ -178,11 +178,16 @@ impl RunPlan {
         terminal: &Terminal,
     ) -> crate::failure::Result<Option<MemoryPlan>> {
         let prompts = self.check_prompts(model)?;
-        let spec = self.config.policy_spec(model.path.clone());
         let wanted = self.config.training.micro_batch_tokens;
-        let Some((found, plan)) = self.fitting_batches(backend, &spec, prompts) else {
+        let ranks = backend.place().size;
+        memory::note_if_alone(&self.config, ranks, terminal);
+        let Some((found, plan)) = self.fitting_work(backend, &model.path, prompts) else {
+            if ranks > 1 {
+                self.config.training.fitting_sharding = memory::UNPREDICTED_SHARDING;
+            }
             return Ok(None);
         };
+        self.config.training.fitting_sharding = plan.sharding;
         if found < wanted {
             terminal.note(&format!(
                 "memory is short: training.micro_batch_tokens is {found} instead of {wanted}"
@@ -196,11 +201,12 @@ impl RunPlan {
         Ok(Some(plan))
     }
 
-    /// The largest micro-batches that fit, up to those of the settings, or these where none fit.
-    fn fitting_batches(
+    /// The largest micro-batches that fit, up to those of the settings, with as little division among ranks as
+    /// they need; or those of the settings where none fit.
+    fn fitting_work(
         &self,
         backend: &dyn Backend,
-        spec: &PolicySpec,
+        model: &Path,
         prompts: PromptSizes,
     ) -> Option<(usize, MemoryPlan)> {
         /// Smaller ones save nothing that matters.
@@ -209,19 +215,27 @@ impl RunPlan {
             std::iter::successors(Some(self.config.training.micro_batch_tokens), |tokens| {
                 (!self.resume && *tokens >= 2 * SMALLEST).then_some(tokens / 2)
             });
+        let ranks = backend.place().size;
+        let shardings = memory::shardings(&self.config, ranks);
+        let candidates =
+            sizes.flat_map(|tokens| shardings.iter().map(move |sharding| (tokens, *sharding)));
         let mut plans = Vec::new();
-        for tokens in sizes {
+        for (tokens, sharding) in candidates {
             let mut config = self.config.clone();
             config.training.micro_batch_tokens = tokens;
-            let plan = MemoryPlan::new(backend, spec, &memory::run_work(&config, prompts))?;
-            plans.push((tokens, plan));
-            if plan.fits_now() {
+            config.training.fitting_sharding = sharding;
+            let work = memory::run_work(&config, prompts, ranks);
+            let spec = config.policy_spec(model.to_path_buf());
+            plans.push((tokens, MemoryPlan::new(backend, &spec, &work)?));
+            if plans.last().is_some_and(|(_, plan)| plan.fits_now()) {
                 break;
             }
         }
         let fitting = plans.iter().find(|(_, plan)| plan.fits_now());
         let fitting = fitting.or_else(|| plans.iter().find(|(_, plan)| plan.fits_machine()));
-        fitting.or(plans.first()).copied()
+        let whole =
+            plans.iter().rfind(|(tokens, _)| *tokens == self.config.training.micro_batch_tokens);
+        fitting.or(whole).copied()
     }
 
     fn prompts_of(&self, iteration: u32) -> usize {

@@ -32,10 +32,10 @@ pub use policy::policy_across;
 
 /// Version of everything in this module. It changes with every change of layout or meaning, and a
 /// plugin is only loaded by a program of the same version.
-pub const INTERFACE_VERSION: u32 = 3;
+pub const INTERFACE_VERSION: u32 = 4;
 
 /// The same, for the manifest.
-pub const INTERFACE_VERSION_TEXT: &str = "3";
+pub const INTERFACE_VERSION_TEXT: &str = "4";
 
 /// Version of this crate, for the manifest.
 pub const CORE_VERSION: &str = env!("CARGO_PKG_VERSION");

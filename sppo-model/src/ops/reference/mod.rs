@@ -234,6 +234,10 @@ impl Ops for ReferenceOps {
         Ok(parameter.state.iter().map(|state| narrow(state)).collect())
     }
 
+    fn optimizer_state_count(&self, parameter: &ReferenceParameter) -> usize {
+        parameter.state.len()
+    }
+
     fn set_optimizer_state(
         &self,
         parameter: &mut ReferenceParameter,
