@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use safetensors::SafeTensors;
+use serde_json::Value;
 use support::{Running, Said, fixture, refused, require_success, small_run, sppo};
 use support::{stdout_of, tch_library};
 
@@ -212,6 +213,32 @@ fn a_run_goes_on_with_another_division_to_the_same_bytes() {
     require_success(&run("moved", "optimizer").arg("--resume").output().unwrap());
     let [whole, moved] = ["whole", "moved"].map(|name| checkpoint(&directory.path().join(name), 2));
     assert!(moved == whole);
+}
+
+#[test]
+fn the_predicted_memory_is_that_of_a_rank_with_its_part() {
+    let Some(library) = tch_library() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let plan = |sharding: &str, data_type: &str| {
+        let mut run = sharded_run(directory.path(), "plan", &library, (2, sharding, data_type));
+        let plan: Value = serde_json::from_str(&stdout_of(run.arg("--dry-run"))).unwrap();
+        let training = plan["memory"]["estimate"]["training"].clone();
+        let [weights, state] =
+            ["weights", "optimizer_state"].map(|part| training[part].as_f64().unwrap());
+        (plan["memory"]["sharding"].as_str().unwrap().to_string(), weights, state)
+    };
+    for data_type in ["f32", "bf16"] {
+        let (_, weights, state) = plan("none", data_type);
+        for sharding in ["optimizer", "gradients"] {
+            let (_, of_rank, state_of_rank) = plan(sharding, data_type);
+            let parts = [of_rank / weights, state_of_rank / state];
+            assert!((0.5..0.55).contains(&parts[1]), "{data_type}, {sharding}: {parts:?}");
+            // In bf16 each rank keeps the copies, the table and its part of the rest.
+            let expected = if data_type == "f32" { 1.0..1.01 } else { 0.6..0.9 };
+            assert!(expected.contains(&parts[0]), "{data_type}, {sharding}: {parts:?}");
+        }
+    }
+    assert_eq!(plan("auto", "f32").0, "none", "this model fits as it is");
 }
 
 /// Process ids of the other ranks of a run that was started with `--processes`.

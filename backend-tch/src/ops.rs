@@ -452,6 +452,11 @@ impl Ops for TchOps {
         self.begin_to_sum(parameters, weight)
     }
 
+    fn prepare_for_decoding(&self, parameter: &mut Parameter) -> Result<()> {
+        parameter.free_cleared_gradient();
+        Ok(())
+    }
+
     fn cache(
         &self,
         layers: usize,

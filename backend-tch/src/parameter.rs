@@ -208,6 +208,12 @@ impl Parameter {
         self.square_sum = None;
     }
 
+    /// Frees memory that holds no gradient, so that there is room for a cache.
+    pub(crate) fn free_cleared_gradient(&mut self) {
+        self.gradient.free_cleared();
+        self.summed.free_cleared();
+    }
+
     /// The optimiser's state.
     pub(crate) fn state(&self) -> &[Tensor] {
         &self.state

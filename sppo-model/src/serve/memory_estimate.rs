@@ -34,8 +34,8 @@ pub struct MemoryTraits {
 /// Bytes of gradients that are summed while a backward pass goes on, where ranks divide gradients.
 pub const GRADIENTS_UNDER_WAY: u64 = 64 << 20;
 
-/// Copies of a weight on its way between ranks, beside the one that it becomes: the message, and that as a
-/// tensor.
+/// Copies of a weight's f32 values while it is sent to the ranks, beside those that were read: bytes, the
+/// message, and that as a tensor.
 const COPIES_ON_THE_WAY: u64 = 4;
 
 struct Estimator<'a> {
@@ -160,7 +160,7 @@ impl Estimator<'_> {
         let bytes = self.traits.number_bytes;
         let (matrices, vectors) = self.model_numbers();
         if self.adapters().is_some() {
-            let adapters = self.adapter_numbers() * self.bytes_of_trained();
+            let adapters = self.bytes_of_trained(self.adapter_numbers());
             return self.bytes_of_frozen() * matrices + bytes * vectors + adapters;
         }
         let products = self.product_numbers();
@@ -168,7 +168,7 @@ impl Estimator<'_> {
         // A table that is looked up stays whole in f32, and a tied one has a copy as well.
         let in_products = products - if self.config.tied_head { table } else { 0 };
         let tables = table * (bytes + if self.config.tied_head { self.copy_bytes() } else { 0 });
-        bytes * vectors + tables + in_products * self.bytes_of_trained()
+        bytes * vectors + tables + self.bytes_of_trained(in_products)
     }
 
     /// Bytes of a number of a matrix that is not trained.
@@ -182,11 +182,11 @@ impl Estimator<'_> {
         if operand_bytes < number_bytes { operand_bytes } else { 0 }
     }
 
-    /// Bytes of a number of a trained matrix: its f32 value, or this rank's part of it, and its copy.
-    fn bytes_of_trained(&self) -> u64 {
-        let (bytes, copy) = (self.traits.number_bytes, self.copy_bytes());
+    /// Bytes of so many numbers of trained matrices: their f32 values, or this rank's part, and their copies.
+    fn bytes_of_trained(&self, numbers: u64) -> u64 {
+        let (values, copy) = (numbers * self.traits.number_bytes, self.copy_bytes());
         let is_divided = copy > 0 && self.sharding() != Sharding::None;
-        copy + if is_divided { bytes.div_ceil(self.ranks) } else { bytes }
+        copy * numbers + if is_divided { values.div_ceil(self.ranks) } else { values }
     }
 
     fn table_numbers(&self) -> u64 {

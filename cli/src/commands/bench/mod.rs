@@ -316,7 +316,8 @@ fn describe(report: &BenchReport, terminal: &Terminal) -> String {
         format!(", predicted {} ({})", gibibytes(estimate.peak()), stages.join(", "))
     });
     // What a GPU holds is its own.
-    let peak = if report.device == "cpu" { "peak memory" } else { "peak memory of the host" };
+    let peak =
+        if report.device.starts_with("cpu") { "peak memory" } else { "peak memory of the host" };
     let boundary = describe_boundary(report);
     let scaling = report.scaling.map_or(String::new(), describe_scaling);
     format!(
