@@ -191,6 +191,13 @@ pub(crate) fn shardings(config: &Config, ranks: usize) -> Vec<Sharding> {
     }
 }
 
+/// Whether `auto` comes to a division after `smaller` did not fit what is free now. Gradients that are divided
+/// may be rounded otherwise, so whether they are must not depend on what else this machine does.
+pub(crate) fn comes_to(sharding: Sharding, smaller: Option<&MemoryPlan>) -> bool {
+    let is_enough = |plan: &MemoryPlan| plan.sharding == Sharding::Optimizer && plan.fits_machine();
+    sharding != Sharding::Gradients || !smaller.is_some_and(is_enough)
+}
+
 /// What ranks divide where the backend does not predict its memory: what changes no result.
 pub(crate) const UNPREDICTED_SHARDING: Sharding = Sharding::Optimizer;
 
@@ -212,7 +219,11 @@ pub(crate) fn settle_sharding(
         }),
     };
     let mut settled = if ranks == 1 { Sharding::None } else { UNPREDICTED_SHARDING };
+    let mut smaller = None;
     for sharding in shardings(config, ranks) {
+        if !comes_to(sharding, smaller.as_ref()) {
+            break;
+        }
         config.training.fitting_sharding = sharding;
         let spec = config.policy_spec(path.to_path_buf());
         let Some(plan) = MemoryPlan::new(backend, &spec, &work) else { break };
@@ -220,6 +231,7 @@ pub(crate) fn settle_sharding(
         if plan.fits_now() {
             break;
         }
+        smaller = Some(plan);
     }
     config.training.fitting_sharding = settled;
     note_if_alone(config, ranks, terminal);
@@ -318,6 +330,14 @@ mod tests {
         let plan = MemoryPlan { processes: 3, ..plan };
         let refused = plan.require_fit().unwrap_err().to_string();
         assert!(refused.contains("3.50 GiB in each of 3 processes"), "{refused}");
+    }
+
+    #[test]
+    fn gradients_are_divided_only_where_the_machine_is_too_small_for_anything_else() {
+        let optimizer = |total| MemoryPlan { sharding: Sharding::Optimizer, ..plan(total) };
+        assert!(comes_to(Sharding::Optimizer, Some(&plan(4 << 30))));
+        assert!(!comes_to(Sharding::Gradients, Some(&optimizer(4 << 30))));
+        assert!(comes_to(Sharding::Gradients, Some(&optimizer(3 << 30))));
     }
 
     #[test]

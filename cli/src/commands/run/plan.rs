@@ -219,8 +219,11 @@ impl RunPlan {
         let shardings = memory::shardings(&self.config, ranks);
         let candidates =
             sizes.flat_map(|tokens| shardings.iter().map(move |sharding| (tokens, *sharding)));
-        let mut plans = Vec::new();
+        let mut plans: Vec<(usize, MemoryPlan)> = Vec::new();
         for (tokens, sharding) in candidates {
+            if !memory::comes_to(sharding, plans.last().map(|(_, plan)| plan)) {
+                continue;
+            }
             let mut config = self.config.clone();
             config.training.micro_batch_tokens = tokens;
             config.training.fitting_sharding = sharding;
