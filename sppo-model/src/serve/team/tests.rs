@@ -31,7 +31,7 @@ struct Thread {
     rank: usize,
     to: Vec<Sender<Vec<u8>>>,
     from: Vec<Receiver<Vec<u8>>>,
-    /// Whether this rank's memory loses a bit in every step.
+    /// Whether this rank changes a number of its own in every step.
     is_faulty: bool,
 }
 
@@ -104,8 +104,7 @@ impl Collective<ReferenceOps> for Thread {
             entry.value.gradient = Some(sum);
         }
         if self.is_faulty {
-            let number = &mut parameters.entries_mut()[1].value.values[0];
-            *number = f64::from(f32::from_bits((*number as f32).to_bits() ^ 1));
+            parameters.entries_mut()[1].value.values[0] += 0.01;
         }
         Ok(())
     }
