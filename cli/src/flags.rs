@@ -76,6 +76,10 @@ flag_groups! {
     Oracle, Some("Plugins") => [
         Flag("--oracle", "oracle.name", Short),
     ];
+    /// The flag of the sampler.
+    Sampler, Some("Plugins") => [
+        Flag("--sampler", "sampler.name", Short),
+    ];
     /// Flags of sampling.
     Sampling, Some("Sampling") => [
         Flag("--samples", "sampling.samples_per_prompt", Short),

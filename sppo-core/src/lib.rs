@@ -10,6 +10,7 @@
 
 pub mod config;
 pub mod datasets;
+pub mod engine;
 pub mod error;
 pub mod evaluation;
 mod files;

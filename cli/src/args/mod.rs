@@ -12,7 +12,7 @@ pub(crate) use run::{
 };
 pub(crate) use settings::{
     BackendArguments, LoraArguments, ModelArguments, OracleArguments, ReportArguments,
-    SamplingArguments, SeedArguments, SettingsArguments, TrainingArguments,
+    SamplerArguments, SamplingArguments, SeedArguments, SettingsArguments, TrainingArguments,
 };
 pub(crate) use tools::{
     CompletionsArguments, ConfigArguments, ConfigCommand, GameArguments, GameKind, ManArguments,

@@ -6,7 +6,8 @@ use clap::{Args, Subcommand, ValueEnum, value_parser};
 use clap_complete::Shell;
 
 use super::{
-    BackendArguments, ModelArguments, OracleArguments, ReportArguments, SettingsArguments,
+    BackendArguments, ModelArguments, OracleArguments, ReportArguments, SamplerArguments,
+    SettingsArguments,
 };
 
 /// Self-play on a small game, exactly, beside the theorem's bound
@@ -77,7 +78,7 @@ pub(crate) struct MergeArguments {
     pub(crate) output: PathBuf,
 }
 
-/// The available backends and oracles
+/// The available backends, samplers and oracles
 ///
 /// sppo searches for plugins in this order: files and directories named here or in a configuration file
 /// (`plugins.files`, `plugins.path`), the directories of SPPO_PLUGIN_PATH, those added with
@@ -171,6 +172,8 @@ pub(crate) enum ConfigCommand {
         backend: BackendArguments,
         #[command(flatten)]
         oracle: OracleArguments,
+        #[command(flatten)]
+        sampler: SamplerArguments,
         #[command(flatten)]
         report: ReportArguments,
     },

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum, value_parser};
 
 use super::{
     BackendArguments, LoraArguments, ModelArguments, OracleArguments, ReportArguments,
-    SamplingArguments, SeedArguments, SettingsArguments,
+    SamplerArguments, SamplingArguments, SeedArguments, SettingsArguments,
 };
 
 /// Win rate of one model against another
@@ -40,6 +40,8 @@ pub(crate) struct EvalArguments {
     pub(crate) backend: BackendArguments,
     #[command(flatten)]
     pub(crate) oracle: OracleArguments,
+    #[command(flatten)]
+    pub(crate) sampler: SamplerArguments,
     #[command(flatten)]
     pub(crate) settings: SettingsArguments,
     #[command(flatten)]
@@ -82,6 +84,8 @@ pub(crate) struct ChatArguments {
     pub(crate) backend: BackendArguments,
     #[command(flatten)]
     pub(crate) oracle: OracleArguments,
+    #[command(flatten)]
+    pub(crate) sampler: SamplerArguments,
     #[command(flatten)]
     pub(crate) settings: SettingsArguments,
     #[command(flatten)]

@@ -1,11 +1,12 @@
 //! `sppo eval`: the win rate of one model against another.
 
 use serde::Serialize;
+use sppo_core::engine::EngineWork;
 use sppo_core::records::{ResponseStatistics, Rollout};
 use sppo_core::stages::{SamplingPass, SamplingSettings};
 use sppo_core::statistics::Interval;
 
-use super::session::Setup;
+use super::session::{Setup, served};
 use crate::args::EvalArguments;
 use crate::failure::Result;
 use crate::output;
@@ -47,8 +48,8 @@ struct ResponsesReport {
 }
 
 pub(super) fn eval(arguments: &EvalArguments, terminal: &Terminal) -> Result<()> {
-    let flags =
-        Flags::of(&[&arguments.settings, &arguments.backend, &arguments.oracle, arguments])?;
+    let EvalArguments { settings, backend, oracle, sampler, .. } = arguments;
+    let flags = Flags::of(&[settings, backend, oracle, sampler, arguments])?;
     let setup = Setup::new(arguments.settings.resolve(flags)?.config, terminal)?;
     let (session, config) = (setup.session(), &setup.config);
     let mut oracle = session.oracle()?;
@@ -63,11 +64,16 @@ pub(super) fn eval(arguments: &EvalArguments, terminal: &Terminal) -> Result<()>
         parameters: sampling.parameters(),
         ..session.evaluation_pass()
     };
-    let respond = |model: &str| -> Result<Vec<Rollout>> {
+    let mut engine = session.sampling_engine()?;
+    let mut respond = |model: &str| -> Result<Vec<Rollout>> {
         let model = setup.find(model, arguments.offline)?;
         model.check_prompts(&prompts, file, None)?;
+        let weights = served(model.path.clone());
         let mut policy = setup.load(model)?;
-        Ok(session.sample_held_out(policy.as_mut(), &prompts, &pass)?)
+        let work = EngineWork { prompts: &[&prompts], pass: &pass, weights_change: false };
+        session.sampled_by(engine.as_mut(), policy.as_mut(), &weights, work, |sampler| {
+            Ok(session.sample_held_out(sampler, &prompts, &pass)?)
+        })
     };
 
     session.try_oracle(oracle.as_mut())?;

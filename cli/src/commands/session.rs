@@ -1,10 +1,10 @@
 //! The setup of commands with a model: settings, plugins, a backend, and a display of the work.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sppo_core::config::Config;
 use sppo_core::observer::{Observer, SilentObserver};
-use sppo_core::plugin::{Backend, Oracle, Policy};
+use sppo_core::plugin::{Backend, Oracle, Policy, ServedWeights};
 use sppo_core::plugins::PluginRegistry;
 use sppo_core::session::Session;
 
@@ -12,6 +12,11 @@ use crate::failure::Result;
 use crate::interrupt;
 use crate::models::{self, LocalModel};
 use crate::terminal::{ProgressDisplay, Terminal};
+
+/// A model on this machine as a sampler's servers know it.
+pub(crate) fn served(path: PathBuf) -> ServedWeights {
+    ServedWeights { version: path.display().to_string(), path }
+}
 
 /// Owner of all that a command's [`Session`] refers to.
 pub(crate) struct Setup {

@@ -272,6 +272,7 @@ fn in_words(metrics: &[(&str, f64)]) -> String {
 fn label(stage: Stage) -> &'static str {
     match stage {
         Stage::Load => "load",
+        Stage::Refresh => "refresh",
         Stage::Sample => "sample",
         Stage::Judge => "judge",
         Stage::Reference => "reference",

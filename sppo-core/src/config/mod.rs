@@ -23,7 +23,7 @@ use crate::datasets::PromptSettings;
 use crate::error::{Error, Result};
 use crate::evaluation::EvaluationSettings;
 use crate::plugin::PolicySpec;
-use crate::plugins::{BackendChoice, OracleChoice, PluginSearch};
+use crate::plugins::{BackendChoice, OracleChoice, PluginSearch, SamplerChoice};
 use crate::selection::SelectionRule;
 use crate::stages::{PreferenceSettings, SamplingSettings, TrainingSettings};
 
@@ -52,6 +52,8 @@ pub struct Config {
     pub backend: BackendChoice,
     /// Judge, and its settings.
     pub oracle: OracleChoice,
+    /// Source of responses, and its settings.
+    pub sampler: SamplerChoice,
     /// Places of plugins that are not built in.
     pub plugins: PluginSearch,
     /// Prompts to train on and to compare models on.
@@ -102,6 +104,7 @@ impl Default for Config {
             seed: 42,
             backend: BackendChoice::default(),
             oracle: OracleChoice::default(),
+            sampler: SamplerChoice::default(),
             plugins: PluginSearch::default(),
             prompts: PromptSettings::default(),
             sampling: SamplingSettings::default(),

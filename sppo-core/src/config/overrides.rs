@@ -6,7 +6,7 @@ use toml::{Table, Value};
 use super::validate::DOCUMENT;
 use crate::error::{Error, Result};
 use crate::plugin::PluginKind;
-use crate::plugins::PluginSearch;
+use crate::plugins::{PluginSearch, kinds};
 use crate::schema::Schema;
 
 /// A source of JSON Schemas: kind and name of a plugin, and the places of plugins, to the schema of its settings.
@@ -96,8 +96,7 @@ pub(super) fn places_of_plugins(merged: &Table, overrides: &[Override]) -> Plugi
 fn of_plugin(key: &str) -> Option<(PluginKind, &str, &str)> {
     let (section, rest) = key.split_once('.')?;
     let (name, inner) = rest.split_once('.')?;
-    let kinds = [PluginKind::ORACLE, PluginKind::BACKEND];
-    let kind = kinds.into_iter().find(|kind| kind.name() == section)?;
+    let kind = kinds().find(|kind| kind.name() == section)?;
     Some((kind, name, inner))
 }
 

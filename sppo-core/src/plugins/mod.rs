@@ -15,4 +15,4 @@ pub use inspect::Trouble;
 pub use kinds::all as kinds;
 pub use registry::{PluginEntry, PluginRegistry, UsedPlugin, schema_of};
 pub use search::SearchStep;
-pub use sections::{BackendChoice, OracleChoice, PluginSearch, check_sections};
+pub use sections::{BackendChoice, OracleChoice, PluginSearch, SamplerChoice, check_sections};

@@ -32,6 +32,7 @@ impl SelfPlay<'_> {
         let held_out = self.respond_to_held_out(0)?;
         let mut report = IterationReport::new(0, self.inputs.starting_model.clone());
         report.describe_responses(&held_out);
+        report.log_prob_difference = self.log_prob_difference();
         report.seconds = started.elapsed().as_secs_f64();
         self.commit_report(&report)?;
         Ok(report)
@@ -60,6 +61,7 @@ impl SelfPlay<'_> {
         let held_out = self.respond_to_held_out(iteration)?;
         report.describe_responses(&held_out);
         report.win_rate = self.compare_with_start(&held_out)?;
+        report.log_prob_difference = self.log_prob_difference();
         report.seconds = started.elapsed().as_secs_f64();
         self.commit_report(&report)?;
         Ok(report)
@@ -77,8 +79,9 @@ impl SelfPlay<'_> {
         if let Some(rollouts) = self.committed(&name, &prompts)? {
             return Ok(rollouts);
         }
-        let policy = self.policy_after(iterations)?;
-        let rollouts = session.sample_held_out(policy, &prompts, &session.evaluation_pass())?;
+        let pass = session.evaluation_pass();
+        let rollouts = self
+            .sampled_by(iterations, |sampler| session.sample_held_out(sampler, &prompts, &pass))?;
         self.commit_rows(&name, &rollouts)?;
         Ok(rollouts)
     }

@@ -41,6 +41,7 @@ pub(super) fn run(arguments: &RunArguments, terminal: &Terminal) -> Result<()> {
     }
     let backend = models::backend(&plan.plugins, &plan.config)?;
     let mut oracle = plan.session(backend.as_ref(), &SilentObserver).oracle()?;
+    let engine = plan.session(backend.as_ref(), &SilentObserver).sampling_engine()?;
     let model =
         LocalModel::find(&plan.config.model, &plan.config, arguments.model.offline, terminal)?;
     let memory = plan.fit_memory(backend.as_ref(), &model, terminal)?;
@@ -61,10 +62,13 @@ pub(super) fn run(arguments: &RunArguments, terminal: &Terminal) -> Result<()> {
     }
 
     terminal.note(&plan.headline());
+    if let Some(note) = plan.note_on_sampler() {
+        terminal.note(&note);
+    }
     interrupt::watch();
     let display = terminal.progress().with_forecast(plan.expected_stages());
     let session = plan.session(backend.as_ref(), &display);
-    let played = self_play(session, oracle.as_mut(), inputs, &mut directory);
+    let played = self_play(session, oracle.as_mut(), engine, inputs, &mut directory);
     drop(display);
     let reports = played.map_err(|error| stopped(error, &plan, terminal))?;
     report::show(&plan, reports, arguments.report.json, terminal)

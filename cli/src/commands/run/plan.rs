@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 use sppo_core::config::{Config, Resolved, Source};
 use sppo_core::datasets::{PromptSet, PromptsPerIteration};
-use sppo_core::observer::{Observer, Stage};
+use sppo_core::observer::{Observer, SilentObserver, Stage};
 use sppo_core::plugin::{Backend, Manifest, Oracle, PluginKind, PolicySpec};
 use sppo_core::plugins::PluginRegistry;
 use sppo_core::run_directory::RunDirectory;
@@ -61,6 +61,7 @@ impl RunPlan {
         let chosen = [
             (PluginKind::BACKEND, &self.config.backend.name),
             (PluginKind::ORACLE, &self.config.oracle.name),
+            (PluginKind::SAMPLER, &self.config.sampler.name),
         ];
         let found = chosen.iter().filter_map(|(kind, name)| self.plugins.find(*kind, name).ok());
         found.filter_map(|entry| entry.manifest().cloned()).collect()
@@ -77,6 +78,18 @@ impl RunPlan {
             counted(self.prompts.training.len(), "prompt"),
             backend.name
         )
+    }
+
+    /// One line on what another engine than the policy changes.
+    pub(super) fn note_on_sampler(&self) -> Option<String> {
+        let sampler = &self.config.sampler;
+        (!sampler.is_policy()).then(|| {
+            format!(
+                "the sampler {} draws the answers; its log-probabilities are compared and not trained on \
+                 (training.reference_log_probs is recomputed)",
+                sampler.name
+            )
+        })
     }
 
     /// The long stages, with the work that each is expected to be, in sampled tokens.
@@ -114,6 +127,7 @@ impl RunPlan {
         let table = &self.config.oracle;
         let oracle = self.plugins.create_oracle(&table.name, table.chosen_settings())?;
         let requests = self.expected_requests(oracle.as_ref());
+        self.session(backend.as_ref(), &SilentObserver).sampling_engine()?;
         let memory = match LocalModel::find_at_hand(&self.config.model, &self.config, terminal)? {
             Some(model) => self.fit_memory(backend.as_ref(), &model, terminal)?,
             None => None,
@@ -389,6 +403,7 @@ fn flags(arguments: &RunArguments) -> Result<Flags> {
         &arguments.model,
         &arguments.backend,
         &arguments.oracle,
+        &arguments.sampler,
         &arguments.sampling,
         &arguments.training,
         arguments,
