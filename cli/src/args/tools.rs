@@ -64,18 +64,24 @@ pub(crate) enum GameKind {
 /// Merge low-rank adapters into their model
 ///
 /// Reads a directory in the layout of Python's PEFT, as written by training with --lora-rank, and the
-/// adapters' base model, which must be on this machine. Writes a complete checkpoint in f32.
+/// adapters' base model, which must be on this machine. Writes a complete checkpoint in f32. With --untied-head it
+/// takes a whole model too, and writes it as servers need it that reload weights.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
-  sppo merge runs/sppo/iteration-3/checkpoint --output merged/")]
+  sppo merge runs/sppo/iteration-3/checkpoint --output merged/
+  sppo merge smollm2-135m-instruct --output served/ --untied-head      a model to start vLLM from")]
 pub(crate) struct MergeArguments {
-    /// The directory of the adapters
+    /// The directory of the adapters, or with --untied-head of a model
     #[arg(value_name = "ADAPTERS")]
     pub(crate) adapters: PathBuf,
     /// The directory for the checkpoint; it must not hold one
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) output: PathBuf,
+    /// Write the output head as a tensor of its own where it is tied to the embeddings: vLLM reloads a tied head
+    /// wrongly
+    #[arg(long)]
+    pub(crate) untied_head: bool,
 }
 
 /// The available backends, samplers and oracles
