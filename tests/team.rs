@@ -1,6 +1,8 @@
 //! Runs of several processes on the backend tch, over torch.distributed's process group. Skipped where the
 //! library was built without libtorch.
 
+#[path = "support/rollout_server.rs"]
+mod rollout_server;
 mod support;
 
 use std::fs;
@@ -8,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rollout_server::{Behaviour, RolloutServer};
 use safetensors::SafeTensors;
 use support::{Running, Said, fixture, kill_after, refused, require_success, small_run, sppo};
 use support::{stdout_of, tch_library};
@@ -123,6 +126,25 @@ fn two_and_three_ranks_make_to_the_byte_what_one_process_makes() {
             );
         }
     }
+}
+
+#[test]
+fn rank_0_asks_the_servers_and_all_ranks_train() {
+    let Some(library) = tch_library() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let server = RolloutServer::start(&fixture("fixtures/lm/llama"), Behaviour::default());
+    let run = |processes: usize| {
+        let name = format!("of-{processes}");
+        let mut run = team_run(directory.path(), &name, &library, processes);
+        let endpoints = format!("sampler.vllm.endpoints=[\"{}\"]", server.url());
+        require_success(&run.args(["--sampler", "vllm", "--set", &endpoints]).output().unwrap());
+        directory.path().join(name)
+    };
+    let (alone, team) = (run(1), run(2));
+    assert_eq!(made_of_prompts(&team, 1), made_of_prompts(&alone, 1));
+    let [alone, team] = [alone, team].map(|run| checkpoint(&run, 1));
+    let start = fs::read(fixture("fixtures/lm/llama/model.safetensors")).unwrap();
+    assert!(difference(&team, &alone, &start) < 1e-4);
 }
 
 #[test]

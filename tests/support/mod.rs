@@ -46,11 +46,20 @@ impl Running {
 
     /// Waits until a condition holds that the program brings about.
     pub(crate) fn wait_until(&mut self, is_so: impl Fn() -> bool) {
+        self.wait_at_most(PATIENCE, is_so);
+    }
+
+    /// As [`Self::wait_until`], for a program that takes minutes to start.
+    pub(crate) fn wait_longer_until(&mut self, is_so: impl Fn() -> bool) {
+        self.wait_at_most(10 * PATIENCE, is_so);
+    }
+
+    fn wait_at_most(&mut self, patience: Duration, is_so: impl Fn() -> bool) {
         let started = Instant::now();
         while !is_so() {
             let ended = self.0.try_wait().unwrap();
             assert!(ended.is_none(), "it ended too early: {ended:?}");
-            assert!(started.elapsed() < PATIENCE, "waited in vain");
+            assert!(started.elapsed() < patience, "waited in vain");
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -168,6 +177,11 @@ pub(crate) fn refused(command: &mut Command, code: i32, told: &[&str]) {
 /// A two-iteration run of a random three-layer model that takes well under a second, with shards and
 /// training states small enough that a kill lands between commits.
 pub(crate) fn small_run(directory: &Path, name: &str) -> Command {
+    small_run_of(&fixture("fixtures/lm/llama"), directory, name)
+}
+
+/// As [`small_run`], of another model.
+pub(crate) fn small_run_of(model: &Path, directory: &Path, name: &str) -> Command {
     let mut command = sppo();
     command
         .arg("run")
@@ -175,7 +189,7 @@ pub(crate) fn small_run(directory: &Path, name: &str) -> Command {
         .arg("--run-directory")
         .arg(directory)
         .arg("--model")
-        .arg(fixture("fixtures/lm/llama"))
+        .arg(model)
         .arg("--prompts")
         .arg(fixture("fixtures/prompts-small.jsonl"))
         .arg("--held-out")
