@@ -9,7 +9,7 @@ use std::process::{Output, Stdio};
 use serde_json::Value;
 use support::{fixture, require_success, sppo, stdout_of};
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "run",
     "generate",
     "rank",
@@ -17,6 +17,7 @@ const COMMANDS: [&str; 14] = [
     "merge",
     "score",
     "eval",
+    "compare",
     "chat",
     "bench",
     "game",
@@ -177,7 +178,9 @@ fn the_embedded_plugins_are_listed_and_described() {
             ("oracle", "mixture"),
             ("oracle", "pairrm"),
             ("oracle", "reward"),
-            ("oracle", "rules")
+            ("oracle", "rules"),
+            ("sampler", "sglang"),
+            ("sampler", "vllm")
         ]
     );
 

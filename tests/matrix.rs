@@ -1,9 +1,11 @@
-//! Every backend with every oracle, all from libraries: a small run through the program ends, and ends as
+//! Every backend with every oracle and sampler, all from libraries: a small run through the program ends, and ends as
 //! it does with the candle that is built in.
 //!
 //! The row of tch is skipped where its library was built without libtorch. That of burn builds burn, so it
 //! is ignored unless asked for: `cargo test --release --test matrix -- --include-ignored`.
 
+#[path = "support/rollout_server.rs"]
+mod rollout_server;
 #[path = "../oracle-http/tests/support/mod.rs"]
 mod service;
 mod support;
@@ -12,6 +14,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::LazyLock;
 
+use rollout_server::{Behaviour as ServerBehaviour, RolloutServer};
 use serde_json::Value;
 use service::{Behaviour, Service};
 use support::{
@@ -92,11 +95,31 @@ const HTTP: Oracle = Oracle {
 
 /// Every iteration of a small run, as the program reports it; `None` where the backend is not to be had.
 fn run(backend: Option<Backend>, oracle: Oracle) -> Option<Vec<Value>> {
+    run_with(backend, oracle, Sampler::Policy)
+}
+
+/// The source of the responses of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sampler {
+    Policy,
+    /// A server of ours, which speaks as vLLM does and computes with candle.
+    Http,
+}
+
+/// As [`run`], with responses from this sampler.
+fn run_with(backend: Option<Backend>, oracle: Oracle, sampler: Sampler) -> Option<Vec<Value>> {
     let directory = tempfile::tempdir().unwrap();
     let judge = Service::start(Behaviour::default());
     let mut command = small_run(directory.path(), "run");
     if let Some(backend) = backend {
         backend.choose(&mut command)?;
+    }
+    let server;
+    if sampler == Sampler::Http {
+        let model = fixture("fixtures/lm/llama");
+        server = RolloutServer::start(&model, ServerBehaviour::default());
+        command.args(["--sampler", "vllm", "--plugin"]).arg(library("sppo-sampler-http"));
+        command.args(["--set", &format!("sampler.vllm.endpoints=[\"{}\"]", server.url())]);
     }
     command.args(["--oracle", oracle.name]);
     for name in oracle.libraries {
@@ -135,9 +158,21 @@ fn a_run_ends_as_with_candle(backend: Backend, oracle: Oracle) {
     let Some(found) = run(Some(backend), oracle) else {
         return;
     };
-    let expected = run(None, oracle).unwrap();
+    require_same_ends(&found, &run(None, oracle).unwrap());
+}
+
+fn a_served_run_ends_as_with_candle(backend: Backend) {
+    let Some(found) = run_with(Some(backend), RULES, Sampler::Http) else {
+        return;
+    };
+    let difference = found[2]["log_prob_difference"].as_f64().unwrap();
+    assert!(difference < 1e-3, "the server's log-probabilities are off by {difference}");
+    require_same_ends(&found, &run_with(None, RULES, Sampler::Http).unwrap());
+}
+
+fn require_same_ends(found: &[Value], expected: &[Value]) {
     assert_eq!((found.len(), expected.len()), (3, 3), "the start and two iterations");
-    for (iteration, (found, expected)) in found.iter().zip(&expected).enumerate() {
+    for (iteration, (found, expected)) in found.iter().zip(expected).enumerate() {
         for (number, tolerance) in NUMBERS {
             let [found, expected] =
                 [found, expected].map(|of| of.pointer(number).and_then(Value::as_f64));
@@ -206,7 +241,7 @@ fn a_training_step_is_that_of_candle(backend: Backend) {
     }
 }
 
-/// The tests of a backend, one for each oracle.
+/// The tests of a backend, one for each oracle, and for each sampler but the policy.
 macro_rules! row {
     ($backend:ident, $library:ident $(, #[$attribute:meta])?) => {
         mod $backend {
@@ -248,6 +283,12 @@ macro_rules! row {
             $(#[$attribute])?
             fn http() {
                 a_run_ends_as_with_candle(BACKEND, HTTP);
+            }
+
+            #[test]
+            $(#[$attribute])?
+            fn sampler_http() {
+                a_served_run_ends_as_with_candle(BACKEND);
             }
 
             #[test]

@@ -7,7 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use support::{fixture, library, refused, require_success, small_run, sppo, stdout_of};
+use support::{
+    fixture, library, refused, require_success, small_run, sppo, sppo_alone_in, stdout_of,
+};
 
 const PLUGIN: i32 = 6;
 
@@ -118,7 +120,7 @@ fn an_added_plugin_is_found_by_name_until_its_file_changes() {
     let file = directory.path().join("libmisbehaving.so");
     fs::copy(library("sppo-zoo-misbehaving"), &file).unwrap();
     let sppo = || {
-        let mut command = sppo();
+        let mut command = sppo_alone_in(&directory.path().join("program"));
         command.env("SPPO_DATA_DIRECTORY", directory.path().join("data"));
         command
     };

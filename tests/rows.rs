@@ -348,3 +348,53 @@ fn a_run_is_resumed_from_another_directory() {
     refused(&mut relative_run(&elsewhere, &more("4")), INPUT, &told);
     output_of(&mut relative_run(&here, &more("4")));
 }
+
+fn copy_of_model(directory: &Path) -> PathBuf {
+    let copy = directory.join("model");
+    fs::create_dir(&copy).unwrap();
+    for entry in fs::read_dir(model()).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
+    }
+    copy
+}
+
+#[test]
+fn a_broken_template_is_the_fault_of_the_model_and_not_of_a_row() {
+    let directory = tempfile::tempdir().unwrap();
+    let copy = copy_of_model(directory.path());
+    fs::write(copy.join("chat_template.jinja"), "{%}{{ 1 }}%}").unwrap();
+    let row = json!({"prompt": "Hi", "response": "a", "chosen": "a", "rejected": "b"});
+    let rows = written(directory.path(), "rows.jsonl", &format!("{row}\n"));
+    let out = directory.path().join("out.jsonl");
+    for command in ["generate", "score", "train"] {
+        let mut run = sppo();
+        run.arg(command).arg(&rows).arg("--model").arg(&copy).arg("--output").arg(&out);
+        if command == "train" {
+            run.args(["--objective", "dpo"]);
+        }
+        let fault = format!("error: {}: the model's chat template: syntax error", copy.display());
+        refused(&mut run, INPUT, &[&fault, "chat_template.jinja"]);
+    }
+}
+
+/// The program opens a model to check it, and the backend to use it.
+#[test]
+fn a_warning_about_a_model_is_said_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let copy = copy_of_model(directory.path());
+    let mut tokenizer: Value = read_json(&copy.join("tokenizer.json"));
+    let padding = json!({
+        "id": 512, "content": "[PAD]", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true,
+    });
+    tokenizer["added_tokens"].as_array_mut().unwrap().push(padding);
+    fs::write(copy.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let prompts = written(directory.path(), "prompts.jsonl", "{\"prompt\": \"Hi\"}\n");
+    let mut generate = sppo();
+    generate.arg("generate").arg(&prompts).arg("--model").arg(&copy);
+    generate.args(["--samples", "2", "--max-new-tokens", "1", "--output"]);
+    let output = output_of(generate.arg(directory.path().join("out.jsonl")));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(said.matches("no row for the padding token").count(), 1, "{said}");
+}

@@ -1,6 +1,8 @@
 //! Runs of several processes on the backend tch, over torch.distributed's process group. Skipped where the
 //! library was built without libtorch.
 
+#[path = "support/rollout_server.rs"]
+mod rollout_server;
 mod support;
 
 use std::fs;
@@ -8,21 +10,31 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rollout_server::{Behaviour, RolloutServer};
 use safetensors::SafeTensors;
-use support::{Running, Said, fixture, kill_after, refused, require_success, small_run, sppo};
+use serde_json::Value;
+use support::{Running, Said, fixture, refused, require_success, small_run, sppo};
 use support::{stdout_of, tch_library};
 
 const CONFIGURATION: i32 = 3;
 const PLUGIN: i32 = 6;
+const CANCELLED: i32 = 130;
 
 /// Patience of the ranks with each other, in seconds.
 const TIMEOUT: u64 = 5;
 
 /// A small run on tch, of so many processes with one thread each, that trains by plain gradient descent.
 fn team_run(directory: &Path, name: &str, library: &Path, processes: usize) -> Command {
+    let mut run = short_team_run(directory, name, library, processes);
+    run.args(["--optimizer", "sgd"]);
+    run
+}
+
+/// As [`team_run`], with the optimiser still to be named.
+fn short_team_run(directory: &Path, name: &str, library: &Path, processes: usize) -> Command {
     let mut run = small_run(directory, name);
     on_tch(&mut run, library, processes);
-    run.args(["--optimizer", "sgd", "--learning-rate", "0.01", "--max-gradient-norm", "1"]);
+    run.args(["--learning-rate", "0.01", "--max-gradient-norm", "1"]);
     run.args(["--set", "training.micro_batch_tokens=128"]);
     run.args(["--set", "training.reference_log_probs=\"recomputed\""]);
     run
@@ -126,30 +138,22 @@ fn two_and_three_ranks_make_to_the_byte_what_one_process_makes() {
 }
 
 #[test]
-fn killed_at_any_moment_a_team_resumes_to_the_same_bytes() {
+fn rank_0_asks_the_servers_and_all_ranks_train() {
     let Some(library) = tch_library() else { return };
     let directory = tempfile::tempdir().unwrap();
-    let run = |name: &str| team_run(directory.path(), name, &library, 2);
-    let started = Instant::now();
-    require_success(&run("whole").output().unwrap());
-    let whole = started.elapsed();
-    let expected = checkpoint(&directory.path().join("whole"), 2);
-    let mut kills = 0;
-    for attempt in 0..20 {
-        if kills == 5 {
-            break;
-        }
-        let moment = whole.mul_f64((f64::from(attempt + 1) * 0.618_034).fract());
-        let name = format!("killed-{attempt}");
-        if kill_after(&mut run(&name), moment).is_err() {
-            continue;
-        }
-        kills += 1;
-        require_success(&run(&name).arg("--resume-or-start").output().unwrap());
-        let found = checkpoint(&directory.path().join(&name), 2);
-        assert!(found == expected, "killed after {moment:?}");
-    }
-    assert_eq!(kills, 5, "the run ended before most of its kills");
+    let server = RolloutServer::start(&fixture("fixtures/lm/llama"), Behaviour::default());
+    let run = |processes: usize| {
+        let name = format!("of-{processes}");
+        let mut run = team_run(directory.path(), &name, &library, processes);
+        let endpoints = format!("sampler.vllm.endpoints=[\"{}\"]", server.url());
+        require_success(&run.args(["--sampler", "vllm", "--set", &endpoints]).output().unwrap());
+        directory.path().join(name)
+    };
+    let (alone, team) = (run(1), run(2));
+    assert_eq!(made_of_prompts(&team, 1), made_of_prompts(&alone, 1));
+    let [alone, team] = [alone, team].map(|run| checkpoint(&run, 1));
+    let start = fs::read(fixture("fixtures/lm/llama/model.safetensors")).unwrap();
+    assert!(difference(&team, &alone, &start) < 1e-4);
 }
 
 #[test]
@@ -170,6 +174,95 @@ fn a_run_goes_on_with_another_number_of_ranks() {
     assert!(difference(&moved, &alone, &start) < 1e-4);
 }
 
+/// A small run of several processes that divide what `sharding` says, with an optimiser that has state.
+fn sharded_run(
+    directory: &Path,
+    name: &str,
+    library: &Path,
+    (processes, sharding, data_type): (usize, &str, &str),
+) -> Command {
+    let mut run = short_team_run(directory, name, library, processes);
+    run.args(["--optimizer", "adamw", "--sharding", sharding]);
+    run.args(["--set", &format!("backend.tch.data_type=\"{data_type}\"")]);
+    run
+}
+
+#[test]
+fn a_divided_training_state_makes_the_bytes_of_a_whole_one() {
+    let Some(library) = tch_library() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    for (processes, data_type) in [(2, "f32"), (3, "bf16"), (4, "f32")] {
+        let run = |sharding: &str| {
+            let name = format!("{processes}-{data_type}-{sharding}");
+            let setting = (processes, sharding, data_type);
+            let mut run = sharded_run(directory.path(), &name, &library, setting);
+            require_success(&run.output().unwrap());
+            checkpoint(&directory.path().join(name), 2)
+        };
+        let whole = run("none");
+        for sharding in ["optimizer", "gradients"] {
+            assert!(run(sharding) == whole, "{processes} ranks, {data_type}, {sharding}");
+        }
+    }
+}
+
+#[test]
+fn adapters_are_divided_too() {
+    let Some(library) = tch_library() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let run = |sharding: &str| {
+        let mut run = sharded_run(directory.path(), sharding, &library, (2, sharding, "bf16"));
+        run.args(["--lora-rank", "4", "--lora-dropout", "0.1"]);
+        require_success(&run.output().unwrap());
+        let checkpoint = directory.path().join(sharding).join("iteration-2/checkpoint");
+        fs::read(checkpoint.join("adapter_model.safetensors")).unwrap()
+    };
+    assert!(run("gradients") == run("none"));
+}
+
+#[test]
+fn a_run_goes_on_with_another_division_to_the_same_bytes() {
+    let Some(library) = tch_library() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let run = |name: &str, sharding: &str| {
+        sharded_run(directory.path(), name, &library, (2, sharding, "bf16"))
+    };
+    require_success(&run("whole", "none").output().unwrap());
+    let mut first = Running::start(&mut run("moved", "gradients"));
+    let state = directory.path().join("moved/iteration-1/training-state");
+    first.wait_until(|| state.exists());
+    drop(first);
+    require_success(&run("moved", "optimizer").arg("--resume").output().unwrap());
+    let [whole, moved] = ["whole", "moved"].map(|name| checkpoint(&directory.path().join(name), 2));
+    assert!(moved == whole);
+}
+
+#[test]
+fn the_predicted_memory_is_that_of_a_rank_with_its_part() {
+    let Some(library) = tch_library() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let plan = |sharding: &str, data_type: &str| {
+        let mut run = sharded_run(directory.path(), "plan", &library, (2, sharding, data_type));
+        let plan: Value = serde_json::from_str(&stdout_of(run.arg("--dry-run"))).unwrap();
+        let training = plan["memory"]["estimate"]["training"].clone();
+        let [weights, state] =
+            ["weights", "optimizer_state"].map(|part| training[part].as_f64().unwrap());
+        (plan["memory"]["sharding"].as_str().unwrap().to_string(), weights, state)
+    };
+    for data_type in ["f32", "bf16"] {
+        let (_, weights, state) = plan("none", data_type);
+        for sharding in ["optimizer", "gradients"] {
+            let (_, of_rank, state_of_rank) = plan(sharding, data_type);
+            let parts = [of_rank / weights, state_of_rank / state];
+            assert!((0.5..0.55).contains(&parts[1]), "{data_type}, {sharding}: {parts:?}");
+            // In bf16 each rank keeps the copies, the table and its part of the rest.
+            let expected = if data_type == "f32" { 1.0..1.01 } else { 0.6..0.9 };
+            assert!(expected.contains(&parts[0]), "{data_type}, {sharding}: {parts:?}");
+        }
+    }
+    assert_eq!(plan("auto", "f32").0, "none", "this model fits as it is");
+}
+
 /// Process ids of the other ranks of a run that was started with `--processes`.
 fn other_ranks(leader: u32) -> Vec<u32> {
     let children = format!("/proc/{leader}/task/{leader}/children");
@@ -177,10 +270,93 @@ fn other_ranks(leader: u32) -> Vec<u32> {
     children.split_whitespace().filter_map(|id| id.parse().ok()).collect()
 }
 
-fn signal(name: &str, process: u32) {
+/// Whether there was such a process.
+fn send(name: &str, process: u32) -> bool {
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("kill -{name} \"$0\""), &process.to_string()]);
-    assert!(shell.status().expect("there is a shell").success());
+    shell.stderr(Stdio::null()).status().expect("there is a shell").success()
+}
+
+fn signal(name: &str, process: u32) {
+    assert!(send(name, process), "there is no process {process}");
+}
+
+/// Kills a rank after a while, and waits until rank 0 has ended; whether the run had not ended before.
+#[cfg(target_os = "linux")]
+fn kill_rank(command: &mut Command, rank: usize, after: Duration) -> bool {
+    let mut run = Running::start(command);
+    // What it says in the end would fill a pipe that nobody reads.
+    let _said = Said::by(&mut run);
+    let started = Instant::now();
+    while started.elapsed() < after {
+        if run.0.try_wait().unwrap().is_some() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let leader = run.0.id();
+    let victim = if rank == 0 { Some(leader) } else { other_ranks(leader).first().copied() };
+    // It may have ended meanwhile.
+    if let Some(process) = victim {
+        send("KILL", process);
+    }
+    !run.end().success()
+}
+
+/// Number of kills of each rank: some on every run of the tests, and as many as one likes by hand.
+#[cfg(target_os = "linux")]
+fn kills_of_each_rank() -> u32 {
+    std::env::var("SPPO_TEST_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(2)
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn whichever_rank_is_killed_at_any_moment_a_team_resumes_to_the_same_bytes() {
+    let Some(library) = tch_library() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let run = |name: &str, sharding: &str| {
+        sharded_run(directory.path(), name, &library, (2, sharding, "f32"))
+    };
+    let started = Instant::now();
+    require_success(&run("whole", "none").output().unwrap());
+    let whole = started.elapsed();
+    let expected = checkpoint(&directory.path().join("whole"), 2);
+    for (rank, sharding) in [(0, "gradients"), (1, "none")] {
+        let (mut kills, wanted) = (0, kills_of_each_rank());
+        for attempt in 1..=4 * wanted {
+            let moment = whole.mul_f64((f64::from(attempt) * 0.618_034).fract());
+            let name = format!("killed-{rank}-{attempt}");
+            if kills == wanted || !kill_rank(&mut run(&name, sharding), rank, moment) {
+                continue;
+            }
+            kills += 1;
+            require_success(&run(&name, sharding).arg("--resume-or-start").output().unwrap());
+            let found = checkpoint(&directory.path().join(&name), 2);
+            assert!(found == expected, "rank {rank} killed after {moment:?}");
+        }
+        assert_eq!(kills, wanted, "the run ended before most of its kills");
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn one_rank_alone_says_that_a_run_is_being_stopped() {
+    let Some(library) = tch_library() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let mut endless = team_run(directory.path(), "run", &library, 2);
+    endless.args(["--set", "training.epochs=1000000"]);
+    let mut run = Running::start(&mut endless);
+    let said = Said::by(&mut run);
+    let state = directory.path().join("run/iteration-1/training-state");
+    run.wait_until(|| state.exists());
+    let leader = run.0.id();
+    // As a terminal sends it to all.
+    for process in other_ranks(leader).into_iter().chain([leader]) {
+        signal("INT", process);
+    }
+    assert_eq!(run.end().code(), Some(CANCELLED));
+    let text = said.everything();
+    assert_eq!(text.matches("stopping as soon as").count(), 1, "{text}");
 }
 
 #[test]

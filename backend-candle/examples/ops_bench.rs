@@ -10,7 +10,8 @@ use std::time::Instant;
 use candle_core::Tensor;
 use sppo_backend_candle::{CandleOps, Parameter};
 use sppo_model::ops::{
-    Activation, AttentionSegment, AttentionShape, CachedRow, Ops, RotaryFrequencies, UpdateRule,
+    Activation, AttentionSegment, AttentionShape, CachedRow, Ops, Position, RotaryFrequencies,
+    UpdateRule,
 };
 use sppo_plugin::Optimizer;
 
@@ -157,7 +158,8 @@ impl Bench {
             ops.rms_norm_backward(&x, &mut norm, 1e-5, 0.0, &dy)
         })?;
         self.time("add", 4 * LAYERS, bytes(HIDDEN, 3), |ops| ops.add(&x, &dy))?;
-        let positions: Vec<u32> = (0..rows as u32).map(|row| row % 251).collect();
+        let positions: Vec<Position> =
+            (0..rows as u32).map(|row| Position::of(row % 251)).collect();
         let frequencies = rotary_frequencies();
         for (name, columns) in [("q", HIDDEN), ("k", KEY_VALUE)] {
             let x = self.activation(rows, columns)?;
@@ -304,7 +306,7 @@ impl Bench {
             ops.rms_norm(&q, &norm, 1e-5, 0.0)
         })?;
         self.time("add", 2 * LAYERS, bytes(HIDDEN * 3), |ops| ops.add(&q, &q))?;
-        let (positions, frequencies) = (vec![99; rows], rotary_frequencies());
+        let (positions, frequencies) = (vec![Position::of(99); rows], rotary_frequencies());
         self.time("rotary", 2 * LAYERS, bytes(HIDDEN * 2), |ops| {
             ops.rotary(&q, &positions, &frequencies)
         })?;
@@ -328,7 +330,7 @@ fn attention_shape() -> AttentionShape {
 
 fn rotary_frequencies() -> RotaryFrequencies {
     let frequency = |pair: i32| 100_000f32.powf(-pair as f32 / 32.0);
-    RotaryFrequencies { frequencies: (0..32).map(frequency).collect() }
+    RotaryFrequencies::of_heads((0..32).map(frequency).collect())
 }
 
 /// Prompts, each followed by two responses.

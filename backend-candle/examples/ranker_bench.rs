@@ -11,7 +11,7 @@ use std::time::Instant;
 use sppo_backend_candle as _;
 use sppo_core::plugins::PluginRegistry;
 use sppo_core::plugins::PluginSearch;
-use sppo_model::synthetic::{SYNTHETIC_RANKER_MARKERS, write_synthetic_ranker};
+use sppo_model::synthetic::{synthetic_ranker_sequence, write_synthetic_ranker};
 use sppo_plugin::ModelSpec;
 
 type AnyError = Box<dyn std::error::Error>;
@@ -35,7 +35,8 @@ fn main() -> Result<(), AnyError> {
     let mut scorer = backend.load_scorer(&ModelSpec { path })?;
     println!("loaded in {:.1} s", started.elapsed().as_secs_f64());
 
-    let sequences: Vec<Vec<u32>> = (0..pairs).map(|pair| sequence(pair, tokens)).collect();
+    let sequences: Vec<Vec<u32>> =
+        (0..pairs).map(|pair| synthetic_ranker_sequence(pair, tokens)).collect();
     scorer.score(&sequences[..1])?;
     // Measured on both sides of each round: machines that others use too change from minute to minute.
     let rate = || backend.matrix_product_rate(at_once * tokens, 1024, 4096);
@@ -56,17 +57,6 @@ fn main() -> Result<(), AnyError> {
         before = after;
     }
     Ok(())
-}
-
-/// A prompt of a tenth of the tokens, and two answers.
-fn sequence(pair: usize, tokens: usize) -> Vec<u32> {
-    let mut sequence: Vec<u32> =
-        (0..tokens).map(|place| ((pair * 7919 + place * 104_729) % 128_000) as u32).collect();
-    for (marker, place) in SYNTHETIC_RANKER_MARKERS.iter().zip([1, tokens / 10, tokens * 55 / 100])
-    {
-        sequence[place] = *marker;
-    }
-    sequence
 }
 
 /// Products of a pair, one multiplication and one addition each: the layers' matrices, and the scores of

@@ -57,6 +57,7 @@ impl Plugin for CandleBackend {
             GenerationLimits { max_batch_size: config.max_rows, ..GenerationLimits::default() };
         let memory = MemoryTraits {
             number_bytes: size_of::<f32>() as u64,
+            operand_bytes: size_of::<f32>() as u64,
             keeps_frozen_bf16: true,
             copies_matrices_for_decoding: true,
             logits: ops.limits,

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use candle_core::Tensor;
 use sppo_model::ops::{
     Accumulation, Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow,
-    LogitsLimits, Memo, Ops, RotaryFrequencies, UpdateRule,
+    LogitsLimits, Memo, MixtureGradients, Ops, Position, RotaryFrequencies, Routes, UpdateRule,
 };
 use sppo_model::serve::{MatrixRate, keep_large_buffers};
 use sppo_model::{ModelError, Result};
@@ -29,7 +29,7 @@ pub struct CandleOps {
     pub(crate) threads: Threads,
     pub(crate) limits: LogitsLimits,
     /// By frequencies and number of positions.
-    rotary_tables: Rc<Memo<f32, usize, RotaryTable>>,
+    rotary_tables: Rc<Memo<RotaryFrequencies, usize, RotaryTable>>,
 }
 
 /// Fewest positions of a rotary table, so that growing sequences rarely need another.
@@ -62,17 +62,17 @@ impl CandleOps {
     fn apply_rotary(
         &self,
         x: &Tensor,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
         inverse: bool,
     ) -> Result<Tensor> {
         let (rows, columns) = dimensions(x)?;
-        let positions_needed = positions.iter().max().map_or(0, |&largest| largest as usize + 1);
-        let size = positions_needed.next_power_of_two().max(FEWEST_POSITIONS);
-        let table =
-            self.rotary_tables.get_or_insert_with(&frequencies.frequencies, &size, || {
-                Ok::<_, ModelError>(RotaryTable::new(frequencies, size))
-            })?;
+        let indices = positions.iter().map(|position| position.index as usize + 1);
+        let size = indices.max().unwrap_or(0).next_power_of_two().max(FEWEST_POSITIONS);
+        let key = std::slice::from_ref(frequencies);
+        let table = self.rotary_tables.get_or_insert_with(key, &size, || {
+            Ok::<_, ModelError>(RotaryTable::new(frequencies, size))
+        })?;
         let table: &RotaryTable = &table;
         borrow!(x);
         let rotated = self.threads.run(|| apply_rotary(x, columns, positions, table, inverse));
@@ -169,6 +169,10 @@ impl Ops for CandleOps {
         parameter.state().iter().map(|state| self.values(state)).collect()
     }
 
+    fn optimizer_state_count(&self, parameter: &Parameter) -> usize {
+        parameter.state().len()
+    }
+
     fn set_optimizer_state(&self, parameter: &mut Parameter, state: Vec<Vec<f32>>) -> Result<()> {
         parameter.set_state(state)
     }
@@ -207,7 +211,7 @@ impl Ops for CandleOps {
     fn rotary(
         &self,
         x: &Tensor,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
     ) -> Result<Tensor> {
         self.apply_rotary(x, positions, frequencies, false)
@@ -255,6 +259,14 @@ impl Ops for CandleOps {
         let shape = x.dims();
         borrow!(x);
         tensor(self.threads.run(|| elementwise::scale(x, factor)), shape)
+    }
+
+    fn mixture(&self, parts: &[&Tensor], routes: &Routes) -> Result<Tensor> {
+        let features = parts.first().map_or(Ok((0, 0)), |part| dimensions(part))?.1;
+        let borrowed = parts.iter().map(|part| Values::of(part)).collect::<Result<Vec<_>>>()?;
+        let values: Vec<&[f32]> = borrowed.iter().map(|values| &**values).collect();
+        let sum = self.threads.run(|| elementwise::mixture(&values, features, routes));
+        tensor(sum, &[routes.row_count, features])
     }
 
     fn select_rows(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
@@ -348,7 +360,7 @@ impl Ops for CandleOps {
 
     fn rotary_backward(
         &self,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
         gradient: &Tensor,
     ) -> Result<Tensor> {
@@ -392,6 +404,25 @@ impl Ops for CandleOps {
             .threads
             .run(|| elementwise::gated_activation_backward(gate, up, activation, gradient));
         Ok([tensor(gate, shape)?, tensor(up, shape)?])
+    }
+
+    fn mixture_backward(
+        &self,
+        parts: &[&Tensor],
+        routes: &Routes,
+        gradient: &Tensor,
+    ) -> Result<MixtureGradients<Tensor>> {
+        borrow!(gradient);
+        let mut found = MixtureGradients { of_parts: Vec::new(), of_weights: Vec::new() };
+        for (&part, expert) in parts.iter().zip(&routes.experts) {
+            let (rows, features) = dimensions(part)?;
+            borrow!(part);
+            let backward = || elementwise::mixture_backward(part, features, expert, gradient);
+            let (of_part, of_weights) = self.threads.run(backward);
+            found.of_parts.push(tensor(of_part, &[rows, features])?);
+            found.of_weights.push(of_weights);
+        }
+        Ok(found)
     }
 
     fn select_rows_backward(

@@ -5,7 +5,8 @@ use std::ops::Range;
 use candle_core::Tensor;
 use sppo_backend_candle::{CandleOps, Parameter};
 use sppo_model::ops::{
-    Activation, AttentionSegment, AttentionShape, CachedRow, Ops, RotaryFrequencies, UpdateRule,
+    Activation, AttentionSegment, AttentionShape, CachedRow, Ops, Position, RotaryFrequencies,
+    UpdateRule,
 };
 use sppo_plugin::Optimizer;
 
@@ -200,13 +201,13 @@ fn rms_norm_matches_over_rows_and_over_heads() {
 #[test]
 fn rotary_turns_pairs_and_its_backward_turns_them_back() {
     let ops = ops();
-    let frequencies = RotaryFrequencies { frequencies: vec![1.0, 0.3, 0.01] };
-    let positions = [0, 7, 3, 900];
+    let frequencies = RotaryFrequencies::of_heads(vec![1.0, 0.3, 0.01]);
+    let positions = [0, 7, 3, 900].map(Position::of);
     let x = random(4 * 12, 8);
     let turned = ops.rotary(&tensor(&ops, &x, 4), &positions, &frequencies).unwrap();
     let mut exact = wide(&x);
     for (head, values) in exact.chunks_mut(6).enumerate() {
-        let position = f64::from(positions[head / 2]);
+        let position = f64::from(positions[head / 2].index);
         for pair in 0..3 {
             let angle = position * f64::from(frequencies.frequencies[pair]);
             let (first, second) = (values[pair], values[pair + 3]);

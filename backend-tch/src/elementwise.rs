@@ -1,14 +1,17 @@
 //! Rotary position embedding (arXiv 2104.09864) in the Hugging Face layout, gated activations, and
 //! selections and sums of rows.
 
-use sppo_model::ops::{Activation as ActivationFunction, RotaryFrequencies};
+use sppo_model::ops::{
+    Activation as ActivationFunction, ExpertRows, Position, RotaryFrequencies, Routes,
+};
 use tch::{Device, Kind, Tensor};
 
-use crate::tensors::{TorchResult, dimensions, index, upload};
+use crate::tensors::{TorchResult, dimensions, download, index, upload};
 
-/// Cosines and sines of a batch's positions, each `[rows, 1, head_size]`; the sines of the first half
-/// of a head are negated.
+/// Cosines and sines of a batch's positions, each `[rows, 1, rotated features]`; the sines of the first
+/// half are negated.
 pub(crate) struct RotaryTable {
+    head_size: i64,
     cosines: Tensor,
     sines: Tensor,
 }
@@ -16,7 +19,7 @@ pub(crate) struct RotaryTable {
 impl RotaryTable {
     /// A table for rows at these positions.
     pub(crate) fn new(
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
         device: Device,
     ) -> TorchResult<Self> {
@@ -25,12 +28,13 @@ impl RotaryTable {
         let mut sines = Vec::with_capacity(positions.len() * size);
         for &position in positions {
             for sign in [-1.0, 1.0] {
-                cosines.extend(frequencies.angles(position).map(|angle| angle.cos() as f32));
-                sines.extend(frequencies.angles(position).map(|angle| (sign * angle.sin()) as f32));
+                cosines.extend(frequencies.turns(position).map(|(cosine, _)| cosine));
+                sines.extend(frequencies.turns(position).map(|(_, sine)| sign * sine));
             }
         }
         let shape = [positions.len() as i64, 1, size as i64];
         Ok(Self {
+            head_size: frequencies.head_size as i64,
             cosines: upload(&cosines, &shape, device)?,
             sines: upload(&sines, &shape, device)?,
         })
@@ -44,14 +48,19 @@ impl RotaryTable {
 pub(crate) fn apply_rotary(x: &Tensor, table: &RotaryTable, inverse: bool) -> TorchResult<Tensor> {
     let (rows, columns) = dimensions(x)?;
     let size = table.cosines.size()[2];
-    let half = size / 2;
-    let heads = x.f_view([rows, columns / size, size])?;
-    let result = heads.f_mul(&table.cosines)?;
+    let (half, kept) = (size / 2, table.head_size - size);
+    let heads = x.f_view([rows, columns / table.head_size, table.head_size])?;
+    let turned = heads.f_narrow(2, 0, size)?;
+    let result = turned.f_mul(&table.cosines)?;
     for (to, from) in [(0, half), (half, 0)] {
         let sine = table.sines.f_narrow(2, if inverse { from } else { to }, half)?;
-        let other = heads.f_narrow(2, from, half)?;
+        let other = turned.f_narrow(2, from, half)?;
         let _ = result.f_narrow(2, to, half)?.f_addcmul_(&other, &sine)?;
     }
+    let result = match kept {
+        0 => result,
+        _ => Tensor::f_cat(&[result, heads.f_narrow(2, size, kept)?], 2)?,
+    };
     Ok(result.f_view([rows, columns])?)
 }
 
@@ -111,4 +120,38 @@ pub(crate) fn add_to_rows(
 /// Sums over all rows, in f32.
 pub(crate) fn column_sums(x: &Tensor) -> TorchResult<Tensor> {
     Ok(x.f_sum_dim_intlist([0].as_slice(), false, Kind::Float)?)
+}
+
+/// The weights of an expert's rows as a column, in the number format of `like`.
+fn row_weights(expert: &ExpertRows, like: &Tensor) -> TorchResult<Tensor> {
+    let weights = upload(&expert.weights, &[expert.weights.len() as i64, 1], like.device())?;
+    Ok(weights.f_to_kind(like.f_kind()?)?)
+}
+
+/// The sum of experts' outputs, each at the rows that chose it and with their weights.
+pub(crate) fn mixture(parts: &[&Tensor], routes: &Routes) -> TorchResult<Tensor> {
+    let columns =
+        parts.first().map_or(Ok(0), |part| dimensions(part).map(|(_, columns)| columns))?;
+    let options = match parts.first() {
+        Some(part) => (part.f_kind()?, part.device()),
+        None => (Kind::Float, Device::Cpu),
+    };
+    let mut sum = Tensor::f_zeros([routes.row_count as i64, columns], options)?;
+    for (part, expert) in parts.iter().zip(&routes.experts) {
+        let weighted = part.f_mul(&row_weights(expert, part)?)?;
+        let _ = sum.f_index_add_(0, &index(&expert.rows, part.device())?, &weighted)?;
+    }
+    Ok(sum)
+}
+
+/// Gradients of an expert's output and of the weights of its rows.
+pub(crate) fn mixture_backward(
+    part: &Tensor,
+    expert: &ExpertRows,
+    gradient: &Tensor,
+) -> TorchResult<(Tensor, Vec<f32>)> {
+    let of_rows = select_rows(gradient, &expert.rows)?;
+    let products = of_rows.f_mul(part)?;
+    let of_weights = products.f_sum_dim_intlist([1].as_slice(), false, Kind::Float)?;
+    Ok((of_rows.f_mul(&row_weights(expert, part)?)?, download(&of_weights)?))
 }

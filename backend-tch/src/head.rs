@@ -35,7 +35,7 @@ impl Head<'_> {
         targets: &[u32],
         keep: bool,
     ) -> TorchResult<(Vec<f32>, Option<Tensor>)> {
-        let (vocabulary, _) = dimensions(weight.value())?;
+        let (vocabulary, _) = weight.dimensions()?;
         self.limits.log_probs(
             [targets.len(), vocabulary as usize],
             keep,
@@ -69,7 +69,7 @@ impl Head<'_> {
         kept: Option<&Tensor>,
         coefficients: &[f32],
     ) -> TorchResult<Tensor> {
-        let (vocabulary, _) = dimensions(weight.value())?;
+        let (vocabulary, _) = weight.dimensions()?;
         let mut of_hidden = Vec::new();
         for part in self.limits.chunks(targets.len(), vocabulary as usize) {
             let of_part = |x: &Tensor| x.f_narrow(0, part.start as i64, part.len() as i64);

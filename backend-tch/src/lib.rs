@@ -22,6 +22,7 @@ mod ops;
 mod optimizer;
 mod parameter;
 mod process_group;
+mod sharding;
 mod team;
 mod tensors;
 
@@ -32,6 +33,6 @@ pub use device::choose_device;
 pub use ops::{TchOps, TchOptions};
 pub use parameter::Parameter;
 pub use process_group::{
-    AgentStore, Fault, GroupError, GroupResult, GroupSettings, Launch, Pending, ProcessGroup,
+    AgentStore, Fault, GroupError, GroupResult, GroupSettings, Launch, ProcessGroup, UnderWay,
 };
 pub use tensors::Activation;

@@ -6,7 +6,8 @@ use sppo_model::ops::Activation as ActivationFunction;
 use sppo_model::ops::encoder::{DisentangledShape, EncoderSegment};
 use sppo_model::ops::{
     Accumulation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, DeviceSampling,
-    LogitsLimits, Memo, Ops, RotaryFrequencies, SampledToken, UpdateRule,
+    LogitsLimits, Memo, MixtureGradients, Ops, ParameterId, ParameterStore, Position,
+    RotaryFrequencies, Routes, SampledToken, UpdateRule,
 };
 use sppo_model::serve::{MatrixRate, keep_large_buffers};
 use sppo_model::{ModelError, Result};
@@ -18,12 +19,14 @@ use crate::attention::packed::{PackedVarlen, attention, attention_backward};
 use crate::device::Context;
 use crate::draw::draw;
 use crate::elementwise::{
-    RotaryTable, add_to_rows, apply_rotary, column_sums, gated, gated_backward, select_rows,
+    RotaryTable, add_to_rows, apply_rotary, column_sums, gated, gated_backward, mixture,
+    mixture_backward, select_rows,
 };
 use crate::head::Head;
 use crate::linear::{add_weight_gradient, input_gradient, linear, matrix_product};
 use crate::norm::{Norm, fused_norm};
 use crate::parameter::Parameter;
+use crate::sharding::{Division, Shares};
 use crate::tensors::{Activation, TorchError, TorchResult, dimensions, download, index, upload};
 
 /// Settings of computation.
@@ -47,12 +50,14 @@ pub struct TchOps {
     pub(crate) context: Context,
     pub(crate) limits: LogitsLimits,
     pub(crate) memos: Rc<Memos>,
+    /// Of a policy that several processes train.
+    pub(crate) division: Option<Rc<Division>>,
 }
 
 /// Tables and plans that one layer computes and the next needs again.
 #[derive(Default)]
 pub(crate) struct Memos {
-    rotary: Memo<u32, RotaryFrequencies, RotaryTable>,
+    rotary: Memo<Position, RotaryFrequencies, RotaryTable>,
     /// By segments and window.
     packed: Memo<AttentionSegment, Option<usize>, Option<PackedVarlen>>,
     /// By rows, window and slots of the cache.
@@ -87,13 +92,28 @@ impl TchOps {
             chunk_bytes: if device.is_cuda() { 1 << 30 } else { 96 << 20 },
             chunk_rows: 4096,
         };
-        Ok(Self { context: Context { device, compute_dtype }, limits, memos: Rc::default() })
+        let context = Context { device, compute_dtype };
+        Ok(Self { context, limits, memos: Rc::default(), division: None })
+    }
+
+    fn new_parameter(
+        &self,
+        values: &[f32],
+        shape: &[usize],
+        trainable: bool,
+        shares: Shares,
+    ) -> TorchResult<Parameter> {
+        let Context { device, compute_dtype } = self.context;
+        // What is trained is f32, and so are norms. A frozen matrix is only ever multiplied with.
+        let is_operand = !trainable && shape.len() == 2;
+        let dtype = if is_operand { compute_dtype } else { Kind::Float };
+        Parameter::new(values, shape, trainable, (dtype, compute_dtype, device), shares)
     }
 
     fn apply_rotary(
         &self,
         x: &Activation,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
         inverse: bool,
     ) -> TorchResult<Activation> {
@@ -167,14 +187,17 @@ impl Ops for TchOps {
     }
 
     fn parameter(&self, values: Vec<f32>, shape: &[usize], trainable: bool) -> Result<Parameter> {
-        // What is trained is f32, and so are norms. A frozen matrix is only ever multiplied with.
-        let is_operand = !trainable && shape.len() == 2;
-        let dtype = if is_operand { self.context.compute_dtype } else { Kind::Float };
-        Ok(Parameter::new(&values, shape, trainable, (dtype, self.context.device))?)
+        let shares = self.shares(shape, trainable, false);
+        Ok(self.new_parameter(&values, shape, trainable, shares)?)
+    }
+
+    fn table(&self, values: Vec<f32>, shape: &[usize], trainable: bool) -> Result<Parameter> {
+        let shares = self.shares(shape, trainable, true);
+        Ok(self.new_parameter(&values, shape, trainable, shares)?)
     }
 
     fn parameter_values(&self, parameter: &Parameter) -> Result<Vec<f32>> {
-        Ok(download(parameter.value())?)
+        Ok(parameter.values()?)
     }
 
     fn parameter_gradient(&self, parameter: &Parameter) -> Result<Option<Vec<f32>>> {
@@ -196,6 +219,10 @@ impl Ops for TchOps {
 
     fn optimizer_state(&self, parameter: &Parameter) -> Result<Vec<Vec<f32>>> {
         Ok(parameter.state().iter().map(download).collect::<TorchResult<_>>()?)
+    }
+
+    fn optimizer_state_count(&self, parameter: &Parameter) -> usize {
+        parameter.state().len()
     }
 
     fn set_optimizer_state(&self, parameter: &mut Parameter, state: Vec<Vec<f32>>) -> Result<()> {
@@ -233,7 +260,7 @@ impl Ops for TchOps {
     fn rotary(
         &self,
         x: &Activation,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
     ) -> Result<Activation> {
         Ok(self.apply_rotary(x, positions, frequencies, false)?)
@@ -271,6 +298,11 @@ impl Ops for TchOps {
     fn scale(&self, x: &Activation, factor: f32) -> Result<Activation> {
         let scaled = x.0.f_mul_scalar(f64::from(factor));
         Ok(Activation(scaled.map_err(TorchError::from)?))
+    }
+
+    fn mixture(&self, parts: &[&Activation], routes: &Routes) -> Result<Activation> {
+        let parts: Vec<&Tensor> = parts.iter().map(|part| &part.0).collect();
+        Ok(Activation(mixture(&parts, routes)?))
     }
 
     fn select_rows(&self, x: &Activation, rows: &[u32]) -> Result<Activation> {
@@ -353,7 +385,7 @@ impl Ops for TchOps {
 
     fn rotary_backward(
         &self,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
         gradient: &Activation,
     ) -> Result<Activation> {
@@ -395,6 +427,21 @@ impl Ops for TchOps {
         Ok(gated_backward(&gate.0, &up.0, activation, &gradient)?.map(Activation))
     }
 
+    fn mixture_backward(
+        &self,
+        parts: &[&Activation],
+        routes: &Routes,
+        gradient: &Activation,
+    ) -> Result<MixtureGradients<Activation>> {
+        let mut found = MixtureGradients { of_parts: Vec::new(), of_weights: Vec::new() };
+        for (part, expert) in parts.iter().zip(&routes.experts) {
+            let (of_part, of_weights) = mixture_backward(&part.0, expert, &gradient.0)?;
+            found.of_parts.push(Activation(of_part));
+            found.of_weights.push(of_weights);
+        }
+        Ok(found)
+    }
+
     fn select_rows_backward(
         &self,
         rows: &[u32],
@@ -416,6 +463,19 @@ impl Ops for TchOps {
         let head = self.head(soft_cap);
         let kept = kept.as_ref().map(|kept| &kept.0);
         Ok(Activation(head.log_probs_backward(&hidden.0, weight, targets, kept, coefficients)?))
+    }
+
+    fn gradient_is_complete(
+        &self,
+        parameters: &mut ParameterStore<Self>,
+        weight: ParameterId,
+    ) -> Result<()> {
+        self.begin_to_sum(parameters, weight)
+    }
+
+    fn prepare_for_decoding(&self, parameter: &mut Parameter) -> Result<()> {
+        parameter.free_cleared_gradient();
+        Ok(())
     }
 
     fn cache(

@@ -3,12 +3,15 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use sppo_model::Result as ModelResult;
 use sppo_model::ops::ParameterStore;
 use sppo_model::serve::{Channel, Collective};
-use sppo_plugin::PluginError;
+use sppo_plugin::{PluginError, Sharding, StepReport};
 
 use crate::ops::TchOps;
+use crate::parameter::Parameter;
 use crate::process_group::{GroupSettings, Launch, ProcessGroup};
+use crate::tensors::download;
 
 /// Joins the processes of a launcher; `None` where this process is alone.
 pub(crate) fn join(timeout_seconds: f64) -> Result<Option<ProcessGroup>, PluginError> {
@@ -25,13 +28,12 @@ pub(crate) fn join(timeout_seconds: f64) -> Result<Option<ProcessGroup>, PluginE
 
 /// The processes of a group, each with models on an op set of its own.
 pub(crate) struct TchTeam {
-    group: ProcessGroup,
-    ops: TchOps,
+    group: Rc<ProcessGroup>,
 }
 
 impl TchTeam {
-    pub(crate) fn new(group: ProcessGroup, ops: TchOps) -> Rc<Self> {
-        Rc::new(Self { group, ops })
+    pub(crate) fn new(group: ProcessGroup) -> Rc<Self> {
+        Rc::new(Self { group: Rc::new(group) })
     }
 }
 
@@ -58,7 +60,45 @@ impl Channel for TchTeam {
 }
 
 impl Collective<TchOps> for TchTeam {
-    fn sum_gradients(&self, parameters: &mut ParameterStore<TchOps>) -> Result<(), PluginError> {
-        Ok(self.ops.sum_gradients(&self.group, parameters)?)
+    fn divide(&self, ops: &TchOps, sharding: Sharding) -> Result<TchOps, PluginError> {
+        Ok(ops.divided(Rc::clone(&self.group), sharding))
+    }
+
+    fn sum_gradients(
+        &self,
+        ops: &TchOps,
+        parameters: &mut ParameterStore<TchOps>,
+    ) -> Result<(), PluginError> {
+        Ok(ops.sum_gradients(parameters)?)
+    }
+
+    fn end_backward(
+        &self,
+        ops: &TchOps,
+        parameters: &mut ParameterStore<TchOps>,
+        own: ModelResult<()>,
+    ) -> ModelResult<()> {
+        ops.end_backward(parameters, own)
+    }
+
+    fn share_updates(
+        &self,
+        ops: &TchOps,
+        parameters: &mut ParameterStore<TchOps>,
+        own: ModelResult<StepReport>,
+    ) -> ModelResult<StepReport> {
+        ops.share_updates(parameters, own)
+    }
+
+    fn gather_values(&self, ops: &TchOps, parameter: &Parameter) -> ModelResult<Vec<f32>> {
+        ops.gather_values(parameter)
+    }
+
+    fn gather_state(&self, ops: &TchOps, parameter: &Parameter) -> ModelResult<Vec<Vec<f32>>> {
+        ops.gather_state(parameter)
+    }
+
+    fn replica_values(&self, _ops: &TchOps, parameter: &Parameter) -> ModelResult<Vec<f32>> {
+        Ok(download(&parameter.replica())?)
     }
 }

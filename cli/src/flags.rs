@@ -76,6 +76,10 @@ flag_groups! {
     Oracle, Some("Plugins") => [
         Flag("--oracle", "oracle.name", Short),
     ];
+    /// The flag of the sampler.
+    Sampler, Some("Plugins") => [
+        Flag("--sampler", "sampler.name", Short),
+    ];
     /// Flags of sampling.
     Sampling, Some("Sampling") => [
         Flag("--samples", "sampling.samples_per_prompt", Short),
@@ -96,6 +100,7 @@ flag_groups! {
         Flag("--planned-epochs", "training.planned_epochs", Long),
         Flag("--global-batch-size", "training.global_batch_size", Short),
         Flag("--micro-batch-tokens", "training.micro_batch_tokens", Long),
+        Flag("--sharding", "training.sharding", Long),
         Flag("--schedule", "training.schedule", Short),
         Flag("--warmup-ratio", "training.warmup_ratio", Short),
         Flag("--max-gradient-norm", "training.max_gradient_norm", Long),

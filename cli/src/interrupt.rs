@@ -5,7 +5,6 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sppo_core::observer::{Event, Observer};
 use sppo_core::plugin::{PluginAtWork, plugin_at_work};
 
 use crate::failure::ExitCode;
@@ -19,13 +18,21 @@ static WATCHING: Once = Once::new();
 /// From now on Ctrl-C (or a termination signal) sets a flag that long work polls. Commands that do not
 /// poll it must not call this.
 pub(crate) fn watch() {
-    WATCHING.call_once(set_handler);
+    WATCHING.call_once(|| set_handler(true));
 }
 
-fn set_handler() {
-    let outcome = ctrlc::set_handler(|| {
+/// As [`watch`], in a process that leaves it to another to say so.
+pub(crate) fn watch_silently() {
+    WATCHING.call_once(|| set_handler(false));
+}
+
+fn set_handler(speaks: bool) {
+    let outcome = ctrlc::set_handler(move || {
         if REQUESTED.swap(true, Ordering::SeqCst) {
             std::process::exit(ExitCode::Cancelled as i32);
+        }
+        if !speaks {
+            return;
         }
         // Nobody to tell when standard error is closed.
         let _ = writeln!(
@@ -53,17 +60,6 @@ fn name_who_is_waited_for() {
             std::io::stderr(),
             "still waiting: {plugin} {why}; press Ctrl-C again to stop at once"
         );
-    }
-}
-
-/// Shows nothing, and cancels when the user asks to stop.
-pub(crate) struct QuietObserver;
-
-impl Observer for QuietObserver {
-    fn event(&self, _event: Event<'_>) {}
-
-    fn is_cancelled(&self) -> bool {
-        requested()
     }
 }
 

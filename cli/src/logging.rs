@@ -1,9 +1,11 @@
 //! The program's log, on standard error: warnings by default, more with `-v` or `SPPO_LOG`.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
@@ -29,7 +31,7 @@ pub(crate) fn start(arguments: &TerminalArguments, terminal: &Terminal) {
     // Only a second call could fail, and there is none.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(AroundBars { terminal: terminal.clone() })
+        .with_writer(AroundBars { terminal: terminal.clone(), said: Arc::default() })
         .event_format(ForPeople { style: terminal.stderr_style() })
         .try_init();
 }
@@ -63,26 +65,43 @@ where
     }
 }
 
-/// Writes above the progress bars, so that they stay whole.
+/// Warnings that were written.
+type Said = Arc<Mutex<HashSet<Vec<u8>>>>;
+
+/// Writes above the progress bars, so that they stay whole, and each warning once: a model, for instance, is
+/// opened by the program and by its backend.
 struct AroundBars {
     terminal: Terminal,
+    said: Said,
 }
 
 impl<'a> MakeWriter<'a> for AroundBars {
     type Writer = LineWriter;
 
     fn make_writer(&'a self) -> Self::Writer {
-        LineWriter { terminal: self.terminal.clone() }
+        LineWriter { terminal: self.terminal.clone(), said: None }
+    }
+
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Self::Writer {
+        let is_warning = *metadata.level() == Level::WARN;
+        LineWriter { said: is_warning.then(|| Arc::clone(&self.said)), ..self.make_writer() }
     }
 }
 
 struct LineWriter {
     terminal: Terminal,
+    /// For a warning.
+    said: Option<Said>,
 }
 
 impl Write for LineWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.terminal.around_bars(|| io::stderr().write_all(bytes))?;
+        let is_new = self.said.as_ref().is_none_or(|said| {
+            said.lock().unwrap_or_else(PoisonError::into_inner).insert(bytes.to_vec())
+        });
+        if is_new {
+            self.terminal.around_bars(|| io::stderr().write_all(bytes))?;
+        }
         Ok(bytes.len())
     }
 

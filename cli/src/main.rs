@@ -22,6 +22,7 @@ use sppo_oracle_mixture as _;
 use sppo_oracle_pairrm as _;
 use sppo_oracle_reward as _;
 use sppo_oracle_rules as _;
+use sppo_sampler_http as _;
 
 use args::Arguments;
 use failure::ExitCode;

@@ -1,14 +1,18 @@
 //! Comparison of planned work with this machine's memory, before anything is loaded.
 
+use std::path::Path;
+
 use serde::Serialize;
 use sppo_core::config::Config;
 use sppo_core::plugin::{
-    Backend, MemoryEstimate, PlannedSampling, PlannedTraining, PlannedWork, PolicySpec,
+    Backend, MemoryEstimate, PlannedSampling, PlannedTraining, PlannedWork, PolicySpec, Sharding,
 };
 use sppo_core::selection::SelectionStrategy;
+use sppo_core::stages::ShardingChoice;
 use sppo_core::{Error, Result};
 
-use crate::terminal::{Alignment, Style, Table};
+use crate::team;
+use crate::terminal::{Alignment, Style, Table, Terminal};
 
 /// Memory of the machine, or of the container that this program runs in, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -39,7 +43,12 @@ impl MachineMemory {
 /// Memory of the planned work beside the machine's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct MemoryPlan {
+    /// Of one process: that which needs most.
     pub(crate) estimate: MemoryEstimate,
+    /// Processes on this machine, each of which needs as much.
+    pub(crate) processes: u64,
+    /// What the ranks divide.
+    pub(crate) sharding: Sharding,
     pub(crate) machine: Option<MachineMemory>,
 }
 
@@ -54,17 +63,23 @@ impl MemoryPlan {
         let estimate = estimate
             .inspect_err(|error| tracing::debug!(%error, "there is no memory estimate"))
             .ok()?;
-        Some(Self { estimate, machine: MachineMemory::now() })
+        let processes = team::processes_here() as u64;
+        Some(Self { estimate, processes, sharding: spec.sharding, machine: MachineMemory::now() })
+    }
+
+    /// The most that all processes on this machine take at a time.
+    fn peak(&self) -> u64 {
+        self.processes * self.estimate.peak()
     }
 
     /// Whether there is room beside everything else that the machine does, as far as is known.
     pub(crate) fn fits_now(&self) -> bool {
-        self.machine.is_none_or(|machine| self.estimate.peak() <= machine.available)
+        self.machine.is_none_or(|machine| self.peak() <= machine.available)
     }
 
     /// Whether there is room when the machine does nothing else, as far as is known.
     pub(crate) fn fits_machine(&self) -> bool {
-        self.machine.is_none_or(|machine| self.estimate.peak() <= machine.total)
+        self.machine.is_none_or(|machine| self.peak() <= machine.total)
     }
 
     /// A warning when there is room only if other programs release memory.
@@ -72,7 +87,7 @@ impl MemoryPlan {
         let machine = self.machine.filter(|_| self.fits_machine() && !self.fits_now())?;
         Some(format!(
             "up to {} of memory are needed, and {} are free now; end other programs",
-            gibibytes(self.estimate.peak()),
+            gibibytes(self.peak()),
             gibibytes(machine.available)
         ))
     }
@@ -83,10 +98,14 @@ impl MemoryPlan {
         let stages = self.estimate.stages();
         let fullest = stages.iter().max_by_key(|(_, stage)| stage.total());
         let (stage, needed) = fullest.map_or(("", 0), |(name, stage)| (*name, stage.total()));
+        let processes = match self.processes {
+            1 => String::new(),
+            processes => format!(" in each of {processes} processes"),
+        };
         Err(Error::configuration(
             "memory",
             format!(
-                "{stage} would take {}, and this machine has {}",
+                "{stage} would take {}{processes}, and this machine has {}",
                 gibibytes(needed),
                 gibibytes(machine.total)
             ),
@@ -113,6 +132,13 @@ impl MemoryPlan {
         let totals = stages.iter().map(|(_, stage)| cell(stage.total()));
         table.row(std::iter::once("in all".to_string()).chain(totals));
         let mut lines: Vec<String> = table.render(style).lines().map(String::from).collect();
+        if self.processes > 1 {
+            lines.push(format!(
+                "in each of {} processes on this machine, with {}",
+                self.processes,
+                described(self.sharding)
+            ));
+        }
         lines.push(match self.machine {
             Some(machine) => format!(
                 "this machine has {}, of which {} are free",
@@ -125,7 +151,25 @@ impl MemoryPlan {
     }
 }
 
-fn in_gib(bytes: u64) -> f64 {
+fn described(sharding: Sharding) -> &'static str {
+    match sharding {
+        Sharding::None => "nothing divided among ranks",
+        Sharding::Optimizer => "the optimiser's state divided among ranks",
+        Sharding::Gradients => "the optimiser's state and the gradients divided among ranks",
+    }
+}
+
+/// The most memory that this process has had in RAM, in bytes, from the kernel's own accounting; not known
+/// elsewhere than on Linux.
+pub(crate) fn peak() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kibibytes << 10)
+}
+
+/// Bytes in GiB.
+pub(crate) fn in_gib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 30)
 }
 
@@ -147,8 +191,71 @@ pub(crate) struct PromptSizes {
     pub(crate) context_length: usize,
 }
 
-/// The largest pieces of a run's work.
-pub(crate) fn run_work(config: &Config, prompts: PromptSizes) -> PlannedWork {
+/// What ranks may divide, from nothing on: for `auto` one after the other is to be tried.
+pub(crate) fn shardings(config: &Config, ranks: usize) -> Vec<Sharding> {
+    match config.training.sharding {
+        ShardingChoice::Auto if ranks > 1 => {
+            vec![Sharding::None, Sharding::Optimizer, Sharding::Gradients]
+        }
+        _ => vec![config.training.sharding()],
+    }
+}
+
+/// Whether `auto` comes to a division after `smaller` did not fit what is free now. Gradients that are divided
+/// may be rounded otherwise, so whether they are must not depend on what else this machine does.
+pub(crate) fn comes_to(sharding: Sharding, smaller: Option<&MemoryPlan>) -> bool {
+    let is_enough = |plan: &MemoryPlan| plan.sharding == Sharding::Optimizer && plan.fits_machine();
+    sharding != Sharding::Gradients || !smaller.is_some_and(is_enough)
+}
+
+/// What ranks divide where the backend does not predict its memory: what changes no result.
+pub(crate) const UNPREDICTED_SHARDING: Sharding = Sharding::Optimizer;
+
+/// Settles what `auto` divides, for training on micro-batches that are full. A user who asked to divide is
+/// told where there is nothing to divide among.
+pub(crate) fn settle_sharding(
+    config: &mut Config,
+    backend: &dyn Backend,
+    path: &Path,
+    terminal: &Terminal,
+) {
+    let ranks = backend.place().size;
+    let work = PlannedWork {
+        sampling: Vec::new(),
+        training: Some(PlannedTraining {
+            optimizer: config.training.optimizer.clone(),
+            tokens: config.training.micro_batch_tokens,
+            predicted_tokens: config.training.micro_batch_tokens,
+        }),
+    };
+    let mut settled = if ranks == 1 { Sharding::None } else { UNPREDICTED_SHARDING };
+    let mut smaller = None;
+    for sharding in shardings(config, ranks) {
+        if !comes_to(sharding, smaller.as_ref()) {
+            break;
+        }
+        config.training.fitting_sharding = sharding;
+        let spec = config.policy_spec(path.to_path_buf());
+        let Some(plan) = MemoryPlan::new(backend, &spec, &work) else { break };
+        settled = sharding;
+        if plan.fits_now() {
+            break;
+        }
+        smaller = Some(plan);
+    }
+    config.training.fitting_sharding = settled;
+    note_if_alone(config, ranks, terminal);
+}
+
+/// Tells a user who asked to divide that there is nothing to divide among.
+pub(crate) fn note_if_alone(config: &Config, ranks: usize, terminal: &Terminal) {
+    if ranks == 1 && config.training.sharding() != Sharding::None {
+        terminal.note("training.sharding divides nothing: this is one process");
+    }
+}
+
+/// The largest pieces of a run's work, of one of so many ranks.
+pub(crate) fn run_work(config: &Config, prompts: PromptSizes, ranks: usize) -> PlannedWork {
     let Config { sampling, training, selection, evaluation, .. } = config;
     let responses = match selection.strategy {
         SelectionStrategy::BestAndWorst => 2,
@@ -157,11 +264,13 @@ pub(crate) fn run_work(config: &Config, prompts: PromptSizes) -> PlannedWork {
     let room = prompts.context_length.saturating_sub(prompts.longest);
     let answers = responses * sampling.max_new_tokens.min(room);
     let longest = prompts.longest + answers;
-    let tokens = batch_tokens(config, training.global_batch_size.saturating_mul(longest), longest);
+    let examples = training.global_batch_size.div_ceil(ranks);
+    let tokens = batch_tokens(config, examples.saturating_mul(longest), longest);
     let training_request =
         (prompts.training.min(sampling.prompts_per_shard), sampling.samples_per_prompt);
-    let held_out_request =
-        evaluation.enabled.then_some((prompts.held_out, evaluation.samples_per_prompt));
+    let held_out_request = evaluation
+        .enabled
+        .then_some((prompts.held_out.div_ceil(ranks), evaluation.samples_per_prompt));
     let requests = std::iter::once(training_request).chain(held_out_request);
     let requests = requests.map(|(prompt_count, samples_per_prompt)| PlannedSampling {
         prompts: prompt_count,
@@ -199,6 +308,8 @@ mod tests {
                 training: stage(3 << 30, 1 << 29),
                 ..MemoryEstimate::default()
             },
+            processes: 1,
+            sharding: Sharding::None,
             machine: Some(MachineMemory { total, available: total / 2 }),
         }
     }
@@ -220,6 +331,23 @@ mod tests {
             "{warning}"
         );
         assert_eq!(plan(3 << 30).warning(), None);
+    }
+
+    #[test]
+    fn each_process_of_this_machine_takes_its_part_of_it() {
+        let plan = MemoryPlan { processes: 2, ..plan(8 << 30) };
+        assert!(plan.fits_machine() && !plan.fits_now());
+        let plan = MemoryPlan { processes: 3, ..plan };
+        let refused = plan.require_fit().unwrap_err().to_string();
+        assert!(refused.contains("3.50 GiB in each of 3 processes"), "{refused}");
+    }
+
+    #[test]
+    fn gradients_are_divided_only_where_the_machine_is_too_small_for_anything_else() {
+        let optimizer = |total| MemoryPlan { sharding: Sharding::Optimizer, ..plan(total) };
+        assert!(comes_to(Sharding::Optimizer, Some(&plan(4 << 30))));
+        assert!(!comes_to(Sharding::Gradients, Some(&optimizer(4 << 30))));
+        assert!(comes_to(Sharding::Gradients, Some(&optimizer(3 << 30))));
     }
 
     #[test]

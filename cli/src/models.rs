@@ -117,6 +117,17 @@ impl LocalModel {
         Ok(Self { checkpoint, ..self })
     }
 
+    /// Refuses a model that cannot render conversations: no row of a file is at fault then.
+    ///
+    /// # Errors
+    /// When it has no chat template, or one that does not compile.
+    pub(crate) fn require_template(&self) -> CoreResult<()> {
+        match self.checkpoint.text().template_fault() {
+            None => Ok(()),
+            Some(fault) => Err(Error::input(&self.path, fault).with_hint(TEMPLATE_HINT)),
+        }
+    }
+
     /// Refuses prompts that the model cannot answer, before any work is done: those that its chat template
     /// refuses, and those that fill its context or `training.max_length`, where that is given. Returns the
     /// tokens of the longest.
@@ -129,11 +140,7 @@ impl LocalModel {
         file: Option<&Path>,
         max_length: Option<usize>,
     ) -> Result<usize> {
-        if !self.checkpoint.text().has_template() {
-            return Err(Error::input(&self.path, "the model has no chat template")
-                .with_hint(TEMPLATE_HINT)
-                .into());
-        }
+        self.require_template()?;
         let context = self.checkpoint.config().context_length;
         let mut longest = 0;
         for prompt in prompts {

@@ -68,7 +68,10 @@ impl Flags {
 }
 
 /// Puts the layers together, and refuses settings of plugins that do not exist.
-fn resolve(layers: &Layers) -> Result<Resolved> {
+///
+/// # Errors
+/// When a file cannot be read, or a setting is unknown or makes no sense.
+pub(crate) fn resolve(layers: &Layers) -> Result<Resolved> {
     let resolved = Config::resolve_with(layers, &schema_of)?;
     check_sections(&resolved)?;
     Ok(resolved)
@@ -82,16 +85,22 @@ fn path_text<'a>(flag: &str, path: &'a Path) -> Result<&'a str> {
 }
 
 impl SettingsArguments {
+    /// The layers that these flags name, with flags uppermost; no preset where none is named.
+    pub(crate) fn layers(&self, flags: Flags) -> Layers {
+        Layers {
+            preset: self.preset.map(Into::into),
+            files: self.config.clone(),
+            overrides: flags.0,
+        }
+    }
+
     /// The settings of all layers, these flags uppermost.
     ///
     /// # Errors
     /// When a file cannot be read, or a setting is unknown or makes no sense.
     pub(crate) fn resolve(&self, flags: Flags) -> Result<Resolved> {
-        resolve(&Layers {
-            preset: Some(self.preset.unwrap_or_default().into()),
-            files: self.config.clone(),
-            overrides: flags.0,
-        })
+        let preset = Some(self.preset.unwrap_or_default().into());
+        resolve(&Layers { preset, ..self.layers(flags) })
     }
 
     /// As [`Self::resolve`], on top of complete settings such as those of an earlier run. A named preset or

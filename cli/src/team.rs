@@ -18,10 +18,19 @@ use crate::{commands, interrupt};
 
 const RANK: &str = "RANK";
 const PROCESSES: &str = "WORLD_SIZE";
+const RANK_HERE: &str = "LOCAL_RANK";
+const PROCESSES_HERE: &str = "LOCAL_WORLD_SIZE";
+const ADDRESS: &str = "MASTER_ADDR";
+const PORT: &str = "MASTER_PORT";
 
 /// Number of processes that a launcher has started; 1 without one.
 fn launched_processes() -> usize {
     variable(PROCESSES).unwrap_or(1)
+}
+
+/// Number of the processes among them that share this machine, as far as the launcher says.
+pub(crate) fn processes_here() -> usize {
+    variable(PROCESSES_HERE).filter(|_| launched_processes() > 1).unwrap_or(1).max(1)
 }
 
 fn variable(name: &str) -> Option<usize> {
@@ -39,7 +48,7 @@ pub(crate) fn serve(command: &Command) -> crate::failure::Result<()> {
     let Some(config) = backend_settings(command)? else { return Ok(()) };
     let plugins = models::plugins(&config)?;
     let backend = models::backend(&plugins, &config)?;
-    interrupt::watch();
+    interrupt::watch_silently();
     let served = backend.serve(&Member);
     Ok(served.map_err(Error::from)?)
 }
@@ -105,6 +114,28 @@ pub(crate) fn launch(arguments: &Arguments) -> Result<()> {
     }
 }
 
+/// This program with the same arguments, in one process; what it prints is for this one to read.
+///
+/// # Errors
+/// When the program's file is not known.
+pub(crate) fn one_process() -> std::io::Result<Program> {
+    const OF_SEVERAL: &str = "--processes";
+    let mut process = Program::new(std::env::current_exe()?);
+    let mut is_value = false;
+    for argument in std::env::args_os().skip(1) {
+        let text = argument.to_string_lossy();
+        let leave_out = is_value || text == "--json" || text.starts_with(OF_SEVERAL);
+        is_value = text == OF_SEVERAL;
+        if !leave_out {
+            process.arg(argument);
+        }
+    }
+    for name in [RANK, PROCESSES, RANK_HERE, PROCESSES_HERE, ADDRESS, PORT] {
+        process.env_remove(name);
+    }
+    Ok(process)
+}
+
 #[cfg(unix)]
 fn start(processes: usize) -> Result<()> {
     use std::os::unix::process::CommandExt;
@@ -119,10 +150,10 @@ fn start(processes: usize) -> Result<()> {
     let rank = |rank: usize| {
         let mut process = Program::new(&program);
         process.args(std::env::args_os().skip(1));
-        process.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
-        process.env(RANK, rank.to_string()).env("LOCAL_RANK", rank.to_string());
+        process.env(ADDRESS, "127.0.0.1").env(PORT, port.to_string());
+        process.env(RANK, rank.to_string()).env(RANK_HERE, rank.to_string());
         process.env(PROCESSES, processes.to_string());
-        process.env("LOCAL_WORLD_SIZE", processes.to_string());
+        process.env(PROCESSES_HERE, processes.to_string());
         process
     };
     let mut others = Others(Vec::new());

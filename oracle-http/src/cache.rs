@@ -45,7 +45,7 @@ impl KeyMaker {
     }
 
     /// The judge's own file.
-    fn file_name(&self) -> String {
+    pub(crate) fn file_name(&self) -> String {
         let digest: Key = self.0.clone().finalize().into();
         format!("{}.jsonl", &hexadecimal(&digest)[..16])
     }
@@ -131,6 +131,12 @@ impl Cache {
     /// Whether nothing is known of the judge.
     pub(crate) fn is_empty(&self) -> bool {
         self.known.is_empty()
+    }
+
+    /// The number of judgments that are known.
+    #[cfg(fuzzing)]
+    pub(crate) fn len(&self) -> usize {
+        self.known.len()
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<QuestionVerdict> {

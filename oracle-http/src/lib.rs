@@ -13,6 +13,8 @@ mod cache;
 mod call;
 mod config;
 mod exchange;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod oracle;
 mod protocol;
 mod question;

@@ -8,11 +8,18 @@
 //! Read [`self_play`] first: it is Algorithm 1 of the paper, top to bottom. [`objective`] holds every
 //! loss as a pure function.
 
+pub mod comparison;
 pub mod config;
 pub mod datasets;
+pub mod engine;
 pub mod error;
 pub mod evaluation;
 mod files;
+/// Entry points of the fuzz targets, which see what no other crate does.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    pub use crate::plugins::inspect_library;
+}
 pub mod game;
 pub mod metrics;
 pub mod objective;

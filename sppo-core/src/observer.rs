@@ -14,6 +14,8 @@ use crate::statistics::Interval;
 pub enum Stage {
     /// Loading the model.
     Load,
+    /// Handing the weights to the engine that samples, and comparing its numbers with the policy's.
+    Refresh,
     /// Sampling K responses per prompt.
     Sample,
     /// Asking the oracle.
@@ -90,6 +92,10 @@ pub struct IterationReport {
     /// Examples of which a response was cut, because it did not fit into `training.max_length`.
     #[serde(default)]
     pub cut_examples: usize,
+    /// Mean difference per token between the log-probabilities of the engine that samples and the policy's own,
+    /// when they were compared last; `None` where the policy samples itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_prob_difference: Option<f64>,
     /// Seconds that the iteration took in this process.
     pub seconds: f64,
 }
@@ -108,6 +114,7 @@ impl IterationReport {
             skipped_identical: 0,
             skipped_equal: 0,
             cut_examples: 0,
+            log_prob_difference: None,
             seconds: 0.0,
         }
     }
@@ -155,6 +162,8 @@ pub enum Event<'a> {
         elapsed: Duration,
         /// One line on the outcome.
         summary: String,
+        /// Tokens that were sampled in the stage; 0 in stages that sample none.
+        sampled_tokens: u64,
     },
     /// The optimiser took a step.
     TrainingStep(&'a TrainingStep),

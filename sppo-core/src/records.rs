@@ -102,6 +102,64 @@ impl Judgment {
     }
 }
 
+/// The oracle's word on two answers to one prompt: the probability that the challenger's is preferred, in each
+/// order of presentation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DuelVerdict {
+    /// Probability where the challenger's answer is read first.
+    pub read_first: f64,
+    /// Probability where it is read second.
+    pub read_second: f64,
+}
+
+impl DuelVerdict {
+    /// The mean over both orders: an oracle may prefer what it reads first, and of two equal answers each wins
+    /// half of the time.
+    #[must_use]
+    pub fn win_probability(&self) -> f64 {
+        0.5 * (self.read_first + self.read_second)
+    }
+
+    /// The duel of a matrix of two candidates, the challenger's first.
+    pub(crate) fn of(matrix: &PreferenceMatrix) -> Self {
+        Self { read_first: matrix.get(0, 1), read_second: 1.0 - matrix.get(1, 0) }
+    }
+}
+
+/// The oracle's judgment of a model's answers to one held-out prompt against those of an earlier model, sample
+/// against sample, in both orders of presentation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldOutDuels {
+    /// The iteration that made the earlier model; 0 is the starting model.
+    pub against: u32,
+    /// The prompt's id.
+    pub prompt_id: u64,
+    /// P(the model's answer is preferred), by sample, where the oracle reads it first.
+    pub read_first: Vec<f64>,
+    /// The same where the oracle reads it second.
+    pub read_second: Vec<f64>,
+}
+
+impl HeldOutDuels {
+    /// The judgment of the duels on a prompt.
+    #[must_use]
+    pub fn new(against: u32, prompt_id: u64, duels: &[DuelVerdict]) -> Self {
+        Self {
+            against,
+            prompt_id,
+            read_first: duels.iter().map(|duel| duel.read_first).collect(),
+            read_second: duels.iter().map(|duel| duel.read_second).collect(),
+        }
+    }
+
+    /// The duels, one per sample.
+    #[must_use]
+    pub fn duels(&self) -> Vec<DuelVerdict> {
+        let orders = self.read_first.iter().zip(&self.read_second);
+        orders.map(|(&read_first, &read_second)| DuelVerdict { read_first, read_second }).collect()
+    }
+}
+
 /// One response that is trained on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainingResponse {

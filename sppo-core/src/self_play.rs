@@ -15,22 +15,30 @@
 
 mod artifacts;
 mod evaluate;
+mod kept;
+mod record;
 
 use std::path::PathBuf;
 use std::time::Instant;
 
-use artifacts::Names;
+pub(crate) use artifacts::Names;
+pub use kept::kept_answers;
+pub use record::RunRecord;
 
 use crate::datasets::{PromptSet, write_generated};
+use crate::engine::{EngineWork, SamplingEngine};
 use crate::error::Result;
 use crate::metrics::MetricsObserver;
 use crate::observer::{Event, IterationReport, Observers, Stage};
-use crate::plugin::{Learner, Oracle, Policy};
+use crate::plugin::{Learner, Oracle, PluginError, Policy, Sampler, ServedWeights};
 use crate::records::{Judgment, Prompt, ResponseStatistics, Rollout, TrainingExample};
 use crate::run_directory::RunDirectory;
 use crate::selection::SkipCounts;
 use crate::session::Session;
 use crate::stages::{self, ReferenceLogProbs, TokenizationRule, TrainingProgress};
+
+/// Directory within the run for files of the engine that samples.
+const ENGINE_DIRECTORY: &str = "sampler";
 
 /// Inputs of a run, beside its settings.
 #[derive(Clone, Debug)]
@@ -42,21 +50,25 @@ pub struct RunInputs {
 }
 
 /// Plays all iterations, or those that are left, and reports on each; the first report (iteration 0)
-/// is about the starting model. The numbers go to `metrics.jsonl` in the run directory.
+/// is about the starting model. `engine` samples in place of the policy, where it is given. The numbers go to `metrics.jsonl` in the run directory.
 ///
 /// # Errors
 /// When a plugin or the run directory fails, or the observer cancels. What was committed stays.
 pub fn self_play(
     session: Session<'_>,
     oracle: &mut dyn Oracle,
+    mut engine: Option<SamplingEngine>,
     inputs: RunInputs,
     run: &mut RunDirectory,
 ) -> Result<Vec<IterationReport>> {
-    let metrics = MetricsObserver::new(run.root());
+    let metrics = MetricsObserver::of_run(run.root());
     let observer = &Observers(&[session.observer, &metrics]);
     let session = Session { observer, ..session };
     let shards_per_call = session.backend.place().size;
-    let mut play = SelfPlay { session, oracle, inputs, run, policy: None, shards_per_call };
+    if let Some(engine) = &mut engine {
+        engine.keep_files_in(run.root().join(ENGINE_DIRECTORY));
+    }
+    let mut play = SelfPlay { session, oracle, inputs, run, policy: None, engine, shards_per_call };
     let outcome = play.play();
     drop(play);
     metrics.outcome(outcome)
@@ -69,6 +81,8 @@ struct SelfPlay<'a> {
     run: &'a mut RunDirectory,
     /// The policy in memory, and the number of iterations that it is the result of.
     policy: Option<(u32, Box<dyn Policy>)>,
+    /// The engine that samples in place of the policy, where there is one.
+    engine: Option<SamplingEngine>,
     /// Shards that are sampled in one call; each is committed by itself.
     shards_per_call: usize,
 }
@@ -132,8 +146,9 @@ impl SelfPlay<'_> {
         for together in missing.chunks(self.shards_per_call) {
             let asked: Vec<&[Prompt]> = together.iter().map(|&shard| shards[shard]).collect();
             let session = self.session;
-            let policy = self.policy_after(iteration - 1)?;
-            let made = session.rollouts(&meter, policy, &asked, &pass)?;
+            let made = self.sampled_by(iteration - 1, |sampler| {
+                session.rollouts(&meter, sampler, &asked, &pass)
+            })?;
             for (&shard, made) in together.iter().zip(made) {
                 self.commit_rows(&Names::rollouts(iteration, shard), &made)?;
                 rollouts[shard] = Some(made);
@@ -238,6 +253,37 @@ impl SelfPlay<'_> {
         Ok(path)
     }
 
+    /// Samples from the policy `pi_{t}` after `iterations` iterations: by itself, or by the engine that holds its
+    /// weights.
+    fn sampled_by<T>(
+        &mut self,
+        iterations: u32,
+        sample: impl FnOnce(&mut dyn Sampler) -> Result<T>,
+    ) -> Result<T> {
+        self.policy_after(iterations)?;
+        let version = format!("{}/iteration-{iterations}", self.session.config.name);
+        let weights = ServedWeights { path: self.weights_after(iterations)?, version };
+        let pass = self.session.sampling_pass(0);
+        let Self { session, inputs, policy: Some((_, policy)), engine, .. } = self else {
+            return Err(PluginError::failed("the policy was not loaded").into());
+        };
+        let PromptSet { training, held_out } = &inputs.prompts;
+        let work = EngineWork { prompts: &[training, held_out], pass: &pass, weights_change: true };
+        session.sampled_by(engine.as_mut(), policy.as_mut(), &weights, work, sample)
+    }
+
+    fn log_prob_difference(&self) -> Option<f64> {
+        self.engine.as_ref()?.log_prob_difference()
+    }
+
+    /// Path of the weights after `iterations` iterations.
+    fn weights_after(&self, iterations: u32) -> Result<PathBuf> {
+        match iterations {
+            0 => Ok(self.inputs.starting_model.clone()),
+            _ => self.run.path(&Names::checkpoint(iterations)),
+        }
+    }
+
     /// The policy `pi_{t}` after `iterations` iterations, which stays in memory.
     fn policy_after(&mut self, iterations: u32) -> Result<&mut dyn Policy> {
         let policy = self.take_policy_after(iterations)?;
@@ -251,10 +297,7 @@ impl SelfPlay<'_> {
         if let Some((_, policy)) = self.policy.take().filter(|(after, _)| *after == iterations) {
             return Ok(policy);
         }
-        let path = match iterations {
-            0 => self.inputs.starting_model.clone(),
-            _ => self.run.path(&Names::checkpoint(iterations))?,
-        };
+        let path = self.weights_after(iterations)?;
         self.session.load_for_training(&path)
     }
 

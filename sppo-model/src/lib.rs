@@ -19,6 +19,8 @@
 //! - [`synthetic`]: models with random weights, for measurements.
 
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod golden;
 
 pub use error::{ModelError, Result};
@@ -55,6 +57,7 @@ pub mod ops {
     mod parameters;
     pub(crate) mod random;
     pub mod reference;
+    mod routing;
     mod tape;
     mod vocabulary;
 
@@ -62,10 +65,11 @@ pub mod ops {
     pub use memo::Memo;
     pub use parameter_state::{Accumulation, GradientSlot, ensure_state, state_count};
     pub use parameters::{NamedParameter, ParameterId, ParameterStore};
+    pub use routing::{ExpertRows, Routes, Routing};
     pub use tape::{AdapterUse, Graph, Tape, Variable};
     pub use vocabulary::{
         Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, DeviceSampling,
-        Ops, RotaryFrequencies, SampledToken, UpdateRule, not_finite,
+        MixtureGradients, Ops, Position, RotaryFrequencies, SampledToken, UpdateRule, not_finite,
     };
 }
 
@@ -93,19 +97,21 @@ pub mod decoder {
     mod forward;
     pub(crate) mod lora;
     mod packing;
+    mod rotary;
     mod sequence_classifier;
+    mod stored;
     mod weights;
 
-    pub use config::{
-        DecoderConfig, Family, NormPlacement, QueryKeyNorm, RotaryScaling, rotary_frequencies,
-    };
+    pub use config::{Container, DecoderConfig, Experts, Family, NormPlacement, QueryKeyNorm};
     pub use families::FAMILIES;
     pub(crate) use families::gguf_name;
     pub use forward::{AttentionSource, Decoder};
     pub use lora::{AdapterSource, merge};
+    pub(crate) use lora::{adapter_shapes, own_targets, stored_adapters};
     pub use packing::{InputLimits, PackedBatch};
+    pub use rotary::{Rotary, RotaryScaling};
     pub(crate) use sequence_classifier::DecoderClassifier;
-    pub(crate) use weights::adapter_shapes;
+    pub(crate) use stored::{StoredTensor, StoredWeight, stored_tensors};
     pub use weights::{DecoderWeights, TensorLayout, TensorSource, tensor_layout};
 }
 
@@ -172,6 +178,7 @@ pub mod training {
 
     mod decoder_model;
     mod optimizer;
+    pub(crate) mod state_file;
 
     pub use decoder_model::DecoderModel;
 }
@@ -187,7 +194,7 @@ pub mod serve {
     mod team;
 
     pub use backend::{MatrixRate, ModelBackend, keep_large_buffers};
-    pub use memory_estimate::MemoryTraits;
+    pub use memory_estimate::{GRADIENTS_UNDER_WAY, MemoryTraits};
     pub use policy::DecoderPolicy;
     pub use scorer::{ScorerKind, load_scorer};
     pub use team::{Channel, Collective};
@@ -200,5 +207,5 @@ pub mod synthetic {
     mod ranker;
 
     pub use decoder::{Shape, write_synthetic_model};
-    pub use ranker::{SYNTHETIC_RANKER_MARKERS, write_synthetic_ranker};
+    pub use ranker::{synthetic_ranker_sequence, write_synthetic_ranker};
 }

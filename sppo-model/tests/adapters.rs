@@ -276,6 +276,14 @@ fn ranks_and_scales_of_single_modules_count() {
         &mixed,
         "neither a module nor a regular expression",
     );
+    // a file of 20 KB whose expressions would take gigabytes
+    refused(
+        &json!({"rank_pattern": {r"\w{400}": 4}}),
+        &mixed,
+        "neither a module nor a regular expression",
+    );
+    let many: Value = (0..2001).map(|number| (format!("a{number}"), json!(4))).collect();
+    refused(&json!({"alpha_pattern": many}), &mixed, "names 2001 modules");
     refused(&json!({"lora_alpha": 0}), &mixed, "`lora_alpha` must be a number above 0");
 
     let directory = tempfile::tempdir().unwrap();

@@ -271,6 +271,103 @@ fn adapters_are_trained_by_every_optimizer_and_nothing_else_is() {
     }
 }
 
+#[test]
+fn an_expert_without_rows_has_a_gradient_of_zero_and_training_goes_on() {
+    let mut model = load_tiny(ReferenceOps, "qwen3_moe").unwrap();
+    model.begin_training(&Optimizer::default()).unwrap();
+    let first = model.forward(&pair()).unwrap()[0];
+    model.backward(&[-1.0]).unwrap();
+    let (mut idle, mut busy) = (0, 0);
+    for entry in model.parameters().entries() {
+        let gradient = model.ops().parameter_gradient(&entry.value).unwrap().unwrap();
+        let is_zero = gradient.iter().all(|&value| value == 0.0);
+        match entry.name.contains(".experts.") {
+            true if is_zero => idle += 1,
+            true => busy += 1,
+            false => assert!(!is_zero, "{}", entry.name),
+        }
+    }
+    // 4 rows with 2 of 8 experts each: some experts are not chosen
+    assert!(idle > 0 && busy > 0, "{idle} {busy}");
+    let settings = StepSettings { learning_rate: 1e-3, max_gradient_norm: None };
+    for step in 0..20 {
+        if step > 0 {
+            model.forward(&pair()).unwrap();
+            model.backward(&[-1.0]).unwrap();
+        }
+        model.step(&settings).unwrap();
+    }
+    let last = model.forward(&pair()).unwrap()[0];
+    assert!(last > first + 1.0, "{first} {last}");
+}
+
+#[test]
+fn adapters_of_fused_matrices_are_those_of_peft() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/lm/phi3");
+    let load = |path: &Path, target_modules: &[&str]| {
+        let target_modules = target_modules.iter().map(|name| name.to_string()).collect();
+        let adapters = LoraSettings { target_modules, ..lora(0.0) };
+        let spec = PolicySpec { adapters: Some(adapters), ..PolicySpec::new(path.to_path_buf()) };
+        DecoderPolicy::load(ReferenceOps, &spec, GenerationLimits::default())
+    };
+    let mut policy = load(&path, &["q_proj", "k_proj", "v_proj", "down_proj"]).unwrap();
+    policy.begin_training(&Optimizer::default()).unwrap();
+    for _ in 0..2 {
+        policy.forward(&pair()).unwrap();
+        policy.backward(&[-1.0]).unwrap();
+        let step = StepSettings { learning_rate: 0.01, max_gradient_norm: None };
+        policy.step(&step).unwrap();
+    }
+    let trained = policy.token_log_probs(&pair()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let saved = directory.path().join("adapters");
+    policy.save(&saved).unwrap();
+    let bytes = std::fs::read(saved.join("adapter_model.safetensors")).unwrap();
+    let stored = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let module = "base_model.model.model.layers.0.self_attn.qkv_proj";
+    let shape =
+        |name: &str| stored.tensor(&format!("{module}.{name}.weight")).unwrap().shape().to_vec();
+    assert_eq!((shape("lora_A"), shape("lora_B")), (vec![2, 64], vec![128, 2]));
+    assert_eq!(stored.len(), 4 * 2 * 2);
+
+    let mut again = load(&saved, &["qkv_proj", "down_proj"]).unwrap();
+    assert_eq!(again.token_log_probs(&pair()).unwrap(), trained);
+    let spec = PolicySpec::new(saved);
+    let merged = DecoderPolicy::load(ReferenceOps, &spec, GenerationLimits::default());
+    let merged = merged.unwrap().token_log_probs(&pair()).unwrap();
+    for (merged, trained) in merged.concat().into_iter().zip(trained.concat()) {
+        assert!((merged - trained).abs() < 1e-5, "{merged} {trained}");
+    }
+    // in a model that sees images, the language model's layers have longer names
+    let outer = directory.path().join("outer");
+    std::fs::create_dir(&outer).unwrap();
+    for entry in std::fs::read_dir(path.with_file_name("gemma3_text")).unwrap() {
+        let file = entry.unwrap().path();
+        std::fs::copy(&file, outer.join(file.file_name().unwrap())).unwrap();
+    }
+    let text: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(outer.join("config.json")).unwrap()).unwrap();
+    let config = json!({"model_type": "gemma3", "text_config": text});
+    std::fs::write(outer.join("config.json"), config.to_string()).unwrap();
+    let mut policy = load(&outer, &["o_proj"]).unwrap();
+    let saved = directory.path().join("adapters-of-outer");
+    policy.save(&saved).unwrap();
+    let bytes = std::fs::read(saved.join("adapter_model.safetensors")).unwrap();
+    let stored = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let module = "base_model.model.model.language_model.layers.0.self_attn.o_proj";
+    assert!(stored.tensor(&format!("{module}.lora_B.weight")).is_ok());
+    let mut again = load(&saved, &["o_proj"]).unwrap();
+    assert_eq!(again.token_log_probs(&pair()).unwrap(), policy.token_log_probs(&pair()).unwrap());
+
+    let error = |targets: &[&str]| load(&path, targets).map(|_| ()).unwrap_err().to_string();
+    assert!(
+        error(&["q_proj", "v_proj"]).contains("q_proj, k_proj, v_proj are one matrix, `qkv_proj`")
+    );
+    let llama = path.with_file_name("llama");
+    let refused = load(&llama, &["qkv_proj"]).map(|_| ()).unwrap_err().to_string();
+    assert!(refused.contains("no target module `qkv_proj` in this model"), "{refused}");
+}
+
 /// A tiny model of random weights with norms in other places than any known family has, in which one
 /// number of one weight may be changed.
 fn rearranged(

@@ -2,13 +2,27 @@
 
 mod support;
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 use sppo_model::formats::{GgufMetadata, GgufValue};
-use sppo_model::text::TextCodec;
+use sppo_model::text::{TextCodec, Tokenizer};
 use sppo_plugin::{Conversation, Message};
 use support::{fixture, read_json};
 
-const FAMILIES: [&str; 5] = ["llama", "mistral", "gemma2", "qwen2", "qwen3"];
+const FAMILIES: [&str; 11] = [
+    "llama",
+    "mistral",
+    "gemma2",
+    "gemma3_text",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "smollm3",
+    "olmo2",
+    "olmo3",
+    "phi3",
+];
 
 fn ids(value: &Value) -> Vec<u32> {
     serde_json::from_value(value.clone()).unwrap()
@@ -104,6 +118,35 @@ fn a_damaged_tokenizer_is_refused() {
 }
 
 /// The metadata that llama.cpp's converter writes for a Hugging Face tokenizer.
+/// What the library that reads them does not check: parts of length 0, cuts longer than a token, damaged maps, marks
+/// without tokens.
+#[test]
+fn a_tokenizer_that_contradicts_itself_fails_with_an_error() {
+    let sound = read_json(&fixture("llama").join("tokenizer.json"));
+    let strip = json!({"type": "Strip", "content": "a", "start": 1, "stop": 99});
+    let mark = json!([{"SpecialToken": {"id": "[X]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]);
+    for (part, value) in [
+        ("pre_tokenizer", json!({"type": "FixedLength", "length": 0})),
+        ("normalizer", json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"})),
+        ("normalizer", json!({"type": "Precompiled", "precompiled_charsmap": "/////w=="})),
+        ("decoder", strip),
+        (
+            "post_processor",
+            json!({"type": "TemplateProcessing", "single": mark, "pair": mark, "special_tokens": {}}),
+        ),
+    ] {
+        let mut tokenizer = sound.clone();
+        tokenizer[part] = value;
+        let opened = Tokenizer::from_json(tokenizer.to_string().as_bytes(), Path::new("t.json"));
+        let failed = opened.and_then(|opened| {
+            let tokens = opened.encode("a text", true)?;
+            opened.decode(&tokens)
+        });
+        let error = failed.expect_err(&tokenizer[part].to_string()).to_string();
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+}
+
 fn gguf_metadata(family: &str, kind: &str, word_rule: Option<&str>) -> GgufMetadata {
     let directory = fixture(family);
     let tokenizer = read_json(&directory.join("tokenizer.json"));

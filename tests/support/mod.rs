@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::fmt::Write as _;
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -17,7 +18,24 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The binary under test, without a user's environment.
 pub(crate) fn sppo() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sppo"));
+    without_environment(Path::new(env!("CARGO_BIN_EXE_sppo")))
+}
+
+/// The same in a directory of its own: plugins beside the program are found, and cargo puts the test plugins there
+/// when it builds the workspace.
+pub(crate) fn sppo_alone_in(directory: &Path) -> Command {
+    let program = directory.join("sppo");
+    if !program.exists() {
+        let built = env!("CARGO_BIN_EXE_sppo");
+        fs::create_dir_all(directory).expect("a directory");
+        let linked = fs::hard_link(built, &program);
+        linked.or_else(|_| fs::copy(built, &program).map(drop)).expect("a copy of the program");
+    }
+    without_environment(&program)
+}
+
+fn without_environment(program: &Path) -> Command {
+    let mut command = Command::new(program);
     for name in ["HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN"] {
         command.env_remove(name);
     }
@@ -46,11 +64,20 @@ impl Running {
 
     /// Waits until a condition holds that the program brings about.
     pub(crate) fn wait_until(&mut self, is_so: impl Fn() -> bool) {
+        self.wait_at_most(PATIENCE, is_so);
+    }
+
+    /// As [`Self::wait_until`], for a program that takes minutes to start.
+    pub(crate) fn wait_longer_until(&mut self, is_so: impl Fn() -> bool) {
+        self.wait_at_most(10 * PATIENCE, is_so);
+    }
+
+    fn wait_at_most(&mut self, patience: Duration, is_so: impl Fn() -> bool) {
         let started = Instant::now();
         while !is_so() {
             let ended = self.0.try_wait().unwrap();
             assert!(ended.is_none(), "it ended too early: {ended:?}");
-            assert!(started.elapsed() < PATIENCE, "waited in vain");
+            assert!(started.elapsed() < patience, "waited in vain");
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -168,6 +195,11 @@ pub(crate) fn refused(command: &mut Command, code: i32, told: &[&str]) {
 /// A two-iteration run of a random three-layer model that takes well under a second, with shards and
 /// training states small enough that a kill lands between commits.
 pub(crate) fn small_run(directory: &Path, name: &str) -> Command {
+    small_run_of(&fixture("fixtures/lm/llama"), directory, name)
+}
+
+/// As [`small_run`], of another model.
+pub(crate) fn small_run_of(model: &Path, directory: &Path, name: &str) -> Command {
     let mut command = sppo();
     command
         .arg("run")
@@ -175,7 +207,7 @@ pub(crate) fn small_run(directory: &Path, name: &str) -> Command {
         .arg("--run-directory")
         .arg(directory)
         .arg("--model")
-        .arg(fixture("fixtures/lm/llama"))
+        .arg(model)
         .arg("--prompts")
         .arg(fixture("fixtures/prompts-small.jsonl"))
         .arg("--held-out")

@@ -1,8 +1,8 @@
 //! Functions of each element, gated activations, sums, copies of rows.
 
 use rayon::prelude::*;
-use sppo_model::ops::Activation;
 use sppo_model::ops::encoder::Pointwise;
+use sppo_model::ops::{Activation, ExpertRows, Routes};
 
 use super::vector::{exp, gelu, multiply_add, sigmoid, tanh, vectorised};
 use super::{TASK_ELEMENTS, Uninitialised, copy, produce, rows_per_task};
@@ -230,4 +230,44 @@ pub(crate) fn add_row_sums(x: &[f32], out: &mut [f32]) {
         })
         .collect();
     partial_sums.iter().for_each(|sum| add_to(sum, out));
+}
+
+/// The sum of experts' outputs of `features` columns, each row in the order of the experts.
+pub(crate) fn mixture(parts: &[&[f32]], features: usize, routes: &Routes) -> Vec<f32> {
+    let mut terms: Vec<Vec<(f32, &[f32])>> = vec![Vec::new(); routes.row_count];
+    for (part, expert) in parts.iter().zip(&routes.experts) {
+        let rows = expert.rows.iter().zip(&expert.weights).zip(part.chunks_exact(features));
+        for ((&row, &weight), values) in rows {
+            terms[row as usize].push((weight, values));
+        }
+    }
+    let mut sum = vec![0.0; routes.row_count * features];
+    sum.par_chunks_exact_mut(features).zip(terms).for_each(|(sum, terms)| {
+        for (weight, values) in terms {
+            sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += weight * value);
+        }
+    });
+    sum
+}
+
+/// Gradients of an expert's output and of the weights of its rows.
+pub(crate) fn mixture_backward(
+    part: &[f32],
+    features: usize,
+    expert: &ExpertRows,
+    gradient: &[f32],
+) -> (Vec<f32>, Vec<f32>) {
+    let mut of_part = vec![0.0; part.len()];
+    let of_weights = of_part
+        .par_chunks_exact_mut(features)
+        .zip(part.par_chunks_exact(features))
+        .zip(expert.rows.par_iter().zip(&expert.weights))
+        .map(|((of_part, part), (&row, &weight))| {
+            let gradient = &gradient[row as usize * features..][..features];
+            of_part.iter_mut().zip(gradient).for_each(|(of, gradient)| *of = weight * gradient);
+            let products = part.iter().zip(gradient).map(|(a, b)| f64::from(a * b));
+            products.sum::<f64>() as f32
+        })
+        .collect();
+    (of_part, of_weights)
 }

@@ -1,14 +1,18 @@
 //! Rotary position embedding (arXiv 2104.09864) in the Hugging Face layout.
 
 use rayon::prelude::*;
-use sppo_model::ops::RotaryFrequencies;
+use sppo_model::ops::{Position, RotaryFrequencies};
 
 use super::vector::{multiply_add, vectorised};
 use super::{Uninitialised, produce, rows_per_task};
 
-/// Cosines and sines of all positions up to some length, each `[positions, head_size / 2]`.
+/// Cosines and sines of all positions up to some length, each `[positions, pairs]`; then those of long
+/// sequences, where they differ.
 pub(crate) struct RotaryTable {
-    half: usize,
+    head_size: usize,
+    pairs: usize,
+    positions: usize,
+    has_long: bool,
     cosines: Vec<f32>,
     sines: Vec<f32>,
 }
@@ -16,18 +20,40 @@ pub(crate) struct RotaryTable {
 impl RotaryTable {
     /// A table for positions below `positions`.
     pub(crate) fn new(frequencies: &RotaryFrequencies, positions: usize) -> Self {
-        let angles = (0..positions).flat_map(|position| frequencies.angles(position as u32));
-        let (cosines, sines) = angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
-        Self { half: frequencies.frequencies.len(), cosines, sines }
+        let has_long = frequencies.long_frequencies.is_some();
+        let place = |index, is_in_long_sequence| Position { index, is_in_long_sequence };
+        let all = 0..positions as u32;
+        let long = all.clone().filter(|_| has_long).map(|index| place(index, true));
+        let places = all.map(|index| place(index, false)).chain(long);
+        let (cosines, sines) = places.flat_map(|place| frequencies.turns(place)).unzip();
+        let (head_size, pairs) = (frequencies.head_size, frequencies.frequencies.len());
+        Self { head_size, pairs, positions, has_long, cosines, sines }
+    }
+
+    fn row(&self, position: Position) -> usize {
+        let before = if self.has_long && position.is_in_long_sequence { self.positions } else { 0 };
+        before + position.index as usize
     }
 }
 
 vectorised! {
     /// `x * cos + rotate_half(x) * sin` of every head of a row, where `rotate_half` maps the halves
-    /// `(a, b)` of a head to `(-b, a)`; a `sign` of -1 inverts the rotation.
-    fn rotate_row(x: &[f32], cosines: &[f32], sines: &[f32], sign: f32, out: &mut Uninitialised) {
+    /// `(a, b)` of the rotated features to `(-b, a)`; a `sign` of -1 inverts the rotation.
+    fn rotate_row(
+        x: &[f32],
+        head_size: usize,
+        cosines: &[f32],
+        sines: &[f32],
+        sign: f32,
+        out: &mut Uninitialised,
+    ) {
         let half = cosines.len();
-        for (x, out) in x.chunks_exact(2 * half).zip(out.chunks_exact_mut(2 * half)) {
+        for (x, out) in x.chunks_exact(head_size).zip(out.chunks_exact_mut(head_size)) {
+            let (x, kept) = x.split_at(2 * half);
+            let (out, kept_out) = out.split_at_mut(2 * half);
+            kept_out.iter_mut().zip(kept).for_each(|(out, &kept)| {
+                out.write(kept);
+            });
             let (first, second) = x.split_at(half);
             let (first_out, second_out) = out.split_at_mut(half);
             let pairs = cosines.iter().zip(sines).zip(first.iter().zip(second));
@@ -42,17 +68,17 @@ vectorised! {
 }
 
 /// Rotates every head of every row of `x` (`columns` features) by its position's angles, or back by
-/// them if `inverse`: the inverse is also the transpose, and so the backward pass.
+/// them if `inverse`, which is the transpose and so the backward pass.
 pub(crate) fn apply_rotary(
     x: &[f32],
     columns: usize,
-    positions: &[u32],
+    positions: &[Position],
     table: &RotaryTable,
     inverse: bool,
 ) -> Vec<f32> {
-    let half = table.half;
+    let (head_size, pairs) = (table.head_size, table.pairs);
     assert_eq!(x.len(), columns * positions.len(), "each row has one position");
-    assert_eq!(columns % (2 * half), 0, "rows are not whole heads");
+    assert_eq!(columns % head_size, 0, "rows are not whole heads");
     let sign = if inverse { -1.0 } else { 1.0 };
     let per_task = rows_per_task(columns);
     produce(x.len(), |out| {
@@ -62,9 +88,10 @@ pub(crate) fn apply_rotary(
             .for_each(|((out, x), positions)| {
                 let rows = out.chunks_exact_mut(columns).zip(x.chunks_exact(columns));
                 for ((out, x), &position) in rows.zip(positions) {
-                    let angles = position as usize * half..(position as usize + 1) * half;
-                    let (cosines, sines) = (&table.cosines[angles.clone()], &table.sines[angles]);
-                    rotate_row(x, cosines, sines, sign, out);
+                    let row = table.row(position) * pairs;
+                    let (cosines, sines) =
+                        (&table.cosines[row..][..pairs], &table.sines[row..][..pairs]);
+                    rotate_row(x, head_size, cosines, sines, sign, out);
                 }
             });
     })

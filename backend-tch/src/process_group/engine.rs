@@ -74,13 +74,6 @@ impl Engine {
         Operation::start(|raw| unsafe { sppo_all_reduce(raw, self.raw, tensor.as_ptr()) })
     }
 
-    /// `shard` becomes this rank's part of the sum of all ranks' `whole`.
-    pub(super) fn reduce_scatter(&self, shard: &Tensor, whole: &Tensor) -> EngineResult<Operation> {
-        let (shard, whole) = (shard.as_ptr(), whole.as_ptr());
-        // SAFETY: as above.
-        Operation::start(|raw| unsafe { sppo_reduce_scatter(raw, self.raw, shard, whole) })
-    }
-
     /// `whole` becomes the `shard`s of all ranks, one after another.
     pub(super) fn all_gather(&self, whole: &Tensor, shard: &Tensor) -> EngineResult<Operation> {
         let (whole, shard) = (whole.as_ptr(), shard.as_ptr());
@@ -148,12 +141,6 @@ unsafe extern "C" {
         result: *mut *mut c_void,
         engine: *mut c_void,
         tensor: *const C_tensor,
-    ) -> Answer;
-    fn sppo_reduce_scatter(
-        result: *mut *mut c_void,
-        engine: *mut c_void,
-        shard: *const C_tensor,
-        whole: *const C_tensor,
     ) -> Answer;
     fn sppo_all_gather(
         result: *mut *mut c_void,

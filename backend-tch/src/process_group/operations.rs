@@ -1,6 +1,5 @@
 //! The operations that all ranks of a group call together.
 
-use std::marker::PhantomData;
 use std::time::Duration;
 
 use tch::{Device, Kind, Tensor};
@@ -87,65 +86,44 @@ impl ProcessGroup {
         Err(self.fail(GroupError::new(Fault::Mismatch, Some(rank), message)))
     }
 
-    /// Begins to make the tensor the sum of all ranks' tensors.
+    /// Begins to make a tensor the sum of all ranks' tensors, in its memory.
     ///
     /// # Errors
     /// When the group has failed or the engine refuses the tensor.
-    pub fn all_reduce<'a>(&'a self, tensor: &'a mut Tensor) -> GroupResult<Pending<'a>> {
-        let step = self.begin(described("all_reduce", tensor))?;
-        let operation = self.data(tensor)?.all_reduce(tensor);
-        self.pending(step, operation)
+    pub fn begin_sum(&self, tensor: Tensor) -> GroupResult<UnderWay> {
+        let step = self.begin(described("all_reduce", &tensor))?;
+        let operation = self.data(&tensor)?.all_reduce(&tensor);
+        self.under_way(step, operation, tensor)
     }
 
-    /// Begins to make `shard` this rank's part of the sum of all ranks' `whole`. Dimension 0 of `whole` is
-    /// that of `shard` times the number of ranks.
+    /// Begins to make a tensor that of the rank `root`, in its memory.
     ///
     /// # Errors
-    /// As [`ProcessGroup::all_reduce`].
-    pub fn reduce_scatter<'a>(
-        &'a self,
-        shard: &'a mut Tensor,
-        whole: &'a Tensor,
-    ) -> GroupResult<Pending<'a>> {
-        let step = self.begin(described("reduce_scatter", whole))?;
-        let operation = self.data(whole)?.reduce_scatter(shard, whole);
-        self.pending(step, operation)
+    /// As [`Self::begin_sum`].
+    pub fn begin_broadcast(&self, tensor: Tensor, root: usize) -> GroupResult<UnderWay> {
+        let step = self.begin(described(&format!("broadcast from rank {root}"), &tensor))?;
+        let operation = self.data(&tensor)?.broadcast(&tensor, root);
+        self.under_way(step, operation, tensor)
     }
 
-    /// Begins to make `whole` the `shard`s of all ranks, one after another along dimension 0. `shard` may be
-    /// a part of `whole` that shares its memory.
+    /// Waits for an operation, and returns its tensor.
     ///
     /// # Errors
-    /// As [`ProcessGroup::all_reduce`].
-    pub fn all_gather_tensor<'a>(
-        &'a self,
-        whole: &'a mut Tensor,
-        shard: &'a Tensor,
-    ) -> GroupResult<Pending<'a>> {
-        let step = self.begin(described("all_gather", whole))?;
-        let operation = self.data(whole)?.all_gather(whole, shard);
-        self.pending(step, operation)
+    /// When it fails, or does not end within the group's time-out.
+    pub fn finish(&self, under_way: UnderWay) -> GroupResult<Tensor> {
+        let UnderWay { step, operation, tensor } = under_way;
+        self.complete(&step, Some(self.timeout()), Ok(operation))?;
+        Ok(tensor)
     }
 
-    /// Begins to make the tensor that of the rank `root`.
-    ///
-    /// # Errors
-    /// As [`ProcessGroup::all_reduce`].
-    pub fn broadcast_tensor<'a>(
-        &'a self,
-        tensor: &'a mut Tensor,
-        root: usize,
-    ) -> GroupResult<Pending<'a>> {
-        let step = self.begin(described(&format!("broadcast from rank {root}"), tensor))?;
-        let operation = self.data(tensor)?.broadcast(tensor, root);
-        self.pending(step, operation)
-    }
-
-    fn pending(&self, step: Step, operation: EngineResult<Operation>) -> GroupResult<Pending<'_>> {
+    fn under_way(
+        &self,
+        step: Step,
+        operation: EngineResult<Operation>,
+        tensor: Tensor,
+    ) -> GroupResult<UnderWay> {
         match operation {
-            Ok(operation) => {
-                Ok(Pending { group: self, step, operation: Some(operation), tensors: PhantomData })
-            }
+            Ok(operation) => Ok(UnderWay { step, operation, tensor }),
             Err(text) => Err(self.judge(step, None, text)),
         }
     }
@@ -165,39 +143,13 @@ impl ProcessGroup {
     }
 }
 
-/// An operation under way on tensors that it borrows. It is waited for when it is dropped, too.
+/// An operation under way on a tensor, to be ended by [`ProcessGroup::finish`]. Dropped before, it goes on by
+/// itself, and keeps the tensor's memory as long as it does.
 #[must_use = "an operation must be waited for"]
-pub struct Pending<'a> {
-    group: &'a ProcessGroup,
+pub struct UnderWay {
     step: Step,
-    operation: Option<Operation>,
-    tensors: PhantomData<&'a mut Tensor>,
-}
-
-impl Pending<'_> {
-    /// Waits for the operation.
-    ///
-    /// # Errors
-    /// When it fails, or does not end within the group's time-out.
-    pub fn wait(mut self) -> GroupResult<()> {
-        self.finish()
-    }
-
-    fn finish(&mut self) -> GroupResult<()> {
-        match self.operation.take() {
-            Some(operation) => {
-                self.group.complete(&self.step, Some(self.group.timeout()), Ok(operation))
-            }
-            None => Ok(()),
-        }
-    }
-}
-
-impl Drop for Pending<'_> {
-    fn drop(&mut self) {
-        // The group remembers the error, and tells it at the next operation.
-        let _ = self.finish();
-    }
+    operation: Operation,
+    tensor: Tensor,
 }
 
 /// An operation in words that are the same on all ranks exactly if it fits together.

@@ -8,7 +8,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -68,19 +67,17 @@ struct Operation {
   WorkReference work;
   // Absent on CUDA devices: there the future says only that the kernels are queued.
   std::shared_ptr<Latch> latch;
-  // What remains to be done when the engine is done; may be empty.
-  std::function<void()> finish;
 };
 
 namespace {
 
-Operation *started(WorkReference work, bool on_cpu, std::function<void()> finish = {}) {
+Operation *started(WorkReference work, bool on_cpu) {
   if (!on_cpu) {
-    return new Operation{std::move(work), nullptr, std::move(finish)};
+    return new Operation{std::move(work), nullptr};
   }
   auto latch = std::make_shared<Latch>();
   work->getFuture()->addCallback([latch](c10::ivalue::Future &) { latch->release(); });
-  return new Operation{std::move(work), std::move(latch), std::move(finish)};
+  return new Operation{std::move(work), std::move(latch)};
 }
 
 bool is_over(const Operation &operation, milliseconds patience) {
@@ -197,25 +194,6 @@ char *sppo_all_reduce(Operation **result, c10d::Backend *engine, const at::Tenso
   });
 }
 
-// `shard` becomes this rank's part of the sum of all `whole`s, and may be a part of this rank's `whole`.
-char *sppo_reduce_scatter(Operation **result, c10d::Backend *engine, const at::Tensor *shard,
-                          const at::Tensor *whole) noexcept {
-  return guarded([&] {
-    at::Tensor part = *shard;
-    if (!whole->is_cpu()) {
-      at::Tensor input = *whole;
-      *result = started(engine->_reduce_scatter_base(part, input), /*on_cpu=*/false);
-      return;
-    }
-    // gloo sums the whole in any case, and tells when it has only for this operation.
-    std::vector<at::Tensor> sums{whole->clone()};
-    const int64_t rank = engine->getRank();
-    *result = started(engine->allreduce(sums), /*on_cpu=*/true, [part, rank, sum = sums[0]] {
-      part.copy_(sum.narrow(0, rank * part.size(0), part.size(0)));
-    });
-  });
-}
-
 // `whole` becomes the `shard`s of all ranks, one after another along dimension 0. `shard` may be a part of it.
 char *sppo_all_gather(Operation **result, c10d::Backend *engine, const at::Tensor *whole,
                       const at::Tensor *shard) noexcept {
@@ -240,12 +218,8 @@ char *sppo_broadcast(Operation **result, c10d::Backend *engine, const at::Tensor
 char *sppo_operation_wait(Operation *operation, int64_t patience_ms, bool *done) noexcept {
   return guarded([&] {
     *done = is_over(*operation, milliseconds(patience_ms));
-    if (!*done) {
-      return;
-    }
-    operation->work->wait();
-    if (operation->finish) {
-      operation->finish();
+    if (*done) {
+      operation->work->wait();
     }
   });
 }

@@ -3,6 +3,7 @@
 #![cfg(all(feature = "libtorch", target_os = "linux"))]
 
 mod processes;
+mod sharding;
 mod tasks;
 
 use std::time::{Duration, Instant};
@@ -34,6 +35,15 @@ fn two_three_and_four_ranks_agree_on_every_operation() {
 fn gradients_are_summed_and_absent_ones_count_as_zeros() {
     for rank in start("gradients", 0..3, 3) {
         assert_eq!(rank.told(), "done");
+    }
+}
+
+#[test]
+fn what_ranks_divide_is_to_the_bit_what_each_of_them_computes_whole() {
+    for size in [2, 3, 4] {
+        for rank in start("sharding", 0..size, size) {
+            assert_eq!(rank.told(), "done");
+        }
     }
 }
 

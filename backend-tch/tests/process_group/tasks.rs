@@ -1,12 +1,14 @@
 //! What the ranks of a test do.
 
 use std::net::TcpListener;
+use std::rc::Rc;
 use std::time::Duration;
 
 use sppo_backend_tch::{
     AgentStore, GroupResult, GroupSettings, Launch, ProcessGroup, TchOps, TchOptions, choose_device,
 };
 use sppo_model::ops::{Ops, ParameterStore};
+use sppo_plugin::Sharding;
 use tch::{Device, Kind, Tensor};
 
 use crate::SHORT;
@@ -20,7 +22,8 @@ pub(crate) fn run(task: &str) {
     tch::set_num_threads(1);
     let launch = Launch::from_environment().unwrap().unwrap();
     let settings = settings(task, launch.rank);
-    let end = ProcessGroup::join(launch, &settings).and_then(|group| perform(task, &group));
+    let joined = ProcessGroup::join(launch, &settings).map(Rc::new);
+    let end = joined.and_then(|group| perform(task, &group));
     match end {
         Ok(()) => println!("\ntold: done"),
         Err(error) => {
@@ -33,7 +36,7 @@ pub(crate) fn run(task: &str) {
 
 fn settings(task: &str, rank: usize) -> GroupSettings {
     let settings = GroupSettings::new(match task {
-        "collectives" | "gradients" | "restart" => Duration::from_secs(20),
+        "collectives" | "gradients" | "sharding" | "restart" => Duration::from_secs(20),
         _ => SHORT,
     });
     match (task, rank) {
@@ -42,10 +45,11 @@ fn settings(task: &str, rank: usize) -> GroupSettings {
     }
 }
 
-fn perform(task: &str, group: &ProcessGroup) -> GroupResult<()> {
+fn perform(task: &str, group: &Rc<ProcessGroup>) -> GroupResult<()> {
     match task {
         "collectives" => check_collectives(group),
         "gradients" => check_gradients(group),
+        "sharding" => crate::sharding::check(group),
         "sum" => sum_on_and_on(group, 2000, None),
         "restart" => sum_on_and_on(group, 60, Some(20).filter(|_| is_first_attempt())),
         "nccl" => open_nccl(group),
@@ -69,7 +73,7 @@ fn sum_on_and_on(group: &ProcessGroup, steps: usize, abort_at: Option<usize>) ->
         if Some(step) == abort_at && group.rank() == 1 {
             std::process::abort();
         }
-        group.all_reduce(&mut tensor)?.wait()?;
+        sum(group, &tensor)?;
         let _ = tensor.fill_(1.0);
         if step == 10 {
             println!("\nready");
@@ -147,55 +151,47 @@ fn sum_of_ramps(length: i64, size: usize, kind: Kind) -> Tensor {
     (0..size).map(|rank| ramp(length, rank, kind)).reduce(|a, b| a + b).unwrap()
 }
 
+/// Makes a tensor the sum of all ranks'.
+fn sum(group: &ProcessGroup, tensor: &Tensor) -> GroupResult<()> {
+    group.finish(group.begin_sum(tensor.shallow_clone())?).map(drop)
+}
+
 fn check_tensors(group: &ProcessGroup, kind: Kind) -> GroupResult<()> {
     let (rank, size) = (group.rank(), group.size());
-    let (part, length) = (1000, 1000 * size as i64);
-    let sum = sum_of_ramps(length, size, kind);
+    let length = 1000;
+    let tensor = ramp(length, rank, kind);
+    sum(group, &tensor)?;
+    assert_eq!(tensor, sum_of_ramps(length, size, kind), "all_reduce {kind:?}");
 
-    let mut tensor = ramp(length, rank, kind);
-    group.all_reduce(&mut tensor)?.wait()?;
-    assert_eq!(tensor, sum, "all_reduce {kind:?}");
-
-    let mut shard = Tensor::zeros([part], (kind, Device::Cpu));
-    group.reduce_scatter(&mut shard, &ramp(length, rank, kind))?.wait()?;
-    assert_eq!(shard, sum.narrow(0, rank as i64 * part, part), "reduce_scatter {kind:?}");
-
-    let mut whole = Tensor::zeros([length], (kind, Device::Cpu));
-    group.all_gather_tensor(&mut whole, &ramp(part, rank, kind))?.wait()?;
-    let ramps: Vec<Tensor> = (0..size).map(|rank| ramp(part, rank, kind)).collect();
-    assert_eq!(whole, Tensor::cat(&ramps, 0), "all_gather {kind:?}");
-
-    let mut tensor = ramp(length, rank, kind);
-    group.broadcast_tensor(&mut tensor, size - 1)?.wait()?;
+    let tensor = ramp(length, rank, kind);
+    let tensor = group.finish(group.begin_broadcast(tensor, size - 1)?)?;
     assert_eq!(tensor, ramp(length, size - 1, kind), "broadcast {kind:?}");
     Ok(())
 }
 
 fn check_pairs_and_places(group: &ProcessGroup) -> GroupResult<()> {
     let (rank, size) = (group.rank(), group.size());
-    let (part, length) = (1000, 1000 * size as i64);
-    let sum = sum_of_ramps(length, size, Kind::Float);
+    let length = 1000 * size as i64;
+    let expected = sum_of_ramps(length, size, Kind::Float);
     // Begun together, with bytes in between, and waited for in the other order.
-    let (mut first, mut second) =
-        (ramp(length, rank, Kind::Float), ramp(length, rank, Kind::Float));
-    let one = group.all_reduce(&mut first)?;
+    let one = group.begin_sum(ramp(length, rank, Kind::Float))?;
     assert_eq!(group.broadcast_bytes(b"between")?, b"between");
-    let two = group.all_reduce(&mut second)?;
-    two.wait()?;
-    // Dropped, so waited for as well.
-    drop(one);
-    assert_eq!((&first, &second), (&sum, &sum));
-    // A shard that is a part of the whole.
-    let mut whole = ramp(length, rank, Kind::Float);
-    let mut shard = whole.narrow(0, rank as i64 * part, part);
-    group.reduce_scatter(&mut shard, &whole)?.wait()?;
-    assert_eq!(shard, sum.narrow(0, rank as i64 * part, part));
-    group.all_gather_tensor(&mut whole, &shard)?.wait()?;
-    assert_eq!(whole, sum);
+    let two = group.begin_sum(ramp(length, rank, Kind::Float))?;
+    assert_eq!([group.finish(two)?, group.finish(one)?], [expected.shallow_clone(), expected]);
+    // A part, in the memory of the whole.
+    let whole = ramp(length, rank, Kind::Float);
+    for root in 0..size {
+        let part = whole.narrow(0, 1000 * root as i64, 1000);
+        let _ = group.finish(group.begin_broadcast(part, root)?)?;
+    }
+    let parts: Vec<Tensor> = (0..size)
+        .map(|root| ramp(length, root, Kind::Float).narrow(0, 1000 * root as i64, 1000))
+        .collect();
+    assert_eq!(whole, Tensor::cat(&parts, 0));
     // Sums that round are the same on all ranks, bit for bit.
     tch::manual_seed(rank as i64);
-    let mut noise = Tensor::randn([100_003], (Kind::Float, Device::Cpu));
-    group.all_reduce(&mut noise)?.wait()?;
+    let noise = Tensor::randn([100_003], (Kind::Float, Device::Cpu));
+    sum(group, &noise)?;
     let bits: Vec<u8> = noise.view_dtype(Kind::Uint8).flatten(0, -1).try_into().unwrap();
     let all = group.all_gather_bytes(&bits)?;
     assert!(all.iter().all(|other| *other == bits));
@@ -220,14 +216,14 @@ fn check_bytes(group: &ProcessGroup) -> GroupResult<()> {
 
 /// Rank 0 has a gradient for the first weight, rank 1 for the first and second, nobody for the third; the
 /// fourth is frozen.
-fn check_gradients(group: &ProcessGroup) -> GroupResult<()> {
+fn check_gradients(group: &Rc<ProcessGroup>) -> GroupResult<()> {
     let ops = TchOps::new(&TchOptions {
         device: Device::Cpu,
         compute_dtype: Kind::Float,
         threads: 1,
         keep_logits_limit: 0,
     });
-    let ops = ops.unwrap();
+    let ops = ops.unwrap().divided(Rc::clone(group), Sharding::None);
     let mut parameters = ParameterStore::default();
     for (name, trainable) in [("first", true), ("second", true), ("third", true), ("frozen", false)]
     {
@@ -242,7 +238,7 @@ fn check_gradients(group: &ProcessGroup) -> GroupResult<()> {
             ops.embedding_backward(&mut entry.value, &[1], &gradient).unwrap();
         }
     }
-    ops.sum_gradients(group, &mut parameters).unwrap();
+    ops.sum_gradients(&mut parameters).unwrap();
     let gradient = |index: usize| {
         let parameter = &parameters.entries()[index].value;
         ops.parameter_gradient(parameter).unwrap()

@@ -1,5 +1,6 @@
 //! Arguments of the commands, as typed; `settings` and the commands decide.
 
+mod compare;
 mod run;
 mod settings;
 mod tools;
@@ -7,16 +8,17 @@ mod trials;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use compare::CompareArguments;
 pub(crate) use run::{
     GenerateArguments, RankArguments, RunArguments, ScoreArguments, TrainArguments,
 };
 pub(crate) use settings::{
     BackendArguments, LoraArguments, ModelArguments, OracleArguments, ReportArguments,
-    SamplingArguments, SeedArguments, SettingsArguments, TrainingArguments,
+    SamplerArguments, SamplingArguments, SeedArguments, SettingsArguments, TrainingArguments,
 };
 pub(crate) use tools::{
     CompletionsArguments, ConfigArguments, ConfigCommand, GameArguments, GameKind, ManArguments,
-    MergeArguments, PluginArguments, PluginCommand,
+    MergeArguments, PluginArguments, PluginCommand, RunReportArguments,
 };
 pub(crate) use trials::{BenchArguments, ChatArguments, EvalArguments, ShapeChoice};
 
@@ -92,8 +94,12 @@ pub(crate) enum Command {
     Merge(MergeArguments),
     /// Per-token log-probabilities of given responses
     Score(ScoreArguments),
-    /// Win rate of one model against another
+    /// One run, or several side by side, as a page to look at
+    Report(RunReportArguments),
+    /// Win rates of two or more models against each other
     Eval(EvalArguments),
+    /// Compare runs that differ in some settings
+    Compare(Box<CompareArguments>),
     /// Talk to one model, or to several to compare them
     #[command(alias = "sample")]
     Chat(ChatArguments),

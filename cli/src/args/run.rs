@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{
-    BackendArguments, ModelArguments, OracleArguments, ReportArguments, SamplingArguments,
-    SeedArguments, SettingsArguments, TrainingArguments,
+    BackendArguments, ModelArguments, OracleArguments, ReportArguments, SamplerArguments,
+    SamplingArguments, SeedArguments, SettingsArguments, TrainingArguments,
 };
 use crate::flags::{self, GivenFlags};
 
@@ -63,6 +63,8 @@ pub(crate) struct RunArguments {
     #[command(flatten)]
     pub(crate) oracle: OracleArguments,
     #[command(flatten)]
+    pub(crate) sampler: SamplerArguments,
+    #[command(flatten)]
     pub(crate) settings: SettingsArguments,
     #[command(flatten)]
     pub(crate) sampling: SamplingArguments,
@@ -97,6 +99,8 @@ pub(crate) struct GenerateArguments {
     pub(crate) model: ModelArguments,
     #[command(flatten)]
     pub(crate) backend: BackendArguments,
+    #[command(flatten)]
+    pub(crate) sampler: SamplerArguments,
     #[command(flatten)]
     pub(crate) settings: SettingsArguments,
     #[command(flatten)]

@@ -75,6 +75,7 @@ pub(crate) struct TrainingArguments {
 pub(crate) type SeedArguments = GivenFlags<flags::Seed>;
 pub(crate) type BackendArguments = GivenFlags<flags::Backend>;
 pub(crate) type OracleArguments = GivenFlags<flags::Oracle>;
+pub(crate) type SamplerArguments = GivenFlags<flags::Sampler>;
 pub(crate) type SamplingArguments = GivenFlags<flags::Sampling>;
 pub(crate) type LoraArguments = GivenFlags<flags::Lora>;
 

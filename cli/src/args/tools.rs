@@ -6,7 +6,8 @@ use clap::{Args, Subcommand, ValueEnum, value_parser};
 use clap_complete::Shell;
 
 use super::{
-    BackendArguments, ModelArguments, OracleArguments, ReportArguments, SettingsArguments,
+    BackendArguments, ModelArguments, OracleArguments, ReportArguments, SamplerArguments,
+    SettingsArguments,
 };
 
 /// Self-play on a small game, exactly, beside the theorem's bound
@@ -43,6 +44,9 @@ pub(crate) struct GameArguments {
     /// Draw the gaps and the bound, on logarithmic axes
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
+    /// Write a page with the gaps, the bound, the policies and the preferences
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
     /// Write the gaps, the bound and the policy of every iteration
     #[arg(long, value_name = "FILE")]
     pub(crate) csv: Option<PathBuf>,
@@ -60,24 +64,54 @@ pub(crate) enum GameKind {
     Random,
 }
 
-/// Merge low-rank adapters into their model
+/// One run, or several side by side, as a page to look at
 ///
-/// Reads a directory in the layout of Python's PEFT, as written by training with --lora-rank, and the
-/// adapters' base model, which must be on this machine. Writes a complete checkpoint in f32.
+/// Reads run directories, of runs that are being played too, and writes one HTML file that needs no other and no
+/// network. `sppo run` writes the same file for its run after every iteration.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
-  sppo merge runs/sppo/iteration-3/checkpoint --output merged/")]
+  sppo report mine                                 the run runs/mine, into runs/mine/report.html
+  sppo report runs/a runs/b runs/c --output abc.html
+  sppo report mine --json                          its numbers instead, without the answers")]
+pub(crate) struct RunReportArguments {
+    /// The runs: directories, or names within --run-directory
+    #[arg(value_name = "RUN", required = true)]
+    pub(crate) runs: Vec<PathBuf>,
+    /// The page [default: report.html in the run's directory; of several runs, in the working directory]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// The directory that holds all runs
+    #[arg(long, value_name = "DIRECTORY", default_value = "runs")]
+    pub(crate) run_directory: PathBuf,
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
+}
+
+/// Merge low-rank adapters into their model
+///
+/// Reads a directory in the layout of Python's PEFT, as written by training with --lora-rank, and the
+/// adapters' base model, which must be on this machine. Writes a complete checkpoint in f32. With --untied-head it
+/// takes a whole model too, and writes it as servers need it that reload weights.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sppo merge runs/sppo/iteration-3/checkpoint --output merged/
+  sppo merge smollm2-135m-instruct --output served/ --untied-head      a model to start vLLM from")]
 pub(crate) struct MergeArguments {
-    /// The directory of the adapters
+    /// The directory of the adapters, or with --untied-head of a model
     #[arg(value_name = "ADAPTERS")]
     pub(crate) adapters: PathBuf,
     /// The directory for the checkpoint; it must not hold one
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) output: PathBuf,
+    /// Write the output head as a tensor of its own where it is tied to the embeddings: vLLM reloads a tied head
+    /// wrongly
+    #[arg(long)]
+    pub(crate) untied_head: bool,
 }
 
-/// The available backends and oracles
+/// The available backends, samplers and oracles
 ///
 /// sppo searches for plugins in this order: files and directories named here or in a configuration file
 /// (`plugins.files`, `plugins.path`), the directories of SPPO_PLUGIN_PATH, those added with
@@ -171,6 +205,8 @@ pub(crate) enum ConfigCommand {
         backend: BackendArguments,
         #[command(flatten)]
         oracle: OracleArguments,
+        #[command(flatten)]
+        sampler: SamplerArguments,
         #[command(flatten)]
         report: ReportArguments,
     },

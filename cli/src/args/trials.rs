@@ -6,30 +6,34 @@ use clap::{Args, ValueEnum, value_parser};
 
 use super::{
     BackendArguments, LoraArguments, ModelArguments, OracleArguments, ReportArguments,
-    SamplingArguments, SeedArguments, SettingsArguments,
+    SamplerArguments, SamplingArguments, SeedArguments, SettingsArguments,
 };
 
-/// Win rate of one model against another
+/// Win rates of two or more models against each other
 ///
-/// Both answer the same prompts, an oracle compares their answers, and the mean is given with its
-/// bootstrap interval over prompts.
+/// All answer the same prompts, an oracle compares their answers two by two in both orders, and each mean is
+/// given with its bootstrap interval over prompts. Of more than two models there is a ranking, too, and the
+/// mixture of them that no single one beats.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
   sppo eval --model runs/mine/iteration-3/checkpoint
   sppo eval --model a/ --against b/ --prompts questions.jsonl --samples 4
+  sppo eval --model a/ --model b.gguf --model answers.jsonl    all against each other
   sppo eval --model a/ --temperature 0 --json")]
 pub(crate) struct EvalArguments {
-    /// The model to judge: a directory, a .gguf file, or a hub id
-    #[arg(long, value_name = "MODEL")]
-    pub(crate) model: String,
-    /// The model to compare it with [default: smollm2-135m-instruct]
+    /// A model to judge: a directory, a .gguf file, a hub id, or a file of ready answers (JSONL or Parquet with
+    /// `prompt` or `messages`, and `response` or `candidates`); may be given several times
+    #[arg(long, value_name = "MODEL", required = true)]
+    pub(crate) model: Vec<String>,
+    /// One more model to compare with [default for a single --model: smollm2-135m-instruct]
     #[arg(long, value_name = "MODEL")]
     pub(crate) against: Option<String>,
     /// Use only what is on this machine
     #[arg(long)]
     pub(crate) offline: bool,
-    /// Prompts: JSONL or Parquet with `prompt` or `messages` [default: the 32 bundled held-out ones]
+    /// Prompts: JSONL or Parquet with `prompt` or `messages` [default: those of the first file of answers, or
+    /// else the 32 bundled held-out ones]
     #[arg(long, value_name = "FILE")]
     pub(crate) prompts: Option<PathBuf>,
     #[command(flatten)]
@@ -40,6 +44,8 @@ pub(crate) struct EvalArguments {
     pub(crate) backend: BackendArguments,
     #[command(flatten)]
     pub(crate) oracle: OracleArguments,
+    #[command(flatten)]
+    pub(crate) sampler: SamplerArguments,
     #[command(flatten)]
     pub(crate) settings: SettingsArguments,
     #[command(flatten)]
@@ -83,6 +89,8 @@ pub(crate) struct ChatArguments {
     #[command(flatten)]
     pub(crate) oracle: OracleArguments,
     #[command(flatten)]
+    pub(crate) sampler: SamplerArguments,
+    #[command(flatten)]
     pub(crate) settings: SettingsArguments,
     #[command(flatten)]
     pub(crate) sampling: SamplingArguments,
@@ -93,7 +101,7 @@ pub(crate) struct ChatArguments {
 /// Samples responses of a fixed length to eight prompts, lets the oracle judge them, then trains on sixteen
 /// pairs (reference log-probabilities, forward, backward and RMSProp step). Prints the speed beside the
 /// machine's rate of matrix products alone, and the memory beside the prediction. Each part runs once
-/// untimed, then --repetitions times.
+/// untimed, then --repetitions times. Several processes (--processes, or a launcher) are compared with one.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -102,10 +110,13 @@ Examples:
   sppo bench --model my-model/ --json
   sppo bench --shape 1b --lora-rank 16 --samples 1 --new-tokens 32 --repetitions 1")]
 pub(crate) struct BenchArguments {
-    /// Measure a model of random weights in the shape of SmolLM2-135M, Llama-3.2-1B or Llama-3.1-8B,
-    /// which takes 2 bytes per parameter in the directory for temporary files ($TMPDIR)
+    /// Measure a model of random weights in the shape of a well-known one, which takes 2 bytes per
+    /// parameter in the directory for temporary files ($TMPDIR)
     #[arg(long, value_name = "SIZE", value_enum, conflicts_with = "model")]
     pub(crate) shape: Option<ShapeChoice>,
+    /// Measure ranking as well, by random weights in the shape of PairRM, which take 1.6 GiB in that directory
+    #[arg(long)]
+    pub(crate) ranker: bool,
     /// Responses per prompt
     #[arg(long, allow_hyphen_values = true, value_name = "K", default_value_t = 5, value_parser = value_parser!(u16).range(1..))]
     pub(crate) samples: u16,
@@ -136,10 +147,34 @@ pub(crate) struct BenchArguments {
 /// The shape of a well-known model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ShapeChoice {
+    /// SmolLM2-135M.
     #[value(name = "135m")]
     SmolLm135M,
+    /// Llama-3.2-1B.
     #[value(name = "1b")]
     Llama1B,
+    /// Llama-3.1-8B.
     #[value(name = "8b")]
     Llama8B,
+    /// SmolLM3-3B.
+    #[value(name = "smollm3-3b")]
+    SmolLm3B,
+    /// gemma-3-270m.
+    #[value(name = "gemma3-270m")]
+    Gemma270M,
+    /// gemma-3-1b.
+    #[value(name = "gemma3-1b")]
+    Gemma1B,
+    /// OLMo-2-0425-1B.
+    #[value(name = "olmo2-1b")]
+    Olmo1B,
+    /// Olmo-3-7B.
+    #[value(name = "olmo3-7b")]
+    Olmo7B,
+    /// Phi-4-mini.
+    #[value(name = "phi4-mini")]
+    Phi4Mini,
+    /// Qwen3-30B-A3B.
+    #[value(name = "qwen3-30b-a3b")]
+    Qwen30B,
 }

@@ -4,12 +4,13 @@ use std::cell::RefCell;
 use std::io::{BufRead, IsTerminal};
 
 use serde::Serialize;
-use sppo_core::plugin::{Conversation, FinishReason, Message, Oracle, Policy};
+use sppo_core::engine::{EngineWork, SamplingEngine};
+use sppo_core::plugin::{Conversation, FinishReason, Message, Oracle, Policy, ServedWeights};
 use sppo_core::records::{Prompt, Response, Rollout};
 use sppo_core::session::Session;
 use sppo_core::stages::{self, SamplingPass, SamplingSettings};
 
-use super::session::Setup;
+use super::session::{Setup, served};
 use crate::args::ChatArguments;
 use crate::failure::{Failure, Result};
 use crate::output;
@@ -29,6 +30,7 @@ impl SettingFlags for ChatArguments {
 struct ChatModel {
     name: String,
     policy: Box<dyn Policy>,
+    weights: ServedWeights,
     conversation: Conversation,
 }
 
@@ -51,12 +53,14 @@ struct Chat<'a> {
     pass: SamplingPass,
     /// Picks the best of all sampled responses, as the paper's re-ranking at test time does.
     reranker: Option<RefCell<Box<dyn Oracle>>>,
+    /// The engine that responds in place of the models, where there is one.
+    engine: RefCell<Option<SamplingEngine>>,
     style: Style,
 }
 
 pub(super) fn chat(arguments: &ChatArguments, terminal: &Terminal) -> Result<()> {
-    let flags =
-        Flags::of(&[&arguments.settings, &arguments.backend, &arguments.oracle, arguments])?;
+    let ChatArguments { settings, backend, oracle, sampler, .. } = arguments;
+    let flags = Flags::of(&[settings, backend, oracle, sampler, arguments])?;
     let setup = Setup::new(arguments.settings.resolve(flags)?.config, terminal)?;
     let session = setup.silent_session();
     let sampling = arguments.sampling.over(SamplingSettings {
@@ -81,6 +85,7 @@ pub(super) fn chat(arguments: &ChatArguments, terminal: &Terminal) -> Result<()>
             ..session.sampling_pass(0)
         },
         reranker,
+        engine: RefCell::new(session.sampling_engine()?),
         style: terminal.stdout_style(),
     };
 
@@ -90,7 +95,8 @@ pub(super) fn chat(arguments: &ChatArguments, terminal: &Terminal) -> Result<()>
     for name in names {
         let path = setup.find(name, arguments.offline)?.path;
         let policy = session.load(&path)?;
-        models.push(ChatModel { name: name.clone(), policy, conversation: Vec::new() });
+        let (name, weights) = (name.clone(), served(path));
+        models.push(ChatModel { name, policy, weights, conversation: Vec::new() });
     }
     match &arguments.prompt {
         Some(prompt) => chat.turn(&mut models, prompt),
@@ -153,7 +159,14 @@ impl Chat<'_> {
         let stream = model.conversation.len() as u64;
         let pass = SamplingPass { stream, ..self.pass.clone() };
         let prompt = Prompt { id: 0, messages: model.conversation.clone() };
-        let mut rollouts = self.session.sample(model.policy.as_mut(), &[prompt], &pass)?;
+        let prompts = [prompt];
+        let work = EngineWork { prompts: &[&prompts], pass: &pass, weights_change: false };
+        let mut engine = self.engine.borrow_mut();
+        let policy = model.policy.as_mut();
+        let mut rollouts =
+            self.session.sampled_by(engine.as_mut(), policy, &model.weights, work, |sampler| {
+                self.session.sample(sampler, &prompts, &pass)
+            })?;
         if let Some(oracle) = &self.reranker {
             let mut oracle = oracle.borrow_mut();
             for rollout in &mut rollouts {

@@ -11,8 +11,8 @@ use crate::settings::Flags;
 pub(super) fn config(command: &ConfigCommand) -> Result<()> {
     match command {
         ConfigCommand::Schema => output::json(&Config::json_schema()),
-        ConfigCommand::Show { sources, settings, backend, oracle, report } => {
-            let flags = Flags::of(&[settings, backend, oracle])?;
+        ConfigCommand::Show { sources, settings, backend, oracle, sampler, report } => {
+            let flags = Flags::of(&[settings, backend, oracle, sampler])?;
             let resolved = settings.resolve(flags)?;
             match (report.json, sources) {
                 (true, _) => output::json(&shown(&resolved)?),

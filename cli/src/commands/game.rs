@@ -8,6 +8,7 @@ use serde::Serialize;
 use sppo_core::game::{self, GameRecord, GameSettings};
 use sppo_core::preference::PreferenceMatrix;
 use sppo_core::{Error, Result as CoreResult};
+use sppo_report::{drawn_rounds, game_page, is_told};
 
 use crate::args::{GameArguments, GameKind};
 use crate::failure::Result;
@@ -33,7 +34,11 @@ pub(super) fn game(arguments: &GameArguments, terminal: &Terminal) -> Result<()>
     let iterations = arguments.iterations as usize;
     refuse_senseless(arguments, matrix.size())?;
     output::require_distinct(
-        &[("--svg", arguments.svg.as_deref()), ("--csv", arguments.csv.as_deref())],
+        &[
+            ("--svg", arguments.svg.as_deref()),
+            ("--html", arguments.html.as_deref()),
+            ("--csv", arguments.csv.as_deref()),
+        ],
         &[("--matrix", arguments.matrix.as_deref())],
     )?;
     let start = game::slanted_start(matrix.size());
@@ -47,6 +52,9 @@ pub(super) fn game(arguments: &GameArguments, terminal: &Terminal) -> Result<()>
         output::file(file, csv(&rounds).as_bytes())?;
     }
     let eta = arguments.eta.unwrap_or_else(|| game::default_eta(&start, iterations));
+    if let Some(file) = &arguments.html {
+        game_page(&name, &matrix, eta, &rounds).write(file)?;
+    }
     if arguments.report.json {
         return output::json(&GameReport { game: name, size: matrix.size(), eta, rounds: &rounds });
     }
@@ -55,7 +63,7 @@ pub(super) fn game(arguments: &GameArguments, terminal: &Terminal) -> Result<()>
         matrix.size(),
         table(&rounds).render(terminal.stdout_style())
     ))?;
-    for file in arguments.svg.iter().chain(&arguments.csv) {
+    for file in arguments.svg.iter().chain(&arguments.html).chain(&arguments.csv) {
         terminal.note(&format!("wrote {}", file.display()));
     }
     Ok(())
@@ -97,11 +105,7 @@ fn table(rounds: &[GameRecord]) -> Table {
         ("bound, mixture", Alignment::Right),
     ]);
     for record in rounds {
-        let power = 10usize.pow(record.iteration.ilog10());
-        let is_shown = record.iteration % power == 0
-            && matches!(record.iteration / power, 1 | 2 | 5)
-            || record.iteration == rounds.len();
-        if is_shown {
+        if is_told(record.iteration, rounds.len()) {
             table.row([
                 record.iteration.to_string(),
                 format!("{:.6}", record.last_iterate_gap),
@@ -173,7 +177,7 @@ fn draw_into(svg: &mut String, name: &str, rounds: &[GameRecord]) -> DrawResult 
         .light_line_style(WHITE)
         .draw()?;
     for (label, color, of) in curves {
-        let points = on_the_grid(rounds.len())
+        let points = drawn_rounds(rounds.len())
             .map(|at| (rounds[at].iteration as f64, drawn(of(&rounds[at]))));
         chart
             .draw_series(LineSeries::new(points, color.stroke_width(2)))?
@@ -188,14 +192,4 @@ fn draw_into(svg: &mut String, name: &str, rounds: &[GameRecord]) -> DrawResult 
         .draw()?;
     canvas.present()?;
     Ok(())
-}
-
-/// Rounds to draw: all of the first ones, then about as many per octave, so that a long game does not
-/// make a large file.
-fn on_the_grid(count: usize) -> impl Iterator<Item = usize> {
-    const PER_OCTAVE: usize = 256;
-    (0..count).filter(move |&at| {
-        let stride = (at / PER_OCTAVE).max(1).next_power_of_two();
-        at % stride == 0 || at + 1 == count
-    })
 }

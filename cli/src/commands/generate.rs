@@ -1,10 +1,11 @@
 //! `sppo generate`: prompts in, candidates out.
 
 use sppo_core::datasets::{CandidateSet, Stored, write_candidates};
+use sppo_core::engine::EngineWork;
 use sppo_core::records::Rollout;
 use sppo_core::stages::SamplingPass;
 
-use super::session::Setup;
+use super::session::{Setup, served};
 use crate::args::GenerateArguments;
 use crate::failure::Result;
 use crate::output::{self, RowsTo};
@@ -23,7 +24,8 @@ impl SettingFlags for GenerateArguments {
 }
 
 pub(super) fn generate(arguments: &GenerateArguments, terminal: &Terminal) -> Result<()> {
-    let flags = Flags::of(&[&arguments.settings, &arguments.model, &arguments.backend, arguments])?;
+    let GenerateArguments { settings, model, backend, sampler, .. } = arguments;
+    let flags = Flags::of(&[settings, model, backend, sampler, arguments])?;
     let setup = Setup::new(arguments.settings.resolve(flags)?.config, terminal)?;
     let file = setup.config.prompts.train.as_deref();
     let mut prompts = prompts::training(file, &setup.config.prompts.columns)?;
@@ -40,14 +42,20 @@ pub(super) fn generate(arguments: &GenerateArguments, terminal: &Terminal) -> Re
 
     let model = setup.find_model(arguments.model.offline)?;
     model.check_prompts(&prompts, file, None)?;
-    let mut policy = setup.load(model)?;
+    let path = model.path.clone();
     let session = setup.session();
+    let mut engine = session.sampling_engine()?;
+    let mut policy = setup.load(model)?;
     let pass = SamplingPass {
         samples_per_prompt: sampling.samples_per_prompt,
         parameters: sampling.parameters(),
         ..session.sampling_pass(STREAM)
     };
-    let rollouts = session.sample(policy.as_mut(), &prompts, &pass)?;
+    let work = EngineWork { prompts: &[&prompts], pass: &pass, weights_change: false };
+    let (policy, weights) = (policy.as_mut(), served(path));
+    let rollouts = session.sampled_by(engine.as_mut(), policy, &weights, work, |sampler| {
+        session.sample(sampler, &prompts, &pass)
+    })?;
 
     let sets: Vec<CandidateSet> = rollouts.iter().map(CandidateSet::from_rollout).collect();
     write_candidates(candidates_to.path(), &sets)?;

@@ -1,6 +1,8 @@
-//! `sppo merge`: adapters and their model in, a whole checkpoint out.
+//! `sppo merge`: adapters and their model in, a whole checkpoint out; or a model for servers, with a head of its
+//! own.
 
 use sppo_core::Error;
+use sppo_core::config::Config;
 use sppo_model::checkpoint::{WeightFiles, write_checkpoint};
 
 use crate::args::MergeArguments;
@@ -15,10 +17,16 @@ pub(super) fn merge(arguments: &MergeArguments, terminal: &Terminal) -> Result<(
             .with_hint("choose another one: a directory holds either adapters or a whole model")
             .into());
     }
-    let LocalModel { checkpoint, .. } = LocalModel::open(&arguments.adapters)?;
-    if checkpoint.adapters().is_none() {
+    let LocalModel { checkpoint, .. } = match arguments.adapters.to_str() {
+        // A whole model may be named as everywhere.
+        Some(name) if arguments.untied_head => {
+            LocalModel::find(name, &Config::default(), false, terminal)?
+        }
+        _ => LocalModel::open(&arguments.adapters)?,
+    };
+    if checkpoint.adapters().is_none() && !arguments.untied_head {
         return Err(Error::input(&arguments.adapters, "holds no adapters to merge")
-            .with_hint("name a directory with adapter_config.json")
+            .with_hint("name a directory with adapter_config.json, or give --untied-head")
             .into());
     }
     let names: Vec<String> = checkpoint.tensor_names().map(String::from).collect();
@@ -34,6 +42,9 @@ pub(super) fn merge(arguments: &MergeArguments, terminal: &Terminal) -> Result<(
         tensors,
         WeightFiles::default(),
     )?;
+    if arguments.untied_head {
+        sppo_sampler_http::untie_head(&arguments.output).map_err(Error::from)?;
+    }
     terminal.note(&format!("merged into {}", arguments.output.display()));
     Ok(())
 }

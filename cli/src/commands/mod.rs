@@ -2,6 +2,7 @@
 
 mod bench;
 mod chat;
+mod compare;
 mod config;
 mod eval;
 mod game;
@@ -9,11 +10,13 @@ mod generate;
 mod merge;
 mod plugin;
 mod rank;
+mod report;
 mod run;
 mod score;
 mod session;
 mod shell;
 mod train;
+mod win_rates;
 
 use crate::args::Command;
 use crate::failure::Result;
@@ -30,7 +33,9 @@ pub(crate) fn dispatch(command: Command, terminal: &Terminal) -> Result<()> {
         Command::Train(arguments) => train::train(&arguments, terminal),
         Command::Merge(arguments) => merge::merge(&arguments, terminal),
         Command::Score(arguments) => score::score(&arguments, terminal),
+        Command::Report(arguments) => report::report(&arguments),
         Command::Eval(arguments) => eval::eval(&arguments, terminal),
+        Command::Compare(arguments) => compare::compare(&arguments, terminal),
         Command::Chat(arguments) => chat::chat(&arguments, terminal),
         Command::Bench(arguments) => bench::bench(&arguments, terminal),
         Command::Game(arguments) => game::game(&arguments, terminal),

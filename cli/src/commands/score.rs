@@ -28,6 +28,9 @@ pub(super) fn score(arguments: &ScoreArguments, terminal: &Terminal) -> Result<(
     )?;
 
     let model = setup.find_model(arguments.model.offline)?;
+    if requests.iter().any(|request| matches!(request.content, ScoreContent::Text { .. })) {
+        model.require_template()?;
+    }
     let mut policy = setup.load(model)?;
     let tokenized = tokenize(&setup.config, policy.as_ref(), requests, &arguments.responses)?;
     let scored = setup.session().score(policy.as_mut(), &tokenized)?;

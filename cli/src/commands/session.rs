@@ -1,17 +1,22 @@
 //! The setup of commands with a model: settings, plugins, a backend, and a display of the work.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sppo_core::config::Config;
 use sppo_core::observer::{Observer, SilentObserver};
-use sppo_core::plugin::{Backend, Oracle, Policy};
+use sppo_core::plugin::{Backend, Oracle, Policy, ServedWeights};
 use sppo_core::plugins::PluginRegistry;
 use sppo_core::session::Session;
 
 use crate::failure::Result;
-use crate::interrupt;
 use crate::models::{self, LocalModel};
 use crate::terminal::{ProgressDisplay, Terminal};
+use crate::{interrupt, memory};
+
+/// A model on this machine as a sampler's servers know it.
+pub(crate) fn served(path: PathBuf) -> ServedWeights {
+    ServedWeights { version: path.display().to_string(), path }
+}
 
 /// Owner of all that a command's [`Session`] refers to.
 pub(crate) struct Setup {
@@ -71,8 +76,9 @@ impl Setup {
     }
 
     /// As [`Self::load`], to train what the settings say: all weights, or adapters.
-    pub(crate) fn load_for_training(&self, path: &Path) -> Result<Box<dyn Policy>> {
+    pub(crate) fn load_for_training(&mut self, path: &Path) -> Result<Box<dyn Policy>> {
         interrupt::watch();
+        memory::settle_sharding(&mut self.config, self.backend.as_ref(), path, &self.terminal);
         Ok(self.session().load_for_training(path)?)
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use sppo_core::config::Config;
-use sppo_core::datasets::{Contradictions, Pair, read_pairs_named, to_example};
+use sppo_core::datasets::{Contradictions, Pair, PairContent, read_pairs_named, to_example};
 use sppo_core::metrics::MetricsObserver;
 use sppo_core::observer::Observers;
 use sppo_core::plugin::{Codec, Policy};
@@ -60,7 +60,7 @@ pub(super) fn train(arguments: &TrainArguments, terminal: &Terminal) -> Result<(
         &arguments.training,
         arguments,
     ])?;
-    let setup = Setup::new(arguments.settings.resolve(flags)?.config, terminal)?;
+    let mut setup = Setup::new(arguments.settings.resolve(flags)?.config, terminal)?;
     let objective = setup.config.training.objective;
     let pairs = read_pairs_named(&arguments.pairs, objective, &setup.config.prompts.columns)?;
     let pairs_read = pairs.len();
@@ -72,7 +72,14 @@ pub(super) fn train(arguments: &TrainArguments, terminal: &Terminal) -> Result<(
     )?;
     prepare_output(&arguments.output)?;
 
-    let model = setup.find_model(arguments.model.offline)?.path;
+    let is_text = |pair: &Pair| matches!(pair.content, PairContent::Text { .. });
+    let model = {
+        let model = setup.find_model(arguments.model.offline)?;
+        if pairs.iter().any(|(_, pair)| is_text(pair)) {
+            model.require_template()?;
+        }
+        model.path
+    };
     let mut policy = setup.load_for_training(&model)?;
     let (mut examples, cut_pairs) =
         examples_of(policy.as_ref(), pairs, &arguments.pairs, &setup.config)?;

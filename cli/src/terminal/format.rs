@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sppo_core::statistics::Interval;
+
 use super::Style;
 
 /// `48s`, `1m 05s`, `2h 03m`.
@@ -23,6 +25,11 @@ pub(crate) fn counted(count: usize, what: &str) -> String {
 /// `12.3 %`.
 pub(crate) fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
+}
+
+/// An interval of a share: `60.7 to 70.2 %`.
+pub(crate) fn interval(share: Interval) -> String {
+    format!("{:.1} to {:.1} %", 100.0 * share.low, 100.0 * share.high)
 }
 
 /// A count or a rate with about three significant digits: `0.27`, `4.1`, `310`, `61 440`.

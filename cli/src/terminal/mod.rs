@@ -9,7 +9,9 @@ use std::io::{self, IsTerminal, Write};
 use indicatif::{MultiProgress, ProgressDrawTarget};
 
 pub(crate) use forecast::ExpectedStage;
-pub(crate) use format::{Alignment, Table, bytes, counted, duration, number, percent, signed};
+pub(crate) use format::{
+    Alignment, Table, bytes, counted, duration, interval, number, percent, signed,
+};
 pub(crate) use progress::{Download, ProgressDisplay};
 
 use crate::args::{ColorChoice, TerminalArguments};

@@ -180,7 +180,7 @@ impl Observer for ProgressDisplay {
             Event::StageStarted { stage, total, unit } => self.start(stage, total, unit),
             Event::StageProgress { completed, total } => self.advance(completed, total),
             Event::StageMetrics(values) => self.state.borrow_mut().metrics = in_words(values),
-            Event::StageFinished { elapsed, summary } => self.finish(elapsed, &summary),
+            Event::StageFinished { elapsed, summary, .. } => self.finish(elapsed, &summary),
             Event::TrainingStep(step) => self.state.borrow_mut().loss = Some(step.loss),
             Event::IterationFinished(_) => {}
             Event::Notice(text) => self.terminal.note(&text),
@@ -272,6 +272,7 @@ fn in_words(metrics: &[(&str, f64)]) -> String {
 fn label(stage: Stage) -> &'static str {
     match stage {
         Stage::Load => "load",
+        Stage::Refresh => "refresh",
         Stage::Sample => "sample",
         Stage::Judge => "judge",
         Stage::Reference => "reference",

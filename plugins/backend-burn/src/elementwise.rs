@@ -5,12 +5,13 @@ use std::f64::consts::PI;
 use burn_tensor::activation::{sigmoid, silu};
 use burn_tensor::{Device, Tensor};
 use sppo_model::Result;
-use sppo_model::ops::{Activation, RotaryFrequencies};
+use sppo_model::ops::{Activation, Position, RotaryFrequencies};
 
 use crate::tensors::upload;
 
-/// Cosines and sines of a batch's positions, each `[rows, 1, head_size / 2]`.
+/// Cosines and sines of a batch's positions, each `[rows, 1, pairs]`.
 pub(crate) struct RotaryTable {
+    head_size: usize,
     cosines: Tensor<3>,
     sines: Tensor<3>,
 }
@@ -18,37 +19,40 @@ pub(crate) struct RotaryTable {
 impl RotaryTable {
     /// A table for rows at these positions.
     pub(crate) fn new(
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
         device: &Device,
     ) -> Result<Self> {
         let shape = [positions.len(), 1, frequencies.frequencies.len()];
-        let table = |function: fn(f64) -> f64| {
-            let of_position = |&position: &u32| {
-                frequencies.angles(position).map(move |angle| function(angle) as f32)
-            };
-            let values = positions.iter().flat_map(of_position).collect();
-            upload(values, shape, device)
-        };
-        Ok(Self { cosines: table(f64::cos)?, sines: table(f64::sin)? })
+        let turns = positions.iter().flat_map(|&position| frequencies.turns(position));
+        let (cosines, sines): (Vec<f32>, Vec<f32>) = turns.unzip();
+        Ok(Self {
+            head_size: frequencies.head_size,
+            cosines: upload(cosines, shape, device)?,
+            sines: upload(sines, shape, device)?,
+        })
     }
 }
 
 /// Rotates every head of every row of `x` by its position's angles, or back by them if `inverse`.
 ///
-/// The halves `(a, b)` of a head become `(a cos - b sin, b cos + a sin)`.
+/// The halves `(a, b)` of the rotated features become `(a cos - b sin, b cos + a sin)`.
 pub(crate) fn apply_rotary(x: &Tensor<2>, table: &RotaryTable, inverse: bool) -> Tensor<2> {
     let [rows, columns] = x.dims();
     let half = table.cosines.dims()[2];
     let (cosines, sines) = (table.cosines.clone(), table.sines.clone());
     let sines = if inverse { sines.neg() } else { sines };
-    let heads = x.clone().reshape([rows, columns / (2 * half), 2 * half]);
+    let size = table.head_size;
+    let heads = x.clone().reshape([rows, columns / size, size]);
     let first = heads.clone().narrow(2, 0, half);
-    let second = heads.narrow(2, half, half);
-    let rotated = vec![
+    let second = heads.clone().narrow(2, half, half);
+    let mut rotated = vec![
         first.clone() * cosines.clone() - second.clone() * sines.clone(),
         second * cosines + first * sines,
     ];
+    if size > 2 * half {
+        rotated.push(heads.narrow(2, 2 * half, size - 2 * half));
+    }
     Tensor::cat(rotated, 2).reshape([rows, columns])
 }
 

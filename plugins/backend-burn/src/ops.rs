@@ -6,8 +6,8 @@ use burn_tensor::{Device, IndexingUpdateOp, Int, Tensor};
 use sppo_model::Result;
 use sppo_model::ops::encoder::{DisentangledShape, EncoderSegment};
 use sppo_model::ops::{
-    Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, LogitsLimits, Memo,
-    Ops, RotaryFrequencies, UpdateRule,
+    Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, ExpertRows,
+    LogitsLimits, Memo, MixtureGradients, Ops, Position, RotaryFrequencies, Routes, UpdateRule,
 };
 use sppo_model::serve::{MatrixRate, keep_large_buffers};
 
@@ -29,7 +29,7 @@ pub struct BurnOps {
 /// Tables and plans that one layer computes and the next needs again.
 #[derive(Default)]
 pub(crate) struct Memos {
-    rotary: Memo<u32, RotaryFrequencies, RotaryTable>,
+    rotary: Memo<Position, RotaryFrequencies, RotaryTable>,
     /// By segments and window; one mask per segment.
     masks: Memo<AttentionSegment, Option<usize>, Vec<Tensor<4>>>,
     /// By rows and window.
@@ -49,10 +49,15 @@ impl BurnOps {
         Self { device, limits, memos: Rc::default() }
     }
 
+    /// The weights of an expert's rows as a column.
+    fn row_weights(&self, expert: &ExpertRows) -> Result<Tensor<2>> {
+        upload(expert.weights.clone(), [expert.weights.len(), 1], &self.device)
+    }
+
     fn apply_rotary(
         &self,
         x: &Tensor<2>,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
         inverse: bool,
     ) -> Result<Tensor<2>> {
@@ -141,6 +146,10 @@ impl Ops for BurnOps {
         parameter.state().iter().map(download).collect()
     }
 
+    fn optimizer_state_count(&self, parameter: &Parameter) -> usize {
+        parameter.state().len()
+    }
+
     fn set_optimizer_state(&self, parameter: &mut Parameter, state: Vec<Vec<f32>>) -> Result<()> {
         parameter.set_state(state)
     }
@@ -176,7 +185,7 @@ impl Ops for BurnOps {
     fn rotary(
         &self,
         x: &Tensor<2>,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
     ) -> Result<Tensor<2>> {
         self.apply_rotary(x, positions, frequencies, false)
@@ -211,6 +220,17 @@ impl Ops for BurnOps {
 
     fn scale(&self, x: &Tensor<2>, factor: f32) -> Result<Tensor<2>> {
         Ok(x.clone() * factor)
+    }
+
+    fn mixture(&self, parts: &[&Tensor<2>], routes: &Routes) -> Result<Tensor<2>> {
+        let columns = parts.first().map_or(0, |part| part.dims()[1]);
+        let mut sum = Tensor::zeros([routes.row_count, columns], &self.device);
+        for (part, expert) in parts.iter().zip(&routes.experts) {
+            let weighted = (*part).clone() * self.row_weights(expert)?;
+            let rows = index(expert.rows.iter().copied(), &self.device);
+            sum = sum.select_assign(0, rows, weighted, IndexingUpdateOp::Add);
+        }
+        Ok(sum)
     }
 
     fn select_rows(&self, x: &Tensor<2>, rows: &[u32]) -> Result<Tensor<2>> {
@@ -279,7 +299,7 @@ impl Ops for BurnOps {
 
     fn rotary_backward(
         &self,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
         gradient: &Tensor<2>,
     ) -> Result<Tensor<2>> {
@@ -309,6 +329,23 @@ impl Ops for BurnOps {
         gradient: &Tensor<2>,
     ) -> Result<[Tensor<2>; 2]> {
         Ok(gated_backward(gate, up, activation, gradient))
+    }
+
+    fn mixture_backward(
+        &self,
+        parts: &[&Tensor<2>],
+        routes: &Routes,
+        gradient: &Tensor<2>,
+    ) -> Result<MixtureGradients<Tensor<2>>> {
+        let mut found = MixtureGradients { of_parts: Vec::new(), of_weights: Vec::new() };
+        for (part, expert) in parts.iter().zip(&routes.experts) {
+            let rows = index(expert.rows.iter().copied(), &self.device);
+            let of_rows = gradient.clone().select(0, rows);
+            let of_weights = (of_rows.clone() * (*part).clone()).sum_dim(1);
+            found.of_weights.push(download(&of_weights)?);
+            found.of_parts.push(of_rows * self.row_weights(expert)?);
+        }
+        Ok(found)
     }
 
     fn select_rows_backward(

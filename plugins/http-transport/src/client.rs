@@ -147,12 +147,32 @@ impl Client {
 
     /// Sends a body to the endpoint of this number and returns the reply's.
     pub(crate) async fn post(&self, endpoint: usize, body: Bytes) -> Result<Vec<u8>, Failure> {
-        let attempt = timeout(self.limits.total, self.attempt(endpoint, body));
+        let uri = self.endpoints[endpoint].uri.clone();
+        self.ask(endpoint, Method::POST, uri, body).await
+    }
+
+    /// Sends a request to the endpoint of this number, by its connections, and returns the reply's body.
+    pub(crate) async fn ask(
+        &self,
+        endpoint: usize,
+        method: Method,
+        uri: Uri,
+        body: Bytes,
+    ) -> Result<Vec<u8>, Failure> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = self.headers.clone();
+        let attempt = timeout(self.limits.total, self.attempt(endpoint, request));
         attempt.await.unwrap_or_else(|_| Err(self.not_answered(&Unanswered::TimedOut("in all"))))
     }
 
-    async fn attempt(&self, endpoint: usize, body: Bytes) -> Result<Vec<u8>, Failure> {
-        let sent = self.send(endpoint, body).await;
+    async fn attempt(
+        &self,
+        endpoint: usize,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Vec<u8>, Failure> {
+        let sent = self.send(endpoint, request).await;
         let response = sent.map_err(|error| self.not_answered(&error))?;
         let status = response.status();
         if status.is_success() {
@@ -172,12 +192,12 @@ impl Client {
         Err(self.refused(status, &said, retry_after))
     }
 
-    async fn send(&self, endpoint: usize, body: Bytes) -> Result<Response<Incoming>, Unanswered> {
-        let Endpoint { uri, connections, .. } = &self.endpoints[endpoint];
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = uri.clone();
-        *request.headers_mut() = self.headers.clone();
+    async fn send(
+        &self,
+        endpoint: usize,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, Unanswered> {
+        let Endpoint { connections, .. } = &self.endpoints[endpoint];
         match timeout(self.limits.read, connections.request(request)).await {
             Err(_) => Err(Unanswered::TimedOut("waiting for a reply")),
             Ok(sent) => sent.map_err(|error| Unanswered::new(&error, error.is_connect())),

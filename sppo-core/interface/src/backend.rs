@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use abi_stable::StableAbi;
 
-use crate::{LoraSettings, MemoryEstimate, PlannedWork, PluginError, Policy, Progress};
+use crate::{LoraSettings, MemoryEstimate, PlannedWork, PluginError, Policy, Progress, Sharding};
 
 /// A model to load for scoring.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct PolicySpec {
     /// Whether training keeps less for the backward pass and computes it again when it is needed
     /// (gradient checkpointing): less memory for more time, and the same gradients.
     pub recompute_activations: bool,
+    /// Division of the training state among the processes of a team; of no meaning in one process.
+    pub sharding: Sharding,
     /// Variables of the model's chat template, `{"enable_thinking": false}` for instance: a JSON object as
     /// text, empty for none.
     pub template_variables: String,

@@ -107,6 +107,25 @@ impl Optimizer {
     }
 }
 
+/// Division among the processes of a team of what training keeps for each weight (ZeRO, arXiv 1910.02054).
+/// Files hold whole weights and whole state, whatever the division.
+#[repr(u8)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, StableAbi,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Sharding {
+    /// Each process keeps everything.
+    #[default]
+    None,
+    /// Each process keeps the optimiser's state of its part, and the f32 values of it where products read
+    /// others (ZeRO-1). The result is the same, to the bit.
+    Optimizer,
+    /// Each process keeps the gradient of its part alone, too (ZeRO-2). The result is the same to the bit
+    /// where a step is one pass of each process, and up to rounding where it is several.
+    Gradients,
+}
+
 /// Settings of one optimiser step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepSettings {

@@ -7,7 +7,7 @@
 #[macro_export]
 macro_rules! export_oracle {
     ($oracle:ty) => {
-        $crate::export_plugin! { dyn $crate::Oracle, "oracle", $oracle }
+        $crate::export_plugin! { dyn $crate::Oracle, "oracle", "oracle", $oracle }
     };
 }
 
@@ -16,14 +16,29 @@ macro_rules! export_oracle {
 #[macro_export]
 macro_rules! export_backend {
     ($backend:ty) => {
-        $crate::export_plugin! { dyn $crate::Backend, "backend", $backend }
+        $crate::export_plugin! { dyn $crate::Backend, "backend", "backend", $backend }
+    };
+}
+
+/// Exports a [`Plugin`](crate::Plugin) that is a [`RolloutEngine`](crate::RolloutEngine), as [`export_oracle!`]
+/// does an oracle. A crate may hold several, each exported with a symbol of its own:
+/// `export_sampler!(Vllm, "vllm")`.
+#[macro_export]
+macro_rules! export_sampler {
+    ($sampler:ty) => {
+        $crate::export_plugin! { dyn $crate::RolloutEngine, "sampler", "sampler", $sampler }
+    };
+    ($sampler:ty, $symbol:literal) => {
+        $crate::export_plugin! {
+            dyn $crate::RolloutEngine, "sampler", concat!("sampler.", $symbol), $sampler
+        }
     };
 }
 
 #[doc(hidden)]
 #[macro_export]
 macro_rules! export_plugin {
-    ($object:ty, $kind_name:literal, $plugin:ty) => {
+    ($object:ty, $kind_name:literal, $symbol:expr, $plugin:ty) => {
         const _: () = {
             use $crate::abi::{self, INTERFACE_VERSION, INTERFACE_VERSION_TEXT, Pluggable};
             use $crate::{EmbeddedPlugin, Manifest, Plugin, inventory};
@@ -58,13 +73,13 @@ macro_rules! export_plugin {
 
             #[used]
             #[unsafe(export_name = concat!(
-                                "sppo_plugin_manifest.", env!("CARGO_PKG_NAME"), ".", $kind_name
+                                "sppo_plugin_manifest.", env!("CARGO_PKG_NAME"), ".", $symbol
                             ))]
             pub static MANIFEST: [u8; abi::manifest_length(PAIRS)] = abi::manifest_bytes(PAIRS);
 
             #[used]
             #[unsafe(export_name = concat!(
-                                "sppo_plugin_module.", env!("CARGO_PKG_NAME"), ".", $kind_name
+                                "sppo_plugin_module.", env!("CARGO_PKG_NAME"), ".", $symbol
                             ))]
             pub static MODULE: abi::LibHeader = abi::plugin_header::<$object, $plugin>();
         };

@@ -25,7 +25,7 @@ impl PluginKind {
         Self(name)
     }
 
-    /// Name in settings and messages: `backend` or `oracle`.
+    /// Name in settings and messages: `backend`, `oracle` or `sampler`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         self.0
@@ -61,10 +61,12 @@ pub fn label(kind: PluginKind, name: &str) -> String {
     format!("{} `{name}`", kind.name())
 }
 
-/// A plugin as its author writes it: a type that implements [`Oracle`] or [`Backend`], its settings and its
-/// name. Export it with [`export_oracle!`](crate::export_oracle) or [`export_backend!`](crate::export_backend).
+/// A plugin as its author writes it: a type that implements [`Oracle`], [`Backend`] or
+/// [`RolloutEngine`](crate::RolloutEngine), its settings and its name. Export it with
+/// [`export_oracle!`](crate::export_oracle), [`export_backend!`](crate::export_backend) or
+/// [`export_sampler!`](crate::export_sampler).
 pub trait Plugin: Sized + 'static {
-    /// The table `[oracle.<name>]` or `[backend.<name>]`: doc comments become the schema's descriptions;
+    /// The table `[oracle.<name>]`, or that of another kind: doc comments become the schema's descriptions;
     /// use `#[serde(default, deny_unknown_fields)]`.
     type Config: DeserializeOwned + JsonSchema;
     /// Name that it is chosen by, for instance `rules`.

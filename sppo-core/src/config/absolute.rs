@@ -25,6 +25,7 @@ impl Config {
         let sections = [
             (PluginKind::BACKEND, &mut config.backend.settings),
             (PluginKind::ORACLE, &mut config.oracle.settings),
+            (PluginKind::SAMPLER, &mut config.sampler.settings),
         ];
         for (kind, section) in sections {
             for (name, settings) in section {

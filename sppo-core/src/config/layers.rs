@@ -14,6 +14,7 @@ use super::validate::first_unknown_key;
 use crate::error::{Error, Result};
 use crate::files::input_error;
 use crate::plugin::check::InvalidSetting;
+use crate::stages::ReferenceLogProbs;
 
 /// Layers of a configuration; the later wins: defaults, preset, files in order, overrides in order.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -113,6 +114,9 @@ impl Source {
     }
 }
 
+/// The key of the setting that is `recomputed` by itself where another engine than the policy samples.
+const REFERENCE_LOG_PROBS: &str = "training.reference_log_probs";
+
 /// A complete, valid configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resolved {
@@ -151,7 +155,7 @@ impl Config {
         merged.add(defaults, &Source::Default)?;
         if let Some(preset) = layers.preset {
             let source = Source::Preset(preset);
-            merged.add(parse(preset.toml(), &source.to_string())?, &source)?;
+            merged.add(parse_toml(preset.toml(), &source.to_string())?, &source)?;
         }
         for path in &layers.files {
             merged.add(read(path)?, &Source::File(path.clone()))?;
@@ -161,7 +165,10 @@ impl Config {
             let table = given.table(plugin_schema, &places);
             merged.add(table, &Source::Flag(given.flag.clone()))?;
         }
-        let config = merged.deserialize()?;
+        let mut config = merged.deserialize()?;
+        if !config.sampler.is_policy() && !merged.says(REFERENCE_LOG_PROBS) {
+            config.training.reference_log_probs = ReferenceLogProbs::Recomputed;
+        }
         let resolved = Resolved { config, sources: merged.sources };
         resolved.config.check().map_err(|refusal| resolved.refuse(refusal))?;
         Ok(resolved)
@@ -173,10 +180,11 @@ fn read(path: &Path) -> Result<Table> {
         .map_err(|error| input_error(path, "read this configuration file", &error))?;
     let text = String::from_utf8(bytes)
         .map_err(|_| Error::input(path, "this configuration file is not UTF-8 text"))?;
-    parse(&text, &path.display().to_string())
+    parse_toml(&text, &path.display().to_string())
 }
 
-fn parse(text: &str, name: &str) -> Result<Table> {
+/// Reads a TOML document; `name` stands for it in errors.
+pub(crate) fn parse_toml(text: &str, name: &str) -> Result<Table> {
     toml::from_str(text).map_err(|error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
@@ -205,6 +213,11 @@ impl Merged {
         Ok(())
     }
 
+    /// Whether a layer above the defaults sets this key.
+    fn says(&self, key: &str) -> bool {
+        self.sources.get(key).is_some_and(|source| *source != Source::Default)
+    }
+
     fn deserialize(&self) -> Result<Config> {
         serde_path_to_error::deserialize(Value::Table(self.table.clone())).map_err(
             |error: serde_path_to_error::Error<toml::de::Error>| {
@@ -213,7 +226,7 @@ impl Merged {
                 let fault =
                     Error::configuration(source_of(&self.sources, &key).locate(&key), message);
                 match key.as_str() {
-                    "backend" | "oracle" => fault.with_hint(format!(
+                    "backend" | "oracle" | "sampler" => fault.with_hint(format!(
                         "write `{key}.name = \"...\"`, and its settings below `[{key}.<name>]`"
                     )),
                     _ if is_text_without_quotes(error.inner().message()) => {

@@ -16,14 +16,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub(crate) use absolute::is_same_path;
+pub(crate) use layers::parse_toml;
 pub use layers::{Layers, Preset, Resolved, Source};
+pub(crate) use overrides::short_text;
 pub use overrides::{Override, PluginSchema};
 
 use crate::datasets::PromptSettings;
 use crate::error::{Error, Result};
 use crate::evaluation::EvaluationSettings;
 use crate::plugin::PolicySpec;
-use crate::plugins::{BackendChoice, OracleChoice, PluginSearch};
+use crate::plugins::{BackendChoice, OracleChoice, PluginSearch, SamplerChoice};
 use crate::selection::SelectionRule;
 use crate::stages::{PreferenceSettings, SamplingSettings, TrainingSettings};
 
@@ -52,6 +54,8 @@ pub struct Config {
     pub backend: BackendChoice,
     /// Judge, and its settings.
     pub oracle: OracleChoice,
+    /// Source of responses, and its settings.
+    pub sampler: SamplerChoice,
     /// Places of plugins that are not built in.
     pub plugins: PluginSearch,
     /// Prompts to train on and to compare models on.
@@ -76,6 +80,7 @@ impl Config {
             path,
             adapters: self.training.lora.seeded(self.seed),
             recompute_activations: self.training.recompute_activations,
+            sharding: self.training.sharding(),
             template_variables: self.template_variables_json(),
         }
     }
@@ -102,6 +107,7 @@ impl Default for Config {
             seed: 42,
             backend: BackendChoice::default(),
             oracle: OracleChoice::default(),
+            sampler: SamplerChoice::default(),
             plugins: PluginSearch::default(),
             prompts: PromptSettings::default(),
             sampling: SamplingSettings::default(),

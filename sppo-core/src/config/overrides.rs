@@ -6,7 +6,7 @@ use toml::{Table, Value};
 use super::validate::DOCUMENT;
 use crate::error::{Error, Result};
 use crate::plugin::PluginKind;
-use crate::plugins::PluginSearch;
+use crate::plugins::{PluginSearch, kinds};
 use crate::schema::Schema;
 
 /// A source of JSON Schemas: kind and name of a plugin, and the places of plugins, to the schema of its settings.
@@ -68,6 +68,27 @@ impl Override {
         self.table.contains_key(section)
     }
 
+    /// What it sets: dotted keys, and values in TOML notation.
+    pub(crate) fn values(&self) -> Vec<(String, String)> {
+        fn visit(prefix: &str, table: &Table, found: &mut Vec<(String, String)>) {
+            for (name, value) in table {
+                let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+                match value {
+                    Value::Table(inner) => visit(&key, inner, found),
+                    value => found.push((key, short_text(value))),
+                }
+            }
+        }
+        let mut found = Vec::new();
+        visit("", &self.table, &mut found);
+        found
+    }
+
+    /// Name of the flag or file that sets it.
+    pub(crate) fn source(&self) -> &str {
+        &self.flag
+    }
+
     /// The setting as a table. `plugin_schema` gives the schema of a plugin's own settings.
     pub(super) fn table(&self, plugin_schema: &PluginSchema<'_>, places: &PluginSearch) -> Table {
         let Some((key, text)) = &self.typed else { return self.table.clone() };
@@ -77,6 +98,17 @@ impl Override {
             None => is_text(&DOCUMENT, key, text),
         };
         if is_text { table_of(key, Value::String(text.clone())) } else { self.table.clone() }
+    }
+}
+
+/// A value in TOML notation, numbers as short as people write them.
+pub(crate) fn short_text(value: &Value) -> String {
+    match value {
+        Value::Float(number) if *number == 0.0 || (1e-3..1e6).contains(&number.abs()) => {
+            number.to_string()
+        }
+        Value::Float(number) => format!("{number:e}"),
+        other => other.to_string(),
     }
 }
 
@@ -96,8 +128,7 @@ pub(super) fn places_of_plugins(merged: &Table, overrides: &[Override]) -> Plugi
 fn of_plugin(key: &str) -> Option<(PluginKind, &str, &str)> {
     let (section, rest) = key.split_once('.')?;
     let (name, inner) = rest.split_once('.')?;
-    let kinds = [PluginKind::ORACLE, PluginKind::BACKEND];
-    let kind = kinds.into_iter().find(|kind| kind.name() == section)?;
+    let kind = kinds().find(|kind| kind.name() == section)?;
     Some((kind, name, inner))
 }
 

@@ -7,7 +7,7 @@ use crate::datasets::PromptsPerIteration;
 use crate::plugin::Optimizer;
 use crate::plugins::check_sections;
 use crate::records::Prompt;
-use crate::stages::TokenizationRule;
+use crate::stages::{ReferenceLogProbs, TokenizationRule};
 use crate::win_rate::WinRateEstimator;
 
 fn flags(assignments: &[&str]) -> Layers {
@@ -51,6 +51,23 @@ fn later_layers_win_and_are_remembered() {
     assert_eq!(sources["sampling.top_p"], Source::Preset(Preset::Official));
     assert_eq!(sources["model"], Source::Flag("--model".into()));
     assert_eq!(sources["run_directory"], Source::Default);
+}
+
+#[test]
+fn log_probabilities_of_another_sampler_are_not_trained_on() {
+    let reference = |assignments: &[&str]| {
+        let config = Config::resolve(&flags(assignments)).unwrap().config;
+        config.training.reference_log_probs
+    };
+    assert_eq!(reference(&[]), ReferenceLogProbs::Recorded);
+    assert_eq!(reference(&["sampler.name=vllm"]), ReferenceLogProbs::Recomputed);
+    let recorded = "training.reference_log_probs=recorded";
+    assert_eq!(reference(&[recorded]), ReferenceLogProbs::Recorded);
+    let (message, _) = refusal(&flags(&["sampler.name=vllm", recorded]));
+    assert!(message.contains("`recorded` are those of the sampler `vllm`"), "{message}");
+    let (message, hint) = refusal(&flags(&["sampler.vlm.model=x", "sampler.name=vllm"]));
+    assert!(message.contains("there is no sampler named `vlm`"), "{message}");
+    assert!(hint.contains("[sampler.vllm]"), "{hint}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::Config;
 use crate::plugin::check::{self, Check};
 use crate::schema::{Schema, closest_key};
 use crate::selection::SelectionStrategy;
+use crate::stages::ReferenceLogProbs;
 
 /// A key that no setting has.
 #[derive(Debug, PartialEq)]
@@ -87,9 +88,11 @@ impl Config {
     /// Names the key at fault.
     pub(super) fn check(&self) -> Check {
         self.check_run()?;
+        self.sampler.check().map_err(|refusal| refusal.within("sampler"))?;
         self.sampling.check().map_err(|refusal| refusal.within("sampling"))?;
         self.preference.check().map_err(|refusal| refusal.within("preference"))?;
         self.training.check().map_err(|refusal| refusal.within("training"))?;
+        self.check_reference()?;
         self.check_selection()?;
         self.evaluation.check().map_err(|refusal| refusal.within("evaluation"))
     }
@@ -116,6 +119,20 @@ impl Config {
             "seed",
             format!("{} does not fit a TOML integer", self.seed),
             "give a number below 2^63",
+        )
+    }
+
+    /// Log-probabilities that another engine reports are only compared, never trained on.
+    fn check_reference(&self) -> Check {
+        check::require(
+            self.sampler.is_policy()
+                || self.training.reference_log_probs == ReferenceLogProbs::Recomputed,
+            "training.reference_log_probs",
+            format!(
+                "`recorded` are those of the sampler `{}`, not the policy's",
+                self.sampler.name
+            ),
+            "leave it out, or set it to `recomputed`",
         )
     }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use arrow_schema::Schema;
 
 use super::columns::{ColumnNames, Columns};
-use super::text::{answerable, not_empty};
+use super::text::not_empty;
 use crate::error::Result;
 use crate::plugin::Conversation;
 use crate::records::Rollout;
@@ -59,7 +59,7 @@ impl CandidateSet {
         let Some(candidates) = columns.candidates()? else {
             return Err(columns.missing("candidates"));
         };
-        let messages = answerable(columns.conversation()?, place)?;
+        let messages = columns.answerable(columns.conversation()?)?;
         if candidates.len() < 2 {
             let count = candidates.len();
             return Err(place

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::forms::{Misfit, TextOrMessages};
 use super::roles::in_known_roles;
-use super::text::{require_agreement, without_answer};
+use super::text::{require_agreement, require_question, without_answer};
 use crate::error::{Error, Result};
 use crate::plugin::{Conversation, Message};
 use crate::tables::{Place, Row};
@@ -39,6 +39,9 @@ pub struct ColumnNames {
     /// In place of `response`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response: Option<String>,
+    /// Leave out the assistant's message at the end of each conversation: the file holds answers too.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub answered: bool,
 }
 
 /// The name of a column, or a list of names.
@@ -342,6 +345,16 @@ impl Columns<'_> {
                 _ => Err(self.place.error(format!("`{name}` is not one message of the assistant"))),
             },
         }
+    }
+
+    /// A conversation that can be answered.
+    ///
+    /// # Errors
+    /// When nobody asks anything at its end.
+    pub(super) fn answerable(&self, messages: Conversation) -> Result<Conversation> {
+        let messages = if self.names.answered { without_answer(messages) } else { messages };
+        require_question(&messages, self.place)?;
+        Ok(messages)
     }
 
     /// The error of a row without a column that is needed.

@@ -1,6 +1,7 @@
 //! The tables that people, other tools and the stages exchange, with the column names of the official
 //! repository (uclaml/SPPO, `scripts/compute_prob.py`).
 
+mod answers;
 mod candidates;
 mod columns;
 mod forms;
@@ -12,6 +13,7 @@ mod stored;
 mod text;
 mod to_examples;
 
+pub use answers::{AnsweredPrompt, answers_to, read_answers};
 pub use candidates::{
     CandidateSet, RankedCandidates, read_candidates, read_candidates_named, write_candidates,
     write_ranked,

@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::PathBuf;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -255,6 +257,35 @@ fn columns_of_other_names_are_read_by_the_settings() {
 }
 
 #[test]
+fn answers_at_the_end_of_conversations_are_left_out_on_request_alone() {
+    let turn = |from: &str, value: &str| json!({"from": from, "value": value});
+    let answered = json!({"conversations": [turn("human", "Hi"), turn("gpt", "Ho")]});
+    let asked = json!({"messages": [{"role": "user", "content": "Hi"}]});
+    let error = words(&conversation(&answered, &ColumnNames::default()).unwrap_err());
+    assert!(error.contains("ends with the assistant's message"), "{error}");
+    assert!(error.contains("prompts.columns.answered=true"), "{error}");
+    let names: ColumnNames = serde_json::from_value(json!({"answered": true})).unwrap();
+    for row in [answered, asked] {
+        assert_eq!(conversation(&row, &names).unwrap(), [message("user", "Hi")], "{row}");
+    }
+    let nothing_asked = json!({"conversations": [turn("gpt", "Ho")]});
+    let error = words(&conversation(&nothing_asked, &names).unwrap_err());
+    assert!(error.contains("the list of messages is empty"), "{error}");
+}
+
+#[test]
+fn a_small_file_that_unpacks_to_a_line_without_end_is_refused() {
+    use std::io::{Read as _, copy, repeat};
+    let mut encoder = GzEncoder::new(b"".to_vec(), Compression::default());
+    copy(&mut b"{\"prompt\": \"".chain(repeat(b'a').take(257 << 20)), &mut encoder).unwrap();
+    let packed = encoder.finish().unwrap();
+    assert!(packed.len() < 1 << 20);
+    let (_directory, path) = file("rows.jsonl.gz", packed);
+    let error = words(&read_prompts(&path).unwrap_err());
+    assert!(error.contains("unpacks to more than 256 MiB"), "{error}");
+}
+
+#[test]
 fn files_are_read_or_named_whatever_form_they_have() {
     let two = "{\"prompt\": \"Hi\"}\n{\"prompt\": \"Ho\"}\n";
     let array = "[{\"prompt\": \"Hi\"},\n {\"prompt\":\n\"Ho\"}]\n";
@@ -338,7 +369,7 @@ fn files_that_cannot_be_read_say_what_they_are() {
 
 fn gzip(text: &str) -> Vec<u8> {
     use std::io::Write as _;
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(text.as_bytes()).unwrap();
     encoder.finish().unwrap()
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::candidates::CandidateSet;
 use super::columns::{ColumnNames, Columns};
-use super::text::{answerable, not_empty};
+use super::text::not_empty;
 use crate::error::{Error, Result};
 use crate::objective::Objective;
 use crate::plugin::Conversation;
@@ -241,8 +241,7 @@ fn text_content(columns: Columns<'_>) -> Result<PairContent> {
     let answer = |name| columns.answer(name)?.ok_or_else(|| columns.missing(name));
     let (chosen, rejected) = (answer("chosen")?, answer("rejected")?);
     columns.require_same(&chosen, &rejected)?;
-    let messages = columns.answered(chosen.before)?;
-    let messages = answerable(messages, columns.place)?;
+    let messages = columns.answerable(columns.answered(chosen.before)?)?;
     Ok(PairContent::Text { messages, chosen: chosen.text, rejected: rejected.text })
 }
 

@@ -54,6 +54,25 @@ fn parquet_is_read_in_every_codec() {
     }
 }
 
+/// The library that reads Parquet panics over pages that contradict each other.
+#[test]
+fn a_damaged_parquet_file_is_read_or_refused_wherever_the_damage_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.parquet");
+    for codec in [Compression::UNCOMPRESSED, Compression::SNAPPY] {
+        parquet_file(&path, vec![("prompt", texts("Hi"))], codec);
+        let whole = fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1 << (at % 8);
+            fs::write(&path, &damaged).unwrap();
+            let _ = read_prompts(&path);
+        }
+        fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        assert!(read_prompts(&path).is_err());
+    }
+}
+
 #[test]
 fn probabilities_in_parquet_are_numbers_of_any_kind() {
     let directory = tempfile::tempdir().unwrap();

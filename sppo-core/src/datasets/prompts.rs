@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::columns::{ColumnNames, Columns};
-use super::text::{answerable, not_empty};
+use super::text::not_empty;
 use crate::config::zero_is_none;
 use crate::error::Result;
 use crate::plugin::Conversation;
@@ -58,7 +58,7 @@ fn prompt(row: &Row, names: &ColumnNames, place: &Place) -> Result<Conversation>
         Some(stated) => columns.with_system(stated)?,
         None => columns.implied()?.ok_or_else(|| columns.missing_prompt())?,
     };
-    answerable(messages, place)
+    columns.answerable(messages)
 }
 
 fn numbered(conversations: Vec<Conversation>) -> Vec<Prompt> {

@@ -6,7 +6,7 @@ use arrow_schema::Schema;
 use serde::{Deserialize, Serialize};
 
 use super::columns::{ColumnNames, Columns};
-use super::text::{answerable, not_empty};
+use super::text::not_empty;
 use crate::error::Result;
 use crate::plugin::Conversation;
 use crate::tables;
@@ -66,7 +66,7 @@ fn content(columns: Columns<'_>) -> Result<ScoreContent> {
             let Some(response) = columns.get("response")? else {
                 return Err(columns.missing("response"));
             };
-            Ok(ScoreContent::Text { messages: answerable(messages, place)?, response })
+            Ok(ScoreContent::Text { messages: columns.answerable(messages)?, response })
         }
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::Result;
 use crate::plugin::{Conversation, Message};
-use crate::records::{Judgment, Rollout, TrainingExample, TrainingResponse};
+use crate::records::{HeldOutDuels, Judgment, Rollout, TrainingExample, TrainingResponse};
 use crate::tables;
 
 /// Records with a form on disk, JSON lines or Parquet by the file's extension.
@@ -39,6 +39,17 @@ impl Stored for Rollout {
 
 /// Columns: `prompt_id`, `probability` (K x K), `rm_scores`.
 impl Stored for Judgment {
+    fn read(path: &Path) -> Result<Vec<Self>> {
+        tables::read(path)
+    }
+
+    fn write(path: &Path, records: &[Self]) -> Result<()> {
+        tables::write(path, records)
+    }
+}
+
+/// Columns: `against`, `prompt_id`, `read_first`, `read_second`.
+impl Stored for HeldOutDuels {
     fn read(path: &Path) -> Result<Vec<Self>> {
         tables::read(path)
     }

@@ -3,21 +3,22 @@
 use std::path::Path;
 
 use super::forms::TextOrMessages;
-use super::roles::in_known_roles;
 use crate::error::{Error, Result};
 use crate::plugin::{Conversation, Message};
 use crate::tables::Place;
 
-/// A conversation that can be answered, in roles that chat templates know.
-pub(super) fn answerable(messages: Conversation, place: &Place) -> Result<Conversation> {
-    let messages = in_known_roles(messages, place)?;
+/// Refuses a conversation at whose end nobody asks anything.
+pub(super) fn require_question(messages: &[Message<'_>], place: &Place) -> Result<()> {
     let Some(last) = messages.last() else {
         return Err(place.error("the list of messages is empty"));
     };
     if last.role == "assistant" {
         return Err(place
             .error("the conversation ends with the assistant's message, there is nothing to answer")
-            .with_hint("leave the last message out"));
+            .with_hint(
+                "leave the last message out; if the whole file holds answers, \
+                 `--set prompts.columns.answered=true` leaves them out",
+            ));
     }
     if matches!(&*last.role, "system" | "developer") {
         return Err(place
@@ -27,7 +28,7 @@ pub(super) fn answerable(messages: Conversation, place: &Place) -> Result<Conver
     if last.content.trim().is_empty() {
         return Err(place.error("the prompt is empty").with_hint("remove the row"));
     }
-    Ok(messages)
+    Ok(())
 }
 
 /// A file that the user gave must hold something.

@@ -22,8 +22,10 @@
 //! `gap <= 2 (|log pi_1|_inf / (eta T) + eta / 8)`, which is `O(1 / sqrt T)` at `eta` of that order.
 
 mod games;
+mod nash;
 
 pub use games::{cycle, random, read_matrix};
+pub use nash::nash_mixture;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

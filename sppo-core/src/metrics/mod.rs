@@ -26,7 +26,7 @@ const TENSORBOARD: &str = "tensorboard";
 pub struct MetricsEntry {
     /// Seconds since 1970.
     pub time: f64,
-    /// Kind of entry: `training_step`, `iteration`, ...
+    /// Kind of entry: `training_step`, `iteration`, `stage` or `notice`.
     pub kind: String,
     /// The position on TensorBoard's horizontal axis; rises within a kind.
     pub global_step: u64,
@@ -120,6 +120,14 @@ impl MetricsEntry {
         visit(&self.kind, &self.values, &mut found);
         found
     }
+}
+
+/// The entries of a run's directory, whether or not a process is appending to them; none without a log.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn read_metrics(directory: &Path) -> Result<Vec<MetricsEntry>> {
+    read_entries(&directory.join(LINES)).map(|(entries, _)| entries)
 }
 
 /// The readable entries, and whether there was anything else.

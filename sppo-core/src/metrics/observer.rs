@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -13,15 +14,21 @@ use crate::observer::{Event, Observer, Stage, TrainingStep};
 const TRAINING_STEP: &str = "training_step";
 const ITERATION: &str = "iteration";
 const STAGE: &str = "stage";
+const NOTICE: &str = "notice";
 
 /// Writes every optimiser step, every iteration, and the numbers that plugins report in a stage to
-/// `metrics.jsonl` and to a TensorBoard file.
+/// `metrics.jsonl`, and the numbers among these to a TensorBoard file; of a run, also every stage with its time
+/// and every notice.
 ///
-/// Work that is redone after a crash is logged anew: the log is opened when the first entry comes, and
-/// earlier entries about that step or later ones are dropped.
+/// Work that is redone after a crash is logged anew: the first step or iteration that is logged drops earlier
+/// entries about it and later ones. Stages and notices of the earlier process stay: they took their time.
 pub struct MetricsObserver {
     directory: PathBuf,
+    /// Whether stages without numbers and notices are logged too.
+    is_of_run: bool,
     log: RefCell<Option<MetricsLog>>,
+    /// Whether entries about work that this process does again were dropped.
+    has_caught_up: Cell<bool>,
     failure: RefCell<Option<Error>>,
     /// The iteration under way, from 1; 0 outside of self-play.
     iteration: Cell<u32>,
@@ -37,13 +44,23 @@ struct StepEntry<'a> {
     step: &'a TrainingStep,
 }
 
-/// Numbers that a plugin reported in a stage.
+/// The time of a stage in this process, and the numbers that were reported in it.
 #[derive(Serialize)]
 struct StageEntry<'a> {
     iteration: u32,
     stage: Stage,
+    seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sampled_tokens: Option<u64>,
     #[serde(flatten)]
     metrics: &'a Map<String, Value>,
+}
+
+/// A message for the user.
+#[derive(Serialize)]
+struct NoticeEntry<'a> {
+    iteration: u32,
+    text: &'a str,
 }
 
 impl MetricsObserver {
@@ -52,11 +69,19 @@ impl MetricsObserver {
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self {
             directory: directory.into(),
+            is_of_run: false,
             log: RefCell::new(None),
+            has_caught_up: Cell::new(false),
             failure: RefCell::new(None),
             iteration: Cell::new(0),
             stages: RefCell::default(),
         }
+    }
+
+    /// A log of a run, in its directory.
+    #[must_use]
+    pub fn of_run(directory: impl Into<PathBuf>) -> Self {
+        Self { is_of_run: true, ..Self::new(directory) }
     }
 
     /// The outcome of the work that was observed, unless the log could not be written, which stopped it.
@@ -70,24 +95,30 @@ impl MetricsObserver {
         }
     }
 
-    fn stage_finished(&self) {
+    fn stage_finished(&self, elapsed: Duration, sampled_tokens: u64) {
         let finished = self.stages.borrow_mut().pop();
         if let Some((stage, metrics)) = &finished
-            && !metrics.is_empty()
+            && (self.is_of_run || !metrics.is_empty())
         {
-            let iteration = self.iteration.get();
-            // It leaves in force whatever its iteration has logged so far.
-            let position = Position { iteration: iteration.into(), step: u64::MAX };
-            self.log(STAGE, position, &StageEntry { iteration, stage: *stage, metrics });
+            let (iteration, seconds) = (self.iteration.get(), elapsed.as_secs_f64());
+            let sampled_tokens = Some(sampled_tokens).filter(|tokens| *tokens > 0);
+            self.log(
+                STAGE,
+                None,
+                &StageEntry { iteration, stage: *stage, seconds, sampled_tokens, metrics },
+            );
         }
     }
 
-    fn log(&self, kind: &str, position: Position, values: &impl serde::Serialize) {
+    /// Logs an entry. One with a position takes the place of what is logged about that position and later ones.
+    fn log(&self, kind: &str, position: Option<Position>, values: &impl serde::Serialize) {
         let mut slot = self.log.borrow_mut();
-        let opened = match slot.take() {
-            Some(log) => Ok(log),
-            None => MetricsLog::open(&self.directory, |entry| {
-                Position::of(entry).is_some_and(|earlier| earlier < position)
+        let must_catch_up = position.filter(|_| !self.has_caught_up.get());
+        let opened = match (slot.take(), must_catch_up) {
+            (Some(log), None) => Ok(log),
+            (_, must_catch_up) => MetricsLog::open(&self.directory, |entry| {
+                let logged = Position::of(entry);
+                logged.is_some_and(|logged| must_catch_up.is_none_or(|now| logged < now))
             }),
         };
         let appended = opened.and_then(|log| {
@@ -95,6 +126,7 @@ impl MetricsObserver {
             let global_step = next_global_step(log, kind);
             log.append(kind, global_step, values)
         });
+        self.has_caught_up.set(self.has_caught_up.get() || position.is_some());
         if let Err(error) = appended {
             self.failure.borrow_mut().get_or_insert(error);
         }
@@ -107,11 +139,11 @@ impl Observer for MetricsObserver {
             Event::TrainingStep(step) => {
                 let iteration = self.iteration.get();
                 let position = Position { iteration: iteration.into(), step: step.step };
-                self.log(TRAINING_STEP, position, &StepEntry { iteration, step });
+                self.log(TRAINING_STEP, Some(position), &StepEntry { iteration, step });
             }
             Event::IterationFinished(report) => {
                 let position = Position { iteration: report.iteration.into(), step: u64::MAX };
-                self.log(ITERATION, position, report);
+                self.log(ITERATION, Some(position), report);
             }
             Event::IterationStarted { iteration, .. } => self.iteration.set(iteration),
             Event::StageStarted { stage, .. } => {
@@ -126,7 +158,13 @@ impl Observer for MetricsObserver {
                     );
                 }
             }
-            Event::StageFinished { .. } => self.stage_finished(),
+            Event::StageFinished { elapsed, sampled_tokens, .. } => {
+                self.stage_finished(elapsed, sampled_tokens);
+            }
+            Event::Notice(text) if self.is_of_run => {
+                let iteration = self.iteration.get();
+                self.log(NOTICE, None, &NoticeEntry { iteration, text: &text });
+            }
             Event::StageProgress { .. } | Event::Notice(_) => {}
         }
     }
@@ -148,7 +186,7 @@ impl Position {
         let number = |name: &str| entry.values.get(name).and_then(Value::as_u64);
         let step = match entry.kind.as_str() {
             ITERATION => Some(u64::MAX),
-            STAGE => Some(0),
+            STAGE | NOTICE => Some(0),
             _ => number("step"),
         };
         Some(Self { iteration: number("iteration")?, step: step? })
@@ -185,8 +223,9 @@ mod tests {
 
     fn losses(directory: &std::path::Path) -> Vec<(u64, f64)> {
         let log = MetricsLog::open(directory, |_| true).unwrap();
-        let loss = |entry: &MetricsEntry| entry.values["loss"].as_f64().unwrap();
-        log.entries().iter().map(|entry| (entry.global_step, loss(entry))).collect()
+        let loss =
+            |entry: &MetricsEntry| Some((entry.global_step, entry.values.get("loss")?.as_f64()?));
+        log.entries().iter().filter_map(loss).collect()
     }
 
     #[test]
@@ -200,8 +239,9 @@ mod tests {
             }
         }
         first.outcome(Ok(())).unwrap();
-        let resumed = MetricsObserver::new(directory.path());
+        let resumed = MetricsObserver::of_run(directory.path());
         resumed.event(Event::IterationStarted { iteration: 2, iterations: 2 });
+        resumed.event(Event::Notice("what is logged before the steps keeps none of them".into()));
         for number in 1..=2 {
             resumed.event(Event::TrainingStep(&step(number, 7.0)));
         }
@@ -212,13 +252,17 @@ mod tests {
     #[test]
     fn the_last_numbers_of_a_stage_are_logged_when_it_ends() {
         let directory = tempfile::tempdir().unwrap();
-        let observer = MetricsObserver::new(directory.path());
+        let observer = MetricsObserver::of_run(directory.path());
         observer.event(Event::IterationStarted { iteration: 2, iterations: 3 });
         let start =
             |stage| observer.event(Event::StageStarted { stage, total: 1, unit: "prompts" });
         let finish = || {
-            let elapsed = std::time::Duration::ZERO;
-            observer.event(Event::StageFinished { elapsed, summary: String::new() });
+            let elapsed = Duration::from_millis(1500);
+            observer.event(Event::StageFinished {
+                elapsed,
+                summary: String::new(),
+                sampled_tokens: 0,
+            });
         };
         start(Stage::Judge);
         observer.event(Event::StageMetrics(&[("requests", 3.0), ("retries", 1.0)]));
@@ -228,10 +272,10 @@ mod tests {
         finish();
         observer.outcome(Ok(())).unwrap();
         let log = MetricsLog::open(directory.path(), |_| true).unwrap();
-        let [entry] = log.entries() else { panic!("{:?}", log.entries()) };
-        assert_eq!(entry.kind, "stage");
+        let [load, entry] = log.entries() else { panic!("{:?}", log.entries()) };
+        assert_eq!((&*load.kind, &load.values["stage"]), ("stage", &serde_json::json!("load")));
         let expected = serde_json::json!({
-            "iteration": 2, "stage": "judge", "requests": 7.0, "retries": 1.0
+            "iteration": 2, "stage": "judge", "seconds": 1.5, "requests": 7.0, "retries": 1.0
         });
         assert_eq!(Value::Object(entry.values.clone()), expected);
     }

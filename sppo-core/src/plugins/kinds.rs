@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer};
 use crate::plugin::abi::{
     AbiHeaderRef, LibraryError, OpenedModule, Pluggable, PluginModuleRef, RootModule, open_module,
 };
-use crate::plugin::{Backend, Oracle, PluginKind};
+use crate::plugin::{Backend, Oracle, PluginKind, RolloutEngine};
 
 /// A kind, and the reader of the modules of its plugins.
 struct Kind {
@@ -24,7 +24,8 @@ impl Kind {
 }
 
 /// All kinds, in the order in which they are listed. A new kind is one more line.
-const KINDS: [Kind; 2] = [Kind::of::<dyn Backend>(), Kind::of::<dyn Oracle>()];
+const KINDS: [Kind; 3] =
+    [Kind::of::<dyn Backend>(), Kind::of::<dyn RolloutEngine>(), Kind::of::<dyn Oracle>()];
 
 /// All kinds, in the order in which they are listed.
 pub fn all() -> impl DoubleEndedIterator<Item = PluginKind> {

@@ -15,4 +15,10 @@ pub use inspect::Trouble;
 pub use kinds::all as kinds;
 pub use registry::{PluginEntry, PluginRegistry, UsedPlugin, schema_of};
 pub use search::SearchStep;
-pub use sections::{BackendChoice, OracleChoice, PluginSearch, check_sections};
+pub use sections::{BackendChoice, OracleChoice, PluginSearch, SamplerChoice, check_sections};
+
+/// Looks for plugins in the file of a library, and says how many there are.
+#[cfg(fuzzing)]
+pub fn inspect_library(path: &std::path::Path) -> Option<usize> {
+    inspect::inspect(path).map(|plugins| plugins.len()).ok()
+}

@@ -16,7 +16,8 @@ use super::sections::PluginSearch;
 use crate::error::{Error, Result};
 use crate::plugin::abi::{Pluggable, object_of};
 use crate::plugin::{
-    Backend, EmbeddedPlugin, Manifest, Oracle, PluginError, PluginKind, inventory, label,
+    Backend, EmbeddedPlugin, Manifest, Oracle, PluginError, PluginKind, RolloutEngine, inventory,
+    label,
 };
 
 /// Origin of a plugin's code.
@@ -265,6 +266,14 @@ impl PluginRegistry {
     /// # Errors
     /// When there is none of this name, it cannot be opened, or its settings are refused.
     pub fn create_backend(&self, name: &str, settings: Value) -> Result<Box<dyn Backend>> {
+        self.create(name, settings)
+    }
+
+    /// Makes the sampler of this name. Its errors name it.
+    ///
+    /// # Errors
+    /// When there is none of this name, it cannot be opened, or its settings are refused.
+    pub fn create_sampler(&self, name: &str, settings: Value) -> Result<Box<dyn RolloutEngine>> {
         self.create(name, settings)
     }
 

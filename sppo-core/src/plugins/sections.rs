@@ -78,6 +78,53 @@ impl OracleChoice {
     }
 }
 
+/// The section `[sampler]`: the source of responses, and settings of samplers, each in a table of its name
+/// such as `[sampler.vllm]`; `sppo plugin info` lists them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct SamplerChoice {
+    /// Name of the sampler: `policy`, which is the model itself on its backend, or a plugin that draws responses
+    /// from the same weights; `sppo plugin list` shows all.
+    pub name: String,
+    /// Largest mean difference between a sampler's log-probabilities and the policy's own, per token; beyond it
+    /// the sampler holds other weights. 0 for a limit that suits the number formats of both.
+    pub log_prob_limit: f64,
+    /// One table per sampler.
+    #[serde(flatten)]
+    pub settings: BTreeMap<String, Value>,
+}
+
+impl Default for SamplerChoice {
+    fn default() -> Self {
+        Self { name: Self::POLICY.into(), log_prob_limit: 0.0, settings: BTreeMap::new() }
+    }
+}
+
+impl SamplerChoice {
+    /// The name that stands for the model itself.
+    pub const POLICY: &'static str = "policy";
+
+    /// Whether the model itself draws its responses.
+    #[must_use]
+    pub fn is_policy(&self) -> bool {
+        self.name == Self::POLICY
+    }
+
+    /// Settings of the chosen sampler; empty when there are none.
+    #[must_use]
+    pub fn chosen_settings(&self) -> Value {
+        settings_of(&self.name, &self.settings)
+    }
+
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// When a value is out of its range.
+    pub fn check(&self) -> Check {
+        check::not_negative("log_prob_limit", self.log_prob_limit)
+    }
+}
+
 fn settings_of(name: &str, settings: &BTreeMap<String, Value>) -> Value {
     settings.get(name).cloned().unwrap_or_else(|| Value::Object(serde_json::Map::new()))
 }
@@ -103,6 +150,7 @@ pub fn check_sections(resolved: &Resolved) -> Result<()> {
     let sections = [
         (PluginKind::BACKEND, &config.backend.name, &config.backend.settings),
         (PluginKind::ORACLE, &config.oracle.name, &config.oracle.settings),
+        (PluginKind::SAMPLER, &config.sampler.name, &config.sampler.settings),
     ];
     let mut known = PluginRegistry::embedded();
     let explained = sections.iter().all(|(kind, chosen, settings)| {
@@ -119,7 +167,7 @@ pub fn check_sections(resolved: &Resolved) -> Result<()> {
     Ok(())
 }
 
-/// Below `[backend]` and `[oracle]` stand tables of plugins, and nothing else.
+/// Below the section of a kind stand tables of plugins, and nothing else that has no name there.
 fn check_section(
     kind: PluginKind,
     chosen: &str,

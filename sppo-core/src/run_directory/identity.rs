@@ -119,6 +119,10 @@ fn comparable(identity: &Value, by_content: bool) -> Value {
         Some(Value::Object(config)) => config.clone(),
         _ => Map::new(),
     };
+    // Each rank's memory, and not what comes out.
+    if let Some(Value::Object(training)) = all.get_mut("training") {
+        training.shift_remove("sharding");
+    }
     // A model may be named in several ways (a short name, a path); its weights tell.
     let weights = identity.get("model").and_then(|model| model.get("sha256")).cloned();
     let model = Map::from_iter([("sha256".to_owned(), weights.unwrap_or_default())]);

@@ -10,12 +10,12 @@ use crate::files::run_directory_error;
 /// An exclusive lock on a file, which the operating system releases when the process ends in
 /// whatever way. The file stays: removing it would race with the next process.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     file: File,
 }
 
 impl Lock {
-    pub(super) fn acquire(path: &Path) -> Result<Self> {
+    pub(crate) fn acquire(path: &Path) -> Result<Self> {
         let fail = |error: &std::io::Error| run_directory_error(path, "lock this run", error);
         let mut file = OpenOptions::new()
             .read(true)
@@ -35,6 +35,20 @@ impl Lock {
             .and_then(|()| file.write_all(holder.as_bytes()))
             .map_err(|error| fail(&error))?;
         Ok(Self { file })
+    }
+
+    /// Whether a process holds the lock of this file. Nothing is written.
+    pub(super) fn is_held(path: &Path) -> bool {
+        let Ok(file) = File::open(path) else { return false };
+        match file.try_lock_shared() {
+            Ok(()) => {
+                // Closing the file, which follows, unlocks it as well.
+                let _ = file.unlock();
+                false
+            }
+            Err(TryLockError::WouldBlock) => true,
+            Err(TryLockError::Error(_)) => false,
+        }
     }
 }
 

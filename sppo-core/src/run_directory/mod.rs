@@ -7,6 +7,7 @@
 //! runs/<name>/
 //!     run.json            settings, model and plugins
 //!     run.lock            held while a process works here
+//!     processes.json      the processes that worked here
 //!     iteration-1/...     artefacts
 //!     manifests/...       one manifest per artefact, at the artefact's own path
 //!     set-aside/...       artefacts that were found truncated or altered
@@ -15,18 +16,20 @@
 mod identity;
 mod lock;
 mod manifest;
+mod processes;
 mod store;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use identity::{ModelIdentity, PluginIdentity, RunIdentity};
+pub(crate) use lock::Lock;
+pub use processes::{ProcessRecord, StageMemory};
+pub(crate) use store::Store;
 pub use store::{ArtifactName, SetAside};
 
 use crate::error::{Error, Result};
 use crate::files::{create_directory, run_directory_error};
-use lock::Lock;
-use store::Store;
 
 const IDENTITY: &str = "run.json";
 const LOCK: &str = "run.lock";
@@ -98,6 +101,53 @@ impl RunDirectory {
     /// When there is no run or its record cannot be read.
     pub fn read_identity(path: &Path) -> Result<RunIdentity> {
         RunIdentity::read(&path.join(IDENTITY))
+    }
+
+    /// Whether a process is working on a run.
+    #[must_use]
+    pub fn is_in_use(path: &Path) -> bool {
+        Lock::is_held(&path.join(LOCK))
+    }
+
+    /// Path of an artefact that some process committed, found without locking the run; `None` when there is
+    /// none of this name. Its content is not compared with its manifest.
+    #[must_use]
+    pub fn committed_path(root: &Path, name: &ArtifactName) -> Option<PathBuf> {
+        store::committed_path(root, name)
+    }
+
+    /// The processes that worked on a run, in order; none in runs of earlier versions.
+    ///
+    /// # Errors
+    /// When their record cannot be read.
+    pub fn read_processes(path: &Path) -> Result<Vec<ProcessRecord>> {
+        processes::read(path)
+    }
+
+    /// Records a process that works on a run. A later record with the same start replaces it.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub fn record_process(path: &Path, process: &ProcessRecord) -> Result<()> {
+        processes::record(path, process)
+    }
+
+    /// Path of an artefact of a run that is not locked, if it agrees with its manifest.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn verified_path(root: &Path, name: &ArtifactName) -> Result<Option<PathBuf>> {
+        Store::verified_path(root, name)
+    }
+
+    /// Whether another run has the same identity, up to the dotted keys in `allow` and those below them.
+    ///
+    /// # Errors
+    /// When its record cannot be read.
+    pub fn is_like(&self, other: &Path, allow: &[&str]) -> Result<bool> {
+        let file = other.join(IDENTITY);
+        let allow: Vec<String> = allow.iter().map(|key| (*key).to_owned()).collect();
+        Ok(file.is_file() && self.identity.changes_since(&file, &allow)?.is_empty())
     }
 
     /// The directory.

@@ -34,6 +34,11 @@ impl ArtifactName {
         &self.0
     }
 
+    /// Whether this is the artefact's path in a run directory.
+    pub(crate) fn is_at(&self, root: &Path, path: &Path) -> bool {
+        self.within(root) == path
+    }
+
     fn within(&self, directory: &Path) -> PathBuf {
         self.0.split('/').fold(directory.to_path_buf(), |path, part| path.join(part))
     }
@@ -82,16 +87,26 @@ impl fmt::Display for SetAside {
 }
 
 #[derive(Debug)]
-pub(super) struct Store {
+pub(crate) struct Store {
     root: PathBuf,
     /// Artefacts that were found to agree with their manifests, or were committed by this process.
     trusted: BTreeMap<ArtifactName, Manifest>,
     set_aside: Vec<SetAside>,
 }
 
+/// Path of an artefact that has a manifest.
+pub(super) fn committed_path(root: &Path, name: &ArtifactName) -> Option<PathBuf> {
+    let (path, manifest) = (name.within(root), manifest_path(root, name));
+    (manifest.is_file() && path.exists()).then_some(path)
+}
+
+fn manifest_path(root: &Path, name: &ArtifactName) -> PathBuf {
+    ArtifactName(format!("{name}.json")).within(&root.join(MANIFESTS))
+}
+
 impl Store {
     /// Checks every artefact, finishes or undoes interrupted commits, and removes their leftovers.
-    pub(super) fn open(root: &Path) -> Result<Self> {
+    pub(crate) fn open(root: &Path) -> Result<Self> {
         let mut store =
             Self { root: root.to_path_buf(), trusted: BTreeMap::new(), set_aside: Vec::new() };
         for name in store.manifest_names()? {
@@ -101,11 +116,25 @@ impl Store {
         Ok(store)
     }
 
+    /// Path of an artefact that agrees with its manifest, in a directory that is not opened.
+    pub(super) fn verified_path(root: &Path, name: &ArtifactName) -> Result<Option<PathBuf>> {
+        let store =
+            Self { root: root.to_path_buf(), trusted: BTreeMap::new(), set_aside: Vec::new() };
+        if !store.manifest_path(name).is_file() {
+            return Ok(None);
+        }
+        let path = name.within(root);
+        match store.read_manifest(name)? {
+            Some(manifest) if manifest.fault(&path)?.is_none() => Ok(Some(path)),
+            _ => Ok(None),
+        }
+    }
+
     pub(super) fn set_aside(&self) -> &[SetAside] {
         &self.set_aside
     }
 
-    pub(super) fn has(&self, name: &ArtifactName) -> bool {
+    pub(crate) fn has(&self, name: &ArtifactName) -> bool {
         self.trusted.contains_key(name)
     }
 
@@ -113,14 +142,14 @@ impl Store {
         self.trusted.keys()
     }
 
-    pub(super) fn path(&self, name: &ArtifactName) -> Result<PathBuf> {
+    pub(crate) fn path(&self, name: &ArtifactName) -> Result<PathBuf> {
         if self.has(name) {
             return Ok(name.within(&self.root));
         }
         Err(Error::run_directory(&self.root, format!("`{name}` has not been made yet")))
     }
 
-    pub(super) fn commit(
+    pub(crate) fn commit(
         &mut self,
         name: &ArtifactName,
         write: impl FnOnce(&Path) -> Result<()>,
@@ -232,7 +261,7 @@ impl Store {
     }
 
     fn manifest_path(&self, name: &ArtifactName) -> PathBuf {
-        ArtifactName(format!("{name}.json")).within(&self.root.join(MANIFESTS))
+        manifest_path(&self.root, name)
     }
 
     fn write_manifest(&self, name: &ArtifactName, manifest: &Manifest) -> Result<()> {

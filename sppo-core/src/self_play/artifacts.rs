@@ -19,39 +19,44 @@ const OPTIMIZER_STATE: &str = "optimizer.safetensors";
 const PROGRESS: &str = "progress.json";
 
 /// The names of a run's artefacts.
-pub(super) struct Names;
+pub(crate) struct Names;
 
 impl Names {
-    pub(super) fn rollouts(iteration: u32, shard: usize) -> ArtifactName {
+    pub(crate) fn rollouts(iteration: u32, shard: usize) -> ArtifactName {
         ArtifactName::new(format!("iteration-{iteration}/rollouts/shard-{shard:04}.parquet"))
     }
 
-    pub(super) fn judgments(iteration: u32, shard: usize) -> ArtifactName {
+    pub(crate) fn judgments(iteration: u32, shard: usize) -> ArtifactName {
         ArtifactName::new(format!("iteration-{iteration}/judgments/shard-{shard:04}.parquet"))
     }
 
     /// Rollouts and judgments in one file, with the official repository's columns.
-    pub(super) fn generated(iteration: u32) -> ArtifactName {
+    pub(crate) fn generated(iteration: u32) -> ArtifactName {
         ArtifactName::new(format!("iteration-{iteration}/generated.parquet"))
     }
 
-    pub(super) fn training_set(iteration: u32) -> ArtifactName {
+    pub(crate) fn training_set(iteration: u32) -> ArtifactName {
         ArtifactName::new(format!("iteration-{iteration}/training-set.parquet"))
     }
 
-    pub(super) fn training_state(iteration: u32) -> ArtifactName {
+    pub(crate) fn training_state(iteration: u32) -> ArtifactName {
         ArtifactName::new(format!("iteration-{iteration}/training-state"))
     }
 
-    pub(super) fn checkpoint(iteration: u32) -> ArtifactName {
+    pub(crate) fn checkpoint(iteration: u32) -> ArtifactName {
         ArtifactName::new(format!("iteration-{iteration}/checkpoint"))
     }
 
-    pub(super) fn held_out(iteration: u32) -> ArtifactName {
+    pub(crate) fn held_out(iteration: u32) -> ArtifactName {
         ArtifactName::new(format!("iteration-{iteration}/held-out.parquet"))
     }
 
-    pub(super) fn report(iteration: u32) -> ArtifactName {
+    /// Judgments of its responses to the held-out prompts.
+    pub(crate) fn held_out_duels(iteration: u32) -> ArtifactName {
+        ArtifactName::new(format!("iteration-{iteration}/held-out-duels.parquet"))
+    }
+
+    pub(crate) fn report(iteration: u32) -> ArtifactName {
         ArtifactName::new(format!("iteration-{iteration}/report.json"))
     }
 }

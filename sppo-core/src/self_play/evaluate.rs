@@ -7,8 +7,9 @@ use std::time::Instant;
 use super::SelfPlay;
 use super::artifacts::{Names, read_json, write_json};
 use crate::error::Result;
+use crate::evaluation::win_rates;
 use crate::observer::IterationReport;
-use crate::records::{Rollout, TrainingExample};
+use crate::records::{DuelVerdict, HeldOutDuels, Rollout, TrainingExample};
 use crate::selection::SkipCounts;
 use crate::statistics::Interval;
 
@@ -32,6 +33,7 @@ impl SelfPlay<'_> {
         let held_out = self.respond_to_held_out(0)?;
         let mut report = IterationReport::new(0, self.inputs.starting_model.clone());
         report.describe_responses(&held_out);
+        report.log_prob_difference = self.log_prob_difference();
         report.seconds = started.elapsed().as_secs_f64();
         self.commit_report(&report)?;
         Ok(report)
@@ -59,7 +61,8 @@ impl SelfPlay<'_> {
         }
         let held_out = self.respond_to_held_out(iteration)?;
         report.describe_responses(&held_out);
-        report.win_rate = self.compare_with_start(&held_out)?;
+        report.win_rate = self.compare_with_earlier(iteration, &held_out)?;
+        report.log_prob_difference = self.log_prob_difference();
         report.seconds = started.elapsed().as_secs_f64();
         self.commit_report(&report)?;
         Ok(report)
@@ -77,18 +80,52 @@ impl SelfPlay<'_> {
         if let Some(rollouts) = self.committed(&name, &prompts)? {
             return Ok(rollouts);
         }
-        let policy = self.policy_after(iterations)?;
-        let rollouts = session.sample_held_out(policy, &prompts, &session.evaluation_pass())?;
+        let pass = session.evaluation_pass();
+        let rollouts = self
+            .sampled_by(iterations, |sampler| session.sample_held_out(sampler, &prompts, &pass))?;
+        // Duels of other responses say nothing about these.
+        self.run.remove(&Names::held_out_duels(iterations))?;
         self.commit_rows(&name, &rollouts)?;
         Ok(rollouts)
     }
 
-    fn compare_with_start(&mut self, held_out: &[Rollout]) -> Result<Option<Interval>> {
+    /// The win rate against the starting model, from judgments that are committed: all of them by an oracle
+    /// that asks no service; of one that does, whose judgments may cost money, only those that the win rate needs.
+    fn compare_with_earlier(
+        &mut self,
+        iteration: u32,
+        held_out: &[Rollout],
+    ) -> Result<Option<Interval>> {
         if held_out.is_empty() {
             return Ok(None);
         }
-        let start = self.respond_to_held_out(0)?;
-        self.session.win_rate(self.oracle, held_out, &start).map(Some)
+        let name = Names::held_out_duels(iteration);
+        let judgments: Vec<HeldOutDuels> = if self.run.has(&name) {
+            self.rows(&name)?
+        } else {
+            let is_free = self.oracle.expected_requests(1, 2).is_none();
+            let opponents = if is_free { 0..iteration } else { 0..1 };
+            let mut judgments = Vec::new();
+            for against in opponents {
+                judgments.extend(self.judge_against(against, held_out)?);
+            }
+            self.commit_rows(&name, &judgments)?;
+            judgments
+        };
+        let against_start = judgments.iter().filter(|judgment| judgment.against == 0);
+        let duels: Vec<Vec<DuelVerdict>> = against_start.map(HeldOutDuels::duels).collect();
+        Ok(Some(self.session.win_rate_interval(&win_rates(&duels))))
+    }
+
+    /// Judgments of held-out responses against those of an earlier model.
+    fn judge_against(&mut self, against: u32, held_out: &[Rollout]) -> Result<Vec<HeldOutDuels>> {
+        let earlier = self.respond_to_held_out(against)?;
+        let duels = self.session.duels(self.oracle, held_out, &earlier)?;
+        let of_prompts = held_out.iter().zip(duels);
+        let judgment = |(rollout, duels): (&Rollout, Vec<DuelVerdict>)| {
+            HeldOutDuels::new(against, rollout.prompt.id, &duels)
+        };
+        Ok(of_prompts.map(judgment).collect())
     }
 
     fn commit_report(&mut self, report: &IterationReport) -> Result<()> {

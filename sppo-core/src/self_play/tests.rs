@@ -162,7 +162,9 @@ fn sampled(config: &Config, run: &mut RunDirectory, shards_per_call: usize) -> V
     };
     let session = Session { config, plugins: &plugins, backend, observer };
     let oracle = &mut NoOracle;
-    SelfPlay { session, oracle, inputs, run, policy: None, shards_per_call }.sample(1).unwrap()
+    SelfPlay { session, oracle, inputs, run, policy: None, engine: None, shards_per_call }
+        .sample(1)
+        .unwrap()
 }
 
 fn bytes(run: &RunDirectory, name: &ArtifactName) -> Vec<u8> {

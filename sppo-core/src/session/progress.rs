@@ -13,6 +13,8 @@ pub struct StageMeter<'a> {
     session: Session<'a>,
     total: u64,
     completed: Cell<u64>,
+    /// Tokens that were sampled in this stage.
+    tokens: Cell<u64>,
     started: Instant,
 }
 
@@ -24,7 +26,13 @@ impl<'a> StageMeter<'a> {
         unit: &'static str,
     ) -> Self {
         session.observer.event(Event::StageStarted { stage, total, unit });
-        Self { session, total, completed: Cell::new(0), started: Instant::now() }
+        Self {
+            session,
+            total,
+            completed: Cell::new(0),
+            tokens: Cell::new(0),
+            started: Instant::now(),
+        }
     }
 
     /// The host of the next call: what the plugin reports is added to what is done.
@@ -50,10 +58,15 @@ impl<'a> StageMeter<'a> {
         self.session.require_running()
     }
 
+    /// Counts tokens that were sampled, for the log.
+    pub(super) fn count_tokens(&self, tokens: u64) {
+        self.tokens.set(self.tokens.get() + tokens);
+    }
+
     /// Ends the stage with one line on its outcome.
     pub fn finish(self, summary: String) {
-        let elapsed = self.started.elapsed();
-        self.session.observer.event(Event::StageFinished { elapsed, summary });
+        let (elapsed, sampled_tokens) = (self.started.elapsed(), self.tokens.get());
+        self.session.observer.event(Event::StageFinished { elapsed, summary, sampled_tokens });
     }
 }
 

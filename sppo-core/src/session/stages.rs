@@ -6,12 +6,12 @@ use std::path::Path;
 use super::{Session, StageMeter};
 use crate::datasets::ScoredResponse;
 use crate::error::Result;
-use crate::evaluation;
+use crate::evaluation::{self, JudgedPair};
 use crate::observer::{Event, Stage, TrainingStep};
 use crate::plugin::{Comparison, Learner, Oracle, Sampler};
-use crate::records::{Prompt, ResponseStatistics, Rollout, TrainingExample};
+use crate::records::{DuelVerdict, Prompt, ResponseStatistics, Rollout, TrainingExample};
 use crate::stages::{self, SamplingPass, TokenizedResponse, TrainingPass, TrainingProgress};
-use crate::statistics::{Interval, bootstrap_mean_interval};
+use crate::statistics::{Bootstrap, Interval};
 use crate::win_rate::Preferences;
 
 /// Iteration `t` samples on stream `t`; all models that are compared share this one, so that two equal
@@ -115,6 +115,8 @@ impl<'a> Session<'a> {
     ) -> Result<Vec<Vec<Rollout>>> {
         self.require_running()?;
         let rollouts = stages::sample(sampler, parts, pass, &meter.host())?;
+        let responses = rollouts.iter().flatten().flat_map(|rollout| &rollout.responses);
+        meter.count_tokens(responses.map(|response| response.tokens.len() as u64).sum());
         meter.advance(pass.most_tokens(parts.iter().map(|prompts| prompts.len()).sum()));
         Ok(rollouts)
     }
@@ -157,29 +159,50 @@ impl<'a> Session<'a> {
         Ok(preferences)
     }
 
-    /// Mean probability that the challenger's response is preferred to the baseline's, with its bootstrap
-    /// interval over prompts. Both lists hold the same prompts and as many responses to each.
+    /// Intervals as the settings say.
+    #[must_use]
+    pub fn bootstrap(&self) -> Bootstrap {
+        self.config.evaluation.bootstrap(self.config.seed)
+    }
+
+    /// Lets two models' held-out responses meet, sample against sample, in both orders. Both lists hold the
+    /// same prompts and as many responses to each.
     ///
     /// # Errors
     /// When the oracle fails, or the observer cancels.
-    pub fn win_rate(
+    pub fn duels(
         &self,
         oracle: &mut dyn Oracle,
         challenger: &[Rollout],
         baseline: &[Rollout],
-    ) -> Result<Interval> {
+    ) -> Result<Vec<Vec<DuelVerdict>>> {
+        let [ours, theirs]: [Vec<_>; 2] = [challenger, baseline]
+            .map(|rollouts| rollouts.iter().map(stages::comparison).collect());
+        let judged = self.judge_pairs(oracle, &ours, &theirs, "against the baseline")?;
+        let verdicts = |pairs: &Vec<JudgedPair>| pairs.iter().map(|pair| pair.verdict).collect();
+        Ok(judged.iter().map(verdicts).collect())
+    }
+
+    /// Judges the answers of two models to the same prompts pair by pair; see [`evaluation::judge_pairs`].
+    /// `subject` says in the observer's line whose win rate it is.
+    ///
+    /// # Errors
+    /// When the oracle fails, or the observer cancels.
+    pub fn judge_pairs(
+        &self,
+        oracle: &mut dyn Oracle,
+        challenger: &[Comparison<'_>],
+        baseline: &[Comparison<'_>],
+        subject: &str,
+    ) -> Result<Vec<Vec<JudgedPair>>> {
         let meter = self.stage(Stage::Judge, challenger.len() as u64, "prompts");
         let settings = self.config.preference;
-        let win_rates =
-            evaluation::win_rates(oracle, challenger, baseline, &settings, &meter.host())?;
-        let evaluation = &self.config.evaluation;
-        let interval = bootstrap_mean_interval(
-            &win_rates,
-            evaluation.bootstrap_resamples,
-            evaluation.confidence,
-            self.config.seed,
-        );
-        meter.finish(format!("{:.1} % against the baseline", 100.0 * interval.mean));
+        let judged =
+            evaluation::judge_pairs(oracle, challenger, baseline, &settings, &meter.host())?;
+        let win_rates: Vec<f64> =
+            judged.iter().flatten().map(|pair| pair.verdict.win_probability()).collect();
+        let mean = win_rates.iter().sum::<f64>() / win_rates.len().max(1) as f64;
+        meter.finish(format!("{:.1} % {subject}", 100.0 * mean));
         let differ =
             challenger.iter().zip(baseline).filter(|(ours, theirs)| !says_the_same(ours, theirs));
         let is_half = |win_rate: &f64| (win_rate - 0.5).abs() < stages::ROUNDING;
@@ -188,7 +211,13 @@ impl<'a> Session<'a> {
                            rate says nothing";
             self.observer.event(Event::Notice(warning.into()));
         }
-        Ok(interval)
+        Ok(judged)
+    }
+
+    /// Mean of win rates by prompt, with its bootstrap interval over prompts.
+    #[must_use]
+    pub fn win_rate_interval(&self, win_rates: &[f64]) -> Interval {
+        self.bootstrap().mean(win_rates)
     }
 
     /// Computes the reference log-probabilities of all examples under the policy as it is now.
@@ -299,7 +328,7 @@ impl<'a> Session<'a> {
     }
 }
 
-fn says_the_same(ours: &Rollout, theirs: &Rollout) -> bool {
-    let texts = ours.responses.iter().zip(&theirs.responses);
-    texts.into_iter().all(|(ours, theirs)| ours.text == theirs.text)
+fn says_the_same(ours: &Comparison<'_>, theirs: &Comparison<'_>) -> bool {
+    let mut texts = ours.candidates.iter().zip(theirs.candidates.iter());
+    texts.all(|(ours, theirs)| ours.text == theirs.text)
 }

@@ -86,16 +86,28 @@ pub fn judge(
     progress: &dyn Progress,
 ) -> Result<Vec<Preferences>> {
     let PreferenceSettings { estimator, bradley_terry_temperature, oracle_sees } = *settings;
-    let without_thoughts: Vec<Comparison<'_>>;
-    let seen = match oracle_sees {
-        OracleView::Everything => comparisons,
+    let seen = as_seen(comparisons, oracle_sees);
+    Ok(win_rate::ask(oracle, &seen, estimator, bradley_terry_temperature, progress)?)
+}
+
+/// The comparisons as the oracle sees them.
+#[must_use]
+pub fn as_seen<'a>(comparisons: &'a [Comparison<'_>], view: OracleView) -> Vec<Comparison<'a>> {
+    match view {
+        OracleView::Everything => comparisons.iter().map(lent).collect(),
         OracleView::Answer => {
             warn_of_open_thoughts(comparisons);
-            without_thoughts = comparisons.iter().map(without_thoughts_of).collect();
-            &without_thoughts
+            comparisons.iter().map(without_thoughts_of).collect()
         }
-    };
-    Ok(win_rate::ask(oracle, seen, estimator, bradley_terry_temperature, progress)?)
+    }
+}
+
+fn lent<'a>(comparison: &'a Comparison<'_>) -> Comparison<'a> {
+    Comparison {
+        prompt: comparison.prompt[..].into(),
+        rendered_prompt: comparison.rendered_prompt.as_deref().map(Cow::Borrowed),
+        candidates: comparison.candidates[..].into(),
+    }
 }
 
 /// The comparison without the thoughts of its answers, and of the model's earlier turns.

@@ -8,7 +8,7 @@ mod tokenize;
 mod train;
 
 pub(crate) use judge::ROUNDING;
-pub use judge::{PreferenceSettings, comparison, judge, without_signal};
+pub use judge::{OracleView, PreferenceSettings, as_seen, comparison, judge, without_signal};
 pub use sample::{SamplingPass, SamplingSettings, sample};
 pub use score::score;
 pub use select::assemble;
@@ -18,6 +18,6 @@ pub use tokenize::{
     tokenize_responses,
 };
 pub use train::{
-    ReferenceLogProbs, TrainingPass, TrainingProgress, TrainingSettings, mean_log_prob_changes,
-    reference_log_probs, require_finite, train,
+    ReferenceLogProbs, ShardingChoice, TrainingPass, TrainingProgress, TrainingSettings,
+    mean_log_prob_changes, reference_log_probs, require_finite, train,
 };

@@ -14,7 +14,7 @@ use crate::observer::TrainingStep;
 use crate::plugin::{Learner, PluginError, SequenceBatch, StepSettings};
 use crate::records::TrainingExample;
 
-pub use settings::{ReferenceLogProbs, TrainingSettings};
+pub use settings::{ReferenceLogProbs, ShardingChoice, TrainingSettings};
 
 /// Training settings, and the seed that orders the examples.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -2,7 +2,7 @@
 //! gzip.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
@@ -14,6 +14,9 @@ use super::row::in_plain_words;
 use super::{Place, TableFormat};
 use crate::error::{Error, Result};
 use crate::files::input_error;
+
+/// Bytes of a line, or of a document, that are unpacked at most: a small file may unpack to any size.
+const MOST_UNPACKED: u64 = 256 << 20;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -46,7 +49,7 @@ pub(super) fn read_from<T: DeserializeOwned, U>(
     mut convert: impl FnMut(T, &Place) -> Result<U>,
 ) -> Result<Vec<U>> {
     let mut rows = Vec::new();
-    for_each_object_in(path, source, false, &mut |text, place| {
+    for_each_object_in(path, source, false, None, &mut |text, place| {
         rows.push(convert(parse(text, place)?, place)?);
         Ok(())
     })?;
@@ -87,27 +90,37 @@ fn for_each_object(path: &Path, visit: &mut Visit<'_>) -> Result<()> {
     }
     if beginning.starts_with(GZIP) {
         let source = BufReader::new(MultiGzDecoder::new(file));
-        return for_each_object_in(path, source, is_document, visit);
+        return for_each_object_in(path, source, is_document, Some(MOST_UNPACKED), visit);
     }
-    for_each_object_in(path, file, is_document, visit)
+    for_each_object_in(path, file, is_document, None, visit)
 }
 
+/// `most` is the limit of a line, and of a document, in bytes.
 fn for_each_object_in(
     path: &Path,
     mut source: impl BufRead,
     is_document: bool,
+    most: Option<u64>,
     visit: &mut Visit<'_>,
 ) -> Result<()> {
     let unreadable = |error| input_error(path, "read this file", &error);
+    let most = most.unwrap_or(u64::MAX);
+    let within = |line: &[u8], place: &Place| match line.len() as u64 >= most {
+        true => Err(place
+            .error(format!("a line or document unpacks to more than {} MiB", most >> 20))
+            .with_hint("unpack the file; if it is one JSON document, write one object per line")),
+        false => Ok(()),
+    };
     let mut place =
         Place { path: path.into(), format: TableFormat::JsonLines, number: 0, columns: None };
     let (mut line, mut is_first) = (Vec::new(), true);
     loop {
         line.clear();
-        if source.read_until(b'\n', &mut line).map_err(unreadable)? == 0 {
+        if source.by_ref().take(most).read_until(b'\n', &mut line).map_err(unreadable)? == 0 {
             return Ok(());
         }
         place.number += 1;
+        within(&line, &place)?;
         if place.number == 1 && line.starts_with(BYTE_ORDER_MARK) {
             line.drain(..BYTE_ORDER_MARK.len());
         }
@@ -116,7 +129,8 @@ fn for_each_object_in(
             continue;
         }
         if is_first && (is_document || text.starts_with('[') || text == "{") {
-            source.read_to_end(&mut line).map_err(unreadable)?;
+            source.take(most).read_to_end(&mut line).map_err(unreadable)?;
+            within(&line, &place)?;
             return for_each_object_of_document(text_of(&line, &place)?, place, visit);
         }
         is_first = false;

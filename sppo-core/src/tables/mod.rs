@@ -4,8 +4,10 @@
 mod arrow_json;
 mod exact;
 mod json_lines;
+mod parquet_check;
 mod parquet_file;
 mod row;
+mod thrift;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -120,6 +122,17 @@ impl Place {
 /// When the file cannot be read, or a row does not have the columns of `T`; the error names the line.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     read_with(path, |row, _| Ok(row))
+}
+
+/// Reads some columns of a file that this program wrote, those of `T` by their names.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_columns<T: DeserializeOwned>(path: &Path, columns: &[&str]) -> Result<Vec<T>> {
+    match TableFormat::of(path)? {
+        TableFormat::JsonLines => read(path),
+        TableFormat::Parquet => parquet_file::read_columns(path, columns),
+    }
 }
 
 /// Reads all rows and converts each, which may then be refused with its place.

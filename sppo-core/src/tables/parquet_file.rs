@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,12 +18,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::arrow_json::JsonText;
-use super::{Place, Row, TableFormat};
+use super::{Place, Row, TableFormat, parquet_check};
 use crate::error::{Error, Result};
 use crate::files::input_error;
 
 /// Rows that are turned into Arrow arrays at a time; bounds the memory beside the rows themselves.
 const ROWS_PER_BATCH: usize = 4096;
+
+/// Bytes that the rows of a batch may take if each of them is the longest value of a dictionary.
+const BYTES_PER_BATCH: u64 = 512 << 20;
 
 /// An error of serde_arrow, in words for users.
 pub(super) fn fault(path: &Path, error: &serde_arrow::Error) -> Error {
@@ -56,12 +60,26 @@ const READING: &str = "read this Parquet file";
 /// Rows of a file that this program wrote.
 pub(super) fn read<T: DeserializeOwned, U>(
     path: &Path,
+    convert: impl FnMut(T, &Place) -> Result<U>,
+) -> Result<Vec<U>> {
+    read_wanted(path, |schema| (0..schema.fields().len()).collect(), convert)
+}
+
+/// Rows of a file that this program wrote, with the columns of these names.
+pub(super) fn read_columns<T: DeserializeOwned>(path: &Path, columns: &[&str]) -> Result<Vec<T>> {
+    let index = |schema: &Schema, name: &&str| schema.index_of(name).ok();
+    let wanted = |schema: &Schema| columns.iter().filter_map(|name| index(schema, name)).collect();
+    read_wanted(path, wanted, |row, _| Ok(row))
+}
+
+fn read_wanted<T: DeserializeOwned, U>(
+    path: &Path,
+    wanted: impl Fn(&Schema) -> Vec<usize>,
     mut convert: impl FnMut(T, &Place) -> Result<U>,
 ) -> Result<Vec<U>> {
-    let (batches, mut place) = open(path, |schema| (0..schema.fields().len()).collect())?;
+    let (mut batches, mut place) = open(path, wanted)?;
     let mut rows = Vec::new();
-    for batch in batches {
-        let batch = complete(path, batch)?;
+    while let Some(batch) = next_batch(path, &mut batches)? {
         let deserializer = serde_arrow::Deserializer::from_record_batch(&batch)
             .map_err(|error| fault(path, &error))?;
         for item in &deserializer {
@@ -79,10 +97,9 @@ pub(super) fn read_rows<U>(
     wanted: impl Fn(&Schema) -> Vec<usize>,
     mut convert: impl FnMut(Row, &Place) -> Result<U>,
 ) -> Result<Vec<U>> {
-    let (batches, mut place) = open(path, wanted)?;
+    let (mut batches, mut place) = open(path, wanted)?;
     let mut rows = Vec::new();
-    for batch in batches {
-        let batch = complete(path, batch)?;
+    while let Some(batch) = next_batch(path, &mut batches)? {
         for number in 0..batch.num_rows() {
             place.number += 1;
             rows.push(convert(row(&batch, number, &place)?, &place)?);
@@ -101,6 +118,18 @@ fn row(batch: &RecordBatch, number: usize, place: &Place) -> Result<Row> {
             .map_err(|error| place.error(format!("`{name}`: {error}")))?;
     }
     Ok(row)
+}
+
+fn next_batch(path: &Path, batches: &mut ParquetRecordBatchReader) -> Result<Option<RecordBatch>> {
+    guarded(path, || batches.next())?.map(|batch| complete(path, batch)).transpose()
+}
+
+/// Calls the `parquet` crate, which panics over pages that contradict themselves or the file's footer.
+fn guarded<T>(path: &Path, call: impl FnOnce() -> T) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(|_| {
+        Error::input(path, format!("cannot {READING}: it contradicts itself"))
+            .with_hint("check that the file is complete, or write it again")
+    })
 }
 
 fn complete<E: std::fmt::Display>(
@@ -140,8 +169,15 @@ fn open(
     let refused = |error: &ParquetError| parquet_fault(path, READING, error);
     let mut file = File::open(path).map_err(|error| input_error(path, "read this file", &error))?;
     refuse_json(path, &mut file)?;
-    let builder =
-        ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| refused(&error))?;
+    let pages = file.try_clone().map_err(|error| input_error(path, "read this file", &error))?;
+    let unsound = |error: io::Error| match error.kind() {
+        io::ErrorKind::InvalidData => Error::input(path, format!("cannot {READING}: {error}"))
+            .with_hint("check that the file is complete, or write it again"),
+        _ => input_error(path, "read this file", &error),
+    };
+    parquet_check::check_footer(&pages).map_err(unsound)?;
+    let builder = guarded(path, || ParquetRecordBatchReaderBuilder::try_new(file))?
+        .map_err(|error| refused(&error))?;
     let columns = wanted(builder.schema());
     if columns.is_empty() {
         return Err(no_such_columns(path, builder.schema()));
@@ -153,12 +189,12 @@ fn open(
         number: 0,
         columns: Some(names.collect()),
     };
+    let dictionary = guarded(path, || parquet_check::check_pages(&pages, builder.metadata()))?
+        .map_err(unsound)?;
     let mask = ProjectionMask::roots(builder.parquet_schema(), columns);
-    let batches = builder
-        .with_projection(mask)
-        .with_batch_size(ROWS_PER_BATCH)
-        .build()
-        .map_err(|error| refused(&error))?;
+    let rows = (BYTES_PER_BATCH / dictionary.max(1)).clamp(1, ROWS_PER_BATCH as u64) as usize;
+    let builder = builder.with_projection(mask).with_batch_size(rows);
+    let batches = guarded(path, || builder.build())?.map_err(|error| refused(&error))?;
     Ok((batches, place))
 }
 

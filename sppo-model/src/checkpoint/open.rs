@@ -10,14 +10,14 @@ use sha2::{Digest, Sha256};
 
 use super::source::{self, ModelSourceOptions};
 use super::weights::Weights;
-use crate::decoder::{DecoderConfig, merge};
+use crate::decoder::{Container, DecoderConfig, merge, stored_tensors};
 use crate::error::{ModelError, Result};
 use crate::formats::files::{file_sha256, hexadecimal, listing_sha256};
 use crate::formats::json::read_config;
 use crate::formats::peft::ADAPTER_CONFIG;
 use crate::formats::safetensors::{INDEX_FILE, SafetensorsFiles};
 use crate::formats::weight_file::check_finite;
-use crate::formats::{AdapterFiles, GgufFile, WeightFile};
+use crate::formats::{AdapterFiles, AdapterValues, GgufFile, WeightFile};
 use crate::text::{TemplateVariables, TextCodec};
 
 /// One weight in f32.
@@ -105,7 +105,9 @@ impl Checkpoint {
             .with_hint("merge those adapters first: sppo merge"));
         }
         let base = Self::open(&found.path)?;
-        adapters.check(base.weights.layout().map(|tensor| (&*tensor.name, &*tensor.shape)))?;
+        let stored = stored_tensors(&base.config);
+        adapters
+            .check(stored.iter().map(|tensor| (&*tensor.layout.name, &*tensor.layout.shape)))?;
         let text = base.text.with_files_of(directory, base.original_config.as_ref())?;
         Ok(Self { adapters: Some(adapters), text, ..base })
     }
@@ -117,7 +119,8 @@ impl Checkpoint {
         let weights = Weights::of_wrapped(&config, SafetensorsFiles::open(path)?)?;
         let text = TextCodec::from_directory(path)?;
         weights.check(path)?;
-        check_other_weights(&weights, path)?;
+        let container = config.container(Some(&json));
+        check_other_weights(&weights, path, container)?;
         let path = path.to_path_buf();
         Ok(Self { path, config, original_config: Some(json), text, weights, adapters: None })
     }
@@ -204,18 +207,33 @@ impl Checkpoint {
     pub fn tensor(&self, name: &str) -> Result<TensorData> {
         let mut tensor = self.base_tensor(name)?;
         let Some(adapters) = &self.adapters else { return Ok(tensor) };
-        if let Some(values) = adapters.whole(name)? {
-            tensor.values = values;
+        // the weight may be some rows of a larger tensor, to which the adapter belongs
+        let stored = stored_tensors(&self.config);
+        let found = stored.iter().find_map(|stored| {
+            let part = stored.weights.iter().find(|part| part.layout.name == name)?;
+            Some((stored, part.rows.clone()))
+        });
+        let Some((stored, rows)) = found else { return Ok(tensor) };
+        let part = |values: Vec<f32>, row: usize| values[rows.start * row..rows.end * row].to_vec();
+        if let Some(values) = adapters.whole(&stored.layout.name)? {
+            tensor.values = part(values, tensor.values.len() / rows.len().max(1));
         }
-        let module = name.strip_suffix(".weight").unwrap_or(name);
-        if let &[output, input] = tensor.shape.as_slice()
-            && let Some(values) = adapters.values(module, [output, input])?
+        if let Some((module, shape)) = stored.module()
+            && let Some(AdapterValues { a, b }) = adapters.values(module, shape)?
         {
-            merge(&mut tensor.values, input, &values, adapters.scale(module));
+            let row = b.len() / shape[0].max(1);
+            let values = AdapterValues { a, b: part(b, row) };
+            merge(&mut tensor.values, shape[1], &values, adapters.scale(module));
             let [_, file] = adapters.paths();
             check_finite(&file, name, &tensor.values)?;
         }
         Ok(tensor)
+    }
+
+    /// The names of the tensors in which a Hugging Face model of this family stores its weights.
+    #[must_use]
+    pub fn stored_names(&self) -> Vec<String> {
+        stored_tensors(&self.config).into_iter().map(|stored| stored.layout.name).collect()
     }
 
     /// One weight, converted to f32, without its adapter.
@@ -264,7 +282,7 @@ impl Checkpoint {
 }
 
 /// Refuses adapters among the weights, and warns of others that are not used, as transformers does.
-fn check_other_weights(weights: &Weights, path: &Path) -> Result<()> {
+fn check_other_weights(weights: &Weights, path: &Path, container: Option<Container>) -> Result<()> {
     if let Some(name) = weights.adapter() {
         return Err(ModelError::file(
             path,
@@ -273,7 +291,11 @@ fn check_other_weights(weights: &Weights, path: &Path) -> Result<()> {
         .with_hint("merge them with PEFT, merge_and_unload(), before save_pretrained()"));
     }
     let shown = path.display();
-    if let Some(name) = weights.unused() {
+    if let Some(Container { architecture, .. }) = container {
+        tracing::warn!(
+            "{shown}: of this {architecture}, the text part alone is used, and written where it is saved"
+        );
+    } else if let Some(name) = weights.unused() {
         tracing::warn!("{shown}: the weight `{name}` is not used by this architecture");
     }
     if weights.has_another_head() {

@@ -1,5 +1,6 @@
 //! The weights of an opened model by their Hugging Face names, whatever file holds them.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use crate::decoder::{DecoderConfig, TensorLayout, gguf_name, tensor_layout};
@@ -43,6 +44,9 @@ impl Weights {
     /// Weights that llama.cpp's converter named and changed.
     pub(super) fn of_gguf(config: &DecoderConfig, file: impl WeightFile + 'static) -> Self {
         let source = |tensor: &TensorLayout| {
+            if let Some(source) = config.family.gguf_source(config, &tensor.name) {
+                return source;
+            }
             let mut source = config.family.source(config, &tensor.name);
             source.tensor = gguf_name(config.family, &source.tensor).unwrap_or(source.tensor);
             source
@@ -103,13 +107,14 @@ impl Weights {
 
     /// A stored tensor that holds no weight of the model and is not a known by-product either.
     pub(super) fn unused(&self) -> Option<&str> {
-        let used = |name: &str| self.places.iter().any(|(_, source)| source.tensor == name);
+        let used: HashSet<&str> =
+            self.places.iter().map(|(_, source)| source.tensor.as_str()).collect();
         let harmless = |name: &str| {
             name.ends_with("rotary_emb.inv_freq")
                 || name.ends_with(HEAD)
                 || name == "rope_freqs.weight"
         };
-        self.file.names().find(|name| !used(name) && !harmless(name))
+        self.file.names().find(|name| !used.contains(name) && !harmless(name))
     }
 
     /// Names and shapes, in the order of [`tensor_layout`].

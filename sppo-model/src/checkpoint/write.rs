@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use half::bf16;
 use serde_json::{Value, json};
 
-use crate::decoder::{DecoderConfig, TensorLayout, tensor_layout};
+use crate::decoder::{DecoderConfig, StoredTensor, StoredWeight, TensorLayout, stored_tensors};
 use crate::error::{ModelError, Result};
 use crate::formats::files::{prepare_directory, unwritable};
 use crate::formats::json::write_json;
@@ -92,34 +92,6 @@ pub fn write_checkpoint(
         writer.write(&name, &shape, &values)?;
     }
     writer.finish()
-}
-
-/// A tensor as it is stored, and the weights whose rows it holds, each with its first row.
-struct StoredTensor {
-    layout: TensorLayout,
-    weights: Vec<(TensorLayout, usize)>,
-}
-
-/// The tensors of a Hugging Face model, in the order of their first weights.
-fn stored_tensors(config: &DecoderConfig) -> Vec<StoredTensor> {
-    let mut stored: Vec<StoredTensor> = Vec::new();
-    for weight in tensor_layout(config) {
-        let source = config.family.source(config, &weight.name);
-        let first_row = source.rows.map_or(0, |rows| rows.start);
-        match stored.iter_mut().rfind(|stored| stored.layout.name == source.tensor) {
-            Some(StoredTensor { layout, weights }) => {
-                let (rows, more) = (&mut layout.shape[0], weight.shape[0]);
-                *rows = (*rows).max(first_row + more);
-                weights.push((weight, first_row));
-            }
-            None => {
-                let mut layout = TensorLayout { name: source.tensor, shape: weight.shape.clone() };
-                layout.shape[0] += first_row;
-                stored.push(StoredTensor { layout, weights: vec![(weight, first_row)] });
-            }
-        }
-    }
-    stored
 }
 
 /// The shard and the byte at which the values of a weight begin.
@@ -209,8 +181,8 @@ impl ShardWriter {
         let mut offset = data_start;
         for StoredTensor { layout: stored, weights } in group {
             let row = byte_size(&stored, self.format) / stored.shape[0].max(1) as u64;
-            for (layout, first_row) in weights {
-                let offset = offset + first_row as u64 * row;
+            for StoredWeight { layout, rows } in weights {
+                let offset = offset + rows.start as u64 * row;
                 self.places.insert(layout.name.clone(), Place { layout, shard, offset });
             }
             offset += byte_size(&stored, self.format);

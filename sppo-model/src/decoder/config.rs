@@ -1,15 +1,15 @@
 //! The configuration of a decoder, and the interface of the families that read and write it.
 
-use std::f64::consts::TAU;
 use std::fmt::Debug;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use super::rotary::Rotary;
 use crate::error::{ModelError, Result};
 use crate::formats::{GgufFile, GgufKeys, JsonObject, WeightSource};
-use crate::ops::{Activation, RotaryFrequencies};
+use crate::ops::{Activation, Routing};
 
 /// A family of decoders: the names and settings by which its files differ from those of the others.
 ///
@@ -24,6 +24,11 @@ pub trait Family: Debug + Sync {
 
     /// The name of its sequence classifier under `architectures`.
     fn sequence_classifier(&self) -> &'static str;
+
+    /// A model that holds one of this family beside other parts, which are not read.
+    fn container(&self) -> Option<Container> {
+        None
+    }
 
     /// Reads the settings of a `config.json`, with the defaults of transformers.
     ///
@@ -47,6 +52,16 @@ pub trait Family: Debug + Sync {
         None
     }
 
+    /// Whether a GGUF file of [`Self::gguf_architecture`] is one of this family rather than of another
+    /// with the same architecture.
+    ///
+    /// # Errors
+    /// When a value is malformed.
+    fn reads_gguf(&self, keys: &GgufKeys<'_>) -> Result<bool> {
+        let _ = keys;
+        Ok(true)
+    }
+
     /// Reads the metadata of a GGUF file of [`Self::gguf_architecture`].
     ///
     /// # Errors
@@ -60,6 +75,12 @@ pub trait Family: Debug + Sync {
         )))
     }
 
+    /// The tensor of a GGUF file that holds a weight in another way than [`Self::source`] says.
+    fn gguf_source(&self, config: &DecoderConfig, weight: &str) -> Option<WeightSource> {
+        let _ = (config, weight);
+        None
+    }
+
     /// Names of the parts of a layer in GGUF files and in Hugging Face's, beside the common ones.
     fn gguf_parts(&self) -> &'static [(&'static str, &'static str)] {
         &[("ffn_norm", "post_attention_layernorm")]
@@ -68,6 +89,31 @@ pub trait Family: Debug + Sync {
     /// Undoes what llama.cpp's converter did to the values of a weight, given by its Hugging Face name.
     fn restore_gguf(&self, config: &DecoderConfig, weight: &str, values: &mut Vec<f32>) {
         let _ = (config, weight, values);
+    }
+}
+
+/// A model that holds a language model beside other parts, for instance one that sees images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// The `model_type` of its `config.json`.
+    pub model_type: &'static str,
+    /// Its name under `architectures`.
+    pub architecture: &'static str,
+    /// The key of the language model's settings in its `config.json`.
+    pub settings: &'static str,
+    /// The beginning of the names of the language model's layers, in place of `model.`.
+    pub prefix: &'static str,
+}
+
+impl Container {
+    /// Whether a `config.json` is that of such a model.
+    #[must_use]
+    pub fn is_described_by(&self, config: &Map<String, Value>) -> bool {
+        let architecture = config.get("architectures").and_then(|names| names.get(0));
+        architecture
+            .or(config.get("model_type"))
+            .and_then(Value::as_str)
+            .is_some_and(|name| name == self.architecture || name == self.model_type)
     }
 }
 
@@ -113,27 +159,15 @@ pub enum QueryKeyNorm {
     AcrossHeads,
 }
 
-/// Scaling of the rotary frequencies for long contexts.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub enum RotaryScaling {
-    /// Plain frequencies.
-    Unscaled,
-    /// Every frequency is divided by the factor.
-    Linear {
-        /// The divisor.
-        factor: f64,
-    },
-    /// Llama 3.1: low frequencies are divided, high ones kept, those between interpolated.
-    Llama3 {
-        /// The divisor of the low frequencies.
-        factor: f64,
-        /// Wavelengths above `original_context / low_frequency_factor` are divided.
-        low_frequency_factor: f64,
-        /// Wavelengths below `original_context / high_frequency_factor` are kept.
-        high_frequency_factor: f64,
-        /// The context length that the model was first trained with.
-        original_context: f64,
-    },
+/// Experts in place of a feed-forward block: small blocks, of which a router chooses some for each token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Experts {
+    /// The number of experts, and how they are chosen.
+    pub routing: Routing,
+    /// Features inside an expert.
+    pub intermediate_size: usize,
+    /// For each layer, whether it has experts.
+    pub layers: Vec<bool>,
 }
 
 /// The shape of a decoder and every setting that changes its result.
@@ -165,10 +199,6 @@ pub struct DecoderConfig {
     pub norm_placement: NormPlacement,
     /// Non-linearity of the gate.
     pub activation: Activation,
-    /// Base of the rotary frequencies.
-    pub rotary_base: f64,
-    /// Scaling of the rotary frequencies.
-    pub rotary_scaling: RotaryScaling,
     /// Whether the output head is the embedding table.
     pub tied_head: bool,
     /// Whether the query, key and value projections have a bias (Qwen2).
@@ -185,6 +215,10 @@ pub struct DecoderConfig {
     pub embedding_scale: Option<f64>,
     /// For each layer, the number of positions (its own included) that a token sees; `None` is all.
     pub attention_windows: Vec<Option<usize>>,
+    /// Experts in place of the feed-forward block of some layers.
+    pub experts: Option<Experts>,
+    /// For each layer, the rotary embedding of its queries and keys; `None` is none.
+    pub rotary: Vec<Option<Rotary>>,
 }
 
 /// No model comes near these; they keep products of sizes far from overflow.
@@ -200,6 +234,33 @@ impl DecoderConfig {
     /// Features of all key heads together, which are those of the values.
     pub(crate) fn key_features(&self) -> usize {
         self.key_value_heads * self.head_size
+    }
+
+    /// The container that a `config.json` describes, of a model that was read from it.
+    pub(crate) fn container(&self, original: Option<&Value>) -> Option<Container> {
+        let original = original?.as_object()?;
+        self.family.container().filter(|container| container.is_described_by(original))
+    }
+
+    /// The rotary embedding of the first layer that sees all positions and has one, or of the first that
+    /// has one: what a configuration says of the whole model.
+    pub(super) fn main_rotary(&self) -> Option<&Rotary> {
+        let layers = || self.rotary.iter().zip(&self.attention_windows);
+        let unlimited =
+            layers().find_map(|(rotary, window)| rotary.as_ref().filter(|_| window.is_none()));
+        unlimited.or_else(|| self.rotary.iter().flatten().next())
+    }
+
+    /// The length in tokens above which a sequence takes other rotary frequencies; `None` where length
+    /// makes no difference.
+    #[must_use]
+    pub fn longest_short_sequence(&self) -> Option<usize> {
+        self.rotary.iter().flatten().find_map(Rotary::longest_short_sequence)
+    }
+
+    /// The experts of a layer, if it has any.
+    pub(crate) fn experts_of(&self, layer: usize) -> Option<&Experts> {
+        self.experts.as_ref().filter(|experts| experts.layers.get(layer) == Some(&true))
     }
 
     /// Refuses a file whose settings contradict each other or cannot be those of a model.
@@ -233,29 +294,41 @@ impl DecoderConfig {
                 self.attention_heads, self.key_value_heads
             ));
         }
-        if !self.head_size.is_multiple_of(2) {
+        let (windows, rotary) = (self.attention_windows.len(), self.rotary.len());
+        if windows != self.layer_count || rotary != self.layer_count {
             return Some(format!(
-                "the head size {} is odd, so it cannot be rotated",
-                self.head_size
-            ));
-        }
-        if self.attention_windows.len() != self.layer_count {
-            return Some(format!(
-                "there are {} attention windows for {} layers",
-                self.attention_windows.len(),
+                "there are {windows} attention windows and {rotary} rotary embeddings for {} layers",
                 self.layer_count
             ));
         }
-        self.problem_of_factors()
+        let mut rotary = self.rotary.iter().flatten();
+        rotary
+            .find_map(|rotary| rotary.problem(self.head_size))
+            .or_else(|| self.problem_of_experts())
+            .or_else(|| self.problem_of_factors())
+    }
+
+    fn problem_of_experts(&self) -> Option<String> {
+        let Experts { routing, intermediate_size, layers } = self.experts.as_ref()?;
+        let sizes = [routing.expert_count, *intermediate_size];
+        let sound = sizes.into_iter().all(|size| (1..=1 << 20).contains(&size))
+            && (1..=routing.expert_count).contains(&routing.chosen)
+            && layers.len() == self.layer_count;
+        (!sound).then(|| {
+            format!(
+                "{} of {} experts of {intermediate_size} features in {} of {} layers, which no model has",
+                routing.chosen,
+                routing.expert_count,
+                layers.len(),
+                self.layer_count
+            )
+        })
     }
 
     fn problem_of_factors(&self) -> Option<String> {
         let positive = |value: f64| value.is_finite() && value > 0.0;
-        if !positive(self.norm_epsilon) || !positive(self.rotary_base) {
-            return Some(format!(
-                "the norm's epsilon ({}) and the rotary base ({}) must be positive",
-                self.norm_epsilon, self.rotary_base
-            ));
+        if !positive(self.norm_epsilon) {
+            return Some(format!("the norm's epsilon ({}) must be positive", self.norm_epsilon));
         }
         let factors = [Some(self.attention_scale), self.attention_soft_cap, self.logit_soft_cap];
         factors.into_iter().flatten().any(|factor| !positive(factor)).then(|| {
@@ -265,57 +338,5 @@ impl DecoderConfig {
                 self.attention_scale, self.attention_soft_cap, self.logit_soft_cap
             )
         })
-    }
-}
-
-/// The frequencies of a decoder: `base^(-2 i / head_size)`, scaled as the configuration says.
-#[must_use]
-pub fn rotary_frequencies(config: &DecoderConfig) -> RotaryFrequencies {
-    let frequency = |pair: usize| {
-        let plain = config.rotary_base.powf(-2.0 * pair as f64 / config.head_size as f64);
-        scaled(plain, &config.rotary_scaling) as f32
-    };
-    RotaryFrequencies { frequencies: (0..config.head_size / 2).map(frequency).collect() }
-}
-
-fn scaled(frequency: f64, scaling: &RotaryScaling) -> f64 {
-    match *scaling {
-        RotaryScaling::Unscaled => frequency,
-        RotaryScaling::Linear { factor } => frequency / factor,
-        RotaryScaling::Llama3 {
-            factor,
-            low_frequency_factor,
-            high_frequency_factor,
-            original_context,
-        } => {
-            // Full rotations of the pair within the original context decide how far it is scaled.
-            let rotations = original_context * frequency / TAU;
-            let kept =
-                (rotations - low_frequency_factor) / (high_frequency_factor - low_frequency_factor);
-            let kept = kept.clamp(0.0, 1.0);
-            kept * frequency + (1.0 - kept) * frequency / factor
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn llama3_keeps_high_frequencies_and_divides_low_ones() {
-        let scaling = RotaryScaling::Llama3 {
-            factor: 8.0,
-            low_frequency_factor: 1.0,
-            high_frequency_factor: 4.0,
-            original_context: 32.0,
-        };
-        assert_eq!(scaled(1.0, &scaling), 1.0);
-        assert_eq!(scaled(0.01, &scaling), 0.01 / 8.0);
-        // Wavelength 12.8: 2.5 rotations, half way between 1 and 4.
-        let frequency = TAU / 12.8;
-        let expected = 0.5 * frequency + 0.5 * frequency / 8.0;
-        assert!((scaled(frequency, &scaling) - expected).abs() < 1e-15);
-        assert_eq!(scaled(0.5, &RotaryScaling::Linear { factor: 4.0 }), 0.125);
     }
 }

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::DecoderConfig;
-use super::config::rotary_frequencies;
 use super::packing::PackedBatch;
-use super::weights::{DecoderWeights, LayerWeights, Projection};
+use super::rotary::Rotary;
+use super::weights::{DecoderWeights, FeedForward, GatedBlock, LayerWeights, Projection};
+use super::{DecoderConfig, Experts};
 use crate::error::Result;
 use crate::ops::{
-    AttentionSegment, AttentionShape, CachedRow, Graph, Ops, ParameterId, RotaryFrequencies,
-    Variable,
+    AttentionSegment, AttentionShape, CachedRow, Graph, Ops, ParameterId, Position,
+    RotaryFrequencies, Variable,
 };
 
 /// A decoder's shape and where its weights lie in the parameter store.
@@ -17,7 +17,8 @@ use crate::ops::{
 pub struct Decoder {
     config: Arc<DecoderConfig>,
     weights: Arc<DecoderWeights>,
-    frequencies: Arc<RotaryFrequencies>,
+    /// Of each layer.
+    frequencies: Arc<[Option<Arc<RotaryFrequencies>>]>,
     recompute_layers: bool,
 }
 
@@ -54,7 +55,7 @@ impl Decoder {
     /// A decoder over weights that were loaded for this configuration.
     #[must_use]
     pub fn new(config: DecoderConfig, weights: DecoderWeights) -> Self {
-        let frequencies = Arc::new(rotary_frequencies(&config));
+        let frequencies = layer_frequencies(&config);
         let (config, weights) = (Arc::new(config), Arc::new(weights));
         Self { config, weights, frequencies, recompute_layers: false }
     }
@@ -112,7 +113,7 @@ impl Decoder {
         &self,
         graph: &mut Graph<'_, O>,
         tokens: &Arc<[u32]>,
-        positions: &Arc<[u32]>,
+        positions: &Arc<[Position]>,
         source: &mut AttentionSource<'_, O>,
         rows: Option<&Arc<[u32]>>,
     ) -> Result<O::Tensor> {
@@ -130,7 +131,7 @@ impl Decoder {
         &self,
         graph: &mut Graph<'_, O>,
         tokens: &Arc<[u32]>,
-        positions: &Arc<[u32]>,
+        positions: &Arc<[Position]>,
         source: &mut AttentionSource<'_, O>,
     ) -> Result<Value<O>> {
         let mut residual = graph.embedding(self.weights.embedding, tokens)?;
@@ -164,14 +165,14 @@ impl Decoder {
         graph: &mut Graph<'_, O>,
         index: usize,
         residual: &Value<O>,
-        positions: &Arc<[u32]>,
+        positions: &Arc<[Position]>,
         source: &mut AttentionSource<'_, O>,
     ) -> Result<Value<O>> {
         let layer = &self.weights.layers[index];
         let attended = self.attention_block(graph, index, layer, residual, positions, source)?;
         let residual = graph.add(residual, &attended)?;
         drop(attended);
-        let transformed = self.feed_forward_block(graph, layer, &residual)?;
+        let transformed = self.feed_forward_block(graph, index, layer, &residual)?;
         graph.add(&residual, &transformed)
     }
 
@@ -181,7 +182,7 @@ impl Decoder {
         index: usize,
         layer: &LayerWeights,
         residual: &Value<O>,
-        positions: &Arc<[u32]>,
+        positions: &Arc<[Position]>,
         source: &mut AttentionSource<'_, O>,
     ) -> Result<Value<O>> {
         let x = self.norm(graph, residual, layer.before_attention_norm)?;
@@ -193,8 +194,10 @@ impl Decoder {
             queries = self.norm(graph, &queries, Some(query_norm))?;
             keys = self.norm(graph, &keys, Some(key_norm))?;
         }
-        queries = graph.rotary(&queries, positions, &self.frequencies)?;
-        keys = graph.rotary(&keys, positions, &self.frequencies)?;
+        if let Some(Some(frequencies)) = self.frequencies.get(index) {
+            queries = graph.rotary(&queries, positions, frequencies)?;
+            keys = graph.rotary(&keys, positions, frequencies)?;
+        }
         let attended = self.attend(graph, index, [&queries, &keys, &values], source)?;
         let output = project(graph, &attended, layer.attention_output)?;
         self.norm(graph, &output, layer.after_attention_norm)
@@ -236,17 +239,37 @@ impl Decoder {
     fn feed_forward_block<O: Ops>(
         &self,
         graph: &mut Graph<'_, O>,
+        index: usize,
         layer: &LayerWeights,
         residual: &Value<O>,
     ) -> Result<Value<O>> {
         let x = self.norm(graph, residual, layer.before_feed_forward_norm)?;
-        let gate = project(graph, &x, layer.gate)?;
-        let up = project(graph, &x, layer.up)?;
+        let output = match (&layer.feed_forward, self.config.experts_of(index)) {
+            (FeedForward::Experts { router, experts }, Some(Experts { routing, .. })) => {
+                let logits = graph.linear(&x, *router, None)?;
+                graph.mixture(&x, &logits, *routing, |graph, expert, x| {
+                    self.gated_block(graph, &experts[expert], x.clone())
+                })?
+            }
+            (FeedForward::Dense(block), _) => self.gated_block(graph, block, x)?,
+            // the layer's weights were requested by the same configuration
+            (FeedForward::Experts { .. }, None) => x,
+        };
+        self.norm(graph, &output, layer.after_feed_forward_norm)
+    }
+
+    fn gated_block<O: Ops>(
+        &self,
+        graph: &mut Graph<'_, O>,
+        block: &GatedBlock,
+        x: Value<O>,
+    ) -> Result<Value<O>> {
+        let gate = project(graph, &x, block.gate)?;
+        let up = project(graph, &x, block.up)?;
         drop(x);
         let activated = graph.gated_activation(&gate, &up, self.config.activation)?;
         drop((gate, up));
-        let output = project(graph, &activated, layer.down)?;
-        self.norm(graph, &output, layer.after_feed_forward_norm)
+        project(graph, &activated, block.down)
     }
 
     /// The normalised `x`, or `x` itself where the layer has no norm there.
@@ -260,6 +283,20 @@ impl Decoder {
         let offset = if self.config.norm_weight_offset { 1.0 } else { 0.0 };
         graph.rms_norm(x, weight, self.config.norm_epsilon as f32, offset)
     }
+}
+
+/// The rotary frequencies of each layer; equal ones are the same.
+fn layer_frequencies(config: &DecoderConfig) -> Arc<[Option<Arc<RotaryFrequencies>>]> {
+    let mut made: Vec<(&Rotary, Arc<RotaryFrequencies>)> = Vec::new();
+    for rotary in config.rotary.iter().flatten() {
+        if made.iter().all(|(known, _)| *known != rotary) {
+            made.push((rotary, Arc::new(rotary.frequencies(config.head_size))));
+        }
+    }
+    let find = |rotary: &Rotary| {
+        made.iter().find(|(known, _)| *known == rotary).map(|(_, found)| Arc::clone(found))
+    };
+    config.rotary.iter().map(|rotary| rotary.as_ref().and_then(find)).collect()
 }
 
 fn project<O: Ops>(

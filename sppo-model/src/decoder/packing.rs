@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use sppo_plugin::SequenceBatch;
 
+use super::DecoderConfig;
 use crate::error::{ModelError, Result};
-use crate::ops::AttentionSegment;
+use crate::ops::{AttentionSegment, Position};
 
 /// Rows for a forward pass, and those that predict response tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub struct PackedBatch {
     /// The token of each row.
     pub tokens: Arc<[u32]>,
     /// The position of each row in its sequence; a response continues its prompt's.
-    pub positions: Arc<[u32]>,
+    pub positions: Arc<[Position]>,
     /// Rows that see each other.
     pub segments: Arc<[AttentionSegment]>,
     /// The rows whose hidden state predicts a response token, response after response.
@@ -39,9 +40,27 @@ pub struct InputLimits {
     pub vocabulary_size: usize,
     /// Prompt and response together may be this long, in tokens.
     pub context_length: usize,
+    /// Longer sequences than this are rotated otherwise; `None` where length makes no difference.
+    pub longest_short_sequence: Option<usize>,
 }
 
 impl InputLimits {
+    /// Those of a model.
+    #[must_use]
+    pub fn of(config: &DecoderConfig) -> Self {
+        Self {
+            vocabulary_size: config.vocabulary_size,
+            context_length: config.context_length,
+            longest_short_sequence: config.longest_short_sequence(),
+        }
+    }
+
+    /// Whether a sequence of so many tokens is rotated as a long one.
+    #[must_use]
+    pub fn is_long(&self, tokens: usize) -> bool {
+        self.longest_short_sequence.is_some_and(|longest| tokens > longest)
+    }
+
     /// Checks that tokens are known to the model and that there is at least one.
     ///
     /// # Errors
@@ -82,7 +101,7 @@ impl InputLimits {
 #[derive(Default)]
 struct Packer {
     tokens: Vec<u32>,
-    positions: Vec<u32>,
+    positions: Vec<Position>,
     segments: Vec<AttentionSegment>,
     predicting_rows: Vec<u32>,
     targets: Vec<u32>,
@@ -90,13 +109,16 @@ struct Packer {
 }
 
 impl Packer {
-    /// Adds rows that continue at `position` and see `prefix`; returns the rows.
-    fn push(&mut self, tokens: &[u32], position: usize, prefix: Range<usize>) -> Range<usize> {
+    /// Adds rows that see `prefix` and continue its sequence, which is long or not; returns the rows.
+    fn push(&mut self, tokens: &[u32], prefix: Range<usize>, is_long: bool) -> Range<usize> {
+        let before = prefix.len();
         let rows = self.tokens.len()..self.tokens.len() + tokens.len();
         if !tokens.is_empty() {
             self.tokens.extend_from_slice(tokens);
-            self.positions
-                .extend((position..position + tokens.len()).map(|position| position as u32));
+            self.positions.extend(
+                (before..before + tokens.len())
+                    .map(|index| Position { index: index as u32, is_in_long_sequence: is_long }),
+            );
             let (queries, own) = (rows.clone(), rows.clone());
             self.segments.push(AttentionSegment { queries, prefix, own });
         }
@@ -105,10 +127,10 @@ impl Packer {
 
     /// Adds a response to the prompt in `prompt` rows. Its last token predicts no target, so it gets no
     /// row.
-    fn push_response(&mut self, tokens: &[u32], prompt: Range<usize>) {
+    fn push_response(&mut self, tokens: &[u32], prompt: Range<usize>, is_long: bool) {
         let inner = tokens.split_last().map_or(tokens, |(_, inner)| inner);
         let last_prompt_row = prompt.end as u32 - 1;
-        let rows = self.push(inner, prompt.len(), prompt);
+        let rows = self.push(inner, prompt, is_long);
         self.predicting_rows.push(last_prompt_row);
         self.predicting_rows.extend(rows.map(|row| row as u32));
         self.responses.push(self.targets.len()..self.targets.len() + tokens.len());
@@ -128,14 +150,15 @@ impl Packer {
 }
 
 impl PackedBatch {
-    /// Packs prompts and the responses that continue them. A prompt without responses is left out.
+    /// Packs prompts and the responses that continue them. A prompt without responses is left out, and one
+    /// of both long and short sequences is there twice.
     ///
     /// # Errors
     /// Names the prompt or response that is empty, holds an unknown token, is too long, or continues
     /// something that is not an earlier prompt.
     pub fn from_sequences(batch: &SequenceBatch, limits: InputLimits) -> Result<Self> {
         let mut packer = Packer::default();
-        let mut prompt_rows: HashMap<usize, Range<usize>> = HashMap::new();
+        let mut prompt_rows: HashMap<(usize, bool), Range<usize>> = HashMap::new();
         for (number, segment) in batch.responses().enumerate() {
             let what = || format!("response {number} of the batch");
             let tokens = part(batch, &segment.tokens, &what)?;
@@ -154,28 +177,32 @@ impl PackedBatch {
                     limits.context_length
                 )));
             }
-            let rows = match prompt_rows.get(&index) {
+            let is_long = limits.is_long(total);
+            let rows = match prompt_rows.get(&(index, is_long)) {
                 Some(rows) => rows.clone(),
                 None => {
                     let what = || format!("the prompt of response {number} of the batch");
                     let tokens = part(batch, &prompt.tokens, &what)?;
                     limits.check(tokens, &what)?;
-                    let rows = packer.push(tokens, 0, 0..0);
-                    prompt_rows.insert(index, rows.clone());
+                    let rows = packer.push(tokens, 0..0, is_long);
+                    prompt_rows.insert((index, is_long), rows.clone());
                     rows
                 }
             };
-            packer.push_response(tokens, rows);
+            packer.push_response(tokens, rows, is_long);
         }
         Ok(packer.finish())
     }
 
     /// Packs whole prompts, each predicting one token from its last row (prefill). No targets.
     #[must_use]
-    pub fn from_prompts<'a>(prompts: impl IntoIterator<Item = &'a [u32]>) -> Self {
+    pub fn from_prompts<'a>(
+        prompts: impl IntoIterator<Item = &'a [u32]>,
+        limits: InputLimits,
+    ) -> Self {
         let mut packer = Packer::default();
         for tokens in prompts {
-            let rows = packer.push(tokens, 0, 0..0);
+            let rows = packer.push(tokens, 0..0, limits.is_long(tokens.len()));
             packer.predicting_rows.push(rows.end.saturating_sub(1) as u32);
         }
         packer.finish()
@@ -197,7 +224,8 @@ fn part<'a>(
 mod tests {
     use super::*;
 
-    const LIMITS: InputLimits = InputLimits { vocabulary_size: 100, context_length: 6 };
+    const LIMITS: InputLimits =
+        InputLimits { vocabulary_size: 100, context_length: 6, longest_short_sequence: None };
 
     fn segment(rows: Range<usize>, prefix: Range<usize>) -> AttentionSegment {
         AttentionSegment { queries: rows.clone(), prefix, own: rows }
@@ -215,13 +243,32 @@ mod tests {
         let packed = PackedBatch::from_sequences(&batch, LIMITS).unwrap();
         assert_eq!(unused, 1);
         assert_eq!(*packed.tokens, [1, 2, 3, 4, 5, 9, 11]);
-        assert_eq!(*packed.positions, [0, 1, 2, 3, 4, 0, 3]);
+        assert_eq!(*packed.positions, [0, 1, 2, 3, 4, 0, 3].map(Position::of));
         let expected =
             [segment(0..3, 0..0), segment(3..5, 0..3), segment(5..6, 0..0), segment(6..7, 0..3)];
         assert_eq!(*packed.segments, expected);
         assert_eq!(*packed.predicting_rows, [2, 3, 4, 5, 2, 6]);
         assert_eq!(*packed.targets, [4, 5, 6, 10, 11, 12]);
         assert_eq!(packed.responses, [0..3, 3..4, 4..6]);
+    }
+
+    #[test]
+    fn a_prompt_of_long_and_short_sequences_is_there_twice() {
+        let mut batch = SequenceBatch::new();
+        let prompt = batch.push_prompt(&[1, 2]);
+        batch.push_response(prompt, &[3, 4, 5]);
+        batch.push_response(prompt, &[6, 7]);
+        batch.push_response(prompt, &[8]);
+        let limits = InputLimits { longest_short_sequence: Some(4), ..LIMITS };
+        let packed = PackedBatch::from_sequences(&batch, limits).unwrap();
+        assert_eq!(*packed.tokens, [1, 2, 3, 4, 1, 2, 6]);
+        let long: Vec<bool> =
+            packed.positions.iter().map(|position| position.is_in_long_sequence).collect();
+        assert_eq!(long, [true, true, true, true, false, false, false]);
+        assert_eq!(*packed.predicting_rows, [1, 2, 3, 5, 6, 5]);
+        let prompts = PackedBatch::from_prompts([&[1, 2, 3, 4, 5][..], &[6]], limits);
+        assert!(prompts.positions[0].is_in_long_sequence);
+        assert!(!prompts.positions[5].is_in_long_sequence);
     }
 
     #[test]

@@ -54,10 +54,7 @@ impl<O: Ops> DecoderClassifier<O> {
     /// One score per sequence.
     pub(crate) fn scores(&self, ops: &O, sequences: &[Vec<u32>]) -> Result<Vec<f32>> {
         let config = self.decoder.config();
-        let limits = InputLimits {
-            vocabulary_size: config.vocabulary_size,
-            context_length: config.context_length,
-        };
+        let limits = InputLimits::of(config);
         for (number, tokens) in sequences.iter().enumerate() {
             limits.check_sequence(tokens, &|| format!("sequence {number}"))?;
         }
@@ -65,7 +62,7 @@ impl<O: Ops> DecoderClassifier<O> {
             return Ok(Vec::new());
         }
         let counted = sequences.iter().map(|tokens| self.without_padding(tokens));
-        let batch = PackedBatch::from_prompts(counted);
+        let batch = PackedBatch::from_prompts(counted, limits);
         let mut graph = Graph::inference(ops, &self.parameters);
         let states = self.decoder.predicting_states(&mut graph, &batch)?;
         let scores = graph.linear(&states, self.score, None)?;

@@ -1,12 +1,18 @@
 //! The weights of a decoder: their Hugging Face names, their shapes, and loading them.
 
+use std::collections::HashMap;
+
 use sppo_plugin::LoraSettings;
 
 use super::lora::{self, Adapter, AdapterSource};
+use super::stored::StoredWeight;
 use super::{DecoderConfig, QueryKeyNorm};
 use crate::error::{ModelError, Result};
-use crate::formats::peft::{adapter_names, check_lora_settings};
+use crate::formats::peft::adapter_names;
 use crate::ops::{Ops, ParameterId, ParameterStore};
+
+/// Name of the table of token embeddings.
+const EMBEDDING: &str = "model.embed_tokens.weight";
 
 /// A linear map's parameters.
 #[derive(Clone, Copy, Debug)]
@@ -28,10 +34,29 @@ pub(crate) struct LayerWeights {
     pub(crate) attention_output: Projection,
     pub(crate) after_attention_norm: Option<ParameterId>,
     pub(crate) before_feed_forward_norm: Option<ParameterId>,
+    pub(crate) feed_forward: FeedForward,
+    pub(crate) after_feed_forward_norm: Option<ParameterId>,
+}
+
+/// The feed-forward block of a layer.
+#[derive(Clone, Debug)]
+pub(crate) enum FeedForward {
+    /// One that all tokens go through.
+    Dense(GatedBlock),
+    /// Several, of which each token goes through some.
+    Experts {
+        /// `[experts, hidden]`.
+        router: ParameterId,
+        experts: Vec<GatedBlock>,
+    },
+}
+
+/// `down(activation(gate(x)) * up(x))`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GatedBlock {
     pub(crate) gate: Projection,
     pub(crate) up: Projection,
     pub(crate) down: Projection,
-    pub(crate) after_feed_forward_norm: Option<ParameterId>,
 }
 
 /// The parameters of a decoder.
@@ -60,21 +85,6 @@ pub fn tensor_layout(config: &DecoderConfig) -> Vec<TensorLayout> {
         .into_iter()
         .map(|(name, shape)| TensorLayout { name, shape })
         .collect()
-}
-
-/// The shapes `[rank, input]` and `[output, rank]` of every adapter that a decoder gets.
-pub(crate) fn adapter_shapes(
-    config: &DecoderConfig,
-    settings: &LoraSettings,
-) -> Vec<[[usize; 2]; 2]> {
-    let shapes = DecoderWeights::names_and_shapes(config).into_iter();
-    let adapted = shapes.filter(|(name, _)| {
-        let module = name.strip_suffix(".weight").unwrap_or_default();
-        let target = module.rsplit('.').next().unwrap_or_default();
-        settings.target_modules.iter().any(|name| name == target)
-    });
-    let matrices = adapted.filter_map(|(_, shape)| <[usize; 2]>::try_from(shape).ok());
-    matrices.map(|[output, input]| [[settings.rank, input], [output, settings.rank]]).collect()
 }
 
 /// Reads a tensor of the checkpoint by name: its shape and its row-major values.
@@ -106,48 +116,58 @@ impl DecoderWeights {
                      calls for {shape:?}"
                 )));
             }
+            if name == EMBEDDING {
+                return store.push_table(ops, name, shape.to_vec(), values, trainable);
+            }
             store.push(ops, name, shape.to_vec(), values, trainable)
         })?;
         Ok((weights, store))
     }
 
-    /// Adds adapters to the projections that the settings name, with values from `source` or fresh.
+    /// Adds adapters to the modules that the settings name, with values from `source` or fresh. Projections
+    /// that are stored as one module share its `A`, and each has its rows of `B`.
     ///
     /// # Errors
     /// When the settings are invalid, or given values do not have the adapter's shape.
     pub(crate) fn adapt<O: Ops>(
         &mut self,
         ops: &O,
+        config: &DecoderConfig,
         store: &mut ParameterStore<O>,
         settings: &LoraSettings,
         source: &mut AdapterSource<'_>,
     ) -> Result<()> {
-        check_lora_settings(settings)?;
+        let modules = lora::adapted_modules(config, settings)?;
+        let name =
+            |projection: &Projection| store.entries()[projection.weight.index()].name.clone();
         let projections = self.layers.iter_mut().flat_map(LayerWeights::projections_mut);
-        for (number, projection) in (0..).zip(projections) {
-            let weight = &store.entries()[projection.weight.index()];
-            let module = weight.name.trim_end_matches(".weight").to_string();
-            let shape = <[usize; 2]>::try_from(weight.shape.as_slice()).unwrap_or_default();
-            let target = module.rsplit('.').next().unwrap_or_default();
-            if !settings.target_modules.iter().any(|name| name == target) {
-                continue;
-            }
+        let mut projections: HashMap<String, (u64, &mut Projection)> = (0..)
+            .zip(projections)
+            .map(|(number, projection)| (name(projection), (number, projection)))
+            .collect();
+        for stored in modules {
+            let Some((module, shape @ [output, input])) = stored.module() else { continue };
+            let first =
+                stored.weights.first().and_then(|first| projections.get(&first.layout.name));
+            let Some(&(number, _)) = first else { continue };
             let fresh = || lora::fresh(settings, number, shape);
-            let values = source(&module, shape)?.unwrap_or_else(fresh);
-            let [output, input] = shape;
-            let (rank, [a, b]) = (settings.rank, adapter_names(&module));
+            let values = source(module, shape)?.unwrap_or_else(fresh);
+            let rank = settings.rank;
             if values.a.len() != rank * input || values.b.len() != output * rank {
                 return Err(ModelError::Input(format!(
                     "the adapter of `{module}` does not have the rank {rank}"
                 )));
             }
-            projection.adapter = Some(Adapter {
-                a: store.push(ops, a, vec![rank, input], values.a, true)?,
-                b: store.push(ops, b, vec![output, rank], values.b, true)?,
-                scale: settings.scale() as f32,
-                dropout: settings.dropout as f32,
-                number,
-            });
+            let [a, _] = adapter_names(module);
+            let a = store.push(ops, a, vec![rank, input], values.a, true)?;
+            for StoredWeight { layout, rows } in &stored.weights {
+                let Some((_, projection)) = projections.get_mut(&layout.name) else { continue };
+                let [_, b] = adapter_names(layout.name.trim_end_matches(".weight"));
+                let values = values.b[rows.start * rank..rows.end * rank].to_vec();
+                let b = store.push(ops, b, vec![rows.len(), rank], values, true)?;
+                let (scale, dropout) = (settings.scale() as f32, settings.dropout as f32);
+                projection.adapter = Some(Adapter { a, b, scale, dropout, number });
+            }
         }
         Ok(())
     }
@@ -167,7 +187,7 @@ impl DecoderWeights {
     /// The layout: asks for every parameter in the order of the forward pass.
     fn request(config: &DecoderConfig, request: &mut Request<'_>) -> Result<Self> {
         let table = [config.vocabulary_size, config.hidden_size];
-        let embedding = request("model.embed_tokens.weight".into(), &table)?;
+        let embedding = request(EMBEDDING.into(), &table)?;
         let layers = (0..config.layer_count)
             .map(|layer| LayerWeights::request(config, layer, request))
             .collect::<Result<_>>()?;
@@ -181,16 +201,14 @@ impl DecoderWeights {
 }
 
 impl LayerWeights {
-    fn projections_mut(&mut self) -> [&mut Projection; 7] {
-        [
-            &mut self.query,
-            &mut self.key,
-            &mut self.value,
-            &mut self.attention_output,
-            &mut self.gate,
-            &mut self.up,
-            &mut self.down,
-        ]
+    /// The projections that may be adapted: those of experts are not.
+    fn projections_mut(&mut self) -> Vec<&mut Projection> {
+        let mut projections =
+            vec![&mut self.query, &mut self.key, &mut self.value, &mut self.attention_output];
+        if let FeedForward::Dense(GatedBlock { gate, up, down }) = &mut self.feed_forward {
+            projections.extend([gate, up, down]);
+        }
+        projections
     }
 
     /// Asks for the parameters of a layer.
@@ -203,7 +221,7 @@ impl LayerWeights {
     /// | before and after | `input`          | `post_attention` | `pre_feedforward`   | `post_feedforward` |
     /// | after            | -                | `post_attention` | -                   | `post_feedforward` |
     fn request(config: &DecoderConfig, layer: usize, request: &mut Request<'_>) -> Result<Self> {
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let hidden = config.hidden_size;
         let (queries, keys) = (config.query_features(), config.key_features());
         let (bias, norms) = (config.attention_bias, config.norm_placement);
         let mut ask =
@@ -228,9 +246,7 @@ impl LayerWeights {
         let after_attention_norm = norm(&mut ask, "post_attention", hidden, norms.is_after())?;
         let name = if norms.is_after() { "pre_feedforward" } else { "post_attention" };
         let before_feed_forward_norm = norm(&mut ask, name, hidden, norms.is_before())?;
-        let gate = projection(&mut ask, "mlp.gate_proj", [inner, hidden], false)?;
-        let up = projection(&mut ask, "mlp.up_proj", [inner, hidden], false)?;
-        let down = projection(&mut ask, "mlp.down_proj", [hidden, inner], false)?;
+        let feed_forward = FeedForward::request(config, layer, &mut ask)?;
         let after_feed_forward_norm = norm(&mut ask, "post_feedforward", hidden, norms.is_after())?;
         Ok(Self {
             before_attention_norm,
@@ -241,10 +257,33 @@ impl LayerWeights {
             attention_output,
             after_attention_norm,
             before_feed_forward_norm,
-            gate,
-            up,
-            down,
+            feed_forward,
             after_feed_forward_norm,
+        })
+    }
+}
+
+impl FeedForward {
+    fn request(config: &DecoderConfig, layer: usize, ask: &mut Ask<'_>) -> Result<Self> {
+        let hidden = config.hidden_size;
+        let Some(experts) = config.experts_of(layer) else {
+            return GatedBlock::request(ask, "mlp", [config.intermediate_size, hidden])
+                .map(Self::Dense);
+        };
+        let count = experts.routing.expert_count;
+        let router = ask("mlp.gate.weight", &[count, hidden])?;
+        let shape = [experts.intermediate_size, hidden];
+        let expert = |number| GatedBlock::request(ask, &format!("mlp.experts.{number}"), shape);
+        Ok(Self::Experts { router, experts: (0..count).map(expert).collect::<Result<_>>()? })
+    }
+}
+
+impl GatedBlock {
+    fn request(ask: &mut Ask<'_>, block: &str, [inner, hidden]: [usize; 2]) -> Result<Self> {
+        Ok(Self {
+            gate: projection(ask, &format!("{block}.gate_proj"), [inner, hidden], false)?,
+            up: projection(ask, &format!("{block}.up_proj"), [inner, hidden], false)?,
+            down: projection(ask, &format!("{block}.down_proj"), [hidden, inner], false)?,
         })
     }
 }

@@ -219,6 +219,7 @@ impl<O: EncoderOps> PairRanker<O> {
         let limits = InputLimits {
             vocabulary_size: self.encoder.config().vocabulary_size,
             context_length: LONGEST_SEQUENCE,
+            longest_short_sequence: None,
         };
         let mut batch = EncoderBatch::default();
         for (number, tokens) in sequences.iter().enumerate() {

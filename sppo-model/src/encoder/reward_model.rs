@@ -182,6 +182,7 @@ impl<O: EncoderOps> EncoderClassifier<O> {
         let limits = InputLimits {
             vocabulary_size: self.encoder.config().vocabulary_size,
             context_length: usize::MAX,
+            longest_short_sequence: None,
         };
         let mut batch = EncoderBatch::default();
         for (number, tokens) in sequences.iter().enumerate() {

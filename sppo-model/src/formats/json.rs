@@ -57,6 +57,12 @@ impl<'a> JsonObject<'a> {
         self.path
     }
 
+    /// The object as JSON has it.
+    #[must_use]
+    pub fn value(&self) -> &'a Map<String, Value> {
+        self.object
+    }
+
     /// All keys.
     pub fn keys(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         self.object.keys().map(String::as_str)

@@ -75,7 +75,7 @@ impl<F: WeightFile + ?Sized> WeightFile for &F {
 pub struct WeightSource {
     /// The stored tensor.
     pub tensor: String,
-    /// Rows of its first dimension; `None` is all.
+    /// Rows of its last dimension, which those before it count one after the other; `None` is all.
     pub rows: Option<Range<usize>>,
 }
 
@@ -95,8 +95,9 @@ impl WeightSource {
     pub fn shape(&self, file: &dyn WeightFile) -> Option<Vec<usize>> {
         let stored = file.shape(&self.tensor)?;
         let Some(rows) = &self.rows else { return Some(stored.to_vec()) };
-        let (&count, inner) = stored.split_first()?;
-        (rows.end <= count).then(|| [&[rows.len()], inner].concat())
+        let (&row, outer) = stored.split_last()?;
+        let count: usize = outer.iter().product();
+        (rows.end <= count).then(|| vec![rows.len(), row])
     }
 
     /// The weight's row-major values.
@@ -106,8 +107,7 @@ impl WeightSource {
     pub fn values(&self, file: &dyn WeightFile) -> Result<Vec<f32>> {
         let values = file.values(&self.tensor)?;
         let Some(rows) = &self.rows else { return Ok(values) };
-        let inner = file.shape(&self.tensor).and_then(|shape| shape.split_first());
-        let row: usize = inner.map_or(0, |(_, inner)| inner.iter().product());
+        let row = file.shape(&self.tensor).and_then(|shape| shape.last()).copied().unwrap_or(0);
         let part = values.get(rows.start * row..rows.end * row).ok_or_else(|| {
             ModelError::Input(format!(
                 "the tensor `{}` has fewer than {} rows",

@@ -12,7 +12,7 @@ use super::sampler::{SampleKey, SampleRequest, Sampler};
 use super::slots::{CachePlan, FreeSpans};
 use crate::decoder::{AttentionSource, Decoder, DecoderConfig, InputLimits, PackedBatch};
 use crate::error::{ModelError, Result};
-use crate::ops::{CachedRow, Graph, Ops, ParameterStore, SampledToken};
+use crate::ops::{CachedRow, Graph, Ops, ParameterStore, Position, SampledToken};
 
 /// Limits of what generation computes at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +74,12 @@ fn cache_plan(
     let bytes_per_slot = 2 * 4 * config.layer_count * config.key_value_heads * config.head_size;
     // The last token of a response is never fed back, so it needs no slot.
     let row_slots = max_new_tokens.saturating_sub(1).min(config.context_length).max(1);
+    // A row that starts again as a long sequence keeps its prompt in its own slots.
+    let limit = InputLimits::of(config);
+    let becomes_long =
+        |&length: &usize| !limit.is_long(length) && limit.is_long(length + max_new_tokens);
+    let row_slots =
+        row_slots + prompt_lengths.iter().copied().filter(becomes_long).max().unwrap_or(0);
     let budget = limits.cache_bytes / bytes_per_slot.max(1);
     CachePlan::new(budget, limits.max_batch_size, row_slots, prompt_lengths, samples_per_prompt)
 }
@@ -91,10 +97,7 @@ pub(crate) fn planned_cache(
 
 fn check_prompts(prompts: &[GenerationPrompt], decoder: &Decoder) -> Result<()> {
     let config = decoder.config();
-    let limits = InputLimits {
-        vocabulary_size: config.vocabulary_size,
-        context_length: config.context_length,
-    };
+    let limits = InputLimits::of(config);
     for prompt in prompts {
         limits.check(&prompt.tokens, &|| format!("prompt {}", prompt.id))?;
         if prompt.tokens.len() >= limits.context_length {
@@ -127,9 +130,19 @@ struct Row {
     sample: usize,
     /// Number of its span of cache slots.
     span: usize,
+    /// Slots of its prompt, which it shares with other samples.
     prefix: Range<usize>,
+    /// Tokens of its prompt in its own span, if it started again as a long sequence.
+    own_prompt: usize,
     tokens: Vec<u32>,
     log_probs: Vec<f32>,
+}
+
+impl Row {
+    /// Tokens so far, those of the prompt included.
+    fn length(&self) -> usize {
+        self.prefix.len() + self.own_prompt + self.tokens.len()
+    }
 }
 
 struct Scheduler<'a, O: Ops> {
@@ -239,9 +252,25 @@ impl<'a, O: Ops> Scheduler<'a, O> {
         let all = &self.request.prompts;
         let batch = PackedBatch::from_prompts(
             chosen.iter().map(|(index, _)| all[*index].tokens.as_slice()),
+            InputLimits::of(self.decoder.config()),
         );
-        let slots: Vec<u32> =
-            chosen.iter().flat_map(|(_, slots)| slots.clone()).map(|slot| slot as u32).collect();
+        let slots = chosen.iter().flat_map(|(_, slots)| slots.clone());
+        let logits = self.prefill_batch(&batch, slots)?;
+        let vocabulary = self.decoder.config().vocabulary_size;
+        for ((index, slots), logits) in chosen.into_iter().zip(logits.chunks_exact(vocabulary)) {
+            let logits = logits.into();
+            self.prompts.push_back(PromptState { index, slots, logits, started: 0, finished: 0 });
+        }
+        Ok(true)
+    }
+
+    /// Writes whole sequences to these slots, and returns the logits after each.
+    fn prefill_batch(
+        &mut self,
+        batch: &PackedBatch,
+        slots: impl Iterator<Item = usize>,
+    ) -> Result<Vec<f32>> {
+        let slots: Vec<u32> = slots.map(|slot| slot as u32).collect();
         let mut source = AttentionSource::Prefill {
             segments: batch.segments.clone(),
             cache: &mut self.cache,
@@ -254,13 +283,7 @@ impl<'a, O: Ops> Scheduler<'a, O> {
             &mut source,
             Some(&batch.predicting_rows),
         )?;
-        let logits = self.download(&logits, chosen.len())?;
-        let vocabulary = self.decoder.config().vocabulary_size;
-        for ((index, slots), logits) in chosen.into_iter().zip(logits.chunks_exact(vocabulary)) {
-            let logits = logits.into();
-            self.prompts.push_back(PromptState { index, slots, logits, started: 0, finished: 0 });
-        }
-        Ok(true)
+        self.download(&logits, batch.predicting_rows.len())
     }
 
     /// Gives free spans to waiting samples and samples their first tokens from their prompts' logits.
@@ -277,6 +300,7 @@ impl<'a, O: Ops> Scheduler<'a, O> {
                     sample: prompt.started,
                     span,
                     prefix: prompt.slots.clone(),
+                    own_prompt: 0,
                     tokens: Vec::new(),
                     log_probs: Vec::new(),
                 });
@@ -294,19 +318,63 @@ impl<'a, O: Ops> Scheduler<'a, O> {
 
     /// One step: feeds every active row's last token and samples its next.
     fn decode(&mut self) -> Result<()> {
-        if self.rows.is_empty() {
+        let rows = std::mem::take(&mut self.rows);
+        let (become_long, rows) = rows.into_iter().partition(|row| self.becomes_long(row));
+        self.start_again(become_long)?;
+        self.decode_rows(rows)
+    }
+
+    /// Whether what is in the cache of a row was rotated as of a short sequence, and it is a long one now.
+    fn becomes_long(&self, row: &Row) -> bool {
+        let limits = InputLimits::of(self.decoder.config());
+        row.own_prompt == 0 && limits.is_long(row.length()) && !limits.is_long(row.prefix.len())
+    }
+
+    /// Computes rows anew as the long sequences that they have become, and samples their next tokens.
+    fn start_again(&mut self, rows: Vec<Row>) -> Result<()> {
+        let limits = InputLimits::of(self.decoder.config());
+        let mut waiting = VecDeque::from(rows);
+        while let Some(longest) = waiting.iter().map(Row::length).max() {
+            let count = (self.prefill_tokens / longest).clamp(1, waiting.len());
+            let mut rows: Vec<Row> = waiting.drain(..count).collect();
+            let mut sequences = Vec::with_capacity(count);
+            for row in &mut rows {
+                let prompt = &self.request.prompts[row.prompt].tokens;
+                sequences.push([prompt.as_slice(), &row.tokens].concat());
+                (row.prefix, row.own_prompt) = (0..0, prompt.len());
+            }
+            let batch = PackedBatch::from_prompts(sequences.iter().map(Vec::as_slice), limits);
+            let slots: Vec<usize> = rows.iter().flat_map(|row| self.own_slots(row)).collect();
+            let logits = self.prefill_batch(&batch, slots.into_iter())?;
+            let vocabulary = self.decoder.config().vocabulary_size;
+            let tokens = self.sample(&rows, logits.chunks_exact(vocabulary))?;
+            self.advance(rows, &tokens);
+        }
+        Ok(())
+    }
+
+    /// The slots of the tokens in a row's own span.
+    fn own_slots(&self, row: &Row) -> Range<usize> {
+        let start = row.span * self.plan.row_slots;
+        start..start + row.own_prompt + row.tokens.len()
+    }
+
+    fn decode_rows(&mut self, rows: Vec<Row>) -> Result<()> {
+        if rows.is_empty() {
             return Ok(());
         }
-        let rows = std::mem::take(&mut self.rows);
+        let limits = InputLimits::of(self.decoder.config());
         let mut tokens = Vec::with_capacity(rows.len());
         let mut positions = Vec::with_capacity(rows.len());
         let mut slots = Vec::with_capacity(rows.len());
         let mut seen = Vec::with_capacity(rows.len());
         for row in &rows {
-            let start = row.span * self.plan.row_slots;
-            let own = start..start + row.tokens.len();
+            let own = self.own_slots(row);
             tokens.extend(row.tokens.last());
-            positions.push((row.prefix.len() + own.len() - 1) as u32);
+            positions.push(Position {
+                index: row.length() as u32 - 1,
+                is_in_long_sequence: limits.is_long(row.length()),
+            });
             slots.push(own.end as u32 - 1);
             seen.push(CachedRow { prefix: row.prefix.clone(), own });
         }
@@ -393,7 +461,7 @@ impl<'a, O: Ops> Scheduler<'a, O> {
         if self.sampler.is_stop_token(token) {
             Some(FinishReason::Stop)
         } else if length == self.request.sampling.max_new_tokens
-            || row.prefix.len() + length == self.decoder.config().context_length
+            || row.length() == self.decoder.config().context_length
         {
             Some(FinishReason::Length)
         } else {

@@ -3,6 +3,7 @@
 use sppo_plugin::{LoraSettings, SequenceBatch};
 
 use super::{Failures, MakeOps, compare, golden, load_tiny, load_tiny_adapted, widen, with_tiny};
+use crate::decoder::lora::adapted_modules;
 use crate::decoder::merge;
 use crate::error::Result;
 use crate::formats::{AdapterValues, TARGET_MODULES};
@@ -60,13 +61,17 @@ pub(super) fn check_adapters<O: Ops>(make: &MakeOps<'_, O>, family: &str) -> Fai
     }
 
     let merged = with_tiny(family, |config, tensor| {
+        let adapted = adapted_modules(config, &settings())?;
         DecoderModel::load(make()?, config, &mut |name| {
             let (shape, mut values) = tensor(name)?;
-            let module = name.strip_suffix(".weight").unwrap_or(name);
-            let target = module.rsplit('.').next().unwrap_or_default();
-            if let (true, &[output, input]) = (TARGET_MODULES.contains(&target), &shape[..]) {
-                let adapter = noticeable(module, [output, input]);
-                merge(&mut values, input, &adapter, settings().scale());
+            for stored in &adapted {
+                let part = stored.weights.iter().find(|part| part.layout.name == name);
+                if let (Some(part), Some((module, whole))) = (part, stored.module()) {
+                    let AdapterValues { a, b } = noticeable(module, whole);
+                    let rank = settings().rank;
+                    let b = b[part.rows.start * rank..part.rows.end * rank].to_vec();
+                    merge(&mut values, whole[1], &AdapterValues { a, b }, settings().scale());
+                }
             }
             Ok((shape, values))
         })

@@ -9,7 +9,8 @@ use sppo_plugin::Optimizer;
 use super::random::Noise;
 use super::reference::ReferenceOps;
 use super::{
-    Activation, AttentionSegment, AttentionShape, CachedRow, Ops, RotaryFrequencies, UpdateRule,
+    Activation, AttentionSegment, AttentionShape, CachedRow, Ops, Position, RotaryFrequencies,
+    Routes, Routing, UpdateRule,
 };
 use crate::error::Result;
 
@@ -25,10 +26,11 @@ enum Case {
     Embedding { tokens: usize, vocabulary: usize, features: usize },
     Linear { rows: usize, input: usize, output: usize, bias: bool, trainable: bool },
     RmsNorm { rows: usize, groups: usize, size: usize, offset: f32 },
-    Rotary { rows: usize, heads: usize, head_size: usize },
+    Rotary { rows: usize, heads: usize, head_size: usize, pairs: usize, is_long: bool },
     Attention { shape: AttentionShape, segments: Vec<AttentionSegment>, rows: usize },
     CachedAttention { shape: AttentionShape, rows: Vec<CachedRow>, slots: usize },
     Elementwise { rows: usize, columns: usize, activation: Activation },
+    Mixture { rows: usize, columns: usize, routing: Routing },
     SelectRows { row_count: usize, columns: usize, selected: usize },
     Head { rows: usize, features: usize, vocabulary: usize, soft_cap: Option<f32>, keep: bool },
     Update { optimizer: Optimizer, length: usize },
@@ -54,7 +56,9 @@ impl Case {
             &Self::RmsNorm { rows, groups, size, offset } => {
                 rms_norm(ops, noise, rows, groups, size, offset)
             }
-            &Self::Rotary { rows, heads, head_size } => rotary(ops, noise, rows, heads, head_size),
+            &Self::Rotary { rows, heads, head_size, pairs, is_long } => {
+                rotary(ops, noise, [rows, heads, head_size], pairs, is_long)
+            }
             Self::Attention { shape, segments, rows } => {
                 attention(ops, noise, shape, segments, *rows)
             }
@@ -63,6 +67,9 @@ impl Case {
             }
             &Self::Elementwise { rows, columns, activation } => {
                 elementwise(ops, noise, rows, columns, activation)
+            }
+            &Self::Mixture { rows, columns, routing } => {
+                mixture(ops, noise, rows, columns, routing)
             }
             &Self::SelectRows { row_count, columns, selected } => {
                 select_rows(ops, noise, row_count, columns, selected)
@@ -200,16 +207,24 @@ fn rms_norm<O: Ops>(
 fn rotary<O: Ops>(
     ops: &O,
     noise: &mut Noise,
-    rows: usize,
-    heads: usize,
-    head_size: usize,
+    [rows, heads, head_size]: [usize; 3],
+    pairs: usize,
+    is_long: bool,
 ) -> Result<Outcome> {
     let columns = heads * head_size;
     let x = ops.tensor(noise.values(rows * columns), rows, columns)?;
     let gradient = ops.tensor(noise.values(rows * columns), rows, columns)?;
-    let positions = noise.indices(rows, 200);
-    let frequencies = (0..head_size / 2).map(|pair| 0.5_f32.powi(pair as i32)).collect();
-    let frequencies = RotaryFrequencies { frequencies };
+    // Every third row is of a long sequence.
+    let place = |(row, index)| Position { index, is_in_long_sequence: is_long && row % 3 == 0 };
+    let positions: Vec<Position> =
+        noise.indices(rows, 200).into_iter().enumerate().map(place).collect();
+    let powers = |base: f32| (0..pairs as i32).map(|pair| base.powi(pair)).collect();
+    let frequencies = RotaryFrequencies {
+        head_size,
+        frequencies: powers(0.5),
+        long_frequencies: is_long.then(|| powers(0.25)),
+        scale: if is_long { 1.2 } else { 1.0 },
+    };
     Ok(vec![
         ("output", ops.values(&ops.rotary(&x, &positions, &frequencies)?)?),
         ("gradient of x", ops.values(&ops.rotary_backward(&positions, &frequencies, &gradient)?)?),
@@ -285,6 +300,33 @@ fn elementwise<O: Ops>(
         ("gradient of up", ops.values(&of_up)?),
         ("sum", ops.values(&ops.add(&gate, &up)?)?),
         ("multiple", ops.values(&ops.scale(&up, -2.5)?)?),
+    ])
+}
+
+fn mixture<O: Ops>(
+    ops: &O,
+    noise: &mut Noise,
+    rows: usize,
+    columns: usize,
+    routing: Routing,
+) -> Result<Outcome> {
+    let routes = Routes::choose(&noise.values(rows * routing.expert_count), routing, true);
+    let mut parts = Vec::new();
+    for expert in &routes.experts {
+        let rows = expert.rows.len();
+        parts.push(ops.tensor(noise.values(rows * columns), rows, columns)?);
+    }
+    let parts: Vec<_> = parts.iter().collect();
+    let gradient = ops.tensor(noise.values(rows * columns), rows, columns)?;
+    let found = ops.mixture_backward(&parts, &routes, &gradient)?;
+    let mut of_parts = Vec::new();
+    for part in &found.of_parts {
+        of_parts.extend(ops.values(part)?);
+    }
+    Ok(vec![
+        ("output", ops.values(&ops.mixture(&parts, &routes)?)?),
+        ("gradients of parts", of_parts),
+        ("gradients of weights", found.of_weights.concat()),
     ])
 }
 
@@ -400,8 +442,20 @@ fn cases() -> Vec<Case> {
         Case::RmsNorm { rows: 1, groups: 1, size: 3, offset: 0.0 },
         Case::RmsNorm { rows: 37, groups: 1, size: 67, offset: 0.0 },
         Case::RmsNorm { rows: 9, groups: 4, size: 24, offset: 1.0 },
-        Case::Rotary { rows: 1, heads: 1, head_size: 2 },
-        Case::Rotary { rows: 35, heads: 3, head_size: 24 },
+        Case::Rotary { rows: 1, heads: 1, head_size: 2, pairs: 1, is_long: false },
+        Case::Rotary { rows: 35, heads: 3, head_size: 24, pairs: 12, is_long: false },
+        Case::Rotary { rows: 35, heads: 3, head_size: 24, pairs: 9, is_long: true },
+        Case::Rotary { rows: 5, heads: 2, head_size: 16, pairs: 8, is_long: true },
+        Case::Mixture {
+            rows: 1,
+            columns: 3,
+            routing: Routing { expert_count: 2, chosen: 1, is_normalised: false },
+        },
+        Case::Mixture {
+            rows: 45,
+            columns: 67,
+            routing: Routing { expert_count: 9, chosen: 3, is_normalised: true },
+        },
         Case::SelectRows { row_count: 1, columns: 3, selected: 1 },
         Case::SelectRows { row_count: 9, columns: 65, selected: 40 },
     ];

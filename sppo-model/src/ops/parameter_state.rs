@@ -55,6 +55,17 @@ impl<T> GradientSlot<T> {
         Ok(())
     }
 
+    /// The accumulated gradient, if any, with its memory.
+    pub fn take(&mut self) -> Option<T> {
+        match std::mem::take(self) {
+            Self::Accumulated(gradient) => Some(gradient),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+
     /// Forgets the gradient and keeps its memory.
     pub fn clear(&mut self) {
         *self = match std::mem::take(self) {

@@ -14,7 +14,8 @@ impl ParameterId {
     }
 
     /// Number of parameters that were pushed before it.
-    pub(crate) fn index(self) -> usize {
+    #[must_use]
+    pub fn index(self) -> usize {
         self.0
     }
 }
@@ -57,6 +58,23 @@ impl<O: Ops> ParameterStore<O> {
         trainable: bool,
     ) -> Result<ParameterId> {
         let value = ops.parameter(values, &shape, trainable)?;
+        self.entries.push(NamedParameter { name, shape, trainable, value });
+        Ok(ParameterId(self.entries.len() - 1))
+    }
+
+    /// As [`Self::push`], a weight whose rows are looked up.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn push_table(
+        &mut self,
+        ops: &O,
+        name: String,
+        shape: Vec<usize>,
+        values: Vec<f32>,
+        trainable: bool,
+    ) -> Result<ParameterId> {
+        let value = ops.table(values, &shape, trainable)?;
         self.entries.push(NamedParameter { name, shape, trainable, value });
         Ok(ParameterId(self.entries.len() - 1))
     }

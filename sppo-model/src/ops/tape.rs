@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::random::mix;
 use super::{
     Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, Ops, ParameterId,
-    ParameterStore, RotaryFrequencies,
+    ParameterStore, Position, RotaryFrequencies, Routes, Routing,
 };
 use crate::error::{ModelError, Result};
 
@@ -36,11 +36,12 @@ enum Operation<O: Ops> {
     Embedding { table: ParameterId, tokens: Arc<[u32]> },
     Linear { x: Value<O>, weight: ParameterId, bias: Option<ParameterId> },
     RmsNorm { x: Value<O>, weight: ParameterId, epsilon: f32, offset: f32 },
-    Rotary { x: GradientIndex, positions: Arc<[u32]>, frequencies: Arc<RotaryFrequencies> },
+    Rotary { x: GradientIndex, positions: Arc<[Position]>, frequencies: Arc<RotaryFrequencies> },
     Attention(Box<AttentionNode<O::Tensor>>),
     GatedActivation { gate: Value<O>, up: Value<O>, activation: Activation },
     Add { a: Option<GradientIndex>, b: Option<GradientIndex> },
     Scale { x: GradientIndex, factor: f32 },
+    Mixture { parts: Vec<Value<O>>, logits: Option<GradientIndex>, routes: Arc<Routes> },
     SelectRows { x: GradientIndex, rows: Arc<[u32]>, row_count: usize },
     Dropout { x: GradientIndex, probability: f32, seed: u64 },
     Recomputed { x: Value<O>, adapters: AdapterUse, block: Block<O> },
@@ -207,7 +208,7 @@ impl<'a, O: Ops> Graph<'a, O> {
     pub fn rotary(
         &mut self,
         x: &Variable<O::Tensor>,
-        positions: &Arc<[u32]>,
+        positions: &Arc<[Position]>,
         frequencies: &Arc<RotaryFrequencies>,
     ) -> Result<Variable<O::Tensor>> {
         let value = self.ops.rotary(&x.value, positions, frequencies)?;
@@ -292,6 +293,30 @@ impl<'a, O: Ops> Graph<'a, O> {
         Ok(self.variable(value, true, || {
             x.gradient.map(|x| Operation::SelectRows { x, rows: rows.clone(), row_count })
         }))
+    }
+
+    /// Each row of `x` through the experts that its router's logits choose, `expert` being what one of them
+    /// does to its rows. Rows are grouped by expert.
+    pub fn mixture(
+        &mut self,
+        x: &Value<O>,
+        logits: &Value<O>,
+        routing: Routing,
+        mut expert: impl FnMut(&mut Self, usize, &Value<O>) -> Result<Value<O>>,
+    ) -> Result<Value<O>> {
+        let values = self.ops.values(&logits.value)?;
+        let routes = Arc::new(Routes::choose(&values, routing, self.tape.is_some()));
+        let mut parts = Vec::with_capacity(routes.experts.len());
+        for chosen in &routes.experts {
+            let rows = self.select_rows(x, &chosen.rows.as_slice().into())?;
+            parts.push(expert(self, chosen.expert, &rows)?);
+        }
+        let tensors: Vec<&O::Tensor> = parts.iter().map(|part| &part.value).collect();
+        let value = self.ops.mixture(&tensors, &routes)?;
+        let logits = logits.gradient;
+        let wants_gradient = logits.is_some() || parts.iter().any(|part| part.gradient.is_some());
+        Ok(self
+            .variable(value, wants_gradient, || Some(Operation::Mixture { parts, logits, routes })))
     }
 
     /// While training, `x` with features left out at random, which ones depending on the pass and on
@@ -401,6 +426,9 @@ impl<O: Ops> Tape<O> {
             )));
         };
         let mut gradients = Gradients((0..self.gradient_count).map(|_| None).collect());
+        let mut uses = Uses::default();
+        uses.add(weight);
+        self.count_uses(&mut uses);
         let head = parameters.get_mut(weight);
         let of_hidden = ops.token_log_probs_backward(
             &hidden.value,
@@ -412,7 +440,13 @@ impl<O: Ops> Tape<O> {
         )?;
         gradients.add(ops, hidden.gradient, of_hidden)?;
         drop(hidden);
-        self.walk(ops, parameters, &mut gradients)
+        uses.visited(ops, parameters, weight)?;
+        self.walk(ops, parameters, &mut gradients, &mut uses)
+    }
+
+    fn count_uses(&self, uses: &mut Uses) {
+        let weights = self.nodes.iter().flat_map(|node| node.operation.weights());
+        weights.flatten().for_each(|weight| uses.add(weight));
     }
 
     /// Visits the nodes from the last to the first, freeing each.
@@ -421,17 +455,60 @@ impl<O: Ops> Tape<O> {
         ops: &O,
         parameters: &mut ParameterStore<O>,
         gradients: &mut Gradients<O::Tensor>,
+        uses: &mut Uses,
     ) -> Result<()> {
         while let Some(Node { output, operation }) = self.nodes.pop() {
+            let weights = operation.weights();
             if let Some(gradient) = gradients.0[output].take() {
-                operation.backward(ops, parameters, gradient, gradients)?;
+                operation.backward(ops, parameters, gradient, gradients, uses)?;
+            }
+            for weight in weights.into_iter().flatten() {
+                uses.visited(ops, parameters, weight)?;
             }
         }
         Ok(())
     }
 }
 
+/// Uses of each weight that a backward pass has still to visit.
+#[derive(Default)]
+struct Uses(Vec<usize>);
+
+impl Uses {
+    fn add(&mut self, weight: ParameterId) {
+        let index = weight.index();
+        if self.0.len() <= index {
+            self.0.resize(index + 1, 0);
+        }
+        self.0[index] += 1;
+    }
+
+    /// After the last use of a weight its gradient is complete.
+    fn visited<O: Ops>(
+        &mut self,
+        ops: &O,
+        parameters: &mut ParameterStore<O>,
+        weight: ParameterId,
+    ) -> Result<()> {
+        self.0[weight.index()] -= 1;
+        if self.0[weight.index()] > 0 || !parameters.is_trainable(weight) {
+            return Ok(());
+        }
+        ops.gradient_is_complete(parameters, weight)
+    }
+}
+
 impl<O: Ops> Operation<O> {
+    /// Weights that the op itself uses; those of a block are known when it is run again.
+    fn weights(&self) -> [Option<ParameterId>; 2] {
+        match self {
+            Self::Embedding { table, .. } => [Some(*table), None],
+            Self::Linear { weight, bias, .. } => [Some(*weight), *bias],
+            Self::RmsNorm { weight, .. } => [Some(*weight), None],
+            _ => [None, None],
+        }
+    }
+
     /// Chain rule: given the gradient of the op's output, adds the op's vector-Jacobian products to the
     /// gradients of its operands, and those of weights to the weights themselves.
     fn backward(
@@ -440,6 +517,7 @@ impl<O: Ops> Operation<O> {
         parameters: &mut ParameterStore<O>,
         gradient: O::Tensor,
         gradients: &mut Gradients<O::Tensor>,
+        uses: &mut Uses,
     ) -> Result<()> {
         match self {
             Self::Embedding { table, tokens } => {
@@ -461,7 +539,8 @@ impl<O: Ops> Operation<O> {
             }
             Self::Attention(node) => node.backward(ops, &gradient, gradients),
             Self::Recomputed { x, adapters, block } => {
-                let of_x = recomputed_backward(ops, parameters, &x, adapters, &block, gradient)?;
+                let again = Again { x: &x, adapters, block: &block };
+                let of_x = again.backward(ops, parameters, gradient, uses)?;
                 of_x.map_or(Ok(()), |of_x| gradients.add(ops, x.gradient, of_x))
             }
             Self::GatedActivation { gate, up, activation } => {
@@ -478,6 +557,20 @@ impl<O: Ops> Operation<O> {
                 let of_x = ops.scale(&gradient, factor)?;
                 gradients.add(ops, Some(x), of_x)
             }
+            Self::Mixture { parts, logits, routes } => {
+                let tensors: Vec<&O::Tensor> = parts.iter().map(|part| &part.value).collect();
+                let of_operands = ops.mixture_backward(&tensors, &routes, &gradient)?;
+                for (part, of_part) in parts.iter().zip(of_operands.of_parts) {
+                    gradients.add(ops, part.gradient, of_part)?;
+                }
+                if logits.is_some() {
+                    let of_logits = routes.logits_gradient(&of_operands.of_weights);
+                    let experts = of_logits.len() / routes.row_count.max(1);
+                    let of_logits = ops.tensor(of_logits, routes.row_count, experts)?;
+                    gradients.add(ops, logits, of_logits)?;
+                }
+                Ok(())
+            }
             Self::SelectRows { x, rows, row_count } => {
                 let of_x = ops.select_rows_backward(&rows, row_count, &gradient)?;
                 gradients.add(ops, Some(x), of_x)
@@ -490,28 +583,38 @@ impl<O: Ops> Operation<O> {
     }
 }
 
-/// Runs the block once more with a tape of its own, whose gradient 0 is that of the input, and walks that
-/// tape back from `gradient`. Returns the gradient of `x`, where one is wanted.
-fn recomputed_backward<O: Ops>(
-    ops: &O,
-    parameters: &mut ParameterStore<O>,
-    x: &Variable<O::Tensor>,
+/// A block that is run again for its gradients.
+struct Again<'a, O: Ops> {
+    x: &'a Value<O>,
     adapters: AdapterUse,
-    block: &Block<O>,
-    gradient: O::Tensor,
-) -> Result<Option<O::Tensor>> {
-    const INPUT: GradientIndex = 0;
-    let mut graph = Graph::recording(ops, parameters).with_adapters(adapters);
-    let input = Variable { value: x.value.clone(), gradient: x.gradient.map(|_| INPUT) };
-    if let Some(tape) = &mut graph.tape {
-        tape.gradient_count = INPUT + 1;
+    block: &'a Block<O>,
+}
+
+impl<O: Ops> Again<'_, O> {
+    /// Runs the block once more with a tape of its own, whose gradient 0 is that of the input, and walks that
+    /// tape back from `gradient`. Returns the gradient of `x`, where one is wanted.
+    fn backward(
+        &self,
+        ops: &O,
+        parameters: &mut ParameterStore<O>,
+        gradient: O::Tensor,
+        uses: &mut Uses,
+    ) -> Result<Option<O::Tensor>> {
+        const INPUT: GradientIndex = 0;
+        let Self { x, adapters, block } = self;
+        let mut graph = Graph::recording(ops, parameters).with_adapters(*adapters);
+        let input = Variable { value: x.value.clone(), gradient: x.gradient.map(|_| INPUT) };
+        if let Some(tape) = &mut graph.tape {
+            tape.gradient_count = INPUT + 1;
+        }
+        let output = block(&mut graph, &input)?.gradient;
+        let Some(tape) = graph.tape else { return Ok(None) };
+        tape.count_uses(uses);
+        let mut gradients = Gradients((0..tape.gradient_count).map(|_| None).collect());
+        gradients.add(ops, output, gradient)?;
+        tape.walk(ops, parameters, &mut gradients, uses)?;
+        Ok(gradients.0[INPUT].take())
     }
-    let output = block(&mut graph, &input)?.gradient;
-    let Some(tape) = graph.tape else { return Ok(None) };
-    let mut gradients = Gradients((0..tape.gradient_count).map(|_| None).collect());
-    gradients.add(ops, output, gradient)?;
-    tape.walk(ops, parameters, &mut gradients)?;
-    Ok(gradients.0[INPUT].take())
 }
 
 impl<T: Clone> AttentionNode<T> {

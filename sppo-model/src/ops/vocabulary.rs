@@ -12,7 +12,9 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 use sppo_plugin::{Optimizer, SamplingParameters};
 
+use super::Routes;
 use super::random::drop_values;
+use super::{ParameterId, ParameterStore};
 use crate::error::{ModelError, Result};
 
 /// The gate's non-linearity in the feed-forward block.
@@ -65,20 +67,55 @@ pub struct CachedRow {
     pub own: Range<usize>,
 }
 
+/// The place of a row in its sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Number of tokens before it.
+    pub index: u32,
+    /// Whether the sequence is of those that take [`RotaryFrequencies::long_frequencies`].
+    pub is_in_long_sequence: bool,
+}
+
+impl Position {
+    /// A place in a sequence of any length, for models that make no difference between them.
+    #[must_use]
+    pub fn of(index: u32) -> Self {
+        Self { index, is_in_long_sequence: false }
+    }
+}
+
 /// Frequencies of the rotary embedding (RoPE): at position `p`, pair `i` is rotated by
-/// `p * frequencies[i]`; pair `i` is features `i` and `i + head_size / 2` of a head (the Hugging Face
-/// layout).
+/// `p * frequencies[i]`; of `n` pairs, pair `i` is features `i` and `i + n` of a head (the Hugging Face
+/// layout). Features from `2 n` on stay as they are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RotaryFrequencies {
-    /// Radians per position, `head_size / 2` of them.
+    /// Features of a head; at least two for each pair.
+    pub head_size: usize,
+    /// Radians per position, one for each pair.
     pub frequencies: Vec<f32>,
+    /// Those of long sequences, where they differ; as many.
+    pub long_frequencies: Option<Vec<f32>>,
+    /// Factor of all rotated features.
+    pub scale: f32,
 }
 
 impl RotaryFrequencies {
-    /// Angle of each pair at a position, in radians. The product is rounded to f32 before its cosine is
-    /// taken, as in transformers: models were trained that way.
-    pub fn angles(&self, position: u32) -> impl Iterator<Item = f64> + '_ {
-        self.frequencies.iter().map(move |&frequency| f64::from(position as f32 * frequency))
+    /// Frequencies that turn whole heads in sequences of any length.
+    #[must_use]
+    pub fn of_heads(frequencies: Vec<f32>) -> Self {
+        let head_size = 2 * frequencies.len();
+        Self { head_size, frequencies, long_frequencies: None, scale: 1.0 }
+    }
+
+    /// Scaled cosine and sine of each pair's angle at a position. The angle is rounded to f32 before its
+    /// cosine is taken, as in transformers: models were trained that way.
+    pub fn turns(&self, position: Position) -> impl Iterator<Item = (f32, f32)> + '_ {
+        let long = self.long_frequencies.as_ref().filter(|_| position.is_in_long_sequence);
+        let scale = f64::from(self.scale);
+        long.unwrap_or(&self.frequencies).iter().map(move |&frequency| {
+            let (sine, cosine) = f64::from(position.index as f32 * frequency).sin_cos();
+            ((scale * cosine) as f32, (scale * sine) as f32)
+        })
     }
 }
 
@@ -89,6 +126,15 @@ pub struct AttentionOutput<T> {
     pub output: T,
     /// Log-sum-exp of each query's scores per head, `[rows, query_heads]`, natural logarithm.
     pub log_sum_exp: T,
+}
+
+/// Gradients of the operands of [`Ops::mixture`].
+#[derive(Clone, Debug)]
+pub struct MixtureGradients<T> {
+    /// Of each part.
+    pub of_parts: Vec<T>,
+    /// Of the weights of each part's rows.
+    pub of_weights: Vec<Vec<f32>>,
 }
 
 /// The arithmetic of one optimiser step.
@@ -173,6 +219,10 @@ pub trait Ops: 'static {
         shape: &[usize],
         trainable: bool,
     ) -> Result<Self::Parameter>;
+    /// As [`Self::parameter`], a weight whose rows are looked up by [`Self::embedding`].
+    fn table(&self, values: Vec<f32>, shape: &[usize], trainable: bool) -> Result<Self::Parameter> {
+        self.parameter(values, shape, trainable)
+    }
     /// Row-major values of a weight, exactly as an update left them.
     fn parameter_values(&self, parameter: &Self::Parameter) -> Result<Vec<f32>>;
     /// The accumulated gradient; `None` before any backward pass since the last clearing.
@@ -185,6 +235,8 @@ pub trait Ops: 'static {
     fn update(&self, parameter: &mut Self::Parameter, rule: &UpdateRule) -> Result<()>;
     /// The optimiser's state tensors in a fixed order per optimiser; empty before the first update.
     fn optimizer_state(&self, parameter: &Self::Parameter) -> Result<Vec<Vec<f32>>>;
+    /// Number of the optimiser's state tensors.
+    fn optimizer_state_count(&self, parameter: &Self::Parameter) -> usize;
     /// Sets (or with an empty list forgets) the optimiser's state.
     fn set_optimizer_state(
         &self,
@@ -212,11 +264,11 @@ pub trait Ops: 'static {
         epsilon: f32,
         offset: f32,
     ) -> Result<Self::Tensor>;
-    /// Rotates every head of every row by the angles of the row's position.
+    /// Rotates every head of every row by the angles of the row's position, and scales what it rotates.
     fn rotary(
         &self,
         x: &Self::Tensor,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
     ) -> Result<Self::Tensor>;
     /// Causal attention over packed segments.
@@ -241,6 +293,9 @@ pub trait Ops: 'static {
     fn scale(&self, x: &Self::Tensor, factor: f32) -> Result<Self::Tensor>;
     /// The given rows of `x`, in order; a row may repeat.
     fn select_rows(&self, x: &Self::Tensor, rows: &[u32]) -> Result<Self::Tensor>;
+    /// The sum of experts' outputs: row `r` is that of `weights[i] * parts[e][i]` over all `i` of all experts
+    /// `e` whose `rows[i]` is `r`. `parts` are as many as the experts of the routes, in order.
+    fn mixture(&self, parts: &[&Self::Tensor], routes: &Routes) -> Result<Self::Tensor>;
     /// `x` with each value zeroed with the given probability (below 1) and the others divided by the
     /// rest. The same seed always zeroes the same elements, so the op is its own backward form.
     fn dropout(&self, x: &Self::Tensor, probability: f32, seed: u64) -> Result<Self::Tensor> {
@@ -298,7 +353,7 @@ pub trait Ops: 'static {
     /// Gradient of `x`.
     fn rotary_backward(
         &self,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
         gradient: &Self::Tensor,
     ) -> Result<Self::Tensor>;
@@ -322,6 +377,13 @@ pub trait Ops: 'static {
         activation: Activation,
         gradient: &Self::Tensor,
     ) -> Result<[Self::Tensor; 2]>;
+    /// Gradients of the parts, and of the weights of each.
+    fn mixture_backward(
+        &self,
+        parts: &[&Self::Tensor],
+        routes: &Routes,
+        gradient: &Self::Tensor,
+    ) -> Result<MixtureGradients<Self::Tensor>>;
     /// Gradient of `x`, of `row_count` rows: the sum over all selections of each row.
     fn select_rows_backward(
         &self,
@@ -340,6 +402,20 @@ pub trait Ops: 'static {
         kept: Option<Self::Tensor>,
         coefficients: &[f32],
     ) -> Result<Self::Tensor>;
+
+    /// Called when a backward pass has added all that it will to a weight's gradient; an op set may begin to
+    /// sum it with those of other processes.
+    fn gradient_is_complete(
+        &self,
+        parameters: &mut ParameterStore<Self>,
+        weight: ParameterId,
+    ) -> Result<()>
+    where
+        Self: Sized,
+    {
+        let _ = (parameters, weight);
+        Ok(())
+    }
 
     // Decoding.
 

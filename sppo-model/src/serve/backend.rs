@@ -108,7 +108,7 @@ impl<O: EncoderOps + MatrixRate + Clone> Backend for ModelBackend<O> {
                 "this backend does not estimate its memory with these settings",
             )
         })?;
-        Ok(estimate_policy_memory(spec, traits, self.limits, work)?)
+        Ok(estimate_policy_memory(spec, traits, self.limits, self.place().size, work)?)
     }
 
     fn matrix_product_rate(

@@ -5,18 +5,23 @@
 
 use sppo_plugin::{
     LoraSettings, MemoryEstimate, MemoryUse, PlannedSampling, PlannedTraining, PlannedWork,
-    PolicySpec,
+    PolicySpec, Sharding,
 };
 
-use crate::decoder::{DecoderConfig, NormPlacement, QueryKeyNorm, adapter_shapes, tensor_layout};
+use crate::decoder::{
+    DecoderConfig, Experts, NormPlacement, QueryKeyNorm, adapter_shapes, tensor_layout,
+};
 use crate::generation::{GenerationLimits, planned_cache};
 use crate::ops::{LogitsLimits, state_count};
 
 /// Memory of an op set beyond the values that the model asks it to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryTraits {
-    /// Bytes of an activation's number, and of a trained weight's.
+    /// Bytes of a trained weight's number, and of an activation's that is no operand of a product.
     pub number_bytes: u64,
+    /// Bytes of a number that enters a matrix product. Where they are fewer, matrices that are trained have a
+    /// copy of such numbers.
+    pub operand_bytes: u64,
     /// Whether matrices that are not trained stay in bf16 where their values are of it, and decoding
     /// reads them as they are.
     pub keeps_frozen_bf16: bool,
@@ -28,6 +33,13 @@ pub struct MemoryTraits {
     pub program: u64,
 }
 
+/// Bytes of gradients that are summed while a backward pass goes on, where ranks divide gradients.
+pub const GRADIENTS_UNDER_WAY: u64 = 64 << 20;
+
+/// Copies of a weight's f32 values while it is sent to the ranks, beside those that were read: bytes, the
+/// message, and that as a tensor.
+const COPIES_ON_THE_WAY: u64 = 4;
+
 struct Estimator<'a> {
     config: &'a DecoderConfig,
     traits: MemoryTraits,
@@ -35,21 +47,34 @@ struct Estimator<'a> {
     spec: &'a PolicySpec,
     /// Whether matrices that are not trained take two bytes a number.
     frozen_in_bf16: bool,
+    /// Processes that hold the model together.
+    ranks: u64,
 }
 
-/// The memory that planned work on a decoder takes; `stored_in_bf16` says whether its file holds
-/// matrices in bf16.
+/// The means of a process to hold a decoder.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MemorySetting {
+    pub(super) traits: MemoryTraits,
+    pub(super) limits: GenerationLimits,
+    /// Whether the decoder's file holds matrices in bf16.
+    pub(super) stored_in_bf16: bool,
+    /// Processes that hold the decoder together.
+    pub(super) ranks: usize,
+}
+
+/// The memory that planned work on a decoder takes, in the process of several that needs most: rank 0, which
+/// writes the files.
 #[must_use]
 pub(super) fn estimate_memory(
     config: &DecoderConfig,
-    traits: MemoryTraits,
-    limits: GenerationLimits,
-    stored_in_bf16: bool,
+    setting: MemorySetting,
     spec: &PolicySpec,
     work: &PlannedWork,
 ) -> MemoryEstimate {
+    let MemorySetting { traits, limits, stored_in_bf16, ranks } = setting;
     let frozen_in_bf16 = stored_in_bf16 && traits.keeps_frozen_bf16 && spec.adapters.is_some();
-    let estimator = Estimator { config, traits, limits, spec, frozen_in_bf16 };
+    let ranks = ranks.max(1) as u64;
+    let estimator = Estimator { config, traits, limits, spec, frozen_in_bf16, ranks };
     let weights = estimator.weights();
     let held = MemoryUse { weights, scratch: traits.program, ..MemoryUse::default() };
     let mut estimate = MemoryEstimate {
@@ -67,14 +92,12 @@ pub(super) fn estimate_memory(
     });
     estimate.sampling = requests.max_by_key(MemoryUse::total).unwrap_or_default();
     if let Some(training) = &work.training {
-        let gradients = estimator.trained_numbers() * traits.number_bytes;
+        let gradients = estimator.gradients();
         let (activations, scratch) = estimator.activations(training);
         let held = MemoryUse { gradients, optimizer_state, ..held };
         estimate.training = MemoryUse { activations, scratch: held.scratch + scratch, ..held };
-        estimate.saving = MemoryUse {
-            scratch: held.scratch + optimizer_state.max(estimator.largest_trained()),
-            ..held
-        };
+        estimate.saving =
+            MemoryUse { scratch: held.scratch + estimator.saving_scratch(training), ..held };
     }
     estimate
 }
@@ -109,6 +132,24 @@ impl Estimator<'_> {
         shapes.iter().flatten().flatten().map(|shape| numbers(shape)).sum()
     }
 
+    /// Numbers of trained matrices, and of trained vectors.
+    fn trained_shapes(&self) -> (u64, u64) {
+        match self.adapters() {
+            Some(_) => (self.adapter_numbers(), 0),
+            None => self.model_numbers(),
+        }
+    }
+
+    fn sharding(&self) -> Sharding {
+        if self.ranks > 1 { self.spec.sharding } else { Sharding::None }
+    }
+
+    /// Numbers of what ranks divide if `divided`: matrices, and not vectors.
+    fn trained_share(&self, divided: bool) -> u64 {
+        let (matrices, vectors) = self.trained_shapes();
+        vectors + if divided { matrices.div_ceil(self.ranks) } else { matrices }
+    }
+
     fn trained_numbers(&self) -> u64 {
         let (matrices, vectors) = self.model_numbers();
         match self.adapters() {
@@ -120,19 +161,76 @@ impl Estimator<'_> {
     fn weights(&self) -> u64 {
         let bytes = self.traits.number_bytes;
         let (matrices, vectors) = self.model_numbers();
-        let of_matrices = if self.frozen_in_bf16 { 2 } else { bytes };
-        of_matrices * matrices + bytes * (vectors + self.adapter_numbers())
+        if self.adapters().is_some() {
+            let adapters = self.bytes_of_trained(self.adapter_numbers());
+            return self.bytes_of_frozen() * matrices + bytes * vectors + adapters;
+        }
+        let products = self.product_numbers();
+        let table = self.table_numbers();
+        // A table that is looked up stays whole in f32, and a tied one has a copy as well.
+        let in_products = products - if self.config.tied_head { table } else { 0 };
+        let tables = table * (bytes + if self.config.tied_head { self.copy_bytes() } else { 0 });
+        bytes * vectors + tables + self.bytes_of_trained(in_products)
+    }
+
+    /// Bytes of a number of a matrix that is not trained.
+    fn bytes_of_frozen(&self) -> u64 {
+        if self.frozen_in_bf16 { 2 } else { self.traits.operand_bytes }
+    }
+
+    /// Bytes of the copy of a number in the format of products.
+    fn copy_bytes(&self) -> u64 {
+        let MemoryTraits { number_bytes, operand_bytes, .. } = self.traits;
+        if operand_bytes < number_bytes { operand_bytes } else { 0 }
+    }
+
+    /// Bytes of so many numbers of trained matrices: their f32 values, or this rank's part, and their copies.
+    fn bytes_of_trained(&self, numbers: u64) -> u64 {
+        let (values, copy) = (numbers * self.traits.number_bytes, self.copy_bytes());
+        let is_divided = copy > 0 && self.sharding() != Sharding::None;
+        copy * numbers + if is_divided { values.div_ceil(self.ranks) } else { values }
+    }
+
+    fn table_numbers(&self) -> u64 {
+        (self.config.vocabulary_size * self.config.hidden_size) as u64
+    }
+
+    /// Gradients of a pass: of all weights, or where ranks divide them this rank's part, and those that are on
+    /// their way to be divided. A tied table's is complete when the pass is.
+    fn gradients(&self) -> u64 {
+        let bytes = self.traits.number_bytes;
+        if self.sharding() != Sharding::Gradients {
+            return self.trained_numbers() * bytes;
+        }
+        let held_until_the_end = match self.adapters() {
+            None if self.config.tied_head => self.table_numbers() * bytes,
+            _ => 0,
+        };
+        let layer = self.product_numbers() / self.config.layer_count.max(1) as u64 * bytes;
+        let on_their_way = held_until_the_end + layer + GRADIENTS_UNDER_WAY;
+        let all = self.trained_numbers() * bytes;
+        self.trained_share(true) * bytes + on_their_way.min(all)
+    }
+
+    /// Peak of writing files: a weight or a state tensor at a time, whole where ranks divide it, as numbers and
+    /// as bytes.
+    fn saving_scratch(&self, training: &PlannedTraining) -> u64 {
+        let whole = u64::from(self.sharding() != Sharding::None);
+        let states = state_count(&training.optimizer) as u64;
+        (1 + states + whole) * self.largest_trained()
     }
 
     /// Peak of loading beyond the weights that it leaves: one after the other is read from its file in
     /// f32 and converted.
     fn loading_scratch(&self) -> u64 {
         let (mut loaded, mut most) = (0, 0);
+        let on_the_way = if self.ranks > 1 { COPIES_ON_THE_WAY } else { 0 };
         for tensor in tensor_layout(self.config) {
             let numbers = numbers(&tensor.shape);
-            let is_half = self.frozen_in_bf16 && tensor.shape.len() == 2;
-            let own = numbers * if is_half { 2 } else { self.traits.number_bytes };
-            most = most.max(loaded + 4 * numbers + own);
+            let is_frozen = self.adapters().is_some() && tensor.shape.len() == 2;
+            let bytes = if is_frozen { self.bytes_of_frozen() } else { self.traits.number_bytes };
+            let own = numbers * bytes;
+            most = most.max(loaded + 4 * numbers * (1 + on_the_way) + own);
             loaded += own;
         }
         most.saturating_sub(self.weights())
@@ -152,14 +250,15 @@ impl Estimator<'_> {
     }
 
     fn optimizer_state(&self, training: &PlannedTraining) -> u64 {
-        state_count(&training.optimizer) as u64 * self.trained_numbers() * self.traits.number_bytes
+        let numbers = self.trained_share(self.sharding() != Sharding::None);
+        state_count(&training.optimizer) as u64 * numbers * self.traits.number_bytes
     }
 
     fn cache(&self, sampling: &PlannedSampling) -> u64 {
         let config = self.config;
         let features = config.key_value_heads * config.head_size;
         let slots = planned_cache(config, &self.limits, sampling).slots();
-        2 * (config.layer_count * features * slots) as u64 * self.traits.number_bytes
+        2 * (config.layer_count * features * slots) as u64 * self.traits.operand_bytes
     }
 
     fn sampling_scratch(&self, sampling: &PlannedSampling) -> u64 {
@@ -185,56 +284,77 @@ impl Estimator<'_> {
     /// and their product.
     fn passing(&self, tokens: usize) -> u64 {
         let config = self.config;
-        let features = 2 * config.hidden_size + 3 * config.intermediate_size;
+        let features = 2 * config.hidden_size + 3 * self.inner_numbers();
         (tokens * features) as u64 * self.traits.number_bytes
     }
 
     /// Bytes that a training pass keeps, and those of its temporary tensors.
     fn activations(&self, training: &PlannedTraining) -> (u64, u64) {
         let MemoryTraits { number_bytes, logits: limits, .. } = self.traits;
+        let copy_bytes = self.copy_bytes();
         let config = self.config;
         let (tokens, predicted) = (training.tokens as u64, training.predicted_tokens as u64);
         let hidden = config.hidden_size as u64;
         let layers = config.layer_count as u64;
-        let layer = tokens * self.kept_per_token();
+        let layer = tokens * self.kept_bytes_per_token();
         let layers = match self.spec.recompute_activations {
-            true => layers * tokens * hidden + layer,
+            true => layers * tokens * hidden * number_bytes + layer,
             false => layers * layer,
         };
-        let kept = number_bytes * (layers + 2 * predicted * hidden);
+        let kept = layers + number_bytes * 2 * predicted * hidden;
         let logits = number_bytes * predicted * config.vocabulary_size as u64;
-        // All logits or a part of them, and the gradients of a part.
+        // All logits or a part of them, and the gradients of a part; as operands too, where these are others.
         let part = logits.min(limits.chunk_bytes as u64);
-        let at_head = part + if logits <= limits.kept_bytes as u64 { logits } else { part };
+        let operands = part / number_bytes * copy_bytes;
+        let at_head =
+            part + operands + if logits <= limits.kept_bytes as u64 { logits } else { part };
         // The gradients of the residual, of its norm, and of gate and up.
-        let inner = config.intermediate_size as u64;
+        let inner = self.inner_numbers() as u64;
         let in_layer = number_bytes * tokens * 2 * (hidden + inner);
         (kept, at_head.max(in_layer))
     }
 
-    /// Numbers that the tape keeps of one layer for each token.
-    fn kept_per_token(&self) -> u64 {
+    /// Features inside the feed-forward blocks that a token goes through, and those of their inputs and
+    /// outputs which experts have beside: of the layers' mean, a third, because gate, up and their product
+    /// are counted.
+    fn inner_numbers(&self) -> usize {
         let config = self.config;
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let of_layer = |layer: usize| match config.experts_of(layer) {
+            None => 3 * config.intermediate_size,
+            Some(Experts { routing, intermediate_size, .. }) => {
+                routing.chosen * (3 * intermediate_size + 2 * config.hidden_size)
+                    + routing.expert_count
+            }
+        };
+        let all: usize = (0..config.layer_count).map(of_layer).sum();
+        all.div_ceil(3 * config.layer_count.max(1))
+    }
+
+    /// Bytes that the tape keeps of one layer for each token.
+    fn kept_bytes_per_token(&self) -> u64 {
+        let config = self.config;
+        let MemoryTraits { number_bytes, operand_bytes, .. } = self.traits;
+        let (hidden, inner) = (config.hidden_size, self.inner_numbers());
         let queries = config.attention_heads * config.head_size;
         let keys = config.key_value_heads * config.head_size;
-        // Each block's input and its norm; queries, keys, values and the attention's result; gate, up
-        // and their product.
-        let mut kept = 4 * hidden + 2 * (queries + keys) + config.attention_heads + 3 * inner;
+        // Each block's input; queries and keys, rotated; the sum of each head's scores.
+        let numbers = 2 * hidden + queries + keys + config.attention_heads;
+        // The norm of each input; values and the attention's result; gate, up and their product.
+        let mut operands = 2 * hidden + queries + keys + 3 * inner;
         if config.query_key_norm != QueryKeyNorm::Absent {
-            kept += queries + keys;
+            operands += queries + keys;
         }
         if config.norm_placement == NormPlacement::BeforeAndAfter {
-            kept += 2 * hidden;
+            operands += 2 * hidden;
         }
         if let Some(settings) = self.adapters() {
             // Of each adapter its narrow middle, and its input where dropout changed that.
             let of_adapters = adapter_shapes(config, settings)
                 .into_iter()
                 .map(|[[rank, input], _]| rank + if settings.dropout > 0.0 { input } else { 0 });
-            kept += of_adapters.sum::<usize>().div_ceil(config.layer_count.max(1));
+            operands += of_adapters.sum::<usize>().div_ceil(config.layer_count.max(1));
         }
-        kept as u64
+        number_bytes * numbers as u64 + operand_bytes * operands as u64
     }
 }
 

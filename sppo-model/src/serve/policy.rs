@@ -9,9 +9,11 @@ use sppo_plugin::{
     StepReport, StepSettings,
 };
 
-use super::memory_estimate::{MemoryTraits, estimate_memory};
+use super::memory_estimate::{MemorySetting, MemoryTraits, estimate_memory};
 use crate::checkpoint::{Checkpoint, WeightFiles, write_checkpoint};
-use crate::decoder::{AdapterSource, DecoderConfig, TensorSource};
+use crate::decoder::{
+    AdapterSource, DecoderConfig, Experts, TensorSource, own_targets, stored_adapters,
+};
 use crate::error::ModelError;
 use crate::formats::{AdapterValues, write_adapters};
 use crate::generation::GenerationLimits;
@@ -63,9 +65,10 @@ pub(super) fn open_checkpoint(spec: &PolicySpec) -> Result<Checkpoint, ModelErro
     let (Some(adapters), Some(stored)) = (&spec.adapters, checkpoint.adapters()) else {
         return Ok(checkpoint);
     };
-    let recorded = stored.settings(checkpoint.tensor_names())?;
+    let names = checkpoint.stored_names();
+    let recorded = stored.settings(names.iter().map(String::as_str))?;
     let recorded = LoraSettings { seed: adapters.seed, ..recorded };
-    if sorted(recorded.clone()) == sorted(adapters.clone()) {
+    if sorted(recorded.clone()) == sorted(own_targets(checkpoint.config(), adapters)?) {
         return Ok(checkpoint);
     }
     let [config, _] = stored.paths();
@@ -121,6 +124,9 @@ pub(super) struct Placement {
     pub(super) replicas: usize,
 }
 
+/// Name, shape and row-major values of a weight.
+pub(super) type NamedTensor = (String, Vec<usize>, Vec<f32>);
+
 /// A policy without its weights: its text side, and what its checkpoints need.
 pub(super) struct PolicyCard {
     pub(super) info: PolicyInfo,
@@ -170,15 +176,26 @@ impl PolicyCard {
         Ok(self.text.decode(tokens)?)
     }
 
-    /// Writes the model as a checkpoint: a PEFT directory where adapters are trained.
-    pub(super) fn save<O: Ops>(
+    /// Writes the trained weights as a checkpoint: a PEFT directory where they are of adapters.
+    pub(super) fn save(
         &self,
-        model: &DecoderModel<O>,
+        adapters: Option<&LoraSettings>,
+        tensors: impl Iterator<Item = Result<NamedTensor, ModelError>>,
         directory: &Path,
     ) -> Result<(), PluginError> {
-        let tensors = model.tensors().map(finite);
-        if let Some(adapters) = model.lora() {
-            write_adapters(directory, &self.origin, adapters, tensors)?;
+        let tensors = tensors.map(finite);
+        if let Some(adapters) = adapters {
+            let adapters = own_targets(&self.config, adapters)?;
+            let container = self.config.container(self.original_config.as_ref());
+            let named = |(name, shape, values): (String, Vec<usize>, Vec<f32>)| {
+                let name = match container {
+                    Some(outer) => name.replacen("model.", outer.prefix, 1),
+                    None => name,
+                };
+                Ok((name, shape, values))
+            };
+            let tensors = stored_adapters(&self.config, tensors)?.into_iter().map(named);
+            write_adapters(directory, &self.origin, &adapters, tensors)?;
             return Ok(self.text.save(directory)?);
         }
         let (original, files) = (self.original_config.as_ref(), WeightFiles::default());
@@ -194,11 +211,13 @@ pub(super) fn estimate_policy_memory(
     spec: &PolicySpec,
     traits: MemoryTraits,
     limits: GenerationLimits,
+    ranks: usize,
     work: &PlannedWork,
 ) -> Result<MemoryEstimate, ModelError> {
     let checkpoint = Checkpoint::open(&spec.path)?;
-    let in_bf16 = checkpoint.is_stored_in_bf16();
-    Ok(estimate_memory(checkpoint.config(), traits, limits, in_bf16, spec, work))
+    let stored_in_bf16 = checkpoint.is_stored_in_bf16();
+    let setting = MemorySetting { traits, limits, stored_in_bf16, ranks };
+    Ok(estimate_memory(checkpoint.config(), setting, spec, work))
 }
 
 /// The order of target modules means nothing.
@@ -207,12 +226,18 @@ fn sorted(mut settings: LoraSettings) -> LoraSettings {
     settings
 }
 
+/// Numbers in the matrices of the layers that a token is multiplied with.
 fn layer_matrix_parameters(config: &DecoderConfig) -> u64 {
     let queries = config.attention_heads * config.head_size;
     let keys = config.key_value_heads * config.head_size;
     let attention = 2 * config.hidden_size * (queries + keys);
-    let feed_forward = 3 * config.hidden_size * config.intermediate_size;
-    (config.layer_count * (attention + feed_forward)) as u64
+    let feed_forward = |layer: usize| match config.experts_of(layer) {
+        None => 3 * config.hidden_size * config.intermediate_size,
+        Some(Experts { routing, intermediate_size, .. }) => {
+            config.hidden_size * (3 * routing.chosen * intermediate_size + routing.expert_count)
+        }
+    };
+    (0..config.layer_count).map(|layer| attention + feed_forward(layer)).sum::<usize>() as u64
 }
 
 impl<O: Ops> Codec for DecoderPolicy<O> {
@@ -269,7 +294,7 @@ impl<O: Ops> Learner for DecoderPolicy<O> {
     }
 
     fn save(&self, directory: &Path) -> Result<(), PluginError> {
-        self.card.save(&self.model, directory)
+        self.card.save(self.model.lora(), self.model.tensors(), directory)
     }
 
     fn save_optimizer_state(&self, file: &Path) -> Result<(), PluginError> {
@@ -282,9 +307,7 @@ impl<O: Ops> Learner for DecoderPolicy<O> {
 }
 
 /// Refuses a weight that diverged: a run that committed it could not go on.
-fn finite(
-    tensor: Result<(String, Vec<usize>, Vec<f32>), ModelError>,
-) -> Result<(String, Vec<usize>, Vec<f32>), ModelError> {
+fn finite(tensor: Result<NamedTensor, ModelError>) -> Result<NamedTensor, ModelError> {
     let (name, shape, values) = tensor?;
     match values.iter().all(|value| value.is_finite()) {
         true => Ok((name, shape, values)),

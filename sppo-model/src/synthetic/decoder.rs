@@ -21,9 +21,40 @@ pub enum Shape {
     Llama1B,
     /// Llama-3.1-8B.
     Llama8B,
+    /// SmolLM3-3B.
+    SmolLm3B,
+    /// gemma-3-270m.
+    Gemma270M,
+    /// gemma-3-1b.
+    Gemma1B,
+    /// OLMo-2-0425-1B.
+    Olmo1B,
+    /// Olmo-3-7B.
+    Olmo7B,
+    /// Phi-4-mini.
+    Phi4Mini,
+    /// Qwen3-30B-A3B.
+    Qwen30B,
 }
 
 impl Shape {
+    /// The model that has this shape.
+    #[must_use]
+    pub fn model(self) -> &'static str {
+        match self {
+            Self::SmolLm135M => "SmolLM2-135M",
+            Self::Llama1B => "Llama-3.2-1B",
+            Self::Llama8B => "Llama-3.1-8B",
+            Self::SmolLm3B => "SmolLM3-3B",
+            Self::Gemma270M => "gemma-3-270m",
+            Self::Gemma1B => "gemma-3-1b",
+            Self::Olmo1B => "OLMo-2-0425-1B",
+            Self::Olmo7B => "Olmo-3-7B",
+            Self::Phi4Mini => "Phi-4-mini",
+            Self::Qwen30B => "Qwen3-30B-A3B",
+        }
+    }
+
     /// Size of the weights that [`write_synthetic_model`] writes, in bytes.
     ///
     /// # Errors
@@ -36,16 +67,63 @@ impl Shape {
         Ok(2 * tensor_layout(&config).into_iter().map(values).sum::<u64>())
     }
 
-    fn config_json(self) -> Value {
-        let [hidden, inner, layers, heads, key_value_heads, vocabulary] = match self {
+    /// Features of the residual stream and of the feed-forward block, layers, heads, key-value heads, and
+    /// tokens.
+    fn sizes(self) -> [usize; 6] {
+        match self {
             Self::SmolLm135M => [576, 1536, 30, 9, 3, 49_152],
             Self::Llama1B => [2048, 8192, 16, 32, 8, 128_256],
             Self::Llama8B => [4096, 14_336, 32, 32, 8, 128_256],
-        };
-        json!({
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "hidden_act": "silu",
+            Self::SmolLm3B => [2048, 11_008, 36, 16, 4, 128_256],
+            Self::Gemma270M => [640, 2048, 18, 4, 1, 262_144],
+            Self::Gemma1B => [1152, 6912, 26, 4, 1, 262_144],
+            Self::Olmo1B => [2048, 8192, 16, 16, 16, 100_352],
+            Self::Olmo7B => [4096, 11_008, 32, 32, 32, 100_278],
+            Self::Phi4Mini => [3072, 8192, 32, 24, 8, 200_064],
+            Self::Qwen30B => [2048, 6144, 48, 32, 4, 151_936],
+        }
+    }
+
+    /// The family and what its configuration has beside the sizes.
+    fn peculiarities(self) -> Value {
+        match self {
+            Self::SmolLm135M | Self::Llama1B => {
+                json!({"model_type": "llama", "tie_word_embeddings": true})
+            }
+            Self::Llama8B => json!({"model_type": "llama", "tie_word_embeddings": false}),
+            Self::SmolLm3B => json!({"model_type": "smollm3", "rope_theta": 5_000_000.0}),
+            Self::Gemma270M | Self::Gemma1B => json!({
+                "model_type": "gemma3_text",
+                "head_dim": 256,
+                "rope_theta": 1_000_000.0,
+                "sliding_window": 512,
+            }),
+            Self::Olmo1B => json!({"model_type": "olmo2"}),
+            Self::Olmo7B => json!({"model_type": "olmo3", "sliding_window": 4096}),
+            Self::Phi4Mini => json!({
+                "model_type": "phi3",
+                "max_position_embeddings": 131_072,
+                "original_max_position_embeddings": 4096,
+                "partial_rotary_factor": 0.75,
+                "rope_scaling": {"type": "longrope", "short_factor": vec![1.0; 48], "long_factor": vec![4.0; 48]},
+                "rope_theta": 10_000.0,
+                "tie_word_embeddings": true,
+            }),
+            Self::Qwen30B => json!({
+                "model_type": "qwen3_moe",
+                "head_dim": 128,
+                "moe_intermediate_size": 768,
+                "norm_topk_prob": true,
+                "num_experts": 128,
+                "num_experts_per_tok": 8,
+                "rope_theta": 1_000_000.0,
+            }),
+        }
+    }
+
+    fn config_json(self) -> Value {
+        let [hidden, inner, layers, heads, key_value_heads, vocabulary] = self.sizes();
+        let json = json!({
             "hidden_size": hidden,
             "intermediate_size": inner,
             "max_position_embeddings": 8192,
@@ -54,9 +132,11 @@ impl Shape {
             "num_key_value_heads": key_value_heads,
             "rms_norm_eps": 1e-5,
             "rope_theta": 500_000.0,
-            "tie_word_embeddings": self != Self::Llama8B,
             "vocab_size": vocabulary,
-        })
+        });
+        let mut object = json.as_object().cloned().unwrap_or_default();
+        object.extend(self.peculiarities().as_object().cloned().unwrap_or_default());
+        Value::Object(object)
     }
 }
 
@@ -113,9 +193,18 @@ mod tests {
 
     #[test]
     fn shapes_have_as_many_parameters_as_their_models() {
-        for (shape, millions) in
-            [(Shape::SmolLm135M, 134.5), (Shape::Llama1B, 1235.8), (Shape::Llama8B, 8030.3)]
-        {
+        for (shape, millions) in [
+            (Shape::SmolLm135M, 134.5),
+            (Shape::Llama1B, 1235.8),
+            (Shape::Llama8B, 8030.3),
+            (Shape::SmolLm3B, 3075.1),
+            (Shape::Gemma270M, 268.1),
+            (Shape::Gemma1B, 999.9),
+            (Shape::Olmo1B, 1484.9),
+            (Shape::Olmo7B, 7298.0),
+            (Shape::Phi4Mini, 3836.0),
+            (Shape::Qwen30B, 30_532.1),
+        ] {
             let json = shape.config_json();
             let config = DecoderConfig::from_hugging_face(&json, Path::new("config.json")).unwrap();
             let numbers: u64 = tensor_layout(&config)

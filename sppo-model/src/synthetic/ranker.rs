@@ -17,7 +17,7 @@ const VOCABULARY: usize = 128_005;
 const SPAN: usize = 256;
 
 /// The markers of the prompt, and of the first and second candidate.
-pub const SYNTHETIC_RANKER_MARKERS: [u32; 3] = [128_001, 128_002, 128_003];
+const SYNTHETIC_RANKER_MARKERS: [u32; 3] = [128_001, 128_002, 128_003];
 
 /// Writes a ranker of PairRM's shape: `config.json` and `model.safetensors` (1.7 GB) in the layout of
 /// `llm-blender/PairRM-hf`.
@@ -53,6 +53,20 @@ pub fn write_synthetic_ranker(directory: &Path) -> Result<()> {
     fs_err::write(&path, config.to_string()).map_err(|error| unwritable(&path, error))?;
     let path = directory.join("model.safetensors");
     safetensors::serialize_to_file(weights(), None, &path).map_err(|error| unwritable(&path, error))
+}
+
+/// Tokens of a pair for such a ranker: a prompt of a tenth of them, and two answers.
+#[must_use]
+pub fn synthetic_ranker_sequence(pair: usize, tokens: usize) -> Vec<u32> {
+    let mut sequence: Vec<u32> =
+        (0..tokens).map(|place| ((pair * 7919 + place * 104_729) % 128_000) as u32).collect();
+    let places = [1, tokens / 10, tokens * 55 / 100];
+    for (marker, place) in SYNTHETIC_RANKER_MARKERS.iter().zip(places) {
+        if let Some(token) = sequence.get_mut(place) {
+            *token = *marker;
+        }
+    }
+    sequence
 }
 
 fn unwritable(path: &Path, error: impl std::fmt::Display) -> ModelError {

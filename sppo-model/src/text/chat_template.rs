@@ -50,6 +50,12 @@ impl ChatTemplate {
         &self.source
     }
 
+    /// The fault of a template that does not compile.
+    #[must_use]
+    pub fn fault(&self) -> Option<&str> {
+        self.template.as_ref().err().map(String::as_str)
+    }
+
     /// Renders a conversation; `add_generation_prompt` appends what introduces the model's answer.
     ///
     /// # Errors

@@ -178,6 +178,16 @@ impl TextCodec {
         }
     }
 
+    /// The reason why no conversation can be rendered: the model has no chat template, or one that does not
+    /// compile.
+    #[must_use]
+    pub fn template_fault(&self) -> Option<String> {
+        match &self.template {
+            None => Some("the model has no chat template".into()),
+            Some(template) => Some(format!("the model's chat template: {}", template.fault()?)),
+        }
+    }
+
     /// Whether the model has a chat template.
     #[must_use]
     pub fn has_template(&self) -> bool {

@@ -79,7 +79,7 @@ const WORD_RULES: [WordRule; 7] = [
         add_beginning: true,
     },
     WordRule {
-        names: &["smaug-bpe"],
+        names: &["smaug-bpe", "dbrx"],
         split: Split::Patterns(&[LLAMA3_SPLIT]),
         ignore_merges: false,
         compose: false,

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use serde_json::Value;
@@ -37,7 +38,8 @@ impl Tokenizer {
         };
         let json: Value = serde_json::from_slice(bytes).map_err(|error| broken(&error))?;
         check_merges(&json).map_err(|cause| broken(&cause))?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| broken(&error))?;
+        let mut inner =
+            guarded(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(|error| broken(&error))?;
         inner.with_truncation(None).map_err(|error| broken(&error))?;
         inner.with_padding(None);
         let vocabulary_size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
@@ -63,7 +65,7 @@ impl Tokenizer {
         let missing = |token: &&&str| self.token_id(token).is_some() && !self.is_special(token);
         let tokens: Vec<AddedToken> =
             spellings.iter().filter(missing).map(|token| AddedToken::from(*token, true)).collect();
-        self.inner.add_special_tokens(tokens).map_err(|error| {
+        guarded(|| self.inner.add_special_tokens(tokens)).map_err(|error| {
             ModelError::Input(format!("the tokenizer refuses a token: {error}"))
         })?;
         self.find_special_tokens();
@@ -84,10 +86,8 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer fails on this text.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
-        let encoding = self
-            .inner
-            .encode_fast(text, add_special_tokens)
-            .map_err(|error| ModelError::Input(format!("the tokenizer failed: {error}")))?;
+        let encoding =
+            guarded(|| self.inner.encode_fast(text, add_special_tokens)).map_err(failed)?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -98,10 +98,9 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer fails on these texts.
     pub fn encode_pair(&self, first: &str, second: &str, limit: usize) -> Result<Vec<u32>> {
-        let failed = |error| ModelError::Input(format!("the tokenizer failed: {error}"));
         let added = self.inner.get_post_processor().map_or(0, |added| added.added_tokens(true));
         let encode = |text, room: usize, kept| -> Result<_> {
-            let mut encoding = self.inner.encode_fast(text, false).map_err(failed)?;
+            let mut encoding = guarded(|| self.inner.encode_fast(text, false)).map_err(failed)?;
             encoding.truncate(room, 0, kept);
             // What was cut off would be joined too.
             encoding.take_overflowing();
@@ -110,7 +109,8 @@ impl Tokenizer {
         let room = limit.saturating_sub(added);
         let second = encode(second, room, TruncationDirection::Right)?;
         let first = encode(first, room - second.len(), TruncationDirection::Left)?;
-        let joined = self.inner.post_process(first, Some(second), true).map_err(failed)?;
+        let joined =
+            guarded(|| self.inner.post_process(first, Some(second), true)).map_err(failed)?;
         Ok(joined.get_ids().to_vec())
     }
 
@@ -138,8 +138,7 @@ impl Tokenizer {
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
         let spoken: Vec<u32> =
             tokens.iter().copied().filter(|id| !self.silent_tokens.contains(id)).collect();
-        self.inner
-            .decode(&spoken, false)
+        guarded(|| self.inner.decode(&spoken, false))
             .map_err(|error| ModelError::Input(format!("the tokenizer cannot decode: {error}")))
     }
 
@@ -175,6 +174,19 @@ impl Tokenizer {
     #[must_use]
     pub fn is_special(&self, token: &str) -> bool {
         self.inner.get_added_vocabulary().is_special_token(token)
+    }
+}
+
+fn failed(error: String) -> ModelError {
+    ModelError::Input(format!("the tokenizer failed: {error}"))
+}
+
+/// Calls the `tokenizers` crate, which panics over tokenizers that contradict themselves in other ways than
+/// [`check_merges`] finds: pieces of length 0, a precompiled map that is damaged, marks without tokens.
+fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err("tokenizer.json contradicts itself".into()),
     }
 }
 

@@ -8,7 +8,8 @@ use sppo_plugin::{
     StepReport, StepSettings,
 };
 
-use super::optimizer::{StateSharing, Training};
+use super::optimizer::Training;
+use super::state_file::{StateLayout, StateSource, StateWriter, StoredState};
 use crate::decoder::{
     AdapterSource, Decoder, DecoderConfig, DecoderWeights, InputLimits, PackedBatch, TensorSource,
 };
@@ -67,7 +68,7 @@ impl<O: Ops> DecoderModel<O> {
         adapters: &mut AdapterSource<'_>,
     ) -> Result<Self> {
         let (mut weights, mut parameters) = DecoderWeights::load(&ops, config, tensor, false)?;
-        weights.adapt(&ops, &mut parameters, settings, adapters)?;
+        weights.adapt(&ops, config, &mut parameters, settings, adapters)?;
         Ok(Self::new(ops, config, weights, parameters, Some(settings.clone())))
     }
 
@@ -122,9 +123,9 @@ impl<O: Ops> DecoderModel<O> {
         &self.parameters
     }
 
-    /// The weights, to be changed.
-    pub(crate) fn parameters_mut(&mut self) -> &mut ParameterStore<O> {
-        &mut self.parameters
+    /// The op set, and the weights to be changed.
+    pub(crate) fn parts_mut(&mut self) -> (&O, &mut ParameterStore<O>) {
+        (&self.ops, &mut self.parameters)
     }
 
     /// Numbers the forward passes of a step from now on as those of replica `first` of `stride`, so that
@@ -279,8 +280,20 @@ impl<O: Ops> DecoderModel<O> {
     /// # Errors
     /// When training was not begun or the file cannot be written.
     pub fn save_optimizer_state(&self, file: &Path) -> Result<()> {
-        let training = self.training.as_ref().ok_or_else(not_training)?;
-        training.save(&self.ops, &self.parameters, file)
+        let entries = self.parameters.entries();
+        self.optimizer_state_writer()?
+            .write(&mut |weight| self.ops.optimizer_state(&entries[weight].value), file)
+    }
+
+    /// What the optimiser's state consists of, to be written without it.
+    pub(crate) fn optimizer_state_writer(&self) -> Result<StateWriter> {
+        let training = self.training.clone().ok_or_else(not_training)?;
+        let weights = self.parameters.entries().iter().map(|entry| StateLayout {
+            name: entry.name.clone(),
+            shape: entry.shape.clone(),
+            count: self.ops.optimizer_state_count(&entry.value),
+        });
+        Ok(StateWriter { training, weights: weights.collect() })
     }
 
     /// Reads back what [`Self::save_optimizer_state`] wrote; call after [`Self::begin_training`].
@@ -288,23 +301,28 @@ impl<O: Ops> DecoderModel<O> {
     /// # Errors
     /// When training was not begun or the file does not belong to this model and optimiser.
     pub fn load_optimizer_state(&mut self, file: &Path) -> Result<()> {
-        let training = self.training.as_mut().ok_or_else(not_training)?;
-        training.load(&self.ops, &mut self.parameters, file)
+        let stored = self.open_optimizer_state(file)?;
+        self.take_optimizer_state(stored.steps(), &mut |weight| stored.of_weight(weight))
     }
 
-    /// Steps taken since training was begun.
-    pub(crate) fn training_steps(&self) -> Result<u64> {
-        self.training.as_ref().map(Training::steps).ok_or_else(not_training)
+    /// Opens what [`Self::save_optimizer_state`] wrote.
+    pub(crate) fn open_optimizer_state(&self, file: &Path) -> Result<StoredState> {
+        let training = self.training.as_ref().ok_or_else(not_training)?;
+        let entries = self.parameters.entries().iter();
+        let weights = entries.map(|entry| (entry.name.clone(), entry.shape.clone()));
+        let stored = StoredState::open(file, weights)?;
+        stored.require_optimizer_of(training)?;
+        Ok(stored)
     }
 
-    /// Takes the optimiser's state of `steps` steps that `share` gives for each weight.
-    pub(crate) fn share_optimizer_state(
+    /// Takes the optimiser's state of `steps` steps that `source` reads for each weight.
+    pub(crate) fn take_optimizer_state(
         &mut self,
         steps: u64,
-        share: &mut StateSharing<'_>,
+        source: &mut StateSource<'_>,
     ) -> Result<()> {
         let training = self.training.as_mut().ok_or_else(not_training)?;
-        training.share(&self.ops, &mut self.parameters, steps, share)
+        training.take_state(&self.ops, &mut self.parameters, steps, source)
     }
 
     /// The same for the same pass of the same step, also after resuming.
@@ -315,12 +333,7 @@ impl<O: Ops> DecoderModel<O> {
     }
 
     fn pack(&self, batch: &SequenceBatch) -> Result<PackedBatch> {
-        let config = self.decoder.config();
-        let limits = InputLimits {
-            vocabulary_size: config.vocabulary_size,
-            context_length: config.context_length,
-        };
-        PackedBatch::from_sequences(batch, limits)
+        PackedBatch::from_sequences(batch, InputLimits::of(self.decoder.config()))
     }
 }
 

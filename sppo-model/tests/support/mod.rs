@@ -147,9 +147,14 @@ pub(crate) fn gguf_of_fixture(family: &str) -> GgufBuilder {
     let checkpoint = Checkpoint::open(&fixture(family)).unwrap();
     let config = checkpoint.config();
     let mut file = GgufBuilder::default();
-    let key = |key: &str| format!("{family}.{key}");
-    file.text("general.architecture", family)
-        .integer(&key("block_count"), 3)
+    let architecture = config.family.gguf_architecture().unwrap();
+    let key = |key: &str| format!("{architecture}.{key}");
+    let rotary = config.rotary.iter().flatten().last().unwrap();
+    let full = (config.rotary.iter().zip(&config.attention_windows))
+        .find_map(|(rotary, window)| rotary.as_ref().filter(|_| window.is_none()));
+    let rotary = full.unwrap_or(rotary);
+    file.text("general.architecture", architecture)
+        .integer(&key("block_count"), config.layer_count as u32)
         .integer(&key("context_length"), 256)
         .integer(&key("embedding_length"), 64)
         .integer(&key("feed_forward_length"), 112)
@@ -157,20 +162,38 @@ pub(crate) fn gguf_of_fixture(family: &str) -> GgufBuilder {
         .integer(&key("attention.head_count_kv"), 2)
         .integer(&key("attention.key_length"), config.head_size as u32)
         .integer(&key("attention.value_length"), config.head_size as u32)
-        .number(&key("rope.freq_base"), config.rotary_base as f32)
+        .integer(&key("rope.dimension_count"), rotary.features as u32)
+        .number(&key("rope.freq_base"), rotary.base as f32)
         .number(&key("attention.layer_norm_rms_epsilon"), config.norm_epsilon as f32);
     if family == "gemma2" {
         file.number("gemma2.attn_logit_softcapping", 4.0)
             .number("gemma2.final_logit_softcapping", 5.0)
             .integer("gemma2.attention.sliding_window", 8);
     }
+    let window = config.attention_windows.iter().copied().flatten().next();
+    if let Some(window) = window.filter(|_| ["gemma3", "olmo2", "phi3"].contains(&architecture)) {
+        file.integer(&key("attention.sliding_window"), window as u32);
+    }
+    if architecture == "gemma3" {
+        let windowed = config.attention_windows.iter().map(|window| u8::from(window.is_some()));
+        let flags = [&7_u32.to_le_bytes()[..], &4_u64.to_le_bytes(), &windowed.collect::<Vec<_>>()];
+        file.raw(&key("attention.sliding_window_pattern"), 9, &flags.concat());
+        file.text(&key("rope.scaling.type"), "linear").number(&key("rope.scaling.factor"), 8.0);
+    }
+    if let Some(experts) = &config.experts {
+        file.integer(&key("expert_count"), experts.routing.expert_count as u32)
+            .integer(&key("expert_used_count"), experts.routing.chosen as u32)
+            .integer(&key("expert_feed_forward_length"), experts.intermediate_size as u32);
+    }
     add_tokenizer(&mut file, family);
-    for (name, data) in tensors(&checkpoint) {
+    for (name, data) in gguf_tensors(&checkpoint) {
         let values: Vec<f32> = match &name {
-            name if family == "llama" && (name.contains("q_proj") || name.contains("k_proj")) => {
+            name if ["llama", "smollm3"].contains(&family)
+                && (name.contains("q_proj") || name.contains("k_proj")) =>
+            {
                 interleave_heads(&data.values)
             }
-            name if family == "gemma2" && name.contains("norm") => {
+            name if family.starts_with("gemma") && name.contains("norm") => {
                 data.values.iter().map(|value| value + 1.0).collect()
             }
             _ => data.values,
@@ -180,6 +203,39 @@ pub(crate) fn gguf_of_fixture(family: &str) -> GgufBuilder {
         file.tensor(&gguf_name(family, &name), &dimensions, 0, bytes);
     }
     file
+}
+
+/// The tensors of a model as the converter takes them: fused as they are stored, and the experts of a layer
+/// one after the other in one.
+fn gguf_tensors(checkpoint: &Checkpoint) -> Vec<(String, TensorData)> {
+    let config = checkpoint.config();
+    let mut fused: Vec<(String, TensorData)> = Vec::new();
+    for (name, data) in tensors(checkpoint) {
+        let stored = config.family.source(config, &name).tensor;
+        let Some((layer, expert)) = stored.split_once(".experts.") else {
+            match fused.last_mut().filter(|(last, _)| *last == stored) {
+                Some((_, all)) => {
+                    all.shape[0] += data.shape[0];
+                    all.values.extend(data.values);
+                }
+                None => fused.push((stored, data)),
+            }
+            continue;
+        };
+        let (_, part) = expert.split_once('.').unwrap();
+        let stored = format!("{layer}.experts.{part}");
+        match fused.iter_mut().find(|(name, _)| *name == stored) {
+            Some((_, all)) => {
+                all.shape[0] += 1;
+                all.values.extend(data.values);
+            }
+            None => {
+                let shape = [&[1], &data.shape[..]].concat();
+                fused.push((stored, TensorData { shape, ..data }));
+            }
+        }
+    }
+    fused
 }
 
 fn add_tokenizer(file: &mut GgufBuilder, family: &str) {
@@ -198,7 +254,7 @@ fn add_tokenizer(file: &mut GgufBuilder, family: &str) {
     let merges: Vec<(String, String)> =
         serde_json::from_value(tokenizer["model"]["merges"].clone()).unwrap();
     match family {
-        "gemma2" => {
+        "gemma2" | "gemma3_text" | "phi3" => {
             let rank = |token: &String| {
                 merges.iter().position(|(left, right)| format!("{left}{right}") == *token)
             };
@@ -209,7 +265,11 @@ fn add_tokenizer(file: &mut GgufBuilder, family: &str) {
             file.text("tokenizer.ggml.model", "llama").numbers("tokenizer.ggml.scores", &scores);
         }
         _ => {
-            let rule = if family == "llama" { "llama-bpe" } else { "qwen2" };
+            let rule = match family {
+                "llama" | "smollm3" => "llama-bpe",
+                "olmo2" => "dbrx",
+                _ => "qwen2",
+            };
             let merges: Vec<String> = merges.iter().map(|(a, b)| format!("{a} {b}")).collect();
             file.text("tokenizer.ggml.model", "gpt2")
                 .text("tokenizer.ggml.pre", rule)
@@ -234,7 +294,8 @@ fn interleave_heads(values: &[f32]) -> Vec<f32> {
 }
 
 pub(crate) fn gguf_name(family: &str, name: &str) -> String {
-    let post_attention = if family == "gemma2" { "post_attention_norm" } else { "ffn_norm" };
+    let is_after = family.starts_with("gemma") || family.starts_with("olmo");
+    let post_attention = if is_after { "post_attention_norm" } else { "ffn_norm" };
     name.replace("model.embed_tokens", "token_embd")
         .replace("model.norm", "output_norm")
         .replace("lm_head", "output")
@@ -244,6 +305,11 @@ pub(crate) fn gguf_name(family: &str, name: &str) -> String {
         .replace("pre_feedforward_layernorm", "ffn_norm")
         .replace("post_feedforward_layernorm", "post_ffw_norm")
         .replace("self_attn.o_proj", "attn_output")
+        .replace("mlp.gate.weight", "ffn_gate_inp.weight")
+        .replace("mlp.gate_up_proj", "ffn_up")
+        .replace("mlp.experts.gate_proj", "ffn_gate_exps")
+        .replace("mlp.experts.up_proj", "ffn_up_exps")
+        .replace("mlp.experts.down_proj", "ffn_down_exps")
         .replace("self_attn.", "attn_")
         .replace("mlp.", "ffn_")
         .replace("_proj", "")

@@ -15,6 +15,8 @@ use sppo_core::schedule::ScheduleShape;
 use sppo_core::session::Session;
 use sppo_core::stages::{TrainingPass, TrainingProgress, TrainingSettings};
 
+use crate::memory;
+
 /// Rows, inner dimension and columns of the default model's feed-forward product on a micro-batch of two
 /// pairs.
 const CPU_MATRICES: [usize; 3] = [912, 576, 1536];
@@ -88,7 +90,7 @@ pub(crate) fn measure(
         matrix_product_gflops: session.backend.matrix_product_rate(rows, inner, columns).ok(),
         generation,
         training,
-        peak_memory_gibibytes: peak_memory_gibibytes(),
+        peak_memory_gibibytes: memory::peak().map(memory::in_gib),
     };
     Ok((measurements, responses))
 }
@@ -192,7 +194,10 @@ fn forward_flops(info: &PolicyInfo, tokens: usize, predicted: usize) -> f64 {
 }
 
 /// Seconds of each repetition but the first.
-fn repeat(repetitions: usize, mut work: impl FnMut(usize) -> Result<()>) -> Result<Vec<f64>> {
+pub(super) fn repeat(
+    repetitions: usize,
+    mut work: impl FnMut(usize) -> Result<()>,
+) -> Result<Vec<f64>> {
     let mut seconds = Vec::with_capacity(repetitions);
     for repetition in 0..=repetitions {
         let started = Instant::now();
@@ -204,7 +209,7 @@ fn repeat(repetitions: usize, mut work: impl FnMut(usize) -> Result<()>) -> Resu
     Ok(seconds)
 }
 
-fn rate(unit: &'static str, units: f64, flops: Option<f64>, seconds: &[f64]) -> Rate {
+pub(super) fn rate(unit: &'static str, units: f64, flops: Option<f64>, seconds: &[f64]) -> Rate {
     let mut sorted = seconds.to_vec();
     sorted.sort_by(f64::total_cmp);
     let median = sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN);
@@ -214,12 +219,4 @@ fn rate(unit: &'static str, units: f64, flops: Option<f64>, seconds: &[f64]) -> 
         repetitions: seconds.iter().map(|seconds| units / seconds).collect(),
         gflops: flops.map(|flops| flops / median / 1e9),
     }
-}
-
-/// From the kernel's own accounting; not known elsewhere than on Linux.
-fn peak_memory_gibibytes() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kibibytes: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kibibytes / 1_048_576.0)
 }

@@ -2,6 +2,8 @@
 
 mod boundary;
 mod measure;
+mod ranking;
+mod scaling;
 
 use serde::Serialize;
 use serde_json::json;
@@ -19,10 +21,11 @@ use self::boundary::Boundary;
 use self::measure::{
     Measurements, OBJECTIVE, Rate, Workload, comparisons, measure, measure_judging,
 };
+use self::ranking::measure_ranking;
+use self::scaling::{OneRank, Scaling, Speeds, StepTimes};
 use super::session::Setup;
 use crate::args::{BenchArguments, ShapeChoice};
 use crate::failure::{Failure, Result};
-use crate::interrupt::QuietObserver;
 use crate::memory::{self, MemoryPlan, gibibytes};
 use crate::output;
 use crate::settings::Flags;
@@ -52,6 +55,10 @@ struct BenchReport<'a> {
     measurements: Measurements,
     /// The oracle, in prompts whose answers it compared.
     judging: Rate,
+    /// A ranker of PairRM's size, in pairs of answers; `null` where it was not asked for.
+    ranking: Option<Rate>,
+    /// Several ranks beside one; `null` in one process.
+    scaling: Option<Scaling>,
     /// In bytes, by stage; `null` where the backend does not know.
     predicted_memory: Option<MemoryEstimate>,
     boundary: Boundary,
@@ -60,15 +67,24 @@ struct BenchReport<'a> {
 pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<()> {
     let flags =
         Flags::of(&[&arguments.settings, &arguments.model, &arguments.backend, &arguments.lora])?;
-    let setup = Setup::new(arguments.settings.resolve(flags)?.config, terminal)?;
-    let session = setup.observed_by(&QuietObserver);
-    let mut oracle = session.oracle()?;
+    let mut setup = Setup::new(arguments.settings.resolve(flags)?.config, terminal)?;
+    let ranks = setup.backend.place().size;
+    let alone = match ranks {
+        1 => None,
+        _ => {
+            terminal.note("measuring one rank, to compare with");
+            Some(OneRank::measure(&setup.config)?)
+        }
+    };
     let made = arguments.shape.map(|shape| synthetic_model(shape, terminal)).transpose()?;
     let path = match &made {
         Some(directory) => directory.path().to_path_buf(),
         None => setup.find_model(arguments.model.offline)?.path,
     };
     let mut policy = setup.load_for_training(&path)?;
+    let times = StepTimes::default();
+    let session = setup.observed_by(&times);
+    let mut oracle = session.oracle()?;
     let workload = workload(arguments, &setup, policy.as_ref())?;
     let predicted_memory = predict_memory(&setup, &setup.config.policy_spec(path), &workload);
     drop(made);
@@ -78,11 +94,23 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
     let texts = texts.collect::<CoreResult<Vec<String>>>()?;
     let comparisons = comparisons(&workload, &texts);
     let judging = measure_judging(session, oracle.as_mut(), &workload, &comparisons)?;
+    let ranking = match arguments.ranker {
+        true => Some(measure_ranking(session.backend, workload.repetitions, terminal)?),
+        false => None,
+    };
+    let speeds = Speeds {
+        sampling: measurements.generation.per_second,
+        judging: judging.per_second,
+        training: measurements.training.per_second,
+        ranking: ranking.as_ref().map(|ranking| ranking.per_second),
+    };
+    let scaling = alone.map(|alone| alone.compare(ranks, speeds, &times));
     let info = policy.info();
     let boundary = boundary::measure(info, &workload.examples, &comparisons)
         .map_err(sppo_core::Error::from)?;
+    let described = arguments.shape.map(ShapeChoice::description);
     let report = BenchReport {
-        model: arguments.shape.map_or(setup.config.model.as_str(), |shape| shape.description()),
+        model: described.as_deref().unwrap_or(&setup.config.model),
         backend: &setup.config.backend.name,
         oracle: &setup.config.oracle.name,
         device: info.device.clone(),
@@ -95,6 +123,8 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
         global_batch_size: workload.global_batch_size,
         measurements,
         judging,
+        ranking,
+        scaling,
         predicted_memory,
         boundary,
     };
@@ -110,29 +140,36 @@ impl ShapeChoice {
             Self::SmolLm135M => Shape::SmolLm135M,
             Self::Llama1B => Shape::Llama1B,
             Self::Llama8B => Shape::Llama8B,
+            Self::SmolLm3B => Shape::SmolLm3B,
+            Self::Gemma270M => Shape::Gemma270M,
+            Self::Gemma1B => Shape::Gemma1B,
+            Self::Olmo1B => Shape::Olmo1B,
+            Self::Olmo7B => Shape::Olmo7B,
+            Self::Phi4Mini => Shape::Phi4Mini,
+            Self::Qwen30B => Shape::Qwen30B,
         }
     }
 
-    fn description(self) -> &'static str {
-        match self {
-            Self::SmolLm135M => "random weights in the shape of SmolLM2-135M",
-            Self::Llama1B => "random weights in the shape of Llama-3.2-1B",
-            Self::Llama8B => "random weights in the shape of Llama-3.1-8B",
-        }
+    fn description(self) -> String {
+        format!("random weights in the shape of {}", self.shape().model())
     }
 }
 
 /// A model of this shape, as long as the directory is kept.
 fn synthetic_model(shape: ShapeChoice, terminal: &Terminal) -> Result<TempDir> {
-    let directory = tempfile::tempdir().map_err(|error| {
-        let place = std::env::temp_dir();
-        Failure::from(Error::input(place, format!("holds no temporary directory: {error}")))
-    })?;
+    let directory = temporary_directory()?;
     let place = directory.path().display();
     let size = gibibytes(shape.shape().file_bytes()?);
     terminal.note(&format!("writing {}, {size}, to {place}", shape.description()));
     write_synthetic_model(directory.path(), shape.shape(), 0)?;
     Ok(directory)
+}
+
+fn temporary_directory() -> Result<TempDir> {
+    tempfile::tempdir().map_err(|error| {
+        let place = std::env::temp_dir();
+        Failure::from(Error::input(place, format!("holds no temporary directory: {error}")))
+    })
 }
 
 /// Memory of the workload as the backend predicts it, without checkpoints.
@@ -251,7 +288,7 @@ fn describe(report: &BenchReport, terminal: &Terminal) -> String {
         let digits = if rate.per_second < 10.0 { 3 } else { 0 };
         format!("{:.digits$} {}/s ({low:.digits$} to {high:.digits$})", rate.per_second, rate.unit)
     };
-    for (name, rate) in [
+    let mut rows = vec![
         (
             format!(
                 "sampling, {} x {} x {} tokens",
@@ -264,7 +301,10 @@ fn describe(report: &BenchReport, terminal: &Terminal) -> String {
             format!("training on {} pairs, {} per step", report.pairs, report.global_batch_size),
             training,
         ),
-    ] {
+    ];
+    let ranker = "ranking pairs, random weights in the shape of PairRM";
+    rows.extend(report.ranking.as_ref().map(|rate| (ranker.to_string(), rate)));
+    for (name, rate) in rows {
         let gflops = rate.gflops.map_or(String::new(), |gflops| format!("{gflops:.0}"));
         table.row([name, speed(rate), gflops, rate.gflops.map_or(String::new(), share)]);
     }
@@ -280,10 +320,12 @@ fn describe(report: &BenchReport, terminal: &Terminal) -> String {
         format!(", predicted {} ({})", gibibytes(estimate.peak()), stages.join(", "))
     });
     // What a GPU holds is its own.
-    let peak = if report.device == "cpu" { "peak memory" } else { "peak memory of the host" };
+    let peak =
+        if report.device.starts_with("cpu") { "peak memory" } else { "peak memory of the host" };
     let boundary = describe_boundary(report);
+    let scaling = report.scaling.map_or(String::new(), describe_scaling);
     format!(
-        "{} ({} parameters), backend {} on {} in {}\n\n{}\n{peak} {memory}{predicted}\n{boundary}\n\
+        "{} ({} parameters), backend {} on {} in {}\n\n{}\n{scaling}{peak} {memory}{predicted}\n{boundary}\n\
          GFLOP/s count the products with weights; training includes the reference log-probabilities\n",
         report.model,
         report.parameters,
@@ -291,6 +333,21 @@ fn describe(report: &BenchReport, terminal: &Terminal) -> String {
         report.device,
         report.data_type,
         table.render(terminal.stdout_style()),
+    )
+}
+
+/// Several ranks beside one, in a line.
+fn describe_scaling(scaling: Scaling) -> String {
+    let Scaling { ranks, threads, factors, waiting, .. } = scaling;
+    let Speeds { sampling, judging, training, ranking } = factors;
+    let threads = threads.map_or(String::new(), |threads| {
+        format!(" with {}", crate::terminal::counted(threads as usize, "thread"))
+    });
+    let ranking = ranking.map_or(String::new(), |factor| format!(", ranking {factor:.2} x"));
+    format!(
+        "{ranks} ranks against one rank{threads}: sampling {sampling:.2} x, judging {judging:.2} x, training \
+         {training:.2} x{ranking}; in training, rank 0 waited for others {:.0} % of the time\n",
+        100.0 * waiting
     )
 }
 

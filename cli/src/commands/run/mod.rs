@@ -1,10 +1,11 @@
 //! `sppo run`: self-play from start to end, or from where it was stopped.
 
+mod live_report;
 mod plan;
 mod report;
 
 use sppo_core::config::Config;
-use sppo_core::observer::SilentObserver;
+use sppo_core::observer::{IterationReport, Observers, SilentObserver};
 use sppo_core::plugin::PluginKind;
 use sppo_core::plugins::{UsedPlugin, schema_of};
 use sppo_core::run_directory::{ModelIdentity, PluginIdentity, RunDirectory, RunIdentity};
@@ -18,7 +19,11 @@ use crate::interrupt;
 use crate::models::{self, LocalModel};
 use crate::settings::{Flags, SettingFlags};
 use crate::terminal::Terminal;
-use plan::RunPlan;
+use live_report::LiveReport;
+pub(super) use plan::RunPlan;
+pub(super) use report::typed_command;
+
+pub(crate) use live_report::FILE_NAME as REPORT_FILE_NAME;
 
 /// Settings that may differ on resuming: a run and its plugins may be moved.
 const ALWAYS_ALLOWED: [&str; 3] = ["name", "run_directory", "plugins"];
@@ -34,40 +39,78 @@ impl SettingFlags for RunArguments {
     }
 }
 
+/// Conditions of a run that are no settings.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PlayOptions {
+    /// Use only files on this machine.
+    pub(super) offline: bool,
+    /// Start even if the run needs more memory than this machine has.
+    pub(super) ignore_memory: bool,
+    /// The command that goes on with the work; that of the run alone if it is left out.
+    pub(super) go_on: Option<String>,
+}
+
+/// A last step before a run begins or goes on.
+pub(super) type Preparation<'a> = dyn FnMut(&mut RunDirectory, &RunInputs) -> CoreResult<()> + 'a;
+
 pub(super) fn run(arguments: &RunArguments, terminal: &Terminal) -> Result<()> {
     let mut plan = RunPlan::new(arguments)?;
     if arguments.dry_run {
         return plan.show(arguments, terminal);
     }
+    let options = PlayOptions {
+        offline: arguments.model.offline,
+        ignore_memory: arguments.ignore_memory,
+        go_on: None,
+    };
+    let reports = play(&mut plan, &options, &mut |_, _| Ok(()), terminal)?;
+    report::show(&plan, reports, arguments.report.json, terminal)
+}
+
+/// Plays a run from start to end, or what is left of it.
+pub(super) fn play(
+    plan: &mut RunPlan,
+    options: &PlayOptions,
+    prepare: &mut Preparation<'_>,
+    terminal: &Terminal,
+) -> Result<Vec<IterationReport>> {
     let backend = models::backend(&plan.plugins, &plan.config)?;
     let mut oracle = plan.session(backend.as_ref(), &SilentObserver).oracle()?;
-    let model =
-        LocalModel::find(&plan.config.model, &plan.config, arguments.model.offline, terminal)?;
+    let engine = plan.session(backend.as_ref(), &SilentObserver).sampling_engine()?;
+    let model = LocalModel::find(&plan.config.model, &plan.config, options.offline, terminal)?;
     let memory = plan.fit_memory(backend.as_ref(), &model, terminal)?;
-    if let Some(memory) = memory.filter(|_| !arguments.ignore_memory) {
+    if let Some(memory) = memory.filter(|_| !options.ignore_memory) {
         memory.require_fit()?;
     }
-    let identity = identity(&plan, &model.checkpoint, oracle.identity())?;
+    let go_on = options.go_on.clone().unwrap_or_else(|| report::resume_command(&plan.config));
+    let identity = identity(plan, &model.checkpoint, oracle.identity())?;
     let session = plan.session(backend.as_ref(), &SilentObserver);
     if let Err(error) = session.try_oracle(oracle.as_mut()) {
-        return Err(not_begun(error, &plan, identity, terminal));
+        return Err(not_begun(error, plan, identity, go_on, terminal));
     }
     let LocalModel { path: starting_model, checkpoint } = model;
     drop(checkpoint);
     let inputs = RunInputs { starting_model, prompts: plan.prompts.clone() };
-    let mut directory = open(&plan, identity)?;
+    let mut directory = open(plan, identity)?;
     for set_aside in directory.set_aside() {
         terminal.note(&set_aside.to_string());
     }
+    prepare(&mut directory, &inputs)?;
 
     terminal.note(&plan.headline());
+    if let Some(note) = plan.note_on_sampler() {
+        terminal.note(&note);
+    }
     interrupt::watch();
     let display = terminal.progress().with_forecast(plan.expected_stages());
-    let session = plan.session(backend.as_ref(), &display);
-    let played = self_play(session, oracle.as_mut(), inputs, &mut directory);
-    drop(display);
-    let reports = played.map_err(|error| stopped(error, &plan, terminal))?;
-    report::show(&plan, reports, arguments.report.json, terminal)
+    let live_report = LiveReport::new(&directory, memory, terminal);
+    let observers = Observers(&[&display, &live_report]);
+    let session = plan.session(backend.as_ref(), &observers);
+    let played = self_play(session, oracle.as_mut(), engine, inputs, &mut directory);
+    drop((display, directory));
+    // Once the directory is given up, a run that is not at its end is one that was stopped.
+    live_report.write();
+    played.map_err(|error| stopped(error, go_on, terminal))
 }
 
 /// The settings of the run that these arguments go on with, if it is on this machine: those of the record,
@@ -82,8 +125,7 @@ pub(crate) fn earlier_settings(arguments: &RunArguments) -> CoreResult<Option<Co
 }
 
 /// Tells how to go on, whatever stopped the run.
-fn stopped(error: Error, plan: &RunPlan, terminal: &Terminal) -> Failure {
-    let go_on = report::resume_command(&plan.config);
+pub(super) fn stopped(error: Error, go_on: String, terminal: &Terminal) -> Failure {
     if matches!(error, Error::Cancelled) {
         return Failure::Stopped { go_on: Some(go_on) };
     }
@@ -92,12 +134,18 @@ fn stopped(error: Error, plan: &RunPlan, terminal: &Terminal) -> Failure {
 }
 
 /// Leaves nothing behind, unless the oracle advises to go on later: then there must be a run to resume.
-fn not_begun(error: Error, plan: &RunPlan, identity: RunIdentity, terminal: &Terminal) -> Failure {
+fn not_begun(
+    error: Error,
+    plan: &RunPlan,
+    identity: RunIdentity,
+    go_on: String,
+    terminal: &Terminal,
+) -> Failure {
     if !error.hint().is_some_and(|hint| hint.contains("--resume")) {
         return error.into();
     }
     match open(plan, identity) {
-        Ok(_) => stopped(error, plan, terminal),
+        Ok(_) => stopped(error, go_on, terminal),
         Err(other) => other.into(),
     }
 }

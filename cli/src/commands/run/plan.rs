@@ -7,8 +7,8 @@ use std::path::Path;
 use serde::Serialize;
 use sppo_core::config::{Config, Resolved, Source};
 use sppo_core::datasets::{PromptSet, PromptsPerIteration};
-use sppo_core::observer::{Observer, Stage};
-use sppo_core::plugin::{Backend, Manifest, Oracle, PluginKind, PolicySpec};
+use sppo_core::observer::{Observer, SilentObserver, Stage};
+use sppo_core::plugin::{Backend, Manifest, Oracle, PluginKind};
 use sppo_core::plugins::PluginRegistry;
 use sppo_core::run_directory::RunDirectory;
 use sppo_core::session::Session;
@@ -23,27 +23,37 @@ use crate::terminal::{ExpectedStage, Terminal, counted};
 use crate::{models, output, prompts};
 
 /// Settings, prompts, and whether to go on with an earlier run.
-pub(super) struct RunPlan {
-    pub(super) config: Config,
+pub(in crate::commands) struct RunPlan {
+    pub(in crate::commands) config: Config,
     pub(super) plugins: PluginRegistry,
     sources: BTreeMap<String, Source>,
-    pub(super) resume: bool,
+    pub(in crate::commands) resume: bool,
     pub(super) allow: Vec<String>,
-    pub(super) prompts: PromptSet,
+    pub(in crate::commands) prompts: PromptSet,
 }
 
 impl RunPlan {
     pub(super) fn new(arguments: &RunArguments) -> Result<Self> {
         let earlier = earlier_run(arguments)?;
         let resume = earlier.is_some();
-        let Resolved { config, sources } = match earlier {
+        let resolved = match earlier {
             Some(resolved) => resolved,
             None => new_run(arguments)?,
         };
+        Self::of(resolved, resume, arguments.allow.clone())
+    }
+
+    /// The plan of a run with these settings, which goes on if it was begun. `allow` holds keys in which it
+    /// may differ from its start.
+    pub(in crate::commands) fn of(
+        resolved: Resolved,
+        resume: bool,
+        allow: Vec<String>,
+    ) -> Result<Self> {
+        let Resolved { config, sources } = resolved;
         let plugins = models::plugins(&config)?;
         let prompts = prompts::load(&config.prompts)?;
         require_enough(prompts.training.len(), &config)?;
-        let allow = arguments.allow.clone();
         Ok(Self { config, plugins, sources, resume, allow, prompts })
     }
 
@@ -61,6 +71,7 @@ impl RunPlan {
         let chosen = [
             (PluginKind::BACKEND, &self.config.backend.name),
             (PluginKind::ORACLE, &self.config.oracle.name),
+            (PluginKind::SAMPLER, &self.config.sampler.name),
         ];
         let found = chosen.iter().filter_map(|(kind, name)| self.plugins.find(*kind, name).ok());
         found.filter_map(|entry| entry.manifest().cloned()).collect()
@@ -77,6 +88,18 @@ impl RunPlan {
             counted(self.prompts.training.len(), "prompt"),
             backend.name
         )
+    }
+
+    /// One line on what another engine than the policy changes.
+    pub(super) fn note_on_sampler(&self) -> Option<String> {
+        let sampler = &self.config.sampler;
+        (!sampler.is_policy()).then(|| {
+            format!(
+                "the sampler {} draws the answers; its log-probabilities are compared and not trained on \
+                 (training.reference_log_probs is recomputed)",
+                sampler.name
+            )
+        })
     }
 
     /// The long stages, with the work that each is expected to be, in sampled tokens.
@@ -114,6 +137,7 @@ impl RunPlan {
         let table = &self.config.oracle;
         let oracle = self.plugins.create_oracle(&table.name, table.chosen_settings())?;
         let requests = self.expected_requests(oracle.as_ref());
+        self.session(backend.as_ref(), &SilentObserver).sampling_engine()?;
         let memory = match LocalModel::find_at_hand(&self.config.model, &self.config, terminal)? {
             Some(model) => self.fit_memory(backend.as_ref(), &model, terminal)?,
             None => None,
@@ -143,6 +167,13 @@ impl RunPlan {
             Some(memory) => Ok(memory.require_fit()?),
             None => Ok(()),
         }
+    }
+
+    /// Largest number of requests of the oracle to a service in the whole run; `None` when it asks none.
+    pub(in crate::commands) fn requests(&self) -> Result<Option<u64>> {
+        let table = &self.config.oracle;
+        let oracle = self.plugins.create_oracle(&table.name, table.chosen_settings())?;
+        Ok(self.expected_requests(oracle.as_ref()))
     }
 
     /// The sizes of the prompts, once the model is known to be able to answer them all.
@@ -178,11 +209,16 @@ impl RunPlan {
         terminal: &Terminal,
     ) -> crate::failure::Result<Option<MemoryPlan>> {
         let prompts = self.check_prompts(model)?;
-        let spec = self.config.policy_spec(model.path.clone());
         let wanted = self.config.training.micro_batch_tokens;
-        let Some((found, plan)) = self.fitting_batches(backend, &spec, prompts) else {
+        let ranks = backend.place().size;
+        memory::note_if_alone(&self.config, ranks, terminal);
+        let Some((found, plan)) = self.fitting_work(backend, &model.path, prompts) else {
+            if ranks > 1 {
+                self.config.training.fitting_sharding = memory::UNPREDICTED_SHARDING;
+            }
             return Ok(None);
         };
+        self.config.training.fitting_sharding = plan.sharding;
         if found < wanted {
             terminal.note(&format!(
                 "memory is short: training.micro_batch_tokens is {found} instead of {wanted}"
@@ -196,11 +232,12 @@ impl RunPlan {
         Ok(Some(plan))
     }
 
-    /// The largest micro-batches that fit, up to those of the settings, or these where none fit.
-    fn fitting_batches(
+    /// The largest micro-batches that fit, up to those of the settings, with as little division among ranks as
+    /// they need; or those of the settings where none fit.
+    fn fitting_work(
         &self,
         backend: &dyn Backend,
-        spec: &PolicySpec,
+        model: &Path,
         prompts: PromptSizes,
     ) -> Option<(usize, MemoryPlan)> {
         /// Smaller ones save nothing that matters.
@@ -209,19 +246,30 @@ impl RunPlan {
             std::iter::successors(Some(self.config.training.micro_batch_tokens), |tokens| {
                 (!self.resume && *tokens >= 2 * SMALLEST).then_some(tokens / 2)
             });
-        let mut plans = Vec::new();
-        for tokens in sizes {
+        let ranks = backend.place().size;
+        let shardings = memory::shardings(&self.config, ranks);
+        let candidates =
+            sizes.flat_map(|tokens| shardings.iter().map(move |sharding| (tokens, *sharding)));
+        let mut plans: Vec<(usize, MemoryPlan)> = Vec::new();
+        for (tokens, sharding) in candidates {
+            if !memory::comes_to(sharding, plans.last().map(|(_, plan)| plan)) {
+                continue;
+            }
             let mut config = self.config.clone();
             config.training.micro_batch_tokens = tokens;
-            let plan = MemoryPlan::new(backend, spec, &memory::run_work(&config, prompts))?;
-            plans.push((tokens, plan));
-            if plan.fits_now() {
+            config.training.fitting_sharding = sharding;
+            let work = memory::run_work(&config, prompts, ranks);
+            let spec = config.policy_spec(model.to_path_buf());
+            plans.push((tokens, MemoryPlan::new(backend, &spec, &work)?));
+            if plans.last().is_some_and(|(_, plan)| plan.fits_now()) {
                 break;
             }
         }
         let fitting = plans.iter().find(|(_, plan)| plan.fits_now());
         let fitting = fitting.or_else(|| plans.iter().find(|(_, plan)| plan.fits_machine()));
-        fitting.or(plans.first()).copied()
+        let whole =
+            plans.iter().rfind(|(tokens, _)| *tokens == self.config.training.micro_batch_tokens);
+        fitting.or(whole).copied()
     }
 
     fn prompts_of(&self, iteration: u32) -> usize {
@@ -389,6 +437,7 @@ fn flags(arguments: &RunArguments) -> Result<Flags> {
         &arguments.model,
         &arguments.backend,
         &arguments.oracle,
+        &arguments.sampler,
         &arguments.sampling,
         &arguments.training,
         arguments,

@@ -6,11 +6,13 @@ use std::time::Duration;
 use serde::Serialize;
 use sppo_core::config::Config;
 use sppo_core::observer::IterationReport;
+use sppo_report::shell_quoted;
 
+use super::REPORT_FILE_NAME;
 use super::plan::RunPlan;
 use crate::failure::Result;
 use crate::output;
-use crate::terminal::{Alignment, Table, Terminal, duration, number, percent, signed};
+use crate::terminal::{Alignment, Table, Terminal, duration, interval, number, percent, signed};
 
 /// The report as JSON.
 #[derive(Serialize)]
@@ -19,6 +21,8 @@ struct RunReport<'a> {
     directory: PathBuf,
     /// The model after the last iteration.
     checkpoint: Option<&'a Path>,
+    /// The report to look at.
+    report: PathBuf,
     /// The starting model (iteration 0), then every iteration.
     iterations: &'a [IterationReport],
 }
@@ -36,6 +40,7 @@ pub(super) fn show(
             name: &plan.config.name,
             directory: plan.config.run_path(),
             checkpoint,
+            report: plan.config.run_path().join(REPORT_FILE_NAME),
             iterations: &reports,
         });
     }
@@ -46,6 +51,8 @@ pub(super) fn show(
     ));
     if let Some(checkpoint) = checkpoint {
         text.push_str(&format!("\ncheckpoint  {}\n", checkpoint.display()));
+        let report = plan.config.run_path().join(REPORT_FILE_NAME);
+        text.push_str(&format!("report      {}\n", report.display()));
     }
     output::text(&text)?;
     if let (Some(start), Some(checkpoint)) = (reports.first(), checkpoint) {
@@ -83,9 +90,7 @@ fn table(reports: &[IterationReport], plan: &RunPlan) -> Table {
         table.row([
             if is_start { "start".into() } else { report.iteration.to_string() },
             or_dash(report.win_rate.map(|interval| interval.mean), percent),
-            report.win_rate.map_or("-".into(), |interval| {
-                format!("{:.1} to {:.1} %", 100.0 * interval.low, 100.0 * interval.high)
-            }),
+            report.win_rate.map_or("-".into(), interval),
             or_dash(report.mean_response_tokens, number),
             or_dash(report.stop_rate, percent),
             or_dash(report.chosen_log_prob_change, signed),
@@ -114,6 +119,12 @@ pub(super) fn resume_command(config: &Config) -> String {
     format!("{} run --resume --name {}{directory}", program(), quoted(Path::new(&config.name)))
 }
 
+/// This program's command as it was typed, to be copied as it stands.
+pub(in crate::commands) fn typed_command() -> String {
+    let words = std::env::args_os().skip(1).map(|word| quoted(Path::new(&word)));
+    [program().to_owned()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
+}
+
 /// The command that talks to the model before and after.
 fn chat_command(before: &Path, after: &Path) -> String {
     format!("{} chat --model {} --model {}", program(), quoted(before), quoted(after))
@@ -137,22 +148,5 @@ fn more_iterations_command(config: &Config) -> String {
 
 /// A path as a POSIX shell takes it.
 fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        text
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_survive_a_shell() {
-        assert_eq!(quoted(Path::new("runs/a-1")), "runs/a-1");
-        assert_eq!(quoted(Path::new("my runs/it's")), r"'my runs/it'\''s'");
-    }
+    shell_quoted(&path.display().to_string())
 }

@@ -17,7 +17,7 @@ use crate::calls::PluginCall;
 use crate::plugin::PluginKind;
 use crate::{
     Backend, LoraSettings, MemoryEstimate, ModelSpec, PlannedSampling, PlannedTraining,
-    PlannedWork, PluginError, Policy, PolicySpec, Progress, Scorer, TeamPlace,
+    PlannedWork, PluginError, Policy, PolicySpec, Progress, Scorer, Sharding, TeamPlace,
 };
 
 pub type BackendBox = AbiBackend_TO<'static, RBox<()>>;
@@ -57,6 +57,7 @@ mirror!(AbiPolicySpec of PolicySpec {
     path: std::path::PathBuf,
     adapters: Option<LoraSettings>,
     recompute_activations: bool,
+    sharding: Sharding,
     template_variables: String,
 });
 mirror!(AbiPlannedWork of PlannedWork {

@@ -8,7 +8,7 @@ use abi_stable::std_types::{ROption, RResult, RString, RVec};
 
 use crate::{
     FinishReason, MemoryEstimate, Optimizer, PlannedSampling, PlannedTraining, PluginError,
-    PluginErrorKind, SamplingParameters, StepReport, TeamPlace,
+    PluginErrorKind, SamplingParameters, Sharding, StepReport, TeamPlace,
 };
 
 /// A value that crosses the boundary.
@@ -61,6 +61,7 @@ cross_as_they_are!(
     PlannedTraining,
     PluginErrorKind,
     SamplingParameters,
+    Sharding,
     StepReport,
     TeamPlace,
 );

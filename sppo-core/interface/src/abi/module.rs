@@ -35,8 +35,8 @@ pub trait Pluggable: 'static {
     fn import(plugin: &'static str, object: Self::Abi) -> Result<Box<Self>, PluginError>;
 }
 
-/// A plugin as the trait object of its kind. Every [`Oracle`](crate::Oracle) and every
-/// [`Backend`](crate::Backend) is one; a plugin that builds on another type's implementation says here which
+/// A plugin as the trait object of its kind. Every [`Oracle`](crate::Oracle), [`Backend`](crate::Backend) and
+/// [`RolloutEngine`](crate::RolloutEngine) is one; a plugin that builds on another type's implementation says here which
 /// object it makes.
 pub trait IntoObject<K: ?Sized> {
     /// The object.

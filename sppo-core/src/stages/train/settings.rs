@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::zero_is_none;
 use crate::objective::{Objective, ObjectiveSettings};
 use crate::plugin::check::{self, Check};
-use crate::plugin::{LoraSettings, Optimizer};
+use crate::plugin::{LoraSettings, Optimizer, Sharding};
 use crate::schedule::{Schedule, ScheduleShape};
 use crate::stages::{TokenizationRule, TokenizationSettings};
 
@@ -36,6 +36,12 @@ pub struct TrainingSettings {
     /// Whether the backward pass computes activations again instead of keeping them (gradient
     /// checkpointing): less memory for more time, and the same result.
     pub recompute_activations: bool,
+    /// What ranks divide among themselves of that which training keeps (ZeRO): less memory on each. May be
+    /// changed when a run is resumed.
+    pub sharding: ShardingChoice,
+    /// The division that `auto` stands for in this process: no setting of its own.
+    #[serde(skip)]
+    pub fitting_sharding: Sharding,
     /// The optimiser and its constants.
     pub optimizer: Optimizer,
     /// Peak learning rate.
@@ -78,6 +84,22 @@ pub enum ReferenceLogProbs {
     Recomputed,
 }
 
+/// Choice of what ranks divide among themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ShardingChoice {
+    /// As little as lets the work fit into memory, as far as the backend predicts it.
+    #[default]
+    Auto,
+    /// Nothing: each rank keeps everything.
+    None,
+    /// The state of the optimiser (ZeRO-1). The result is the same, to the bit.
+    Optimizer,
+    /// The state of the optimiser and the gradients (ZeRO-2). The result is the same to the bit where a step is
+    /// one micro-batch of each rank, and up to rounding where it is several.
+    Gradients,
+}
+
 impl Default for TrainingSettings {
     fn default() -> Self {
         Self {
@@ -89,6 +111,8 @@ impl Default for TrainingSettings {
             global_batch_size: 64,
             micro_batch_tokens: 1024,
             recompute_activations: false,
+            sharding: ShardingChoice::default(),
+            fitting_sharding: Sharding::default(),
             optimizer: Optimizer::default(),
             learning_rate: 5e-7,
             schedule: ScheduleShape::default(),
@@ -112,6 +136,17 @@ impl TrainingSettings {
             objective: self.objective,
             eta: self.eta,
             label_smoothing: self.label_smoothing,
+        }
+    }
+
+    /// Division of the training state among ranks.
+    #[must_use]
+    pub fn sharding(&self) -> Sharding {
+        match self.sharding {
+            ShardingChoice::Auto => self.fitting_sharding,
+            ShardingChoice::None => Sharding::None,
+            ShardingChoice::Optimizer => Sharding::Optimizer,
+            ShardingChoice::Gradients => Sharding::Gradients,
         }
     }
 

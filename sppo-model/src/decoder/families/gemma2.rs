@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::gguf;
 use super::hugging_face::{self, Defaults, activation_name, layer_types, near_integer, windows};
+use super::rotary_settings::USUAL;
 use crate::decoder::{DecoderConfig, Family, NormPlacement};
 use crate::error::Result;
 use crate::formats::{GgufFile, GgufKeys, JsonObject};
@@ -46,7 +47,9 @@ impl Family for Gemma2 {
             key_value_heads: Some(4),
             head_size: Some(256),
             context_length: 8192,
+            norm_epsilon: 1e-6,
             tied_head: true,
+            rotary: USUAL,
         };
         let plain = hugging_face::plain(&Self, settings, &defaults)?;
         let window = settings.count_or("sliding_window", Some(4096))?;
@@ -94,23 +97,29 @@ impl Family for Gemma2 {
     }
 
     fn gguf_parts(&self) -> &'static [(&'static str, &'static str)] {
-        &[
-            ("post_attention_norm", "post_attention_layernorm"),
-            ("ffn_norm", "pre_feedforward_layernorm"),
-            ("post_ffw_norm", "post_feedforward_layernorm"),
-        ]
+        GGUF_PARTS
     }
 
-    /// The converter adds the 1 that the norms' weights are stored without.
     fn restore_gguf(&self, _: &DecoderConfig, weight: &str, values: &mut Vec<f32>) {
-        if weight.ends_with("norm.weight") {
-            values.iter_mut().for_each(|value| *value -= 1.0);
-        }
+        restore_norm(weight, values);
     }
 }
 
-/// The settings that no file says, because they are the same for all of the family.
-fn peculiar(plain: DecoderConfig) -> DecoderConfig {
+pub(super) const GGUF_PARTS: &[(&str, &str)] = &[
+    ("post_attention_norm", "post_attention_layernorm"),
+    ("ffn_norm", "pre_feedforward_layernorm"),
+    ("post_ffw_norm", "post_feedforward_layernorm"),
+];
+
+/// The converter to GGUF adds the 1 that the norms' weights are stored without.
+pub(super) fn restore_norm(weight: &str, values: &mut [f32]) {
+    if weight.ends_with("norm.weight") {
+        values.iter_mut().for_each(|value| *value -= 1.0);
+    }
+}
+
+/// The settings that no file says, because they are the same for all of Gemma 2 and 3.
+pub(super) fn peculiar(plain: DecoderConfig) -> DecoderConfig {
     DecoderConfig {
         norm_weight_offset: true,
         norm_placement: NormPlacement::BeforeAndAfter,

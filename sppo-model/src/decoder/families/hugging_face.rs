@@ -5,23 +5,12 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::decoder::{DecoderConfig, Family, NormPlacement, QueryKeyNorm, RotaryScaling};
+use super::rotary_settings::{self, RotaryDefaults};
+use crate::decoder::{DecoderConfig, Family, NormPlacement, QueryKeyNorm};
 use crate::error::{ModelError, Result};
 use crate::formats::JsonObject;
 use crate::ops::Activation;
 use crate::text::TextCodec;
-
-/// Known keys of the rotary settings; any other could change the result.
-const ROTARY_KEYS: [&str; 8] = [
-    "rope_type",
-    "type",
-    "rope_theta",
-    "factor",
-    "low_freq_factor",
-    "high_freq_factor",
-    "original_max_position_embeddings",
-    "partial_rotary_factor",
-];
 
 /// Settings of a family's configuration class in transformers, for those that `config.json` omits.
 pub(super) struct Defaults {
@@ -35,7 +24,9 @@ pub(super) struct Defaults {
     /// `None`: the hidden size divided among the heads.
     pub(super) head_size: Option<usize>,
     pub(super) context_length: usize,
+    pub(super) norm_epsilon: f64,
     pub(super) tied_head: bool,
+    pub(super) rotary: RotaryDefaults,
 }
 
 /// Reads the settings that all families share; peculiarities are left at none.
@@ -45,7 +36,6 @@ pub(super) fn plain(
     defaults: &Defaults,
 ) -> Result<DecoderConfig> {
     settings.refuse_unless("quantization_config", &Value::Null)?;
-    settings.refuse_unless("partial_rotary_factor", &json!(1.0))?;
     let count = |key: &str, default: usize| Ok(settings.count(key)?.unwrap_or(default));
     let hidden_size = count("hidden_size", defaults.hidden_size)?;
     let layer_count = count("num_hidden_layers", defaults.layer_count)?;
@@ -55,7 +45,9 @@ pub(super) fn plain(
         None => hidden_size.checked_div(attention_heads).unwrap_or_default(),
     };
     let context_length = count("max_position_embeddings", defaults.context_length)?;
-    let (rotary_base, rotary_scaling) = rotary(settings, context_length)?;
+    let [rotary, _] = rotary_settings::read(settings, &defaults.rotary, head_size, context_length)?;
+    // a hostile layer count is refused afterwards; until then it must not allocate
+    let layers = layer_count.min(1 << 16);
     Ok(DecoderConfig {
         family,
         vocabulary_size: count("vocab_size", defaults.vocabulary_size)?,
@@ -68,12 +60,10 @@ pub(super) fn plain(
             .unwrap_or(attention_heads),
         head_size,
         context_length,
-        norm_epsilon: settings.number("rms_norm_eps")?.unwrap_or(1e-6),
+        norm_epsilon: settings.number("rms_norm_eps")?.unwrap_or(defaults.norm_epsilon),
         norm_weight_offset: false,
         norm_placement: NormPlacement::Before,
         activation: Activation::Silu,
-        rotary_base,
-        rotary_scaling,
         tied_head: settings.flag("tie_word_embeddings")?.unwrap_or(defaults.tied_head),
         attention_bias: false,
         query_key_norm: QueryKeyNorm::Absent,
@@ -81,9 +71,26 @@ pub(super) fn plain(
         attention_soft_cap: None,
         logit_soft_cap: None,
         embedding_scale: None,
-        // a hostile layer count is refused afterwards; until then it must not allocate
-        attention_windows: vec![None; layer_count.min(1 << 16)],
+        attention_windows: vec![None; layers],
+        rotary: vec![Some(rotary); layers],
+        experts: None,
     })
+}
+
+/// A configuration whose windows are known, with the rotary embedding of layers with a window.
+pub(super) fn with_windowed_rotary(
+    config: DecoderConfig,
+    settings: &JsonObject<'_>,
+    defaults: &Defaults,
+) -> Result<DecoderConfig> {
+    let (head_size, context) = (config.head_size, config.context_length);
+    let [full, windowed] = rotary_settings::read(settings, &defaults.rotary, head_size, context)?;
+    let of_layer = |window: &Option<usize>| match window {
+        Some(_) => Some(windowed.clone()),
+        None => Some(full.clone()),
+    };
+    let rotary = config.attention_windows.iter().map(of_layer).collect();
+    Ok(DecoderConfig { rotary, ..config })
 }
 
 /// The window of each layer: `window` in the layers that `layer_types` calls sliding, or without that
@@ -118,78 +125,6 @@ pub(super) fn windows(
     kinds.iter().map(window_of).collect()
 }
 
-/// The rotary base and scaling, in the layout of transformers 5 (`rope_parameters`) or 4
-/// (`rope_theta` and `rope_scaling`, which wins where both are given, as in transformers).
-fn rotary(settings: &JsonObject<'_>, context_length: usize) -> Result<(f64, RotaryScaling)> {
-    let top_level_base = settings.number("rope_theta")?;
-    let scaling = settings.object("rope_scaling")?;
-    let parameters = match scaling {
-        Some(scaling) if scaling.keys().next().is_some() => Some(scaling),
-        _ => settings.object("rope_parameters")?,
-    };
-    let Some(parameters) = parameters else {
-        return Ok((top_level_base.unwrap_or(10_000.0), RotaryScaling::Unscaled));
-    };
-    let base = parameters.number("rope_theta")?.or(top_level_base).unwrap_or(10_000.0);
-    parameters.refuse_unless("partial_rotary_factor", &json!(1.0))?;
-    let kind = match parameters.text("rope_type")? {
-        Some(kind) => Some(kind),
-        None => parameters.text("type")?,
-    };
-    if kind.is_none() && parameters.number("factor")?.is_some_and(|factor| factor != 1.0) {
-        return Err(parameters.wrong("rope_type", "given where there is a `factor`"));
-    }
-    let kind = kind.unwrap_or("default");
-    let required = |key: &str| {
-        parameters
-            .number(key)?
-            .ok_or_else(|| parameters.wrong(key, "a number, which this rope_type needs"))
-    };
-    let scaling = match kind {
-        "default" => RotaryScaling::Unscaled,
-        "linear" => RotaryScaling::Linear { factor: required("factor")? },
-        "llama3" => RotaryScaling::Llama3 {
-            factor: required("factor")?,
-            low_frequency_factor: required("low_freq_factor")?,
-            high_frequency_factor: required("high_freq_factor")?,
-            original_context: parameters
-                .number("original_max_position_embeddings")?
-                .unwrap_or(context_length as f64),
-        },
-        other => {
-            return Err(ModelError::Unsupported(format!(
-                "{}: rope_type `{other}` is not supported; supported: default, linear, llama3",
-                settings.path().display()
-            )));
-        }
-    };
-    for key in parameters.keys().filter(|key| !ROTARY_KEYS.contains(key)) {
-        parameters.refuse_unless(key, &Value::Null)?;
-    }
-    check_scaling(&scaling, &parameters)?;
-    Ok((base, scaling))
-}
-
-fn check_scaling(scaling: &RotaryScaling, parameters: &JsonObject<'_>) -> Result<()> {
-    let sound = match *scaling {
-        RotaryScaling::Unscaled => true,
-        RotaryScaling::Linear { factor } => factor > 0.0,
-        RotaryScaling::Llama3 {
-            factor,
-            low_frequency_factor: low,
-            high_frequency_factor: high,
-            original_context,
-        } => factor > 0.0 && low > 0.0 && high > low && original_context > 0.0,
-    };
-    if sound {
-        return Ok(());
-    }
-    Err(ModelError::file(
-        parameters.path(),
-        "the rope scaling needs positive factors and low_freq_factor below high_freq_factor",
-    ))
-}
-
 impl DecoderConfig {
     /// The `config.json` of this model, whose weights have PyTorch's number format `dtype`. Other
     /// settings of `original` are kept.
@@ -201,7 +136,7 @@ impl DecoderConfig {
         dtype: &str,
     ) -> Value {
         let mut object = match original.and_then(Value::as_object) {
-            Some(object) => object.clone(),
+            Some(object) => of_language_model(self.family, object),
             None => without_original(self, text),
         };
         // newer files say `dtype`
@@ -211,9 +146,38 @@ impl DecoderConfig {
     }
 }
 
+/// The settings of the language model, on its own where the model was in a container.
+pub(super) fn of_language_model(
+    family: &dyn Family,
+    original: &Map<String, Value>,
+) -> Map<String, Value> {
+    /// Settings of a container that count for its language model too.
+    const SHARED: [&str; 6] = [
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "dtype",
+        "torch_dtype",
+        "transformers_version",
+    ];
+    let container = family.container().filter(|container| container.is_described_by(original));
+    let own = container.and_then(|container| original.get(container.settings)?.as_object());
+    let Some(own) = own else { return original.clone() };
+    let mut object = own.clone();
+    for key in SHARED {
+        if let Some(value) = original.get(key) {
+            object.insert(key.into(), value.clone());
+        }
+    }
+    object.insert("architectures".into(), json!([family.architecture()]));
+    object.insert("model_type".into(), family.model_type().into());
+    object
+}
+
 /// A configuration in the layout that transformers 4 and 5 read, for a model that came without one.
 fn without_original(config: &DecoderConfig, text: &TextCodec) -> Map<String, Value> {
     let special = text.special_tokens();
+    let rotary = config.main_rotary();
     let object = json!({
         "architectures": [config.family.architecture()],
         "model_type": config.family.model_type(),
@@ -230,8 +194,8 @@ fn without_original(config: &DecoderConfig, text: &TextCodec) -> Map<String, Val
         "num_hidden_layers": config.layer_count,
         "num_key_value_heads": config.key_value_heads,
         "rms_norm_eps": config.norm_epsilon,
-        "rope_scaling": rope_scaling(&config.rotary_scaling),
-        "rope_theta": config.rotary_base,
+        "rope_scaling": rotary.map(|rotary| rotary_settings::scaling_json(&rotary.scaling)),
+        "rope_theta": rotary.map(|rotary| rotary.base),
         "tie_word_embeddings": config.tied_head,
         "use_cache": true,
         "vocab_size": config.vocabulary_size,
@@ -264,23 +228,4 @@ pub(super) fn layer_types(config: &DecoderConfig) -> Vec<&'static str> {
 pub(super) fn near_integer(value: f64) -> Value {
     let rounded = value.round();
     if (value - rounded).abs() < 1e-9 * value { json!(rounded as i64) } else { json!(value) }
-}
-
-fn rope_scaling(scaling: &RotaryScaling) -> Value {
-    match *scaling {
-        RotaryScaling::Unscaled => Value::Null,
-        RotaryScaling::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
-        RotaryScaling::Llama3 {
-            factor,
-            low_frequency_factor,
-            high_frequency_factor,
-            original_context,
-        } => json!({
-            "rope_type": "llama3",
-            "factor": factor,
-            "low_freq_factor": low_frequency_factor,
-            "high_freq_factor": high_frequency_factor,
-            "original_max_position_embeddings": original_context as u64,
-        }),
-    }
 }

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::gguf;
 use super::hugging_face::{self, Defaults};
-use crate::decoder::{DecoderConfig, Family, RotaryScaling};
+use super::rotary_settings::USUAL;
+use crate::decoder::{DecoderConfig, Family, Rotary, RotaryScaling};
 use crate::error::{ModelError, Result};
 use crate::formats::{GgufFile, GgufKeys, JsonObject, WeightFile};
 
@@ -44,7 +45,9 @@ impl Family for Llama {
             key_value_heads: None,
             head_size: None,
             context_length: 2048,
+            norm_epsilon: 1e-6,
             tied_head: false,
+            rotary: USUAL,
         };
         hugging_face::plain(&Self, settings, &defaults)
     }
@@ -61,19 +64,31 @@ impl Family for Llama {
     fn read_gguf(&self, file: &GgufFile, keys: &GgufKeys<'_>) -> Result<DecoderConfig> {
         keys.refuse_unless("attention.sliding_window", 0)?;
         let config = gguf::plain(&Self, file, keys)?;
-        let rotary_scaling = match config.rotary_scaling {
-            RotaryScaling::Unscaled => llama3_scaling(file, config.rotary_base, config.head_size)?,
-            scaling => scaling,
-        };
-        Ok(DecoderConfig { rotary_scaling, ..config })
+        match config.main_rotary() {
+            Some(Rotary { base, scaling: RotaryScaling::Unscaled, .. }) => {
+                let scaling = llama3_scaling(file, *base, config.head_size)?;
+                let rotary = Rotary { base: *base, features: config.head_size, scaling };
+                Ok(DecoderConfig { rotary: vec![Some(rotary); config.rotary.len()], ..config })
+            }
+            _ => Ok(config),
+        }
     }
 
     /// llama.cpp rotates neighbouring features of a query or key head together, Hugging Face feature
     /// `i` with feature `i + head_size / 2`; the converter reorders the rows accordingly.
     fn restore_gguf(&self, config: &DecoderConfig, weight: &str, values: &mut Vec<f32>) {
-        if weight.ends_with("q_proj.weight") || weight.ends_with("k_proj.weight") {
-            *values = restore_head_order(values, config.head_size, config.hidden_size);
-        }
+        restore_queries_and_keys(config, weight, values);
+    }
+}
+
+/// Undoes the reordering of the rows of queries and keys.
+pub(super) fn restore_queries_and_keys(
+    config: &DecoderConfig,
+    weight: &str,
+    values: &mut Vec<f32>,
+) {
+    if weight.ends_with("q_proj.weight") || weight.ends_with("k_proj.weight") {
+        *values = restore_head_order(values, config.head_size, config.hidden_size);
     }
 }
 

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::hugging_face::{self, Defaults};
+use super::rotary_settings::USUAL;
 use crate::decoder::{DecoderConfig, Family};
 use crate::error::Result;
 use crate::formats::JsonObject;
@@ -35,7 +36,9 @@ impl Family for Mistral {
             key_value_heads: Some(8),
             head_size: None,
             context_length: 131_072,
+            norm_epsilon: 1e-6,
             tied_head: false,
+            rotary: USUAL,
         };
         let mut config = hugging_face::plain(&Self, settings, &defaults)?;
         config.attention_windows.fill(settings.count_or("sliding_window", Some(4096))?);

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::gguf;
 use super::hugging_face::{self, Defaults, layer_types, windows};
+use super::rotary_settings::USUAL;
 use crate::decoder::{DecoderConfig, Family};
 use crate::error::Result;
 use crate::formats::{GgufFile, GgufKeys, JsonObject};
@@ -54,7 +55,9 @@ pub(super) const DEFAULTS: Defaults = Defaults {
     key_value_heads: Some(32),
     head_size: None,
     context_length: 32_768,
+    norm_epsilon: 1e-6,
     tied_head: false,
+    rotary: USUAL,
 };
 
 /// Windows of the Qwen families: they must be switched on, and then hold for late layers.

@@ -116,6 +116,24 @@ impl<'a> GgufKeys<'a> {
         }
     }
 
+    /// Truth values, if the key is there and holds an array.
+    pub fn flags(&self, key: &str) -> Result<Option<Vec<bool>>> {
+        let Some(GgufValue::Array(values)) = self.metadata.get(&self.full(key)) else {
+            return Ok(None);
+        };
+        let flag = |value: &GgufValue| match value {
+            GgufValue::Flag(flag) => Some(*flag),
+            _ => None,
+        };
+        let flags: Option<Vec<bool>> = values.iter().map(flag).collect();
+        flags.map(Some).ok_or_else(|| {
+            ModelError::file(
+                self.metadata.path(),
+                format!("metadata key `{}` must hold truth values", self.full(key)),
+            )
+        })
+    }
+
     /// A count that may be given once, or for each layer, and must then be the same for all.
     pub fn uniform_count(&self, key: &str) -> Result<Option<usize>> {
         let Some(GgufValue::Array(values)) = self.metadata.get(&self.full(key)) else {

@@ -62,6 +62,9 @@ const HARMLESS_KEYS: [&str; 12] = [
     "task_type",
 ];
 
+/// Modules with a rank or a scale of their own: more than a model of a thousand matrices has.
+const MOST_PATTERNS: usize = 2_000;
+
 /// Settings of adapters.
 #[derive(Debug)]
 pub(super) struct AdapterConfig {
@@ -141,6 +144,13 @@ fn patterns<T>(
     read: impl Fn(&Value) -> Option<T>,
 ) -> Result<Vec<(ModulePattern, T)>> {
     let Some(patterns) = config.object(key)? else { return Ok(Vec::new()) };
+    let count = patterns.keys().count();
+    if count > MOST_PATTERNS {
+        return Err(ModelError::file(
+            config.path(),
+            format!("`{key}` names {count} modules; at most {MOST_PATTERNS} are read"),
+        ));
+    }
     patterns
         .keys()
         .map(|name| {

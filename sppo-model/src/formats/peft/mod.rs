@@ -14,7 +14,7 @@ pub(crate) use self::write::{ADAPTER_CONFIG, check_lora_settings};
 pub use self::write::{TARGET_MODULES, write_adapters};
 
 use self::config::{AdapterConfig, BY_PEFT};
-use self::write::{ADAPTER_WEIGHTS, PREFIX};
+use self::write::{ADAPTER_WEIGHTS, PREFIX, may_be_adapted};
 use super::WeightFile;
 use super::json::{JsonObject, read_json};
 use super::safetensors::{SINGLE_FILE, SafetensorsFiles, no_weights};
@@ -142,7 +142,7 @@ impl AdapterFiles {
         });
         let differs = modules.iter().any(|module| of(module) != of(first))
             || announced.count() != modules.len()
-            || targets.iter().any(|target| !TARGET_MODULES.contains(target))
+            || targets.iter().any(|target| !may_be_adapted(target))
             || !self.whole.is_empty();
         if differs {
             return Err(self
@@ -231,7 +231,7 @@ impl AdapterFiles {
             match self.names(module, shape)? {
                 Some(names) if announced != Some(false) => placed.extend(names),
                 None if announced == Some(true)
-                    && TARGET_MODULES.iter().any(|target| module.ends_with(target)) =>
+                    && module.rsplit('.').next().is_some_and(may_be_adapted) =>
                 {
                     return Err(self
                         .refused(format!("there is no adapter of `{module}`"))
@@ -329,4 +329,16 @@ fn no_adapters(directory: &Path) -> ModelError {
         .with_hint(format!("remove {ADAPTER_CONFIG} to use the whole model in {SINGLE_FILE}"));
     }
     no_weights(directory, ADAPTER_WEIGHTS, "load them with peft and save_pretrained()")
+}
+
+/// Reads an `adapter_config.json`, and what it says of some modules: for fuzzing.
+#[cfg(fuzzing)]
+pub fn read_adapter_config(content: &[u8]) {
+    let path = Path::new(ADAPTER_CONFIG);
+    let Ok(json) = serde_json::from_slice(content) else { return };
+    let Ok(object) = JsonObject::of(&json, path) else { return };
+    let Ok(config) = AdapterConfig::read(&object) else { return };
+    for module in ["model.layers.0.self_attn.q_proj", "model.layers.11.mlp.up_proj", "lm_head"] {
+        let _ = (config.rank(module), config.alpha(module), config.targets.announce(module));
+    }
 }

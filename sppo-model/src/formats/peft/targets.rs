@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 use serde_json::Value;
 
 use crate::error::{ModelError, Result};
@@ -16,6 +16,9 @@ const ALL_LINEAR: &str = "all-linear";
 /// The part of a module's path before the number of its layer.
 const LAYERS: &str = "layers";
 
+/// The size of an expression of one module, in bytes: there may be one for every module.
+const LARGEST: usize = 256 << 10;
+
 /// A regular expression of a module's whole path.
 #[derive(Debug)]
 pub(super) struct ModulePattern(Regex);
@@ -23,7 +26,9 @@ pub(super) struct ModulePattern(Regex);
 impl ModulePattern {
     /// The path ends in what the expression describes, after a point.
     pub(super) fn of_path_end(expression: &str, file: &Path) -> Result<Self> {
-        Regex::new(&format!(r"^(?:.*\.)?(?:{expression})$")).map(Self).map_err(|_| {
+        let of_end =
+            RegexBuilder::new(&format!(r"^(?:.*\.)?(?:{expression})$")).size_limit(LARGEST).build();
+        of_end.map(Self).map_err(|_| {
             ModelError::file(
                 file,
                 format!(

@@ -19,6 +19,14 @@ pub(super) const PREFIX: &str = "base_model.model.";
 pub const TARGET_MODULES: [&str; 7] =
     ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
+/// The matrices that some models have in place of several of [`TARGET_MODULES`].
+const FUSED_MODULES: [&str; 2] = ["qkv_proj", "gate_up_proj"];
+
+/// Whether a matrix of a layer, by the last part of its name, may be adapted.
+pub(super) fn may_be_adapted(target: &str) -> bool {
+    TARGET_MODULES.iter().chain(&FUSED_MODULES).any(|name| *name == target)
+}
+
 /// Refuses settings that no adapter can have.
 pub(crate) fn check_lora_settings(settings: &LoraSettings) -> Result<()> {
     let wrong = |message: String| Err(ModelError::Unsupported(format!("LoRA: {message}")));
@@ -34,10 +42,11 @@ pub(crate) fn check_lora_settings(settings: &LoraSettings) -> Result<()> {
     if settings.target_modules.is_empty() {
         return wrong("there are no target modules".into());
     }
-    match settings.target_modules.iter().find(|name| !TARGET_MODULES.contains(&name.as_str())) {
+    match settings.target_modules.iter().find(|name| !may_be_adapted(name)) {
         Some(name) => wrong(format!(
-            "there is no target module `{name}`; there are {}",
-            TARGET_MODULES.join(", ")
+            "there is no target module `{name}`; there are {}, and where these are fused {}",
+            TARGET_MODULES.join(", "),
+            FUSED_MODULES.join(", ")
         )),
         None => Ok(()),
     }

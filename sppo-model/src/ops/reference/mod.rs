@@ -8,8 +8,8 @@ mod attention;
 mod encoder;
 
 use super::{
-    Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, Ops,
-    RotaryFrequencies, UpdateRule,
+    Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, MixtureGradients,
+    Ops, Position, RotaryFrequencies, Routes, UpdateRule,
 };
 use crate::error::{ModelError, Result};
 
@@ -139,19 +139,19 @@ fn linear(x: &ReferenceTensor, weight: &ReferenceParameter) -> ReferenceTensor {
 /// Turns by `direction` (1 forward, -1 back) times each position's angles.
 fn rotate(
     x: &ReferenceTensor,
-    positions: &[u32],
+    positions: &[Position],
     frequencies: &RotaryFrequencies,
     direction: f64,
 ) -> ReferenceTensor {
     let half = frequencies.frequencies.len();
     let mut result = x.clone();
     for (row, &position) in positions.iter().enumerate() {
-        for head in result.row_mut(row).chunks_exact_mut(2 * half) {
-            for (pair, angle) in frequencies.angles(position).enumerate() {
-                let angle = direction * angle;
+        for head in result.row_mut(row).chunks_exact_mut(frequencies.head_size) {
+            for (pair, (cosine, sine)) in frequencies.turns(position).enumerate() {
+                let (cosine, sine) = (f64::from(cosine), direction * f64::from(sine));
                 let (first, second) = (head[pair], head[pair + half]);
-                head[pair] = first * angle.cos() - second * angle.sin();
-                head[pair + half] = second * angle.cos() + first * angle.sin();
+                head[pair] = first * cosine - second * sine;
+                head[pair + half] = second * cosine + first * sine;
             }
         }
     }
@@ -234,6 +234,10 @@ impl Ops for ReferenceOps {
         Ok(parameter.state.iter().map(|state| narrow(state)).collect())
     }
 
+    fn optimizer_state_count(&self, parameter: &ReferenceParameter) -> usize {
+        parameter.state.len()
+    }
+
     fn set_optimizer_state(
         &self,
         parameter: &mut ReferenceParameter,
@@ -289,7 +293,7 @@ impl Ops for ReferenceOps {
     fn rotary(
         &self,
         x: &ReferenceTensor,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
     ) -> Result<ReferenceTensor> {
         Ok(rotate(x, positions, frequencies, 1.0))
@@ -321,6 +325,17 @@ impl Ops for ReferenceOps {
 
     fn scale(&self, x: &ReferenceTensor, factor: f32) -> Result<ReferenceTensor> {
         Ok(x.map(|value| value * f64::from(factor)))
+    }
+
+    fn mixture(&self, parts: &[&ReferenceTensor], routes: &Routes) -> Result<ReferenceTensor> {
+        let columns = parts.first().map_or(0, |part| part.columns);
+        let mut result = ReferenceTensor::zeros(routes.row_count, columns);
+        for (part, expert) in parts.iter().zip(&routes.experts) {
+            for (place, (&row, &weight)) in expert.rows.iter().zip(&expert.weights).enumerate() {
+                add_scaled(result.row_mut(row as usize), f64::from(weight), part.row(place));
+            }
+        }
+        Ok(result)
     }
 
     fn select_rows(&self, x: &ReferenceTensor, rows: &[u32]) -> Result<ReferenceTensor> {
@@ -415,7 +430,7 @@ impl Ops for ReferenceOps {
 
     fn rotary_backward(
         &self,
-        positions: &[u32],
+        positions: &[Position],
         frequencies: &RotaryFrequencies,
         gradient: &ReferenceTensor,
     ) -> Result<ReferenceTensor> {
@@ -446,6 +461,27 @@ impl Ops for ReferenceOps {
         let of_gate = slopes.zip(up, |slope, up| slope * up).zip(gradient, |a, b| a * b);
         let of_up = gate.zip(gradient, |gate, gradient| activate(gate, activation).0 * gradient);
         Ok([of_gate, of_up])
+    }
+
+    fn mixture_backward(
+        &self,
+        parts: &[&ReferenceTensor],
+        routes: &Routes,
+        gradient: &ReferenceTensor,
+    ) -> Result<MixtureGradients<ReferenceTensor>> {
+        let (mut of_parts, mut of_weights) = (Vec::new(), Vec::new());
+        for (part, expert) in parts.iter().zip(&routes.experts) {
+            let mut of_part = ReferenceTensor::zeros(part.rows, part.columns);
+            let mut of_rows = Vec::new();
+            for (place, (&row, &weight)) in expert.rows.iter().zip(&expert.weights).enumerate() {
+                let gradient = gradient.row(row as usize);
+                add_scaled(of_part.row_mut(place), f64::from(weight), gradient);
+                of_rows.push(dot(part.row(place), gradient) as f32);
+            }
+            of_parts.push(of_part);
+            of_weights.push(of_rows);
+        }
+        Ok(MixtureGradients { of_parts, of_weights })
     }
 
     fn select_rows_backward(

@@ -1,6 +1,7 @@
 //! Finite differences: every backward op against the slope of its forward op, in f64.
 
 use super::*;
+use crate::ops::Routing;
 use crate::ops::random::Noise;
 
 const STEP: f64 = 1e-5;
@@ -90,8 +91,14 @@ fn rms_norm_per_head_with_offset() {
 fn rotary_turns_back() {
     let noise = &mut Noise(3);
     let (x, weighting) = (tensor(noise, 3, 8), tensor(noise, 3, 8));
-    let frequencies = RotaryFrequencies { frequencies: vec![1.0, 0.1] };
-    let positions = [0, 5, 91];
+    let frequencies = RotaryFrequencies {
+        head_size: 4,
+        frequencies: vec![0.3],
+        long_frequencies: Some(vec![0.01]),
+        scale: 1.3,
+    };
+    let long = Position { index: 91, is_in_long_sequence: true };
+    let positions = [Position::of(0), Position::of(5), long];
     let expected = tensor_slopes(&x, |x| {
         let output = ReferenceOps.rotary(x, &positions, &frequencies).unwrap();
         dot(&output.values, &weighting.values)
@@ -184,5 +191,42 @@ fn token_log_probs_with_and_without_kept_logits() {
             let of_head = parameter_slopes(&head, |head| loss(&hidden, head));
             assert_close(&trained.gradient.unwrap(), &of_head);
         }
+    }
+}
+
+#[test]
+fn mixtures_of_experts() {
+    let noise = &mut Noise(8);
+    let routing = Routing { expert_count: 3, chosen: 2, is_normalised: true };
+    let routes = Routes::choose(&noise.values(12), routing, true);
+    let mut parts: Vec<ReferenceTensor> =
+        routes.experts.iter().map(|expert| tensor(noise, expert.rows.len(), 5)).collect();
+    let weighting = tensor(noise, 4, 5);
+    let loss = |parts: &[ReferenceTensor], routes: &Routes| {
+        let parts: Vec<_> = parts.iter().collect();
+        dot(&ReferenceOps.mixture(&parts, routes).unwrap().values, &weighting.values)
+    };
+    let every: Vec<_> = parts.iter().collect();
+    let found = ReferenceOps.mixture_backward(&every, &routes, &weighting).unwrap();
+    for expert in 0..parts.len() {
+        let mut changed = routes.clone();
+        let weights = routes.experts[expert].weights.clone();
+        for (place, of_weight) in found.of_weights[expert].iter().enumerate() {
+            // the output is linear in a weight
+            let mut at = |weight: f32| {
+                changed.experts[expert].weights = weights.clone();
+                changed.experts[expert].weights[place] = weight;
+                loss(&parts, &changed)
+            };
+            assert!((at(1.0) - at(0.0) - f64::from(*of_weight)).abs() < 1e-6);
+        }
+        let own = parts[expert].clone();
+        let expected = tensor_slopes(&own, |part| {
+            let mut parts = parts.clone();
+            parts[expert] = part.clone();
+            loss(&parts, &routes)
+        });
+        assert_close(&found.of_parts[expert].values, &expected);
+        parts[expert] = own;
     }
 }

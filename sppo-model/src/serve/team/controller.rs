@@ -88,6 +88,16 @@ impl<O: EncoderOps + Clone> Controller<O> {
         look(&self.member.borrow())
     }
 
+    /// What the last [`Command::Gather`] brought to rank 0.
+    pub(super) fn take_gathered(&self) -> Vec<Vec<f32>> {
+        self.member.borrow_mut().take_gathered()
+    }
+
+    /// Name of a rank in messages.
+    pub(super) fn name(&self, rank: usize) -> String {
+        self.member.borrow().collective().name(rank)
+    }
+
     /// Has all ranks give up a model. Nothing is left to be done where that fails.
     pub(super) fn give_up(&self, handle: Handle) {
         if let Err(error) = self.ask(&Command::Drop(handle)) {

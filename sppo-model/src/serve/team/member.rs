@@ -9,7 +9,8 @@ use sppo_plugin::{GenerationRequest, PluginError, Progress, SequenceBatch, StepS
 
 use super::collective::Collective;
 use super::protocol::{
-    Adapters, Command, Failure, Handle, Outcome, PolicyPlan, Reply, ScorerPlan, decode, encode,
+    Adapters, Command, Failure, Gathered, Handle, Outcome, PolicyPlan, Reply, ScorerPlan, decode,
+    encode,
 };
 use super::weights::{Exchange, Numbers, SharedFile, own};
 use crate::checkpoint::Checkpoint;
@@ -39,6 +40,8 @@ pub(crate) struct Member<O: EncoderOps> {
     collective: Rc<dyn Collective<O>>,
     policies: HashMap<Handle, Replica<O>>,
     scorers: HashMap<Handle, LoadedScorer<O>>,
+    /// Tensors that rank 0 asked all ranks for.
+    gathered: Vec<Vec<f32>>,
     /// Time of the command under way that passed in exchanges with other ranks.
     waited: Duration,
 }
@@ -52,7 +55,8 @@ pub(super) struct Replica<O: EncoderOps> {
 impl<O: EncoderOps + Clone> Member<O> {
     pub(crate) fn new(ops: O, limits: GenerationLimits, collective: Rc<dyn Collective<O>>) -> Self {
         let (policies, scorers) = (HashMap::new(), HashMap::new());
-        Self { ops, limits, collective, policies, scorers, waited: Duration::ZERO }
+        let (gathered, waited) = (Vec::new(), Duration::ZERO);
+        Self { ops, limits, collective, policies, scorers, gathered, waited }
     }
 
     pub(super) fn collective(&self) -> &dyn Collective<O> {
@@ -157,11 +161,7 @@ impl<O: EncoderOps + Clone> Member<O> {
                 let batch = batches.get(rank).unwrap_or(&nothing);
                 self.policy_mut(*handle)?.forward(batch)
             }
-            Command::Backward(handle, coefficients) => {
-                let coefficients = coefficients.get(rank).map_or(&[][..], Vec::as_slice);
-                self.policy_mut(*handle)?.model.backward(coefficients)?;
-                Ok(Reply::Done)
-            }
+            Command::Backward(handle, coefficients) => self.backward(*handle, coefficients),
             Command::BeginTraining(handle, optimizer) => {
                 let size = self.collective.size();
                 let model = &mut self.policy_mut(*handle)?.model;
@@ -171,6 +171,8 @@ impl<O: EncoderOps + Clone> Member<O> {
             }
             Command::Step(handle, settings) => self.step(*handle, settings),
             Command::LoadOptimizerState(handle) => self.load_optimizer_state(*handle, files),
+            Command::Gather(handle, weight, what) => self.gather(*handle, *weight, *what),
+            Command::Hash(handle) => self.hash(*handle).map(Reply::Hash),
             Command::Score(handle, batches) => {
                 let scorer = self.scorers.get(handle).ok_or_else(|| unknown(*handle))?;
                 match batches.get(rank) {
@@ -188,9 +190,10 @@ impl<O: EncoderOps + Clone> Member<O> {
             _ => None,
         };
         let settings = plan.adapters.as_ref().map(Adapters::settings);
+        let ops = self.collective.divide(&self.ops, plan.sharding).map_err(ModelError::Team)?;
         let exchange = Exchange::new(&*self.collective);
         let model = load_model(
-            self.ops.clone(),
+            ops,
             &plan.config,
             settings.as_ref(),
             &mut |name| exchange.tensor(|| weight(own(checkpoint)?, settings.is_some(), name)),
@@ -218,34 +221,99 @@ impl<O: EncoderOps + Clone> Member<O> {
         scorer
     }
 
+    fn backward(&mut self, handle: Handle, coefficients: &[Vec<f64>]) -> Result<Reply> {
+        let collective = Rc::clone(&self.collective);
+        let own = coefficients.get(collective.rank()).map_or(&[][..], Vec::as_slice);
+        let model = &mut self.policy_mut(handle)?.model;
+        let mut result = model.backward(own);
+        if coefficients.iter().any(|of_rank| !of_rank.is_empty()) {
+            let started = Instant::now();
+            let (ops, parameters) = model.parts_mut();
+            result = collective.end_backward(ops, parameters, result);
+            self.waited += started.elapsed();
+        }
+        result.map(|()| Reply::Done)
+    }
+
     /// Every rank has the sum of all gradients before any of them takes the step, so all take the same.
     fn step(&mut self, handle: Handle, settings: &StepSettings) -> Result<Reply> {
         let collective = Rc::clone(&self.collective);
         let started = Instant::now();
-        let parameters = self.policy_mut(handle)?.model.parameters_mut();
-        collective.sum_gradients(parameters).map_err(ModelError::Team)?;
-        self.waited += started.elapsed();
-        self.policy_mut(handle)?.model.step(settings).map(Reply::Step)
+        let model = &mut self.policy_mut(handle)?.model;
+        let (ops, parameters) = model.parts_mut();
+        collective.sum_gradients(ops, parameters).map_err(ModelError::Team)?;
+        let mut waited = started.elapsed();
+        let taken = model.step(settings);
+        let started = Instant::now();
+        let (ops, parameters) = model.parts_mut();
+        let report = collective.share_updates(ops, parameters, taken);
+        waited += started.elapsed();
+        self.waited += waited;
+        report.map(Reply::Step)
     }
 
     fn load_optimizer_state(&mut self, handle: Handle, files: OwnFiles<'_>) -> Result<Reply> {
         let collective = Rc::clone(&self.collective);
         let exchange = Exchange::new(&*collective);
         let model = &mut self.policy_mut(handle)?.model;
-        let loaded = match files {
-            OwnFiles::OptimizerState(file) => model.load_optimizer_state(file),
-            _ => Ok(()),
+        let stored = match files {
+            OwnFiles::OptimizerState(file) => model.open_optimizer_state(file).map(Some),
+            _ => Ok(None),
         };
-        let shared =
-            exchange.pass(|| loaded.and_then(|()| model.training_steps())).and_then(|steps| {
-                model.share_optimizer_state(steps, &mut |state| {
-                    let state =
-                        exchange.pass(|| Ok(state()?.into_iter().map(Numbers).collect()))?;
-                    Ok(Vec::into_iter(state).map(|Numbers(values)| values).collect())
-                })
-            });
+        let (stored, failure) = match stored {
+            Ok(stored) => (stored, None),
+            Err(error) => (None, Some(error)),
+        };
+        let steps = exchange.pass(|| match failure {
+            Some(error) => Err(error),
+            None => Ok(own(stored.as_ref())?.steps()),
+        });
+        let shared = steps.and_then(|steps| {
+            model.take_optimizer_state(steps, &mut |weight| {
+                let read = || own(stored.as_ref())?.of_weight(weight);
+                let state = exchange.pass(|| Ok(read()?.into_iter().map(Numbers).collect()))?;
+                Ok(Vec::into_iter(state).map(|Numbers(values)| values).collect())
+            })
+        });
         exchange.finish()?;
         shared.map(|()| Reply::Done)
+    }
+
+    /// Brings the parts of a weight together. What rank 0 gets, [`Self::take_gathered`] hands out.
+    fn gather(&mut self, handle: Handle, weight: usize, what: Gathered) -> Result<Reply> {
+        let Self { collective, policies, gathered, .. } = self;
+        let model = &policies.get(&handle).ok_or_else(|| unknown(handle))?.model;
+        let entry = model.parameters().entries().get(weight);
+        let entry = entry.ok_or_else(|| {
+            ModelError::Backend(format!("the model of this rank has no weight {weight}"))
+        })?;
+        let tensors = match what {
+            Gathered::Values => vec![collective.gather_values(model.ops(), &entry.value)?],
+            Gathered::OptimizerState => collective.gather_state(model.ops(), &entry.value)?,
+        };
+        *gathered = if collective.rank() == 0 { tensors } else { Vec::new() };
+        Ok(Reply::Done)
+    }
+
+    /// What the last [`Command::Gather`] brought to this rank.
+    pub(super) fn take_gathered(&mut self) -> Vec<Vec<f32>> {
+        std::mem::take(&mut self.gathered)
+    }
+
+    /// A hash of the trained weights' bits.
+    fn hash(&self, handle: Handle) -> Result<u64> {
+        let model = &self.policy(handle)?.model;
+        let trained = model.parameters().entries().iter().filter(|entry| entry.trainable);
+        trained.into_iter().try_fold(0, |hash, entry| {
+            let values = self.collective.replica_values(model.ops(), &entry.value)?;
+            // Each step can be undone, so that one changed number always changes the hash.
+            let mix = |hash: u64, value: &f32| {
+                (hash ^ u64::from(value.to_bits()))
+                    .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                    .rotate_left(29)
+            };
+            Ok(values.iter().fold(hash, mix))
+        })
     }
 }
 

@@ -4,15 +4,17 @@ use std::path::Path;
 use std::rc::Rc;
 
 use sppo_plugin::{
-    Codec, GeneratedResponse, GenerationRequest, Learner, Message, Optimizer, PluginError,
-    PolicyInfo, PolicySpec, Progress, Sampler, SequenceBatch, SilentHost, StepReport, StepSettings,
+    Codec, GeneratedResponse, GenerationRequest, Learner, LoraSettings, Message, Optimizer,
+    PluginError, PolicyInfo, PolicySpec, Progress, Sampler, SequenceBatch, Sharding, SilentHost,
+    StepReport, StepSettings,
 };
 
 use super::controller::Controller;
 use super::member::OwnFiles;
-use super::protocol::{Adapters, Command, Handle, PolicyPlan, Reply};
+use super::protocol::{Adapters, Command, Gathered, Handle, PolicyPlan, Reply};
+use crate::error::{ModelError, Result as ModelResult};
 use crate::ops::encoder::EncoderOps;
-use crate::serve::policy::{Placement, PolicyCard, open_checkpoint};
+use crate::serve::policy::{NamedTensor, Placement, PolicyCard, open_checkpoint};
 
 type Answer<T> = Result<T, PluginError>;
 
@@ -21,6 +23,8 @@ pub(crate) struct TeamPolicy<O: EncoderOps + Clone> {
     team: Rc<Controller<O>>,
     handle: Handle,
     card: PolicyCard,
+    adapters: Option<LoraSettings>,
+    sharding: Sharding,
 }
 
 impl<O: EncoderOps + Clone> TeamPolicy<O> {
@@ -31,6 +35,7 @@ impl<O: EncoderOps + Clone> TeamPolicy<O> {
             config: checkpoint.config().clone(),
             adapters: spec.adapters.as_ref().map(Adapters::of),
             recompute_activations: spec.recompute_activations,
+            sharding: spec.sharding,
             stop_tokens: checkpoint.text().special_tokens().stop_tokens.clone(),
         };
         let handle = team.new_handle();
@@ -44,8 +49,65 @@ impl<O: EncoderOps + Clone> TeamPolicy<O> {
         })?;
         let placement = Placement { device: devices(&loaded), dtype, replicas: team.size() };
         let card = PolicyCard::new(checkpoint, parameters, placement);
-        Ok(Self { team, handle, card })
+        Ok(Self { team, handle, card, adapters: spec.adapters.clone(), sharding: spec.sharding })
     }
+
+    /// Row-major tensors of a whole weight.
+    fn gather(&self, weight: usize, what: Gathered) -> ModelResult<Vec<Vec<f32>>> {
+        if self.sharding != Sharding::None {
+            let asked = self.team.ask(&Command::Gather(self.handle, weight, what));
+            return asked.map(|_| self.team.take_gathered()).map_err(ModelError::Team);
+        }
+        self.team.with_member(|member| {
+            let model = &member.policy(self.handle)?.model;
+            let parameter = &model.parameters().entries()[weight].value;
+            match what {
+                Gathered::Values => Ok(vec![model.ops().parameter_values(parameter)?]),
+                Gathered::OptimizerState => model.ops().optimizer_state(parameter),
+            }
+        })
+    }
+
+    /// Name, shape and row-major values of every trained weight, one at a time.
+    fn tensors(&self) -> Answer<impl Iterator<Item = ModelResult<NamedTensor>>> {
+        let trained: Vec<_> = self.team.with_member(|member| {
+            let entries = member.policy(self.handle)?.model.parameters().entries();
+            let trained = entries.iter().enumerate().filter(|(_, entry)| entry.trainable);
+            let trained =
+                trained.map(|(weight, entry)| (weight, entry.name.clone(), entry.shape.clone()));
+            Ok::<_, PluginError>(trained.collect())
+        })?;
+        Ok(trained.into_iter().map(|(weight, name, shape)| {
+            let values = self.gather(weight, Gathered::Values)?.into_iter().next();
+            Ok((name, shape, values.unwrap_or_default()))
+        }))
+    }
+
+    /// Refuses ranks whose weights are not those of the others: what they compute from now on is worthless.
+    fn require_same_weights(&self) -> Answer<()> {
+        let replies = self.team.ask(&Command::Hash(self.handle))?;
+        let hashes = parts(replies, self.team.size(), |reply| match reply {
+            Reply::Hash(hash) => Some(hash),
+            _ => None,
+        })?;
+        let Some(rank) = odd_one_out(&hashes) else { return Ok(()) };
+        let [odd, other] = [rank, usize::from(rank == 0)].map(|rank| self.team.name(rank));
+        let message = format!(
+            "{odd} holds other weights than {other}, although all ranks have taken the same steps"
+        );
+        Err(PluginError::failed(message).with_hint(
+            "go on from the last commit with --resume; where it happens again, that host computes or \
+             remembers wrongly: leave it out",
+        ))
+    }
+}
+
+/// The first rank whose hash is not that of most ranks; of two equal halves, rank 0's is right.
+fn odd_one_out(hashes: &[u64]) -> Option<usize> {
+    let votes = |hash: &u64| hashes.iter().filter(|other| *other == hash).count();
+    let most = hashes.iter().map(votes).max()?;
+    let right = hashes.iter().find(|hash| votes(hash) == most)?;
+    hashes.iter().position(|hash| hash != right)
 }
 
 /// The devices of all ranks, for instance `cpu on 2 ranks` or `cuda:0, cuda:1`.
@@ -210,18 +272,32 @@ impl<O: EncoderOps + Clone> Learner for TeamPolicy<O> {
     }
 
     fn save(&self, directory: &Path) -> Answer<()> {
-        self.team
-            .with_member(|member| self.card.save(&member.policy(self.handle)?.model, directory))
+        self.require_same_weights()?;
+        self.card.save(self.adapters.as_ref(), self.tensors()?, directory)
     }
 
     fn save_optimizer_state(&self, file: &Path) -> Answer<()> {
-        self.team.with_member(|member| {
-            Ok(member.policy(self.handle)?.model.save_optimizer_state(file)?)
-        })
+        let writer = self
+            .team
+            .with_member(|member| member.policy(self.handle)?.model.optimizer_state_writer())?;
+        Ok(writer.write(&mut |weight| self.gather(weight, Gathered::OptimizerState), file)?)
     }
 
     fn load_optimizer_state(&mut self, file: &Path) -> Answer<()> {
         let command = Command::LoadOptimizerState(self.handle);
         self.team.ask_about(&command, OwnFiles::OptimizerState(file), &SilentHost).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::odd_one_out;
+
+    #[test]
+    fn most_ranks_are_right_and_of_two_rank_0() {
+        assert_eq!(odd_one_out(&[5, 5, 5]), None);
+        assert_eq!(odd_one_out(&[5, 7]), Some(1));
+        assert_eq!(odd_one_out(&[7, 5, 5]), Some(0));
+        assert_eq!(odd_one_out(&[5, 5, 7, 5]), Some(2));
     }
 }

@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sppo_plugin::{
     GeneratedResponse, GenerationRequest, LoraSettings, Optimizer, PluginError, PluginErrorKind,
-    SequenceBatch, StepReport, StepSettings,
+    SequenceBatch, Sharding, StepReport, StepSettings,
 };
 
 use crate::decoder::DecoderConfig;
@@ -26,8 +26,18 @@ pub(super) enum Command {
     BeginTraining(Handle, Optimizer),
     Step(Handle, StepSettings),
     LoadOptimizerState(Handle),
+    /// A weight by its place among all of the model, for rank 0 to have whole.
+    Gather(Handle, usize, Gathered),
+    Hash(Handle),
     Score(Handle, Vec<Vec<Vec<u32>>>),
     Leave,
+}
+
+/// What rank 0 wants to have of a weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Gathered {
+    Values,
+    OptimizerState,
 }
 
 /// A policy to hold, but for its weights.
@@ -36,6 +46,7 @@ pub(super) struct PolicyPlan {
     pub(super) config: DecoderConfig,
     pub(super) adapters: Option<Adapters>,
     pub(super) recompute_activations: bool,
+    pub(super) sharding: Sharding,
     pub(super) stop_tokens: Vec<u32>,
 }
 
@@ -75,6 +86,8 @@ pub(super) enum Reply {
     LogProbs(Vec<f64>),
     Scores(Vec<f32>),
     Step(StepReport),
+    /// Of the trained weights that the rank computes with.
+    Hash(u64),
 }
 
 /// The end of a command on one rank.

@@ -7,8 +7,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use sppo_plugin::{
     Backend, GenerationPrompt, GenerationRequest, LoraSettings, ModelSpec, Optimizer, PluginError,
-    PluginErrorKind, Policy, PolicySpec, Progress, SamplingParameters, SequenceBatch, SilentHost,
-    StepSettings,
+    PluginErrorKind, Policy, PolicySpec, Progress, SamplingParameters, SequenceBatch, Sharding,
+    SilentHost, StepSettings,
 };
 
 use super::{Channel, Collective};
@@ -31,11 +31,14 @@ struct Thread {
     rank: usize,
     to: Vec<Sender<Vec<u8>>>,
     from: Vec<Receiver<Vec<u8>>>,
+    /// Whether this rank changes a number of its own in every step.
+    is_faulty: bool,
 }
 
 fn threads(size: usize) -> Vec<Thread> {
-    let mut ranks: Vec<Thread> =
-        (0..size).map(|rank| Thread { rank, to: Vec::new(), from: Vec::new() }).collect();
+    let mut ranks: Vec<Thread> = (0..size)
+        .map(|rank| Thread { rank, to: Vec::new(), from: Vec::new(), is_faulty: false })
+        .collect();
     for from in 0..size {
         for to in 0..size {
             let (sender, receiver) = channel();
@@ -78,8 +81,14 @@ impl Channel for Thread {
 }
 
 impl Collective<ReferenceOps> for Thread {
+    fn divide(&self, ops: &ReferenceOps, sharding: Sharding) -> Result<ReferenceOps, PluginError> {
+        assert_eq!(sharding, Sharding::None);
+        Ok(*ops)
+    }
+
     fn sum_gradients(
         &self,
+        _ops: &ReferenceOps,
         parameters: &mut ParameterStore<ReferenceOps>,
     ) -> Result<(), PluginError> {
         for entry in parameters.entries_mut().iter_mut().filter(|entry| entry.trainable) {
@@ -94,6 +103,9 @@ impl Collective<ReferenceOps> for Thread {
             }
             entry.value.gradient = Some(sum);
         }
+        if self.is_faulty {
+            parameters.entries_mut()[1].value.values[0] += 0.01;
+        }
         Ok(())
     }
 }
@@ -107,7 +119,15 @@ fn with_team<T>(
     size: usize,
     work: impl FnOnce(&dyn Backend) -> T,
 ) -> (T, Vec<Result<(), PluginError>>) {
-    let mut ranks = threads(size);
+    with_ranks(threads(size), work)
+}
+
+/// As [`with_team`], of these ranks.
+fn with_ranks<T>(
+    mut ranks: Vec<Thread>,
+    work: impl FnOnce(&dyn Backend) -> T,
+) -> (T, Vec<Result<(), PluginError>>) {
+    let size = ranks.len();
     let others = ranks.split_off(1);
     std::thread::scope(|scope| {
         let members: Vec<_> = others
@@ -227,6 +247,27 @@ fn a_team_saves_a_checkpoint_byte_for_byte_as_one_process_does() {
         std::fs::read(directory.path().join("model.safetensors")).unwrap()
     };
     assert!(with_team(2, saved).0 == saved(&backend()));
+}
+
+#[test]
+fn a_rank_whose_weights_have_drifted_is_named_and_nothing_is_saved() {
+    for (faulty, words) in [
+        (2, "thread 2 holds other weights than thread 0"),
+        (0, "thread 0 holds other weights than thread 1"),
+    ] {
+        let mut ranks = threads(3);
+        ranks[faulty].is_faulty = true;
+        let directory = tempfile::tempdir().unwrap();
+        let (refused, _) = with_ranks(ranks, |backend| {
+            let mut policy = backend.load_policy(&spec(None)).unwrap();
+            policy.save(&directory.path().join("before")).unwrap();
+            policy.begin_training(&Optimizer::Sgd { momentum: 0.0 }).unwrap();
+            train(policy.as_mut(), &[batch(0), batch(1)]);
+            policy.save(&directory.path().join("after")).unwrap_err().to_string()
+        });
+        assert!(refused.contains(words), "{refused}");
+        assert!(!directory.path().join("after").exists());
+    }
 }
 
 #[test]

@@ -4,11 +4,11 @@ use minijinja::value::{Kwargs, Rest, Value, ValueKind, ValueOrKwargs, from_args}
 use minijinja::{Environment, Error, State};
 
 use super::characters::{self, is_letter_or_number};
-use super::format::{percent, remainder};
 use super::methods::Arguments;
+use super::percent::{percent, remainder};
 use super::python::{pay_for, refused, repr_of, text_of};
 use super::text_methods::{replaced, strip};
-use super::{layout_filters, markup_filters, number_filters, objects};
+use super::{attributes, layout_filters, markup_filters, number_filters, objects};
 
 /// Filters of minijinja that Jinja2 does not have.
 const FOREIGN: [&str; 6] = ["bool", "chain", "lines", "split", "zip", "urlencode"];
@@ -70,12 +70,15 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
 /// A filter as Jinja2's functions are: the value, and arguments by position or name.
 type Filter = fn(&mut State<'_, '_>, &Value, &[Value]) -> Result<Value, Error>;
 
-/// What `%`, `~`, `for` and calls to macros become; see [`super::source`].
+/// What operators, attributes, parts, `for` and calls become; see [`super::expressions`].
 pub(super) fn add_operators_to(environment: &mut Environment<'static>) {
     environment.add_function(
         "jinja_remainder",
         |state: &mut State<'_, '_>, left: &Value, right: &Value| remainder(state, left, right),
     );
+    environment.add_function("jinja_attribute", attributes::attribute);
+    environment.add_function("jinja_slice", attributes::slice);
+    environment.add_function("jinja_choices", attributes::choices);
     environment.add_function("jinja_concatenation", concatenation);
     environment.add_function("jinja_items", iterated);
     environment.add_function("jinja_arguments", |args: Rest<ValueOrKwargs>| {

@@ -1,9 +1,9 @@
-//! Python's format specifications, for `str.format` and for `%`.
+//! Python's format specifications: the form of one value.
 
+use minijinja::Error;
 use minijinja::value::{Value, ValueKind};
-use minijinja::{Error, State};
 
-use super::python::{float_repr, integer, number, pay_for, refused, repr_of, text_of};
+use super::python::{float_repr, integer, number, refused, text_of};
 
 /// The form of one value.
 #[derive(Clone, Debug, Default)]
@@ -20,7 +20,7 @@ pub(super) struct Form {
 
 impl Form {
     /// `[[fill]align][sign][#][0][width][grouping][.precision][type]`.
-    fn parse(text: &str) -> Result<Self, Error> {
+    pub(super) fn parse(text: &str) -> Result<Self, Error> {
         let mut form = Self::default();
         let characters: Vec<char> = text.chars().collect();
         let is_align = |index: usize| characters.get(index).filter(|c| "<>=^".contains(**c));
@@ -52,7 +52,7 @@ impl Form {
         }
     }
 
-    fn pad(&self, text: &str, default: char) -> String {
+    pub(super) fn pad(&self, text: &str, default: char) -> String {
         let missing = self.width.saturating_sub(text.chars().count());
         let fill = |count: usize| String::from(self.fill.unwrap_or(' ')).repeat(count);
         match self.align.unwrap_or(default) {
@@ -76,7 +76,7 @@ impl Form {
 }
 
 /// Digits that stand at a place; no more than any text needs.
-fn digits(characters: &[char], at: &mut usize) -> Result<Option<usize>, Error> {
+pub(super) fn digits(characters: &[char], at: &mut usize) -> Result<Option<usize>, Error> {
     let mut number: Option<usize> = None;
     while let Some(digit) = characters.get(*at).and_then(|c| c.to_digit(10)) {
         let longer = number.unwrap_or(0) * 10 + digit as usize;
@@ -90,7 +90,7 @@ fn digits(characters: &[char], at: &mut usize) -> Result<Option<usize>, Error> {
 }
 
 /// `format(value, form)`.
-fn formatted(value: &Value, form: &Form) -> Result<String, Error> {
+pub(super) fn formatted(value: &Value, form: &Form) -> Result<String, Error> {
     let unknown = |kind: char, name: &str| {
         refused(format!("unknown format code `{kind}` for a value of the kind `{name}`"))
     };
@@ -111,7 +111,7 @@ fn formatted(value: &Value, form: &Form) -> Result<String, Error> {
     }
 }
 
-fn formatted_number(value: &Value, form: &Form) -> Result<String, Error> {
+pub(super) fn formatted_number(value: &Value, form: &Form) -> Result<String, Error> {
     let wrong = || refused(format!("the number `{value}` does not have this format"));
     let body = match (form.kind, integer(value)) {
         (Some('c'), Some(code)) => {
@@ -130,7 +130,7 @@ fn formatted_number(value: &Value, form: &Form) -> Result<String, Error> {
     Ok(form.pad(&body, '>'))
 }
 
-fn signed(negative: bool, form: &Form, magnitude: &str) -> String {
+pub(super) fn signed(negative: bool, form: &Form, magnitude: &str) -> String {
     match (negative, form.sign) {
         (true, _) => format!("-{magnitude}"),
         (false, Some(sign @ ('+' | ' '))) => format!("{sign}{magnitude}"),
@@ -166,7 +166,7 @@ fn grouped(digits: &str, separator: Option<char>, every: usize) -> String {
     result
 }
 
-fn float_number(number: f64, form: &Form) -> String {
+pub(super) fn float_number(number: f64, form: &Form) -> String {
     let magnitude = number.abs();
     let precision = form.precision.unwrap_or(6);
     let upper = form.kind.is_some_and(|kind| kind.is_ascii_uppercase());
@@ -222,285 +222,5 @@ fn general(magnitude: f64, precision: usize, keep_zeros: bool) -> String {
     match text.split_once('e') {
         Some((digits, exponent)) => format!("{}e{exponent}", trim(digits)),
         None => text,
-    }
-}
-
-/// `text % values`: a tuple gives several values, a dict those with names, anything else is one.
-pub(super) fn percent(state: &State<'_, '_>, text: &str, values: &Value) -> Result<String, Error> {
-    let list: Vec<Value> = match values.is_tuple() {
-        true => values.try_iter()?.collect(),
-        false => vec![values.clone()],
-    };
-    let mut values = Values { list: list.into_iter(), whole: values, named: false };
-    let mut result = String::new();
-    let mut characters = text.chars().peekable();
-    while let Some(character) = characters.next() {
-        if character != '%' {
-            result.push(character);
-            continue;
-        }
-        let piece = percent_value(&mut characters, &mut values)?;
-        pay_for(state, result.len() + piece.len())?;
-        result.push_str(&piece);
-    }
-    let is_named = values.named || values.whole.kind() == ValueKind::Map;
-    if !is_named && values.list.next().is_some() {
-        return Err(refused("not all arguments converted during string formatting"));
-    }
-    Ok(result)
-}
-
-struct Values<'a> {
-    list: std::vec::IntoIter<Value>,
-    whole: &'a Value,
-    named: bool,
-}
-
-impl Values<'_> {
-    fn next(&mut self) -> Result<Value, Error> {
-        self.list.next().ok_or_else(|| refused("not enough arguments for format string"))
-    }
-}
-
-fn percent_value(
-    characters: &mut std::iter::Peekable<std::str::Chars<'_>>,
-    values: &mut Values<'_>,
-) -> Result<String, Error> {
-    let mut named = None;
-    if characters.next_if_eq(&'(').is_some() {
-        let name: String = characters.by_ref().take_while(|c| *c != ')').collect();
-        values.named = true;
-        named = Some(values.whole.get_item(&Value::from(name))?);
-    }
-    let mut form = Form { align: Some('>'), ..Form::default() };
-    while let Some(flag) = characters.next_if(|c| "-+ #0".contains(*c)) {
-        match flag {
-            '-' => (form.align, form.fill) = (Some('<'), None),
-            '0' if form.align != Some('<') => (form.align, form.fill) = (Some('='), Some('0')),
-            '0' => (),
-            '#' => form.alternate = true,
-            // A plus counts for more than a space.
-            sign => form.sign = form.sign.filter(|sign| *sign == '+').or(Some(sign)),
-        }
-    }
-    if let Some(width) = percent_number(characters, values)? {
-        if width < 0 {
-            (form.align, form.fill) = (Some('<'), None);
-        }
-        form.width = width.unsigned_abs() as usize;
-    }
-    if characters.next_if_eq(&'.').is_some() {
-        let precision = percent_number(characters, values)?.unwrap_or(0);
-        form.precision = Some(usize::try_from(precision).unwrap_or(0));
-    }
-    while characters.next_if(|c| "hlL".contains(*c)).is_some() {}
-    let code = characters.next().ok_or_else(|| refused("incomplete format"))?;
-    if code == '%' {
-        return Ok("%".into());
-    }
-    let value = match named {
-        Some(value) => value,
-        None => values.next()?,
-    };
-    form.kind = Some(code);
-    percent_form(&value, form)
-}
-
-/// A number in the format, or `*` for one among the values.
-fn percent_number(
-    characters: &mut std::iter::Peekable<std::str::Chars<'_>>,
-    values: &mut Values<'_>,
-) -> Result<Option<i64>, Error> {
-    if characters.next_if_eq(&'*').is_some() {
-        let value = values.next()?.as_i64().filter(|number| number.abs() <= 1_000_000);
-        return value.map(Some).ok_or_else(|| refused("* wants a whole number up to 1000000"));
-    }
-    let mut found = Vec::new();
-    while let Some(digit) = characters.next_if(char::is_ascii_digit) {
-        found.push(digit);
-    }
-    Ok(digits(&found, &mut 0)?.map(|number| number as i64))
-}
-
-fn percent_form(value: &Value, mut form: Form) -> Result<String, Error> {
-    let needs_number = |value: &Value| {
-        number(value).ok_or_else(|| {
-            refused(format!("%{}: a number is required, not `{value}`", form.kind.unwrap_or('d')))
-        })
-    };
-    match form.kind {
-        Some('s' | 'r' | 'a') => {
-            let text = match form.kind {
-                Some('s') => text_of(value)?,
-                Some('r') => repr_of(value)?,
-                _ => repr_of(value)?
-                    .chars()
-                    .map(|c| if c.is_ascii() { c.to_string() } else { super::python::escape(c) })
-                    .collect(),
-            };
-            // Zeros fill numbers only.
-            (form.kind, form.fill) = (None, None);
-            form.align = form.align.map(|align| if align == '=' { '>' } else { align });
-            formatted(&Value::from(text), &form)
-        }
-        Some('c') => match value.as_str() {
-            Some(text) if text.chars().count() == 1 => Ok(form.pad(text, '>')),
-            Some(_) => Err(refused("%c requires a whole number or one character")),
-            None => formatted_number(value, &form),
-        },
-        Some('d' | 'i' | 'u') => {
-            let whole = match integer(value) {
-                Some(whole) => whole,
-                None => needs_number(value)?.trunc() as i128,
-            };
-            form.kind = Some('d');
-            let least = form.precision.take().unwrap_or(0);
-            let digits = format!("{:0>least$}", whole.unsigned_abs());
-            Ok(form.pad(&signed(whole < 0, &form, &digits), '>'))
-        }
-        Some('x' | 'X' | 'o') => {
-            integer(value).ok_or_else(|| refused("%x and %o require a whole number"))?;
-            formatted_number(value, &form)
-        }
-        Some('e' | 'E' | 'f' | 'F' | 'g' | 'G') => {
-            Ok(form.pad(&float_number(needs_number(value)?, &form), '>'))
-        }
-        other => Err(refused(format!("unsupported format character `{}`", other.unwrap_or(' ')))),
-    }
-}
-
-/// `text.format(*positional, **named)`.
-pub(super) fn braces(
-    state: &State<'_, '_>,
-    text: &str,
-    positional: &[Value],
-    named: &dyn Fn(&str) -> Option<Value>,
-) -> Result<String, Error> {
-    let mut fields = Fields { positional, named, next: 0 };
-    let mut result = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find(['{', '}']) {
-        result.push_str(&rest[..at]);
-        let brace = &rest[at..=at];
-        rest = &rest[at + 1..];
-        if let Some(behind) = rest.strip_prefix(brace) {
-            result.push_str(brace);
-            rest = behind;
-        } else if brace == "}" {
-            return Err(refused("single '}' encountered in format string"));
-        } else {
-            let end = end_of_field(rest)?;
-            let piece = fields.piece(&rest[..end])?;
-            pay_for(state, result.len() + piece.len())?;
-            result.push_str(&piece);
-            rest = &rest[end + 1..];
-        }
-    }
-    Ok(result + rest)
-}
-
-/// Where the brace stands that closes a field; specifications may hold fields themselves.
-fn end_of_field(text: &str) -> Result<usize, Error> {
-    let mut depth = 0;
-    for (at, character) in text.char_indices() {
-        match character {
-            '{' => depth += 1,
-            '}' if depth == 0 => return Ok(at),
-            '}' => depth -= 1,
-            _ => (),
-        }
-    }
-    Err(refused("expected '}' before end of string"))
-}
-
-struct Fields<'a> {
-    positional: &'a [Value],
-    named: &'a dyn Fn(&str) -> Option<Value>,
-    next: usize,
-}
-
-impl Fields<'_> {
-    fn piece(&mut self, field: &str) -> Result<String, Error> {
-        let (place, specification) = field.split_once(':').unwrap_or((field, ""));
-        let (path, conversion) = place.split_once('!').unwrap_or((place, "s"));
-        let value = self.value(path)?;
-        let value = match (conversion, place.contains('!')) {
-            (_, false) => value,
-            ("r", _) => Value::from(repr_of(&value)?),
-            ("s", _) => Value::from(text_of(&value)?),
-            _ => return Err(refused(format!("unknown conversion `!{conversion}`"))),
-        };
-        let mut form = String::new();
-        let mut rest = specification;
-        while let Some((before, behind)) = rest.split_once('{') {
-            let (inner, behind) =
-                behind.split_once('}').ok_or_else(|| refused("unmatched '{' in format spec"))?;
-            form += before;
-            form += &text_of(&self.value(inner)?)?;
-            rest = behind;
-        }
-        formatted(&value, &Form::parse(&(form + rest))?)
-    }
-
-    /// The value that `0`, `name`, `0[key]` or `name.attribute` stands for.
-    fn value(&mut self, path: &str) -> Result<Value, Error> {
-        let end = path.find(['.', '[']).unwrap_or(path.len());
-        let (name, mut rest) = path.split_at(end);
-        let index = match name {
-            "" => {
-                self.next += 1;
-                Some(self.next - 1)
-            }
-            name => name.parse().ok(),
-        };
-        let found = match index {
-            Some(index) => self.positional.get(index).cloned(),
-            None => (self.named)(name),
-        };
-        let mut value =
-            found.ok_or_else(|| refused(format!("format: there is no argument `{path}`")))?;
-        while !rest.is_empty() {
-            let key = rest.strip_prefix('[').and_then(|inner| inner.split_once(']'));
-            let (key, behind) =
-                key.ok_or_else(|| refused(format!("format: `{path}` is not supported")))?;
-            let key = key.parse::<i64>().map_or_else(|_| Value::from(key), Value::from);
-            value = value.get_item(&key)?;
-            rest = behind;
-        }
-        Ok(value)
-    }
-}
-
-/// The filter `format`, and what the operator `%` does with numbers.
-pub(super) fn remainder(
-    state: &State<'_, '_>,
-    left: &Value,
-    right: &Value,
-) -> Result<Value, Error> {
-    if let Some(text) = left.as_str() {
-        return Ok(Value::from(percent(state, text, right)?));
-    }
-    let zero = || refused("division by zero: the right side of % is 0");
-    match (integer(left), integer(right)) {
-        (Some(_), Some(0)) => Err(zero()),
-        (Some(left), Some(right)) => {
-            let rest = left.checked_rem(right).unwrap_or(0);
-            let wrapped = rest != 0 && (rest < 0) != (right < 0);
-            Ok(Value::from(if wrapped { rest + right } else { rest }))
-        }
-        _ => match (number(left), number(right)) {
-            (Some(_), Some(0.0)) => Err(zero()),
-            (Some(left), Some(right)) => {
-                let rest = left % right;
-                let wrapped = rest != 0.0 && (rest < 0.0) != (right < 0.0);
-                let rest = if wrapped { rest + right } else { rest };
-                Ok(Value::from(if rest == 0.0 { 0.0_f64.copysign(right) } else { rest }))
-            }
-            _ => Err(refused(format!(
-                "unsupported operand types for %: {} and {}",
-                left.kind(),
-                right.kind()
-            ))),
-        },
     }
 }

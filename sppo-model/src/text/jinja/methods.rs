@@ -8,7 +8,7 @@ use super::python::{float, integer, refused};
 use super::text_methods;
 
 /// Methods that change a list or a dict where it stands, which Jinja2's sandbox refuses.
-const CHANGING: [&str; 12] = [
+pub(super) const CHANGING: [&str; 12] = [
     "append",
     "clear",
     "extend",

@@ -4,7 +4,10 @@
 //! in its filters, tests and methods, and in how it prints values; all of that is made here as it is there.
 //! What cannot be had is refused by its name, never rendered otherwise.
 
+mod attributes;
+mod braces;
 mod characters;
+mod expressions;
 mod filters;
 mod format;
 mod json;
@@ -14,6 +17,7 @@ mod markup_filters;
 mod methods;
 mod number_filters;
 mod objects;
+mod percent;
 mod predicates;
 mod python;
 mod source;

@@ -22,9 +22,22 @@ pub(super) struct Range {
 }
 
 impl Range {
-    fn length(&self) -> usize {
+    pub(super) fn length(&self) -> usize {
         let distance = if self.step > 0 { self.stop - self.start } else { self.start - self.stop };
         usize::try_from((distance + self.step.abs() - 1) / self.step.abs()).unwrap_or(0)
+    }
+
+    /// The part between two places in it.
+    pub(super) fn part(&self, start: i64, stop: i64, step: i64) -> Result<Value, Error> {
+        let place = |at: i64| self.step.checked_mul(at.into())?.checked_add(self.start);
+        let found = (|| {
+            let step = self.step.checked_mul(step.into())?;
+            Some(Self { start: place(start)?, stop: place(stop)?, step })
+        })();
+        // As far below what overflows as `range` takes them.
+        let is_small = |range: &Self| range.step.unsigned_abs() < 1 << 100;
+        let range = found.filter(is_small).ok_or_else(|| refused("range: too large a step"))?;
+        Ok(Value::from_object(range))
     }
 }
 
@@ -34,6 +47,12 @@ impl Object for Range {
     }
 
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        match key.as_str() {
+            Some("start") => return Some(Value::from(self.start)),
+            Some("stop") => return Some(Value::from(self.stop)),
+            Some("step") => return Some(Value::from(self.step)),
+            _ => (),
+        }
         let index = key.as_usize().filter(|&index| index < self.length())?;
         Some(Value::from(self.start + self.step * index as i128))
     }

@@ -3,7 +3,7 @@
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind, State};
 
-use super::objects;
+use super::{attributes, objects};
 
 /// Lists in lists deeper than this are refused, as Python's limit of recursion does.
 const DEEPEST: usize = 200;
@@ -49,6 +49,9 @@ fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error
     if let Some(text) = value.as_str() {
         write_text_repr(out, text);
         return Ok(());
+    }
+    if let Some(name) = attributes::method_name(value) {
+        return Err(refused(format!("the method `{name}` is not called, and cannot be printed")));
     }
     if let Some(printed) = objects::printed(value) {
         let (before, inner, after) = printed;

@@ -1,12 +1,13 @@
 //! A template of Jinja2, written as minijinja understands it.
 //!
 //! Most of a template stays as it is. What minijinja parses otherwise, or not at all, is written with what
-//! it has: escapes in texts, raw parts, `{% generation %}`, `%` and `~` (whose operands it treats as Rust
-//! does), tuples without parentheses, macros with `varargs` or with defaults that name other parameters.
+//! it has: escapes in texts, raw parts, `{% generation %}`, tuples without parentheses, macros with `varargs` or
+//! with defaults that name other parameters, and in expressions what [`super::expressions`] says.
 //! A tag that Jinja2 does not know, or that cannot be had here, is refused by its name.
 
 use std::collections::BTreeSet;
 
+use super::expressions::{call, expression, in_parentheses};
 use super::lexer::{Segment, SyntaxError, Tag, Token, segments};
 
 /// Tags that Jinja2 knows and that are not supported.
@@ -41,10 +42,6 @@ const MOST_ALTERNATIVES: usize = 300;
 
 /// Parts beyond which a template may nest values without a loop.
 const MANY_PARTS: usize = 2_000;
-
-/// Words that no operand ends with.
-const KEYWORDS: [&str; 12] =
-    ["and", "or", "not", "in", "is", "if", "else", "elif", "for", "set", "recursive", "with"];
 
 /// Writes the template for minijinja. Line breaks stay, so that errors name the right line.
 ///
@@ -133,8 +130,8 @@ impl Writer {
                 self.out += " }}";
             }
             Segment::Tag(tag) if tag.is_block => self.block(tag)?,
-            Segment::Tag(Tag { signs, tokens, .. }) => {
-                let tokens = in_parentheses(self.expression(tokens));
+            Segment::Tag(Tag { line, signs, tokens, .. }) => {
+                let tokens = in_parentheses(self.expression(tokens, line)?);
                 self.out += &format!("{{{{{}{}{}}}}}", signs.0, printed(&tokens), signs.1);
             }
         }
@@ -179,7 +176,7 @@ impl Writer {
             }
         }
         if word == "for" {
-            tag.tokens = checked_loop(self.expression(tag.tokens));
+            tag.tokens = checked_loop(self.expression(tag.tokens, tag.line)?);
             return self.write_block(tag);
         }
         self.plain_block(tag)
@@ -201,8 +198,13 @@ impl Writer {
     }
 
     fn plain_block(&mut self, mut tag: Tag) -> Result<(), SyntaxError> {
-        tag.tokens = self.expression(tag.tokens);
+        let rest = tag.tokens.split_off(target_length(&tag.tokens));
+        tag.tokens.extend(self.expression(rest, tag.line)?);
         self.write_block(tag)
+    }
+
+    fn expression(&self, tokens: Vec<Token>, line: usize) -> Result<Vec<Token>, SyntaxError> {
+        expression(tokens, &self.packed).map_err(|message| SyntaxError { line, message })
     }
 
     fn write_block(&mut self, tag: Tag) -> Result<(), SyntaxError> {
@@ -243,7 +245,7 @@ impl Writer {
                 parts.push(format!("set {parameter} = jinja_given.take({index}, '{parameter}')"));
             }
             if !default.is_empty() {
-                let default = printed(&self.expression(default));
+                let default = printed(&self.expression(default, tag.line)?);
                 parts.push(format!("if {parameter} is undefined"));
                 parts.push(format!("set {parameter} = ({default})"));
                 parts.push("endif".into());
@@ -260,36 +262,16 @@ impl Writer {
         self.out += &format!("{{%{} {parts} {missing}{}%}}", tag.signs.0, tag.signs.1);
         Ok(())
     }
+}
 
-    /// The words of an expression, with operators and calls as minijinja takes them.
-    fn expression(&self, tokens: Vec<Token>) -> Vec<Token> {
-        let mut result: Vec<Token> = Vec::with_capacity(tokens.len());
-        for token in tokens {
-            match token {
-                Token::Group(open, inner, close) => {
-                    let inner = self.expression(inner);
-                    let called = open == '(' && self.is_packed_call(&result);
-                    let inner = if called {
-                        vec![call("jinja_arguments", vec![inner])]
-                    } else {
-                        vec![Token::Group(open, inner, close)]
-                    };
-                    result.extend(if called { vec![Token::Group('(', inner, ')')] } else { inner });
-                }
-                // A plus before a number changes nothing.
-                Token::Symbol("+") if !ends_operand(&result) => (),
-                token => result.push(token),
-            }
+/// The words of a tag that name what it sets: those before the value, or before filters.
+fn target_length(tokens: &[Token]) -> usize {
+    match tokens.iter().find_map(Token::name) {
+        Some("set") => {
+            let ends = |token: &Token| token.is_symbol("=") || token.is_symbol("|");
+            tokens.iter().position(ends).unwrap_or(tokens.len())
         }
-        concatenated(with_remainders(result))
-    }
-
-    /// Whether the words before a bracket are the name of a macro with packed arguments.
-    fn is_packed_call(&self, before: &[Token]) -> bool {
-        let mut before = before.iter().rev().filter(|token| !matches!(token, Token::Space(_)));
-        let name = before.next().and_then(Token::name);
-        let is_attribute = before.next().is_some_and(|token| token.is_symbol("."));
-        name.is_some_and(|name| self.packed.contains(name)) && !is_attribute
+        _ => 0,
     }
 }
 
@@ -322,83 +304,6 @@ fn checked_loop(mut tokens: Vec<Token>) -> Vec<Token> {
     ];
     tokens.splice(start + 1..start + 1, items);
     tokens
-}
-
-/// A tuple that is written without parentheses, with them.
-fn in_parentheses(tokens: Vec<Token>) -> Vec<Token> {
-    match tokens.iter().any(|token| token.is_symbol(",")) {
-        true => vec![Token::Group('(', tokens, ')')],
-        false => tokens,
-    }
-}
-
-fn call(name: &str, arguments: Vec<Vec<Token>>) -> Token {
-    // One word for the parser: a name and its brackets.
-    let mut inner = Vec::new();
-    for (index, argument) in arguments.into_iter().enumerate() {
-        if index > 0 {
-            inner.push(Token::Symbol(","));
-        }
-        inner.extend(argument);
-    }
-    Token::Group('\0', vec![Token::Name(name.into()), Token::Group('(', inner, ')')], '\0')
-}
-
-/// Whether an operand ends here, so that a sign that follows stands between two.
-fn ends_operand(tokens: &[Token]) -> bool {
-    match tokens.iter().rev().find(|token| !matches!(token, Token::Space(_))) {
-        None | Some(Token::Symbol(_)) => false,
-        Some(Token::Name(name)) => !KEYWORDS.contains(&name.as_str()),
-        Some(_) => true,
-    }
-}
-
-/// Whether a word stands outside the operands of a product: a weaker operator, or a keyword.
-fn is_outside(tokens: &[Token], at: usize) -> bool {
-    match &tokens[at] {
-        Token::Symbol("+" | "-") => ends_operand(&tokens[..at]),
-        Token::Symbol(symbol) => {
-            [",", ":", "=", "==", "!=", "<", ">", "<=", ">=", "~"].contains(symbol)
-        }
-        Token::Name(name) => name != "is" && KEYWORDS.contains(&name.as_str()),
-        _ => false,
-    }
-}
-
-/// Calls in place of the operator `%`.
-fn with_remainders(mut tokens: Vec<Token>) -> Vec<Token> {
-    while let Some(at) = tokens.iter().position(|token| token.is_symbol("%")) {
-        let start = (0..at).rev().find(|&at| is_outside(&tokens, at)).map_or(0, |at| at + 1);
-        let is_product =
-            |token: &Token| ["*", "/", "//", "%"].iter().any(|symbol| token.is_symbol(symbol));
-        let end = (at + 1..tokens.len())
-            .find(|&at| is_outside(&tokens, at) || is_product(&tokens[at]))
-            .unwrap_or(tokens.len());
-        let mut operands: Vec<Token> = tokens.drain(start..end).collect();
-        let right = operands.split_off(at - start + 1);
-        operands.pop();
-        tokens.insert(start, spaced(call("jinja_remainder", vec![operands, right])));
-    }
-    tokens
-}
-
-/// Calls in place of chains of the operator `~`.
-fn concatenated(mut tokens: Vec<Token>) -> Vec<Token> {
-    while let Some(at) = tokens.iter().position(|token| token.is_symbol("~")) {
-        let start = (0..at).rev().find(|&at| is_outside(&tokens, at)).map_or(0, |at| at + 1);
-        let end = (at + 1..tokens.len())
-            .find(|&at| is_outside(&tokens, at) && !tokens[at].is_symbol("~"))
-            .unwrap_or(tokens.len());
-        let chain: Vec<Token> = tokens.drain(start..end).collect();
-        let operands = chain.split(|token| token.is_symbol("~")).map(<[Token]>::to_vec).collect();
-        tokens.insert(start, spaced(call("jinja_concatenation", operands)));
-    }
-    tokens
-}
-
-/// The word between spaces, so that it does not run into the words around it.
-fn spaced(token: Token) -> Token {
-    Token::Group('\0', vec![Token::Space(" ".into()), token, Token::Space(" ".into())], '\0')
 }
 
 fn printed(tokens: &[Token]) -> String {

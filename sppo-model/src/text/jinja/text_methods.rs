@@ -3,8 +3,8 @@
 use minijinja::value::{Kwargs, Rest, Tuple, Value, from_args};
 use minijinja::{Error, State};
 
+use super::braces::braces;
 use super::characters::{self, is_space};
-use super::format::braces;
 use super::methods::Arguments;
 use super::python::{is_printable, pay_for, refused};
 

@@ -251,6 +251,31 @@ SMALL = r"""
 {{ 'x' * 3 + 'y' }}{{ 10 - 2 - 3 }}{{ 2 ** 3 ** 2 }}{{ 100 / 10 / 2 }}{{ 7 // 2 * 2 }}{{ -5 // 2 }}{{ 5 % 3 * 2 }}{{ 1 + 1 ~ 'a' }}{{ 'a' ~ 1 + 1 }}{{ 1 - -1 }}{{ 2 * -3 }}
 {{ 3 if true else 4 + 1 }}{{ (3 if false else 4) + 1 }}{{ [1, 2][0] if true }}{{ 1 == 1 and 2 == 2 }}{{ 1 in [1] and 2 not in [1] }}{{ not 1 == 2 }}{{ 1 != 2 != 3 }}{{ 'a' == 'a' == 'a' }}
 {{ not messages }}{{ not not messages }}{{ messages and messages[0].role }}{{ loop }}|{{ super is defined }}{{ varargs is defined }}{{ caller is defined }}
+=== attributes that are not called, and parts
+{{ 1.real }}{{ 1.imag }}{{ 1.numerator }}{{ 1.denominator }}{{ 2.5.real }}{{ 2.5.imag }}{{ true.real }}{{ (3).real + 1 }}{{ 2.5.numerator }}|
+{{ {'items': 1}.items is defined }}{{ {'items': 1}.items is callable }}{{ {'items': 1}.items is mapping }}{{ {'items': 1}['items'] }}{{ {'a': 1}.items is string }}{{ {'a': 1}.values is sameas 1 }}
+{% if {'a': 1}.items %}yes{% endif %}{% set f = 'a-b'.split %}{{ f('-') }}{% set g = {'a': 1}.get %}{{ g('a') }}{{ g('b', 2) }}{{ ('x'.upper)() }}{{ 'a'.upper is callable }}{{ 'a'.nothing is callable }}{{ [1].count is defined }}{{ (1,).copy is defined }}{{ [1].copy is defined }}
+{{ [1].append is defined }}{{ {'pop': 1}.pop is defined }}{{ {'a': 1}.update }}|{{ [1].append }}|{{ messages.sort is defined }}
+{{ messages[0].content.strip is defined }}{{ messages[0].content.strip() }}{{ messages[0].role.title () }}{{ messages[0] . role . upper() }}{{ messages[0].items is defined and messages[0].keys is defined }}{{ messages[0].index is defined }}
+{% set ns = namespace(items=1, count=2, index=0) %}{{ ns.items }}{{ ns.count + 1 }}{% set ns.index = ns.index + 1 %}{{ ns.index }}{% set ns.count = ns.items ~ ns.index %}{{ ns.count }}{{ ns.values is defined }}
+{% for x in [1, 2] %}{{ loop.index }}{{ loop . index }}{{ (loop).index }}{{ loop.index is defined }}{% endfor %}{% for x in 'ab' %}{{ loop.cycle('odd', 'even') }}{{ loop.cycle(*[1, 2]) }}{% endfor %}
+{% for x in [1] %}{{ loop.cycle() }}{% endfor %}
+{{ self.a }}
+{{ {'self': 2}.self }}{{ {'self': 2}['self'] }}
+{% macro f(a, b=2) %}{{ a }}{% endmacro %}{{ f.name }}{{ f.arguments }}{{ f.caller }}{% macro g() %}{% endmacro %}{{ g.arguments }}
+{{ {'arguments': 1}.arguments }}{{ {'name': 1, 'real': 2}.real }}{{ messages[0].arguments is defined }}
+{{ range(10)[2:4] }}{{ range(10)[2:4] | list }}{{ range(10)[::-2] }}{{ range(10)[::-2] | list }}{{ range(9, 0, -3)[1:] }}{{ range(9, 0, -3)[1:] | list }}{{ range(3)[5:] | list }}{{ range(3).start }}{{ range(3).stop }}{{ range(3).step }}{{ range(10)[2:8][1:3] }}{{ range(3)[:] }}
+{{ [1, 2, 3][1:].count(3) }}{{ [1, 2, 3][1:].index(3) }}{{ [1, 2, 3][1:] + [4] }}{{ [1, 2, 3][1:] == [2, 3] }}{{ [1, 2, 3][:2] is sequence }}{{ [[1, 2], [3]][0][:1] }}{{ ([1, 2] + [3, 4])[1:-1] }}{{ (1, 2, 3)[1:] + (4,) }}{{ [1, 2, 3][::-1][0] }}{{ [1, 2, 3][-2:][0] }}{{ [1, 2, 3][1:][1:] | tojson }}
+{{ [1, 2, 3, 4, 5][4:0:-1] }}{{ [1, 2, 3][-100:100] }}{{ [1, 2, 3][100:] }}{{ [1, 2, 3][:-100] }}{{ [1, 2, 3][2:1] }}{{ [1, 2, 3][::5] }}{{ [1, 2, 3][none:none] }}{{ [1, 2, 3][true:] }}{{ 'abcdef'[::-2] }}{{ 'é漢🤖'[1:] }}{{ 'é漢🤖'[::-1] }}{{ ''[1:] }}{{ [1, 2, 3][-1:0:-1] }}
+{{ nothing[1:] }}
+{% set x = none %}{{ x[1:] }}
+{% set x = 5 %}{{ x[1:] }}
+{% set x = {'a': 1} %}{{ x[1:] }}
+{% set x = [1, 2] %}{{ x[::0] }}
+{% set x = [1, 2] %}{{ x['a':] }}
+{{ {'a': 1}.items()[1:] }}
+{{ messages[1:][0].content[:2] ~ messages[:1][0]['role'][1:3] }}{{ (messages | map(attribute='role') | list)[1:] }}{{ 'a' if messages[1:] else 'b' }}{{ not messages[9:] }}{{ -[1, 2][1:][0] }}{{ messages[messages | length - 1:] | length }}{{ messages[(messages | length) // 2 :] | length }}{{ [3, 1, 2] | sort | list }}
+{{ 'ab' 'cd'[1:] }}{{ 'x' in 'axb'[1:] }}{{ [1, 2, 3][1:] | join(',') }}{{ ([1, 2, 3][1:])[0] }}{{ {'k': [1, 2]}['k'][1:] }}{{ {'k': [1, 2]}.k[1:] }}{{ dict(k=[1, 2]).k[:1] }}{{ [1, 2][1 if true else 0:] }}{{ [1, 2, 3][{'a': 1}['a']:] }}
 """
 
 

@@ -1,0 +1,145 @@
+//! A run as its directory tells it, for whoever looks at it while it is played or afterwards.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::artifacts::{Names, read_json};
+use crate::datasets::Stored;
+use crate::error::Result;
+use crate::metrics::{self, MetricsEntry};
+use crate::observer::IterationReport;
+use crate::records::{HeldOutDuels, Judgment, Prompt, Rollout, TrainingExample};
+use crate::run_directory::{ArtifactName, ProcessRecord, RunDirectory, RunIdentity};
+use crate::tables;
+
+/// The record of a run. Reading takes no lock, and what a process is writing meanwhile is not seen before it is
+/// committed. Whatever is not there yet, or was not kept by the version that played the run, is `None` or empty.
+#[derive(Clone, Debug)]
+pub struct RunRecord {
+    root: PathBuf,
+    identity: RunIdentity,
+}
+
+/// A row of rollouts of which only the prompt is read.
+#[derive(Serialize, Deserialize)]
+struct PromptRow {
+    prompt: Prompt,
+}
+
+impl RunRecord {
+    /// The record of the run in this directory.
+    ///
+    /// # Errors
+    /// When there is no run, or its identity cannot be read.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
+        let root = root.into();
+        let identity = RunDirectory::read_identity(&root)?;
+        Ok(Self { root, identity })
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Settings, model and plugins.
+    #[must_use]
+    pub fn identity(&self) -> &RunIdentity {
+        &self.identity
+    }
+
+    /// Whether a process is playing it.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        RunDirectory::is_in_use(&self.root)
+    }
+
+    /// The processes that played it, in order.
+    ///
+    /// # Errors
+    /// When their record cannot be read.
+    pub fn processes(&self) -> Result<Vec<ProcessRecord>> {
+        RunDirectory::read_processes(&self.root)
+    }
+
+    /// Everything that was logged, in order.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn metrics(&self) -> Result<Vec<MetricsEntry>> {
+        metrics::read_metrics(&self.root)
+    }
+
+    /// The report of a finished iteration; 0 is the starting model.
+    ///
+    /// # Errors
+    /// When the file cannot be read; so for all that follow.
+    pub fn report(&self, iteration: u32) -> Result<Option<IterationReport>> {
+        self.committed(&Names::report(iteration)).map(|file| read_json(&file)).transpose()
+    }
+
+    /// Responses of the model after an iteration to the held-out prompts.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn held_out(&self, iteration: u32) -> Result<Option<Vec<Rollout>>> {
+        self.rows(&Names::held_out(iteration))
+    }
+
+    /// Judgments of these responses against earlier models' ones.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn held_out_duels(&self, iteration: u32) -> Result<Option<Vec<HeldOutDuels>>> {
+        self.rows(&Names::held_out_duels(iteration))
+    }
+
+    /// The preferences among the sampled responses, prompt by prompt.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn judgments(&self, iteration: u32) -> Result<Vec<Judgment>> {
+        let shards = (0..).map_while(|shard| self.committed(&Names::judgments(iteration, shard)));
+        Ok(shards.map(|file| Judgment::read(&file)).collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    /// The sampled responses, prompt by prompt.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn rollouts(&self, iteration: u32) -> Result<Vec<Rollout>> {
+        let shards = (0..).map_while(|shard| self.committed(&Names::rollouts(iteration, shard)));
+        Ok(shards.map(|file| Rollout::read(&file)).collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    /// The prompts of an iteration.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn prompts(&self, iteration: u32) -> Result<Vec<Prompt>> {
+        let mut prompts = Vec::new();
+        for file in (0..).map_while(|shard| self.committed(&Names::rollouts(iteration, shard))) {
+            let rows: Vec<PromptRow> = tables::read_columns(&file, &["prompt"])?;
+            prompts.extend(rows.into_iter().map(|row| row.prompt));
+        }
+        Ok(prompts)
+    }
+
+    /// The responses that were trained on.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn training_set(&self, iteration: u32) -> Result<Option<Vec<TrainingExample>>> {
+        self.rows(&Names::training_set(iteration))
+    }
+
+    fn rows<T: Stored>(&self, name: &ArtifactName) -> Result<Option<Vec<T>>> {
+        self.committed(name).map(|file| T::read(&file)).transpose()
+    }
+
+    fn committed(&self, name: &ArtifactName) -> Option<PathBuf> {
+        RunDirectory::committed_path(&self.root, name)
+    }
+}
