@@ -12,7 +12,7 @@ use crate::tensors::{TorchError, TorchResult, download, upload};
 
 /// A weight, its gradient and the optimiser's state, changed in place, and the weight's copy in the
 /// compute dtype where that is not f32. All but the copy are f32; only a weight that is not trained may be
-/// in the compute dtype itself. Of what its [`Shares`] divide, a rank keeps its own part, flat.
+/// in the compute dtype itself. Of what its `Shares` divide, a rank keeps its own part, flat.
 #[derive(Debug)]
 pub struct Parameter {
     shape: Vec<i64>,
