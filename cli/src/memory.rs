@@ -47,7 +47,7 @@ pub(crate) struct MemoryPlan {
     pub(crate) estimate: MemoryEstimate,
     /// Processes on this machine, each of which needs as much.
     pub(crate) processes: u64,
-    /// What the ranks divide.
+    /// Parts of the training state that the ranks divide.
     pub(crate) sharding: Sharding,
     pub(crate) machine: Option<MachineMemory>,
 }
@@ -191,7 +191,7 @@ pub(crate) struct PromptSizes {
     pub(crate) context_length: usize,
 }
 
-/// What ranks may divide, from nothing on: for `auto` one after the other is to be tried.
+/// Divisions among ranks, from none on: for `auto` one after the other is to be tried.
 pub(crate) fn shardings(config: &Config, ranks: usize) -> Vec<Sharding> {
     match config.training.sharding {
         ShardingChoice::Auto if ranks > 1 => {
@@ -208,7 +208,7 @@ pub(crate) fn comes_to(sharding: Sharding, smaller: Option<&MemoryPlan>) -> bool
     sharding != Sharding::Gradients || !smaller.is_some_and(is_enough)
 }
 
-/// What ranks divide where the backend does not predict its memory: what changes no result.
+/// Division among ranks where the backend does not predict its memory: one that changes no result.
 pub(crate) const UNPREDICTED_SHARDING: Sharding = Sharding::Optimizer;
 
 /// Settles what `auto` divides, for training on micro-batches that are full. A user who asked to divide is

@@ -461,7 +461,7 @@ fn plain_name(version: &str) -> String {
     version.trim_matches(['/', '.']).chars().map(plain).collect()
 }
 
-/// What the servers no longer hold is of no use.
+/// Removes a copy of weights that the servers no longer hold.
 fn remove_copy(copy: &Path) {
     if let Err(error) = fs::remove_dir_all(copy) {
         tracing::debug!("a copy of earlier weights stays: {error}");

@@ -41,9 +41,9 @@ pub struct ComparisonFile {
     pub preset: Option<Preset>,
     /// Settings of all runs.
     pub settings: Vec<Override>,
-    /// What the runs differ in.
+    /// Settings in which the runs differ.
     pub axes: Vec<Axis>,
-    /// What all runs may spend.
+    /// Limits of all runs.
     pub budget: Budget,
     /// Settings of the judge, over those of the runs.
     pub judge: Vec<Override>,
@@ -69,7 +69,7 @@ pub struct Choice {
     pub settings: Vec<Override>,
 }
 
-/// What every run may spend. What is left out is as the settings say.
+/// Limits of every run; what is left out is as the settings say.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Budget {
     /// Iterations of self-play.
@@ -81,7 +81,7 @@ pub struct Budget {
 /// The key of the axis that is no setting.
 pub(super) const PRESET: &str = "preset";
 const SECTIONS: [&str; 6] = [PRESET, "settings", "axes", "variants", "budget", "judge"];
-/// What a judge may be given; the rest is the runs'.
+/// Settings that a judge may be given; the rest is the runs'.
 const OF_JUDGE: [&str; 3] = ["oracle", "preference", "backend"];
 
 impl ComparisonFile {

@@ -11,7 +11,7 @@ use crate::statistics::Interval;
 /// The outcome of a comparison.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ComparisonReport {
-    /// Who judged.
+    /// The oracle that judged.
     pub judge: String,
     /// Held-out prompts that all runs answered.
     pub prompts: usize,

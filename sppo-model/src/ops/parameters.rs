@@ -58,8 +58,7 @@ impl<O: Ops> ParameterStore<O> {
         trainable: bool,
     ) -> Result<ParameterId> {
         let value = ops.parameter(values, &shape, trainable)?;
-        self.entries.push(NamedParameter { name, shape, trainable, value });
-        Ok(ParameterId(self.entries.len() - 1))
+        Ok(self.add(NamedParameter { name, shape, trainable, value }))
     }
 
     /// As [`Self::push`], a weight whose rows are looked up.
@@ -75,8 +74,12 @@ impl<O: Ops> ParameterStore<O> {
         trainable: bool,
     ) -> Result<ParameterId> {
         let value = ops.table(values, &shape, trainable)?;
-        self.entries.push(NamedParameter { name, shape, trainable, value });
-        Ok(ParameterId(self.entries.len() - 1))
+        Ok(self.add(NamedParameter { name, shape, trainable, value }))
+    }
+
+    fn add(&mut self, parameter: NamedParameter<O::Parameter>) -> ParameterId {
+        self.entries.push(parameter);
+        ParameterId(self.entries.len() - 1)
     }
 
     /// The op set's form of a weight.

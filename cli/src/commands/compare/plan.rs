@@ -13,7 +13,7 @@ use crate::models;
 use crate::settings::{self, Flags};
 use crate::terminal::counted;
 
-/// What will be done.
+/// Runs that will be played, and their judge.
 pub(super) struct ComparisonPlan {
     pub(super) directory: PathBuf,
     pub(super) runs: Vec<PlannedRun>,
