@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::panic::{self, AssertUnwindSafe};
 
+use sppo_core::plugin::PluginError;
 use sppo_core::{Error, ErrorCategory};
 use sppo_model::ModelError;
 
@@ -48,6 +49,20 @@ impl From<ModelError> for Failure {
 }
 
 impl Failure {
+    /// The failure as the answer to a plugin that asked for something.
+    pub(crate) fn into_plugin_error(self) -> PluginError {
+        match self {
+            Self::Core(error) => {
+                let mut told = PluginError::input(error.to_string());
+                told.hint = error.hint().map(String::from);
+                told
+            }
+            Self::Stopped { .. } => PluginError::cancelled(),
+            Self::Output(error) => PluginError::failed(error.to_string()),
+            Self::Bug(message) => PluginError::failed(message),
+        }
+    }
+
     /// The exit code. A closed pipe, as `head` leaves it, is no failure.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {

@@ -173,7 +173,9 @@ impl SelfPlay<'_> {
                 continue;
             }
             let comparisons: Vec<_> = rollouts.iter().map(stages::comparison).collect();
-            let preferences = session.preferences(&meter, self.oracle, &comparisons)?;
+            let preferences = self.judged_after(iteration - 1, |oracle| {
+                session.preferences(&meter, oracle, &comparisons)
+            })?;
             let of_prompts = rollouts.iter().map(|rollout| rollout.prompt.id).zip(preferences);
             let made: Vec<Judgment> =
                 of_prompts.map(|(id, preferences)| Judgment::new(id, preferences)).collect();
@@ -270,6 +272,21 @@ impl SelfPlay<'_> {
         let PromptSet { training, held_out } = &inputs.prompts;
         let work = EngineWork { prompts: &[training, held_out], pass: &pass, weights_change: true };
         session.sampled_by(engine.as_mut(), policy.as_mut(), &weights, work, sample)
+    }
+
+    /// Has the oracle judge, with the policy after `iterations` iterations at its disposal if it asks the policy.
+    fn judged_after<T>(
+        &mut self,
+        iterations: u32,
+        judge: impl FnOnce(&mut dyn Oracle) -> Result<T>,
+    ) -> Result<T> {
+        let Some(lent) = self.session.lent_policy.filter(|lent| lent.is_wanted()) else {
+            return judge(self.oracle);
+        };
+        lent.put(self.take_policy_after(iterations)?);
+        let judged = judge(self.oracle);
+        self.policy = lent.take().map(|policy| (iterations, policy));
+        judged
     }
 
     fn log_prob_difference(&self) -> Option<f64> {

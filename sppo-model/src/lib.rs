@@ -95,10 +95,12 @@ pub mod decoder {
     mod config;
     mod families;
     mod forward;
+    mod general_preference;
     pub(crate) mod lora;
     mod packing;
     mod rotary;
     mod sequence_classifier;
+    mod shared_prefixes;
     mod stored;
     mod weights;
 
@@ -106,11 +108,12 @@ pub mod decoder {
     pub use families::FAMILIES;
     pub(crate) use families::gguf_name;
     pub use forward::{AttentionSource, Decoder};
+    pub use general_preference::GeneralPreferenceConfig;
     pub use lora::{AdapterSource, merge};
     pub(crate) use lora::{adapter_shapes, own_targets, stored_adapters};
     pub use packing::{InputLimits, PackedBatch};
     pub use rotary::{Rotary, RotaryScaling};
-    pub(crate) use sequence_classifier::DecoderClassifier;
+    pub(crate) use sequence_classifier::{DecoderClassifier, Head};
     pub(crate) use stored::{StoredTensor, StoredWeight, stored_tensors};
     pub use weights::{DecoderWeights, TensorLayout, TensorSource, tensor_layout};
 }
@@ -189,12 +192,14 @@ pub mod serve {
     mod backend;
     pub mod judge;
     mod memory_estimate;
+    mod next_token;
     mod policy;
     mod scorer;
     mod team;
 
     pub use backend::{MatrixRate, ModelBackend, keep_large_buffers};
     pub use memory_estimate::{GRADIENTS_UNDER_WAY, MemoryTraits};
+    pub(crate) use next_token::load_next_token_scorer;
     pub use policy::DecoderPolicy;
     pub use scorer::{ScorerKind, load_scorer};
     pub use team::{Channel, Collective};

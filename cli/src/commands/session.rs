@@ -48,7 +48,7 @@ impl Setup {
     /// A session with another observer.
     pub(crate) fn observed_by<'a>(&'a self, observer: &'a dyn Observer) -> Session<'a> {
         let Self { config, plugins, backend, .. } = self;
-        Session { config, plugins, backend: backend.as_ref(), observer }
+        Session { config, plugins, backend: backend.as_ref(), observer, lent_policy: None }
     }
 
     /// The judge as it is recorded.

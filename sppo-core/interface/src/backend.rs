@@ -7,10 +7,20 @@ use abi_stable::StableAbi;
 use crate::{LoraSettings, MemoryEstimate, PlannedWork, PluginError, Policy, Progress, Sharding};
 
 /// A model to load for scoring.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelSpec {
     /// A Hugging Face model directory or a `.gguf` file, on this machine.
     pub path: PathBuf,
+    /// Tokens of a language model whose log-probabilities, as the token after a sequence, are its numbers;
+    /// empty for a model with a head of its own.
+    pub next_tokens: Vec<u32>,
+}
+
+impl ModelSpec {
+    /// A model with a head of its own.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), next_tokens: Vec::new() }
+    }
 }
 
 /// A policy to load, and the way it is held.
@@ -116,13 +126,18 @@ pub trait Backend {
     }
 }
 
-/// A model that gives one number per sequence.
+/// A model that gives numbers for sequences: one each, or a vector.
 pub trait Scorer {
-    /// One score for each sequence of token ids.
+    /// Numbers for each sequence of token ids: those of the first, then those of the second, ...
     ///
     /// # Errors
     /// When a sequence is too long or the computation fails.
     fn score(&mut self, sequences: &[Vec<u32>]) -> Result<Vec<f32>, PluginError>;
+
+    /// Numbers per sequence.
+    fn width(&self) -> usize {
+        1
+    }
 
     /// Batches that [`Self::score_each`] computes at the same time, each in a process of its own.
     fn replicas(&self) -> usize {

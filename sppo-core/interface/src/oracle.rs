@@ -117,6 +117,12 @@ pub trait Oracle {
     fn expected_requests(&self, _comparisons: u64, _candidates: u64) -> Option<u64> {
         None
     }
+
+    /// Number of sequences, at most, that a model on the run's backend computes to judge `comparisons` times
+    /// `candidates` responses; `None` when no model is asked.
+    fn expected_sequences(&self, _comparisons: u64, _candidates: u64) -> Option<u64> {
+        None
+    }
 }
 
 /// A list that is borrowed or owned; read it as a slice. Unlike `Cow<[T]>` it may

@@ -107,7 +107,7 @@ impl SelfPlay<'_> {
             let opponents = if is_free { 0..iteration } else { 0..1 };
             let mut judgments = Vec::new();
             for against in opponents {
-                judgments.extend(self.judge_against(against, held_out)?);
+                judgments.extend(self.judge_against(against, iteration, held_out)?);
             }
             self.commit_rows(&name, &judgments)?;
             judgments
@@ -117,10 +117,17 @@ impl SelfPlay<'_> {
         Ok(Some(self.session.win_rate_interval(&win_rates(&duels))))
     }
 
-    /// Judgments of held-out responses against those of an earlier model.
-    fn judge_against(&mut self, against: u32, held_out: &[Rollout]) -> Result<Vec<HeldOutDuels>> {
+    /// Judgments of an iteration's held-out responses against those of an earlier model.
+    fn judge_against(
+        &mut self,
+        against: u32,
+        iteration: u32,
+        held_out: &[Rollout],
+    ) -> Result<Vec<HeldOutDuels>> {
         let earlier = self.respond_to_held_out(against)?;
-        let duels = self.session.duels(self.oracle, held_out, &earlier)?;
+        let session = self.session;
+        let duels =
+            self.judged_after(iteration, |oracle| session.duels(oracle, held_out, &earlier))?;
         let of_prompts = held_out.iter().zip(duels);
         let judgment = |(rollout, duels): (&Rollout, Vec<DuelVerdict>)| {
             HeldOutDuels::new(against, rollout.prompt.id, &duels)

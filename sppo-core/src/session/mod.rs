@@ -4,11 +4,13 @@
 //! the oracle, and runs each stage as one that its observer can follow. It commits nothing; what a stage
 //! makes is kept by its caller.
 
+mod lent_policy;
 mod progress;
 mod stages;
 
 use std::path::Path;
 
+pub use lent_policy::LentPolicy;
 pub use progress::{StageHost, StageMeter};
 pub use stages::TrainingSummary;
 
@@ -30,6 +32,8 @@ pub struct Session<'a> {
     pub backend: &'a dyn Backend,
     /// Follows the stages, and may stop them.
     pub observer: &'a dyn Observer,
+    /// The place of the policy while it is lent to the oracle; `None` where no policy is trained.
+    pub lent_policy: Option<&'a LentPolicy<'a>>,
 }
 
 impl<'a> Session<'a> {

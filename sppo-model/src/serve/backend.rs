@@ -11,6 +11,7 @@ use sppo_plugin::{
 };
 
 use super::memory_estimate::MemoryTraits;
+use super::next_token::{AskedPolicy, load_next_token_scorer};
 use super::policy::{DecoderPolicy, estimate_policy_memory};
 use super::scorer::load_scorer;
 use super::team::{Collective, Controller, Member, TeamPolicy, TeamScorer};
@@ -91,9 +92,18 @@ impl<O: EncoderOps + MatrixRate + Clone> Backend for ModelBackend<O> {
     }
 
     fn load_scorer(&self, model: &ModelSpec) -> std::result::Result<Box<dyn Scorer>, PluginError> {
+        let ModelSpec { path, next_tokens } = model;
+        let has_own_head = next_tokens.is_empty();
         Ok(match &self.team {
-            Team::Alone => load_scorer(self.ops.clone(), &model.path)?,
-            Team::Controller(team) => Box::new(TeamScorer::load(Rc::clone(team), &model.path)?),
+            Team::Alone if has_own_head => load_scorer(self.ops.clone(), path)?,
+            Team::Alone => load_next_token_scorer(self.ops.clone(), path, next_tokens)?,
+            Team::Controller(team) if has_own_head => {
+                Box::new(TeamScorer::load(Rc::clone(team), path)?)
+            }
+            Team::Controller(_) => Box::new(AskedPolicy {
+                policy: self.load_policy(&PolicySpec::new(path))?,
+                next_tokens: next_tokens.clone(),
+            }),
             Team::Member { .. } => return Err(serves()),
         })
     }

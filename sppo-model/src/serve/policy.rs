@@ -277,6 +277,14 @@ impl<O: Ops> Learner for DecoderPolicy<O> {
         Ok(self.model.token_log_probs(batch)?)
     }
 
+    fn next_token_log_probs(
+        &mut self,
+        sequences: &[Vec<u32>],
+        next_tokens: &[u32],
+    ) -> Result<Vec<f32>, PluginError> {
+        Ok(self.model.next_token_log_probs(sequences, next_tokens)?)
+    }
+
     fn forward(&mut self, batch: &SequenceBatch) -> Result<Vec<f64>, PluginError> {
         Ok(self.model.forward(batch)?)
     }

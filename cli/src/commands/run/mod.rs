@@ -10,6 +10,7 @@ use sppo_core::plugin::PluginKind;
 use sppo_core::plugins::{UsedPlugin, schema_of};
 use sppo_core::run_directory::{ModelIdentity, PluginIdentity, RunDirectory, RunIdentity};
 use sppo_core::self_play::{RunInputs, self_play};
+use sppo_core::session::{LentPolicy, Session};
 use sppo_core::{Error, Result as CoreResult};
 use sppo_model::checkpoint::Checkpoint;
 
@@ -75,7 +76,15 @@ pub(super) fn play(
     terminal: &Terminal,
 ) -> Result<Vec<IterationReport>> {
     let backend = models::backend(&plan.plugins, &plan.config)?;
-    let mut oracle = plan.session(backend.as_ref(), &SilentObserver).oracle()?;
+    let (name, config) = (plan.config.model.clone(), plan.config.clone());
+    let find_model = || {
+        let found = LocalModel::find(&name, &config, options.offline, terminal);
+        found.map(|model| model.path).map_err(Failure::into_plugin_error)
+    };
+    let lent_policy = LentPolicy::new(&find_model, backend.place().size);
+    let lent_policy = Some(&lent_policy);
+    let session = Session { lent_policy, ..plan.session(backend.as_ref(), &SilentObserver) };
+    let mut oracle = session.oracle()?;
     let engine = plan.session(backend.as_ref(), &SilentObserver).sampling_engine()?;
     let model = LocalModel::find(&plan.config.model, &plan.config, options.offline, terminal)?;
     let memory = plan.fit_memory(backend.as_ref(), &model, terminal)?;
@@ -105,7 +114,7 @@ pub(super) fn play(
     let display = terminal.progress().with_forecast(plan.expected_stages());
     let live_report = LiveReport::new(&directory, memory, terminal);
     let observers = Observers(&[&display, &live_report]);
-    let session = plan.session(backend.as_ref(), &observers);
+    let session = Session { lent_policy, ..plan.session(backend.as_ref(), &observers) };
     let played = self_play(session, oracle.as_mut(), engine, inputs, &mut directory);
     drop((display, directory));
     // Once the directory is given up, a run that is not at its end is one that was stopped.

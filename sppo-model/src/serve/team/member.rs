@@ -156,6 +156,13 @@ impl<O: EncoderOps + Clone> Member<O> {
                 }
                 None => Ok(Reply::TokenLogProbs(Vec::new())),
             },
+            Command::NextTokenLogProbs(handle, batches, next_tokens) => match batches.get(rank) {
+                Some(batch) => {
+                    let model = &self.policy(*handle)?.model;
+                    model.next_token_log_probs(batch, next_tokens).map(Reply::Scores)
+                }
+                None => Ok(Reply::Scores(Vec::new())),
+            },
             Command::Forward(handle, batches) => {
                 let nothing = SequenceBatch::new();
                 let batch = batches.get(rank).unwrap_or(&nothing);

@@ -230,6 +230,32 @@ impl<O: EncoderOps + Clone> Learner for TeamPolicy<O> {
         Ok(log_probs)
     }
 
+    fn next_token_log_probs(
+        &mut self,
+        sequences: &[Vec<u32>],
+        next_tokens: &[u32],
+    ) -> Answer<Vec<f32>> {
+        only(self.next_token_log_probs_each(&[sequences.to_vec()], next_tokens)?)
+    }
+
+    fn next_token_log_probs_each(
+        &mut self,
+        batches: &[Vec<Vec<u32>>],
+        next_tokens: &[u32],
+    ) -> Answer<Vec<Vec<f32>>> {
+        let mut log_probs = Vec::with_capacity(batches.len());
+        for together in batches.chunks(self.team.size()) {
+            let (batches, tokens) = (together.to_vec(), next_tokens.to_vec());
+            let replies =
+                self.team.ask(&Command::NextTokenLogProbs(self.handle, batches, tokens))?;
+            log_probs.extend(parts(replies, together.len(), |reply| match reply {
+                Reply::Scores(log_probs) => Some(log_probs),
+                _ => None,
+            })?);
+        }
+        Ok(log_probs)
+    }
+
     fn forward(&mut self, batch: &SequenceBatch) -> Answer<Vec<f64>> {
         only(self.forward_each(std::slice::from_ref(batch))?)
     }

@@ -21,6 +21,7 @@ pub(super) enum Command {
     Drop(Handle),
     Generate(Handle, Vec<GenerationRequest>),
     TokenLogProbs(Handle, Vec<SequenceBatch>),
+    NextTokenLogProbs(Handle, Vec<Vec<Vec<u32>>>, Vec<u32>),
     Forward(Handle, Vec<SequenceBatch>),
     Backward(Handle, Vec<Vec<f64>>),
     BeginTraining(Handle, Optimizer),
