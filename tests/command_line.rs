@@ -175,6 +175,7 @@ fn the_embedded_plugins_are_listed_and_described() {
         [
             ("backend", "candle"),
             ("oracle", "http"),
+            ("oracle", "judge"),
             ("oracle", "mixture"),
             ("oracle", "pairrm"),
             ("oracle", "reward"),

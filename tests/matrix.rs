@@ -81,6 +81,22 @@ const REWARD: Oracle = Oracle {
         vec![format!("oracle.reward.model='{}'", fixture("fixtures/reward/llama").display())]
     },
 };
+/// The policy judges itself, on the backend.
+const JUDGE: Oracle = Oracle {
+    name: "judge",
+    libraries: &["sppo-oracle-judge"],
+    settings: |_| {
+        vec![
+            format!(
+                "oracle.judge.template_file='{}'",
+                fixture("fixtures/judge/question.jinja").display()
+            ),
+            "oracle.judge.system=''".into(),
+            // Labels mean nothing to a random model.
+            "oracle.judge.min_label_probability=0".into(),
+        ]
+    },
+};
 const HTTP: Oracle = Oracle {
     name: "http",
     libraries: &["sppo-oracle-http"],
@@ -277,6 +293,12 @@ macro_rules! row {
             $(#[$attribute])?
             fn reward() {
                 a_run_ends_as_with_candle(BACKEND, REWARD);
+            }
+
+            #[test]
+            $(#[$attribute])?
+            fn judge() {
+                a_run_ends_as_with_candle(BACKEND, JUDGE);
             }
 
             #[test]
