@@ -131,7 +131,10 @@ fn remedy(protocol: ProtocolName) -> &'static str {
             "The server seems to apply its activation in spite of `raw_scores`: take a newer \
              text-embeddings-inference"
         }
-        ProtocolName::Openrlhf | ProtocolName::Pairwise | ProtocolName::OpenaiJudge => {
+        ProtocolName::OpenaiGroupwise => {
+            "Widen the scores (`groupwise.highest`), or take a judge that tells the answers apart"
+        }
+        _ => {
             "See whether the service gets the answers (`scoring.template`) and returns rewards before any \
              sigmoid or softmax"
         }

@@ -56,7 +56,21 @@ fn comparisons(prompts: usize, candidates: usize) -> Vec<Comparison<'static>> {
     (0..prompts).map(comparison).collect()
 }
 
+/// The settings of a protocol, with a word behind its name where there is another way to ask.
 fn settings(protocol: &str, endpoints: &[String], cache: &Path) -> Value {
+    let (name, way) = protocol.split_once(' ').unwrap_or((protocol, ""));
+    let changes = match name {
+        "openai-rubric" => {
+            let file = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/rubric.json");
+            json!({"rubric": {"file": file, "ask": if way.is_empty() { "chat" } else { way }}})
+        }
+        _ if way == "prompt" => json!({"decision": {"scope": "prompt"}}),
+        _ => json!({}),
+    };
+    with(settings_of(name, endpoints, cache), changes)
+}
+
+fn settings_of(protocol: &str, endpoints: &[String], cache: &Path) -> Value {
     json!({
         "protocol": protocol,
         "endpoints": endpoints,
@@ -96,13 +110,26 @@ fn ask(
 fn expected(protocol: &str, comparisons: &[Comparison<'_>]) -> Vec<Verdict> {
     let service = Service::start(Behaviour::default());
     let cache = tempfile::tempdir().unwrap();
-    ask(settings(protocol, &[service.url()], cache.path()), comparisons, &Watcher::default())
-        .unwrap()
+    let settings = settings(protocol, &[service.url()], cache.path());
+    let mut oracle = create_oracle("http", settings).unwrap();
+    let verdicts = oracle.preferences(comparisons, &Watcher::default()).unwrap();
+    let [prompts, answers] = [comparisons.len(), comparisons[0].candidates.len()];
+    let announced = oracle.expected_requests(prompts as u64, answers as u64);
+    assert_eq!(announced, Some(service.requests()), "{protocol}: not as many as announced");
+    verdicts
 }
 
-const PROTOCOLS: [&str; 7] = [
+const PROTOCOLS: [&str; 15] = [
     "pairwise",
     "openai-judge",
+    "systemone",
+    "systemone prompt",
+    "openai-decisions",
+    "nvidia-genrm",
+    "openai-rubric",
+    "openai-rubric systemone",
+    "openai-rubric openai-decisions",
+    "openai-groupwise",
     "openrlhf",
     "vllm-classify",
     "vllm-score",
@@ -128,8 +155,10 @@ fn thirty_percent_faults_change_nothing_but_the_time() {
             assert!(verdicts == expected(protocol, &comparisons), "{protocol}");
             assert_eq!(host.progress.get(), (24, 24), "{protocol}");
             let answered = service.answered();
-            let questions =
-                if protocol == "pairwise" || protocol == "openai-judge" { 12 } else { 4 };
+            let is_reward_model =
+                ["openrlhf", "vllm", "tei"].iter().any(|one| protocol.starts_with(one));
+            // Four answers: twelve ordered pairs, or three criteria or orders for each.
+            let questions = if is_reward_model { 4 } else { 12 };
             assert_eq!(answered.len(), 24 * questions, "{protocol}");
             assert!(answered.values().all(|times| *times == 1), "{protocol}: asked twice");
             assert!(host.metric("retries") > 0.0, "{protocol}");
