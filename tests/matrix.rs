@@ -93,6 +93,20 @@ const HTTP: Oracle = Oracle {
     },
 };
 
+/// One protocol of `http` for all others, which differ in what they send and not in what becomes of it.
+const DECISIONS: Oracle = Oracle {
+    name: "http",
+    libraries: &["sppo-oracle-http"],
+    settings: |service| {
+        vec![
+            format!("oracle.http.endpoints=[\"{}\"]", service.url()),
+            "oracle.http.protocol=systemone".into(),
+            "oracle.http.decision.scope=prompt".into(),
+            "oracle.http.cache.enabled=false".into(),
+        ]
+    },
+};
+
 /// Every iteration of a small run, as the program reports it; `None` where the backend is not to be had.
 fn run(backend: Option<Backend>, oracle: Oracle) -> Option<Vec<Value>> {
     run_with(backend, oracle, Sampler::Policy)
@@ -298,6 +312,11 @@ macro_rules! row {
             }
         }
     };
+}
+
+#[test]
+fn a_decision_model_judges_a_run() {
+    a_run_ends_as_with_candle(Backend { name: "candle", library: &CANDLE }, DECISIONS);
 }
 
 row!(candle, CANDLE);
