@@ -178,6 +178,23 @@ fn thirty_percent_faults_change_nothing_but_the_time() {
 }
 
 #[test]
+fn a_group_that_is_remembered_in_part_is_asked_about_as_a_whole() {
+    let service = Service::start(Behaviour::default());
+    let cache = tempfile::tempdir().unwrap();
+    let comparisons = comparisons(3, 4);
+    let settings = settings("openai-groupwise", &[service.url()], cache.path());
+    let verdicts = ask(settings.clone(), &comparisons, &Watcher::default()).unwrap();
+    assert_eq!(service.requests(), 3 * 3);
+    // A crash cut the file off within the scores of a reply.
+    let file = std::fs::read_dir(cache.path()).unwrap().next().unwrap().unwrap().path();
+    let text = std::fs::read_to_string(&file).unwrap();
+    let end = text.trim_end().rfind('\n').unwrap();
+    std::fs::write(&file, &text[..=end]).unwrap();
+    assert!(ask(settings, &comparisons, &Watcher::default()).unwrap() == verdicts);
+    assert_eq!(service.requests(), 3 * 3 + 1);
+}
+
+#[test]
 fn of_two_endpoints_a_dead_one_is_dropped_and_the_other_does_the_work() {
     let comparisons = comparisons(100, 3);
     // It leaves time to ask the dead one for each of the 200 requests.
