@@ -205,8 +205,9 @@ impl Round {
             let PairMatrix { values, undecided } = pairwise::logits(size, logit);
             (Verdict::Logits(values), undecided)
         } else {
-            let PairMatrix { values, undecided } = pairwise::probabilities(size, value);
-            (Verdict::Probabilities(values), undecided)
+            let PairMatrix { undecided, .. } = pairwise::probabilities(size, value);
+            let orders = (0..size * size).map(|entry| value(entry / size, entry % size));
+            (Verdict::Orders(orders.collect()), undecided)
         };
         // Pairs that read the same were not asked about, and tie in any case.
         let mut ties = 0;
@@ -261,6 +262,7 @@ fn unexpected() -> PluginError {
 
 #[cfg(test)]
 mod tests {
+    use sppo_plugin::order::OrderMatrix;
     use sppo_plugin::{Candidate, Message};
 
     use super::*;
@@ -295,17 +297,23 @@ mod tests {
         round.verdicts(undecided).map(|mut verdicts| verdicts.remove(0))
     }
 
+    fn orders(verdict: Verdict) -> OrderMatrix {
+        let Verdict::Orders(values) = verdict else { panic!("{verdict:?}") };
+        OrderMatrix::new(values.len().isqrt(), values).unwrap()
+    }
+
     fn invalid() -> Result<QuestionVerdict, InvalidVerdict> {
         Err(InvalidVerdict("hm".into()))
     }
 
     #[test]
-    fn both_orders_are_averaged_and_a_position_bias_cancels() {
+    fn both_orders_are_kept_and_a_position_bias_cancels() {
         // The judge favours the first position by 0.3, and sees no other difference.
         let biased = |_, _| Ok(QuestionVerdict::Probability(0.8));
-        let verdict = verdict(Orders::Both, Undecided::Stop, biased).unwrap();
-        let Verdict::Probabilities(matrix) = verdict else { panic!("{verdict:?}") };
-        assert!(matrix.iter().all(|value| (value - 0.5).abs() < 1e-15), "{matrix:?}");
+        let orders = orders(verdict(Orders::Both, Undecided::Stop, biased).unwrap());
+        assert_eq!((orders.get(0, 1), orders.get(1, 0)), (Some(0.8), Some(0.8)));
+        let matrix = orders.average().unwrap();
+        assert!(matrix.values().iter().all(|value| (value - 0.5).abs() < 1e-15), "{matrix:?}");
     }
 
     #[test]
@@ -315,12 +323,13 @@ mod tests {
             false => invalid(),
         };
         let expected = [0.5, 0.75, 0.75, 0.25, 0.5, 0.75, 0.25, 0.25, 0.5];
-        let said = verdict(Orders::Both, Undecided::Stop, half);
-        assert_eq!(said.unwrap(), Verdict::Probabilities(expected.into()));
+        let said = orders(verdict(Orders::Both, Undecided::Stop, half).unwrap());
+        assert_eq!(said.average().unwrap().values(), expected);
+        assert_eq!((said.get(0, 1), said.get(1, 0)), (Some(0.75), None));
         let error = verdict(Orders::Both, Undecided::Stop, |_, _| invalid()).unwrap_err();
         assert!(error.to_string().contains("hm"), "{error}");
         let tie = verdict(Orders::Both, Undecided::Tie, |_, _| invalid()).unwrap();
-        assert_eq!(tie, Verdict::Probabilities(vec![0.5; 9]));
+        assert_eq!(orders(tie).average().unwrap().values(), [0.5; 9]);
     }
 
     #[test]

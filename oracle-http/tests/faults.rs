@@ -290,7 +290,7 @@ fn invalid_verdicts_are_asked_again_counted_and_bounded() {
     let ties = with(lenient, json!({"judge": {"undecided": "tie"}}));
     let host = Watcher::default();
     let verdicts = ask(ties, &comparisons, &host).unwrap();
-    assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Probabilities(vec![0.5; 9])));
+    assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Orders(vec![None; 9])));
     assert_eq!(host.metric("undecided_pairs"), 60.0);
     assert_eq!(host.metric("invalid_verdicts"), 120.0);
 }
@@ -313,12 +313,10 @@ fn one_order_costs_half_and_equal_questions_are_asked_once() {
     assert_eq!(verdicts[..4], verdicts[4..]);
     // Five pairs differ, of which those with answer 3 ask what those with answer 1 ask.
     assert_eq!(service.requests(), 3 * 6 + 3);
-    let Verdict::Probabilities(matrix) = &verdicts[0] else { panic!() };
-    assert_eq!(matrix[7], 0.5);
-    for i in 0..4 {
-        for j in 0..4 {
-            assert!((matrix[4 * i + j] + matrix[4 * j + i] - 1.0).abs() < 1e-15);
-        }
+    let Verdict::Orders(orders) = &verdicts[0] else { panic!() };
+    assert_eq!((orders[7], orders[13]), (None, None), "answers 1 and 3 read the same");
+    for (i, j) in [(0, 1), (0, 2), (0, 3), (1, 2), (2, 3)] {
+        assert!(orders[4 * i + j].is_some() != orders[4 * j + i].is_some(), "{i} and {j}");
     }
 }
 

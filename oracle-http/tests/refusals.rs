@@ -115,7 +115,7 @@ fn one_refused_question_does_not_end_the_work_on_others() {
                 verdicts.unwrap_or_else(|error| panic!("{protocol} {status} {said}: {error}"));
             assert_eq!(verdicts.len(), 12);
             match &verdicts[6] {
-                Verdict::Probabilities(matrix) => assert_eq!(*matrix, [0.5; 4], "{protocol}"),
+                Verdict::Orders(orders) => assert_eq!(*orders, [None; 4], "{protocol}"),
                 Verdict::Scores(scores) => assert_eq!(scores[0], scores[1], "{protocol}"),
                 other => panic!("{other:?}"),
             }

@@ -24,6 +24,7 @@ pub mod game;
 pub mod metrics;
 pub mod objective;
 pub mod observer;
+pub mod oracle_quality;
 pub mod plugins;
 pub mod records;
 pub mod run_directory;

@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 pub(crate) use artifacts::Names;
+use evaluate::{Begun, Counts};
 pub use kept::kept_answers;
 pub use record::RunRecord;
 
@@ -30,6 +31,7 @@ use crate::engine::{EngineWork, SamplingEngine};
 use crate::error::Result;
 use crate::metrics::MetricsObserver;
 use crate::observer::{Event, IterationReport, Observers, Stage};
+use crate::oracle_quality::{ServiceMeter, VerdictCounts};
 use crate::plugin::{Learner, Oracle, PluginError, Policy, Sampler, ServedWeights};
 use crate::records::{Judgment, Prompt, ResponseStatistics, Rollout, TrainingExample};
 use crate::run_directory::RunDirectory;
@@ -62,13 +64,16 @@ pub fn self_play(
     run: &mut RunDirectory,
 ) -> Result<Vec<IterationReport>> {
     let metrics = MetricsObserver::of_run(run.root());
-    let observer = &Observers(&[session.observer, &metrics]);
+    let service = ServiceMeter::default();
+    let observer = &Observers(&[session.observer, &metrics, &service]);
     let session = Session { observer, ..session };
     let shards_per_call = session.backend.place().size;
     if let Some(engine) = &mut engine {
         engine.keep_files_in(run.root().join(ENGINE_DIRECTORY));
     }
-    let mut play = SelfPlay { session, oracle, inputs, run, policy: None, engine, shards_per_call };
+    let service = &service;
+    let mut play =
+        SelfPlay { session, oracle, inputs, run, policy: None, engine, shards_per_call, service };
     let outcome = play.play();
     drop(play);
     metrics.outcome(outcome)
@@ -85,6 +90,8 @@ struct SelfPlay<'a> {
     engine: Option<SamplingEngine>,
     /// Shards that are sampled in one call; each is committed by itself.
     shards_per_call: usize,
+    /// Counters of the service that the oracle asks.
+    service: &'a ServiceMeter,
 }
 
 impl SelfPlay<'_> {
@@ -103,13 +110,14 @@ impl SelfPlay<'_> {
 
     /// One pass through the loop.
     fn iteration(&mut self, iteration: u32) -> Result<IterationReport> {
-        let started = Instant::now();
+        let begun = Begun { at: Instant::now(), service: self.service.counters() };
         let Session { config, observer, .. } = self.session;
         observer.event(Event::IterationStarted { iteration, iterations: config.iterations });
 
         let rollouts = self.sample(iteration)?;
         let judgments = self.judge(iteration, &rollouts)?;
         let (examples, skipped, cut) = self.select(iteration, &rollouts, &judgments)?;
+        let verdicts = VerdictCounts::of(&judgments);
         drop((rollouts, judgments));
         if examples.is_empty() {
             let notice = format!("iteration {iteration} leaves the model as it is: {skipped}");
@@ -120,8 +128,8 @@ impl SelfPlay<'_> {
         }
         let checkpoint = self.train(iteration, &examples)?;
 
-        let counts = (skipped, cut);
-        let report = self.evaluate(iteration, checkpoint, &examples, counts, started)?;
+        let counts = Counts { skipped, cut, verdicts };
+        let report = self.evaluate(iteration, checkpoint, &examples, counts, &begun)?;
         observer.event(Event::IterationFinished(&report));
         Ok(report)
     }
@@ -173,10 +181,10 @@ impl SelfPlay<'_> {
                 continue;
             }
             let comparisons: Vec<_> = rollouts.iter().map(stages::comparison).collect();
-            let preferences = session.preferences(&meter, self.oracle, &comparisons)?;
-            let of_prompts = rollouts.iter().map(|rollout| rollout.prompt.id).zip(preferences);
+            let judged = session.preferences(&meter, self.oracle, &comparisons, iteration)?;
+            let of_prompts = rollouts.iter().map(|rollout| rollout.prompt.id).zip(judged);
             let made: Vec<Judgment> =
-                of_prompts.map(|(id, preferences)| Judgment::new(id, preferences)).collect();
+                of_prompts.map(|(id, judged)| Judgment::new(id, judged)).collect();
             self.commit_rows(&name, &made)?;
             judgments.extend(made);
         }

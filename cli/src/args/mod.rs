@@ -1,6 +1,7 @@
 //! Arguments of the commands, as typed; `settings` and the commands decide.
 
 mod compare;
+mod oracle;
 mod run;
 mod settings;
 mod tools;
@@ -9,6 +10,7 @@ mod trials;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use compare::CompareArguments;
+pub(crate) use oracle::{OracleCheckArguments, OracleCommand, OracleCommandArguments};
 pub(crate) use run::{
     GenerateArguments, RankArguments, RunArguments, ScoreArguments, TrainArguments,
 };
@@ -107,6 +109,8 @@ pub(crate) enum Command {
     Bench(BenchArguments),
     /// Self-play on a small game, exactly, beside the theorem's bound
     Game(GameArguments),
+    /// The oracle that judges: its agreement with labels
+    Oracle(Box<OracleCommandArguments>),
     /// The backends and oracles at hand
     Plugin(PluginArguments),
     /// The settings of a run
@@ -129,6 +133,10 @@ impl Command {
             Self::Eval(arguments) => (&arguments.settings, &arguments.backend),
             Self::Chat(arguments) => (&arguments.settings, &arguments.backend),
             Self::Bench(arguments) => (&arguments.settings, &arguments.backend),
+            Self::Oracle(arguments) => {
+                let OracleCommand::Check(arguments) = &arguments.command;
+                (&arguments.settings, &arguments.backend)
+            }
             _ => return None,
         })
     }

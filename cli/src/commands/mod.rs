@@ -8,6 +8,7 @@ mod eval;
 mod game;
 mod generate;
 mod merge;
+mod oracle;
 mod plugin;
 mod rank;
 mod report;
@@ -39,6 +40,7 @@ pub(crate) fn dispatch(command: Command, terminal: &Terminal) -> Result<()> {
         Command::Chat(arguments) => chat::chat(&arguments, terminal),
         Command::Bench(arguments) => bench::bench(&arguments, terminal),
         Command::Game(arguments) => game::game(&arguments, terminal),
+        Command::Oracle(arguments) => oracle::oracle(&arguments.command, terminal),
         Command::Plugin(arguments) => plugin::plugin(&arguments, terminal),
         Command::Config(arguments) => config::config(&arguments.command),
         Command::Completions(arguments) => shell::completions(&arguments),

@@ -45,6 +45,11 @@ impl Setup {
         self.observed_by(&SilentObserver)
     }
 
+    /// The display of the stages.
+    pub(crate) fn display(&self) -> &dyn Observer {
+        &self.display
+    }
+
     /// A session with another observer.
     pub(crate) fn observed_by<'a>(&'a self, observer: &'a dyn Observer) -> Session<'a> {
         let Self { config, plugins, backend, .. } = self;

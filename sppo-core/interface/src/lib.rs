@@ -23,6 +23,7 @@ mod macros;
 mod memory;
 mod numpy;
 mod oracle;
+pub mod order;
 pub mod pairwise;
 mod plugin;
 mod policy;

@@ -67,6 +67,10 @@ pub enum Verdict {
     /// `P[i][j]`: the probability that candidate `i` is preferred to candidate `j`. Finite, in
     /// `[0, 1]`, the diagonal 1/2. Need not be transitive.
     Probabilities(Vec<f64>),
+    /// `O[i][j]`: the probability that candidate `i`, shown first, is preferred to candidate `j`, shown second;
+    /// `None` where this order was not asked, or got no answer. Finite, in `[0, 1]`. The core averages both
+    /// orders, and keeps them to tell how much the oracle favours a place.
+    Orders(Vec<Option<f64>>),
     /// `L[i][j]`: the logit of a pairwise ranker with candidate `i` shown first and `j` second,
     /// diagonal 0. The core's win-rate estimator turns it into probabilities.
     Logits(Vec<f32>),

@@ -5,6 +5,7 @@ mod answers;
 mod candidates;
 mod columns;
 mod forms;
+mod labelled;
 mod pairs;
 mod prompts;
 mod roles;
@@ -19,6 +20,7 @@ pub use candidates::{
     write_ranked,
 };
 pub use columns::{ColumnNames, OneOrMore};
+pub use labelled::{LabelledPair, read_labelled_pairs};
 pub use pairs::{
     Contradictions, Pair, PairContent, pair_candidates, parse_pairs, read_pairs, read_pairs_named,
     write_pairs,

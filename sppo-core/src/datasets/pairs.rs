@@ -17,8 +17,8 @@ use crate::objective::Objective;
 use crate::plugin::Conversation;
 use crate::preference::PreferenceMatrix;
 use crate::selection::{Selection, SelectionRule, SelectionStrategy, SkipCounts, select};
+use crate::stages::JudgedComparison;
 use crate::tables;
-use crate::win_rate::Preferences;
 
 /// A better and a worse answer to one prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -120,13 +120,13 @@ pub fn parse_pairs(name: &str, text: &str, objective: Objective) -> Result<Vec<P
 #[must_use]
 pub fn pair_candidates(
     sets: &[CandidateSet],
-    preferences: &[Preferences],
+    judged: &[JudgedComparison],
     keep_degenerate: bool,
 ) -> (Vec<Pair>, SkipCounts) {
     let rule = SelectionRule { strategy: SelectionStrategy::BestAndWorst, keep_degenerate };
     let mut skipped = SkipCounts::default();
     let mut pairs = Vec::with_capacity(sets.len());
-    for (set, preferences) in sets.iter().zip(preferences) {
+    for (set, JudgedComparison { preferences, .. }) in sets.iter().zip(judged) {
         let texts: Vec<&str> = set.candidates.iter().map(String::as_str).collect();
         match select(&preferences.scores, &texts, &rule) {
             Selection::Skipped(reason) => skipped.add(reason),
@@ -238,11 +238,17 @@ fn content(columns: Columns<'_>) -> Result<PairContent> {
 }
 
 fn text_content(columns: Columns<'_>) -> Result<PairContent> {
+    let (messages, chosen, rejected) = texts(columns)?;
+    Ok(PairContent::Text { messages, chosen, rejected })
+}
+
+/// The conversation, the better answer and the worse one.
+pub(super) fn texts(columns: Columns<'_>) -> Result<(Conversation, String, String)> {
     let answer = |name| columns.answer(name)?.ok_or_else(|| columns.missing(name));
     let (chosen, rejected) = (answer("chosen")?, answer("rejected")?);
     columns.require_same(&chosen, &rejected)?;
     let messages = columns.answerable(columns.answered(chosen.before)?)?;
-    Ok(PairContent::Text { messages, chosen: chosen.text, rejected: rejected.text })
+    Ok((messages, chosen.text, rejected.text))
 }
 
 fn probability(

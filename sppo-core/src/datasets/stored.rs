@@ -37,15 +37,27 @@ impl Stored for Rollout {
     }
 }
 
-/// Columns: `prompt_id`, `probability` (K x K), `rm_scores`.
+/// Columns: `prompt_id`, `probability` (K x K), `rm_scores`; where any judgment has it, `read_first` (K x K),
+/// `asked_pairs` and `oracle_probability` (K x K).
 impl Stored for Judgment {
     fn read(path: &Path) -> Result<Vec<Self>> {
         tables::read(path)
     }
 
     fn write(path: &Path, records: &[Self]) -> Result<()> {
-        tables::write(path, records)
+        let any = |has: fn(&Self) -> bool| records.iter().any(has);
+        let optional = [
+            ("read_first", any(|judgment| judgment.read_first.is_some())),
+            ("asked_pairs", any(|judgment| judgment.asked_pairs.is_some())),
+            ("oracle_probability", any(|judgment| judgment.oracle_matrix.is_some())),
+        ];
+        tables::write_without(path, records, &absent(&optional))
     }
+}
+
+/// The names of optional columns that are not there.
+fn absent<'a>(optional: &[(&'a str, bool)]) -> Vec<&'a str> {
+    optional.iter().filter(|(_, is_there)| !is_there).map(|(name, _)| *name).collect()
 }
 
 /// Columns: `against`, `prompt_id`, `read_first`, `read_second`.

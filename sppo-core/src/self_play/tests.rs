@@ -162,7 +162,8 @@ fn sampled(config: &Config, run: &mut RunDirectory, shards_per_call: usize) -> V
     };
     let session = Session { config, plugins: &plugins, backend, observer };
     let oracle = &mut NoOracle;
-    SelfPlay { session, oracle, inputs, run, policy: None, engine: None, shards_per_call }
+    let service = &ServiceMeter::default();
+    SelfPlay { session, oracle, inputs, run, policy: None, engine: None, shards_per_call, service }
         .sample(1)
         .unwrap()
 }

@@ -8,7 +8,10 @@ mod tokenize;
 mod train;
 
 pub(crate) use judge::ROUNDING;
-pub use judge::{OracleView, PreferenceSettings, as_seen, comparison, judge, without_signal};
+pub use judge::{
+    JudgedComparison, LabelDraw, LabelRule, OracleView, PairRule, PreferenceSettings, as_seen,
+    comparison, judge, judge_for_training, without_signal,
+};
 pub use sample::{SamplingPass, SamplingSettings, sample};
 pub use score::score;
 pub use select::assemble;

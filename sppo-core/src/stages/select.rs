@@ -29,7 +29,7 @@ pub fn assemble(
     let mut skipped = SkipCounts::default();
     let mut cut = 0;
     for (rollout, judgment) in rollouts.iter().zip(judgments) {
-        let Judgment { prompt_id, matrix, scores } = judgment;
+        let Judgment { prompt_id, matrix, scores, .. } = judgment;
         let (judged, sampled) = (matrix.size(), rollout.responses.len());
         if (judged, scores.len()) != (sampled, sampled) {
             let message =

@@ -25,8 +25,8 @@ pub(super) use report::typed_command;
 
 pub(crate) use live_report::FILE_NAME as REPORT_FILE_NAME;
 
-/// Settings that may differ on resuming: a run and its plugins may be moved.
-const ALWAYS_ALLOWED: [&str; 3] = ["name", "run_directory", "plugins"];
+/// Settings that may differ on resuming: a run and its plugins may be moved, and prices change.
+const ALWAYS_ALLOWED: [&str; 4] = ["name", "run_directory", "plugins", "preference.prices"];
 
 impl SettingFlags for RunArguments {
     fn add_to(&self, flags: &mut Flags) -> CoreResult<()> {

@@ -279,14 +279,15 @@ impl RunPlan {
 
     /// Largest number of requests of the oracle to a service in the whole run, without failures.
     fn expected_requests(&self, oracle: &dyn Oracle) -> Option<u64> {
-        let Config { iterations, sampling, evaluation, .. } = &self.config;
+        let Config { iterations, sampling, evaluation, preference, .. } = &self.config;
         let answers = sampling.samples_per_prompt as u64;
         let duels = match evaluation.enabled {
             true => self.prompts.held_out.len() * evaluation.samples_per_prompt,
             false => 0,
         };
         let of_iteration = |iteration| {
-            let judged = oracle.expected_requests(self.prompts_of(iteration) as u64, answers)?;
+            let prompts = self.prompts_of(iteration) as u64;
+            let judged = preference.expected_requests(oracle, prompts, answers)?;
             Some(judged + oracle.expected_requests(duels as u64, 2)?)
         };
         // One question before all others; see `Session::try_oracle`.

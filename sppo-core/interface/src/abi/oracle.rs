@@ -46,6 +46,7 @@ pub trait AbiOracle {
 #[derive(StableAbi)]
 pub enum AbiVerdict {
     Probabilities(RVec<f64>),
+    Orders(RVec<ROption<f64>>),
     Logits(RVec<f32>),
     Scores(RVec<f64>),
 }
@@ -56,6 +57,7 @@ impl Crosses for Verdict {
     fn cross(self) -> AbiVerdict {
         match self {
             Self::Probabilities(values) => AbiVerdict::Probabilities(values.into()),
+            Self::Orders(values) => AbiVerdict::Orders(values.cross()),
             Self::Logits(values) => AbiVerdict::Logits(values.into()),
             Self::Scores(values) => AbiVerdict::Scores(values.into()),
         }
@@ -64,6 +66,7 @@ impl Crosses for Verdict {
     fn receive(abi: AbiVerdict) -> Self {
         match abi {
             AbiVerdict::Probabilities(values) => Self::Probabilities(values.into()),
+            AbiVerdict::Orders(values) => Self::Orders(Crosses::receive(values)),
             AbiVerdict::Logits(values) => Self::Logits(values.into()),
             AbiVerdict::Scores(values) => Self::Scores(values.into()),
         }

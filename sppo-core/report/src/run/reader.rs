@@ -8,6 +8,7 @@ use sppo_core::config::Config;
 use sppo_core::metrics::MetricsEntry;
 use sppo_core::objective::Objective;
 use sppo_core::observer::IterationReport;
+use sppo_core::oracle_quality::{Prices, VerdictCounts};
 use sppo_core::records::{Judgment, TrainingExample};
 use sppo_core::self_play::RunRecord;
 use sppo_core::statistics::Interval;
@@ -16,8 +17,8 @@ use super::held_out::{self, HeldOutPart};
 use super::oracle::{OrderReport, service_counters};
 use super::time::{self, iteration_of, number};
 use super::{
-    IterationSummary, OracleReport, Origin, PairCounts, RunReport, RunState, SkippedPrompt,
-    StepSummary, Throughput,
+    IterationSummary, OracleReport, Origin, RunReport, RunState, SkippedPrompt, StepSummary,
+    Throughput,
 };
 
 /// Reads the report of a run, again and again while it is played: finished iterations are read once.
@@ -33,7 +34,7 @@ struct FinishedIteration {
     report: IterationReport,
     held_out: HeldOutPart,
     length_controlled: Option<Interval>,
-    pairs: PairCounts,
+    pairs: VerdictCounts,
     prompts: usize,
     targets: Option<(f64, f64)>,
     skipped: Vec<SkippedPrompt>,
@@ -88,8 +89,6 @@ impl FinishedIteration {
             judgments: record.held_out_duels(iteration)?.unwrap_or_default(),
         };
         let judgments = record.judgments(iteration)?;
-        let mut pairs = PairCounts::default();
-        judgments.iter().for_each(|judgment| pairs.add(&judgment.matrix));
         let examples = record.training_set(iteration)?.unwrap_or_default();
         let Config { training, evaluation, seed, .. } = &record.identity().config;
         let duels = start.and_then(|start| held_out.with_lengths(start));
@@ -98,7 +97,7 @@ impl FinishedIteration {
             report,
             length_controlled: duels.and_then(|duels| duels.length_controlled_win_rate(&bootstrap)),
             held_out,
-            pairs,
+            pairs: VerdictCounts::of(&judgments),
             prompts: judgments.len(),
             targets: mean_targets(training.objective, training.eta, &examples),
             skipped: skipped(record, iteration, &judgments, &examples)?,
@@ -186,7 +185,7 @@ fn report(record: &RunRecord, finished: &[&FinishedIteration]) -> Result<RunRepo
         iterations: finished.iter().map(|part| summary(part, record)).collect(),
         steps: steps(&metrics, config.training.eta),
         win_rate_matrix: held_out::matrix(&parts),
-        oracle: oracle(finished, &metrics),
+        oracle: oracle(finished, &metrics, &config.preference.prices),
         held_out: held_out::prompts(&parts),
         skipped: finished.iter().flat_map(|part| part.skipped.clone()).collect(),
         stages: time::stages(&metrics),
@@ -238,13 +237,19 @@ fn steps(metrics: &[MetricsEntry], eta: f64) -> Vec<StepSummary> {
     steps.enumerate().map(summary).collect()
 }
 
-fn oracle(finished: &[&FinishedIteration], metrics: &[MetricsEntry]) -> OracleReport {
+fn oracle(
+    finished: &[&FinishedIteration],
+    metrics: &[MetricsEntry],
+    prices: &Prices,
+) -> OracleReport {
+    let service = service_counters(metrics);
     let duels: Vec<_> =
         finished.iter().flat_map(|part| part.held_out.duels_with(0).concat()).collect();
     OracleReport {
         iterations: finished.iter().skip(1).map(|part| part.pairs).collect(),
         held_out_orders: OrderReport::of(&duels),
-        service: service_counters(metrics),
+        cost: service.cost(prices),
+        service,
     }
 }
 
