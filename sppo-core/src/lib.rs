@@ -36,6 +36,7 @@ pub mod session;
 pub mod stages;
 pub mod statistics;
 pub mod tables;
+pub mod target;
 
 pub use error::{Error, ErrorCategory, Result};
 pub use sppo_plugin as plugin;

@@ -226,7 +226,7 @@ impl HeldOutDuels {
 }
 
 /// One response that is trained on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrainingResponse {
     /// The text, for people.
     pub text: String,
@@ -240,10 +240,20 @@ pub struct TrainingResponse {
     pub win_rate: f64,
     /// Summed log-probability under the reference policy, once known.
     pub reference_log_prob: Option<f64>,
+    /// Mean logit against all K responses, where the targets are scores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
+    /// Summed log-probability under the starting model, where the objective needs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starting_log_prob: Option<f64>,
+    /// Summed log-probabilities under the policies before the reference policy, the latest first, where the
+    /// objective needs them. There may be none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier_log_probs: Option<Vec<f64>>,
 }
 
 /// A prompt with the responses to train on: `[chosen, rejected]`, or all K.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrainingExample {
     /// The prompt's id.
     pub prompt_id: u64,
@@ -255,4 +265,8 @@ pub struct TrainingExample {
     pub responses: Vec<TrainingResponse>,
     /// `P[chosen][rejected]` when there are two responses (official: `chosen_probs`).
     pub chosen_probability: Option<f64>,
+    /// Win rates of all K sampled responses, or their scores where the responses have scores, where the targets'
+    /// baseline is made of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub values_of_all: Option<Vec<f64>>,
 }

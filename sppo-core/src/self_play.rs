@@ -206,8 +206,13 @@ impl SelfPlay<'_> {
     ) -> Result<(Vec<TrainingExample>, SkipCounts, usize)> {
         let session = self.session;
         let training = &session.config.training;
-        let (mut examples, skipped, mut cut) =
-            stages::assemble(rollouts, judgments, &session.config.selection, training.max_length)?;
+        let (mut examples, skipped, mut cut) = stages::assemble(
+            rollouts,
+            judgments,
+            &session.config.selection,
+            &training.targets(),
+            training.max_length,
+        )?;
         let name = Names::training_set(iteration);
         if self.run.has(&name) {
             return Ok((self.rows(&name)?, skipped, cut));
@@ -218,12 +223,38 @@ impl SelfPlay<'_> {
             let settings = training.tokenization_settings(policy.info().context_length);
             cut = stages::retokenize(policy, &mut examples, settings)?;
         }
+        if training.objective.requires().anchor {
+            self.add_earlier_log_probs(iteration, &mut examples)?;
+        }
         if training.reference_log_probs == ReferenceLogProbs::Recomputed {
             let policy = self.policy_after(iteration - 1)?;
             session.reference_log_probs(policy, &mut examples)?;
         }
         self.commit_rows(&name, &examples)?;
         Ok((examples, skipped, cut))
+    }
+
+    /// The log-probabilities under the starting model and under the policies before `pi_t`, which the objective
+    /// stays near to: each policy is loaded again.
+    fn add_earlier_log_probs(
+        &mut self,
+        iteration: u32,
+        examples: &mut [TrainingExample],
+    ) -> Result<()> {
+        let session = self.session;
+        let of_start = self.policy_after(0)?;
+        session.response_log_probs(of_start, examples, |response, log_prob| {
+            response.starting_log_prob = Some(log_prob);
+            response.earlier_log_probs = Some(Vec::new());
+        })?;
+        let history = session.config.training.weights_of_earlier().len() as u32;
+        for age in (1..history).take_while(|age| iteration > *age) {
+            let earlier = self.policy_after(iteration - 1 - age)?;
+            session.response_log_probs(earlier, examples, |response, log_prob| {
+                response.earlier_log_probs.get_or_insert_default().push(log_prob);
+            })?;
+        }
+        Ok(())
     }
 
     /// `theta_{t+1} = argmin E [ log(pi / pi_t) - eta (P(y > pi_t | x) - 1/2) ]^2`; returns the path of

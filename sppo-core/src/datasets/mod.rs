@@ -22,8 +22,8 @@ pub use candidates::{
 pub use columns::{ColumnNames, OneOrMore};
 pub use labelled::{LabelledPair, read_labelled_pairs};
 pub use pairs::{
-    Contradictions, Pair, PairContent, pair_candidates, parse_pairs, read_pairs, read_pairs_named,
-    write_pairs,
+    Contradictions, Pair, PairContent, PairTargets, pair_candidates, parse_pairs, read_pairs,
+    read_pairs_named, write_pairs,
 };
 pub use prompts::{
     PromptSet, PromptSettings, PromptsPerIteration, parse_prompts, read_prompts,

@@ -71,8 +71,9 @@ impl Stored for HeldOutDuels {
     }
 }
 
-/// Columns of pairs: the official ones, then tokens and reference log-probabilities. When any example
-/// is not a pair: the fields of [`TrainingExample`].
+/// Columns of pairs: the official ones, then tokens and reference log-probabilities; where any example has them,
+/// scores, the values of all answers, and log-probabilities under earlier policies. When any example is not a
+/// pair: the fields of [`TrainingExample`].
 impl Stored for TrainingExample {
     fn read(path: &Path) -> Result<Vec<Self>> {
         tables::read_with(path, |row: ExampleRow, place| match row {
@@ -85,11 +86,32 @@ impl Stored for TrainingExample {
 
     fn write(path: &Path, records: &[Self]) -> Result<()> {
         let pairs: Option<Vec<PairRow>> = records.iter().map(PairRow::new).collect();
+        let absent = absent_in(records);
         match pairs {
-            Some(rows) => tables::write(path, &rows),
-            None => tables::write(path, records),
+            Some(rows) => tables::write_without(path, &rows, &absent),
+            None => tables::write_without(path, records, &absent),
         }
     }
+}
+
+/// The optional columns that no example has, of pairs and of others.
+fn absent_in(examples: &[TrainingExample]) -> Vec<&'static str> {
+    let responses = || examples.iter().flat_map(|example| &example.responses);
+    let has_score = responses().any(|response| response.score.is_some());
+    let has_start = responses().any(|response| response.starting_log_prob.is_some());
+    let has_earlier = responses().any(|response| response.earlier_log_probs.is_some());
+    absent(&[
+        ("values_of_all", examples.iter().any(|example| example.values_of_all.is_some())),
+        ("score", has_score),
+        ("chosen_score", has_score),
+        ("rejected_score", has_score),
+        ("starting_log_prob", has_start),
+        ("starting_chosen_log_prob", has_start),
+        ("starting_rejected_log_prob", has_start),
+        ("earlier_log_probs", has_earlier),
+        ("earlier_chosen_log_probs", has_earlier),
+        ("earlier_rejected_log_probs", has_earlier),
+    ])
 }
 
 #[derive(Deserialize)]
@@ -119,6 +141,20 @@ struct PairRow {
     rejected_prompt_tokens: Option<Vec<u32>>,
     reference_chosen_log_prob: Option<f64>,
     reference_rejected_log_prob: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    chosen_score: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rejected_score: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    values_of_all: Option<Vec<f64>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    starting_chosen_log_prob: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    starting_rejected_log_prob: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    earlier_chosen_log_probs: Option<Vec<f64>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    earlier_rejected_log_probs: Option<Vec<f64>>,
 }
 
 impl PairRow {
@@ -140,6 +176,13 @@ impl PairRow {
             rejected_prompt_tokens: rejected.prompt_tokens_override.clone(),
             reference_chosen_log_prob: chosen.reference_log_prob,
             reference_rejected_log_prob: rejected.reference_log_prob,
+            chosen_score: chosen.score,
+            rejected_score: rejected.score,
+            values_of_all: example.values_of_all.clone(),
+            starting_chosen_log_prob: chosen.starting_log_prob,
+            starting_rejected_log_prob: rejected.starting_log_prob,
+            earlier_chosen_log_probs: chosen.earlier_log_probs.clone(),
+            earlier_rejected_log_probs: rejected.earlier_log_probs.clone(),
         })
     }
 
@@ -152,6 +195,9 @@ impl PairRow {
             prompt_tokens_override: self.chosen_prompt_tokens,
             win_rate: self.chosen_probs_win,
             reference_log_prob: self.reference_chosen_log_prob,
+            score: self.chosen_score,
+            starting_log_prob: self.starting_chosen_log_prob,
+            earlier_log_probs: self.earlier_chosen_log_probs,
         };
         let rejected = TrainingResponse {
             text: rejected_text.into(),
@@ -159,6 +205,9 @@ impl PairRow {
             prompt_tokens_override: self.rejected_prompt_tokens,
             win_rate: self.chosen_probs_lose,
             reference_log_prob: self.reference_rejected_log_prob,
+            score: self.rejected_score,
+            starting_log_prob: self.starting_rejected_log_prob,
+            earlier_log_probs: self.earlier_rejected_log_probs,
         };
         Some(TrainingExample {
             prompt_id: self.prompt_id,
@@ -166,6 +215,7 @@ impl PairRow {
             prompt_tokens: self.prompt_tokens,
             responses: vec![chosen, rejected],
             chosen_probability: Some(self.chosen_probs),
+            values_of_all: self.values_of_all,
         })
     }
 }

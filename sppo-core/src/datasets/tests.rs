@@ -257,8 +257,22 @@ fn training_response() -> impl Strategy<Value = TrainingResponse> {
             prompt_tokens_override,
             win_rate,
             reference_log_prob,
+            ..TrainingResponse::default()
         },
     )
+}
+
+/// Examples with all that is optional.
+fn with_targets(mut examples: Vec<TrainingExample>) -> Vec<TrainingExample> {
+    for example in &mut examples {
+        example.values_of_all = Some(vec![0.25, 0.5, 0.75]);
+        for (index, response) in example.responses.iter_mut().enumerate() {
+            response.score = Some(-1.5);
+            response.starting_log_prob = Some(-12.5);
+            response.earlier_log_probs = Some(vec![-3.25; index]);
+        }
+    }
+    examples
 }
 
 fn training_set(answers: std::ops::Range<usize>) -> impl Strategy<Value = Vec<TrainingExample>> {
@@ -270,6 +284,7 @@ fn training_set(answers: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Tr
             prompt_tokens: vec![1, 2],
             chosen_probability: (responses.len() == 2).then_some(probability),
             responses,
+            values_of_all: None,
         },
     );
     prop::collection::vec(example, 0..4)
@@ -282,7 +297,8 @@ proptest! {
         let directory = tempfile::tempdir().unwrap();
         for name in ["set.parquet", "set.jsonl"] {
             let path = directory.path().join(name);
-            for examples in [&pairs, &any] {
+            let [full_pairs, full] = [&pairs, &any].map(|examples| with_targets(examples.clone()));
+            for examples in [&pairs, &any, &full_pairs, &full] {
                 TrainingExample::write(&path, examples).unwrap();
                 prop_assert_eq!(&TrainingExample::read(&path).unwrap(), examples);
             }

@@ -10,7 +10,9 @@ use crate::evaluation::{self, JudgedPair};
 use crate::observer::{Event, Stage, TrainingStep};
 use crate::oracle_quality::LabelledVerdict;
 use crate::plugin::{Comparison, Learner, Oracle, Sampler};
-use crate::records::{DuelVerdict, Prompt, ResponseStatistics, Rollout, TrainingExample};
+use crate::records::{
+    DuelVerdict, Prompt, ResponseStatistics, Rollout, TrainingExample, TrainingResponse,
+};
 use crate::stages::{
     self, JudgedComparison, LabelDraw, SamplingPass, TokenizedResponse, TrainingPass,
     TrainingProgress,
@@ -269,10 +271,26 @@ impl<'a> Session<'a> {
         policy: &mut dyn Learner,
         examples: &mut [TrainingExample],
     ) -> Result<()> {
+        self.response_log_probs(policy, examples, |response, log_prob| {
+            response.reference_log_prob = Some(log_prob);
+        })
+    }
+
+    /// Computes the log-probabilities of all examples' responses under the policy as it is now, and hands each to
+    /// `keep`.
+    ///
+    /// # Errors
+    /// When the policy fails, or the observer cancels.
+    pub fn response_log_probs(
+        &self,
+        policy: &mut dyn Learner,
+        examples: &mut [TrainingExample],
+        keep: fn(&mut TrainingResponse, f64),
+    ) -> Result<()> {
         let budget = self.config.training.micro_batch_tokens;
         let meter = self.stage(Stage::Reference, examples.len() as u64, "examples");
         let mut reach = |done: usize| meter.reach(done as u64);
-        stages::reference_log_probs(policy, examples, budget, &mut reach)?;
+        stages::response_log_probs(policy, examples, budget, keep, &mut reach)?;
         meter.finish(String::new());
         Ok(())
     }
@@ -363,8 +381,7 @@ impl<'a> Session<'a> {
         if measured.is_empty() {
             return Ok(None);
         }
-        let budget = self.config.training.micro_batch_tokens;
-        stages::mean_log_prob_changes(policy, measured, budget).map(Some)
+        stages::mean_log_prob_changes(policy, measured, &self.config.training).map(Some)
     }
 }
 

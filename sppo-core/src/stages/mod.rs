@@ -22,5 +22,8 @@ pub use tokenize::{
 };
 pub use train::{
     ReferenceLogProbs, ShardingChoice, TrainingPass, TrainingProgress, TrainingSettings,
-    mean_log_prob_changes, reference_log_probs, require_finite, train,
+    mean_log_prob_changes, require_finite, response_log_probs, train,
 };
+
+#[cfg(test)]
+pub(crate) use train::anchor_log_prob;

@@ -11,6 +11,7 @@ use sppo_core::observer::IterationReport;
 use sppo_core::oracle_quality::{Prices, VerdictCounts};
 use sppo_core::records::{Judgment, TrainingExample};
 use sppo_core::self_play::RunRecord;
+use sppo_core::stages::TrainingSettings;
 use sppo_core::statistics::Interval;
 
 use super::held_out::{self, HeldOutPart};
@@ -99,7 +100,7 @@ impl FinishedIteration {
             held_out,
             pairs: VerdictCounts::of(&judgments),
             prompts: judgments.len(),
-            targets: mean_targets(training.objective, training.eta, &examples),
+            targets: mean_targets(training, &examples),
             skipped: skipped(record, iteration, &judgments, &examples)?,
         }))
     }
@@ -138,24 +139,24 @@ fn reason(judgment: &Judgment) -> &'static str {
 
 /// Means of the targets of the log-ratios of the chosen and the rejected responses, where the objective
 /// regresses each of them onto one.
-fn mean_targets(
-    objective: Objective,
-    eta: f64,
-    examples: &[TrainingExample],
-) -> Option<(f64, f64)> {
-    let targets = |example: &TrainingExample| {
-        let [chosen, rejected] = [example.responses.first()?, example.responses.last()?];
-        match objective {
-            Objective::Sppo | Objective::SppoAll => {
-                Some((eta * (chosen.win_rate - 0.5), eta * (rejected.win_rate - 0.5)))
-            }
-            Objective::SppoSingle => {
-                let target = eta * (example.chosen_probability? - 0.5);
-                Some((target, -target))
-            }
-            Objective::SppoHard => Some((0.5 * eta, -0.5 * eta)),
-            Objective::Dpo | Objective::Ipo | Objective::Hinge | Objective::KtoPair => None,
+fn mean_targets(training: &TrainingSettings, examples: &[TrainingExample]) -> Option<(f64, f64)> {
+    let eta = training.eta;
+    let targets = |example: &TrainingExample| match training.objective {
+        Objective::Sppo | Objective::SppoAll => {
+            let advantages = training.targets().advantages(example).ok()?;
+            Some((eta * advantages.first()?, eta * advantages.last()?))
         }
+        Objective::SppoSingle => {
+            let target = eta * (example.chosen_probability? - 0.5);
+            Some((target, -target))
+        }
+        Objective::SppoHard => Some((0.5 * eta, -0.5 * eta)),
+        Objective::Dpo
+        | Objective::Ipo
+        | Objective::Hinge
+        | Objective::KtoPair
+        | Objective::Inpo
+        | Objective::Mnpo => None,
     };
     let all: Vec<(f64, f64)> = examples.iter().map(targets).collect::<Option<_>>()?;
     let count = all.len() as f64;

@@ -9,6 +9,7 @@ use crate::plugin::check::{self, Check};
 use crate::plugin::{LoraSettings, Optimizer, Sharding};
 use crate::schedule::{Schedule, ScheduleShape};
 use crate::stages::{TokenizationRule, TokenizationSettings};
+use crate::target::{Baseline, TargetMeasure, TargetSettings};
 
 /// Settings of training: the loss, the optimiser and its schedule, lengths, and adapters.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -19,6 +20,17 @@ pub struct TrainingSettings {
     /// The step size of self-play, `1 / beta` (paper: 1000). A win rate of `P` asks for a change of
     /// `eta (P - 1/2)` in log-probability.
     pub eta: f64,
+    /// Measure of a response that its target is made of, for `sppo` and `sppo_all`.
+    pub target: TargetMeasure,
+    /// What is taken off the measure, for `sppo` and `sppo_all`.
+    pub baseline: Baseline,
+    /// Largest logit of a pair in scores: certain preferences count as this much.
+    pub score_limit: f64,
+    /// Weight of the starting model among the policies that `inpo` and `mnpo` stay near to, from 0 to 1.
+    pub reference_share: f64,
+    /// Weights of the others, for `mnpo`: of the current policy, the one before it, and so on. `inpo` takes the
+    /// current policy alone. Each but the first costs a pass over the training set.
+    pub history_weights: Vec<f64>,
     /// Probability that a label is wrong, from 0 to below 1/2, for `dpo`.
     pub label_smoothing: f64,
     /// Passes over the training set.
@@ -105,6 +117,11 @@ impl Default for TrainingSettings {
         Self {
             objective: Objective::default(),
             eta: 1000.0,
+            target: TargetMeasure::default(),
+            baseline: Baseline::default(),
+            score_limit: 10.0,
+            reference_share: 1.0 / 3.0,
+            history_weights: vec![1.0, 1.0],
             label_smoothing: 0.0,
             epochs: 1,
             planned_epochs: None,
@@ -136,6 +153,27 @@ impl TrainingSettings {
             objective: self.objective,
             eta: self.eta,
             label_smoothing: self.label_smoothing,
+        }
+    }
+
+    /// The way targets are made.
+    #[must_use]
+    pub fn targets(&self) -> TargetSettings {
+        TargetSettings {
+            measure: self.target,
+            baseline: self.baseline,
+            score_limit: self.score_limit,
+            eta: self.eta,
+        }
+    }
+
+    /// Weights of the current policy and of those before it in the objective; empty where it stays near to none.
+    #[must_use]
+    pub fn weights_of_earlier(&self) -> &[f64] {
+        match self.objective {
+            Objective::Inpo => self.history_weights.get(..1).unwrap_or_default(),
+            Objective::Mnpo => &self.history_weights,
+            _ => &[],
         }
     }
 
@@ -187,6 +225,7 @@ impl TrainingSettings {
     /// When a value is out of its range or contradicts another.
     pub fn check(&self) -> Check {
         check::positive("eta", self.eta)?;
+        self.check_targets()?;
         check::require(
             (0.0..0.5).contains(&self.label_smoothing),
             "label_smoothing",
@@ -214,6 +253,32 @@ impl TrainingSettings {
         self.check_tokenization()?;
         self.lora.check().map_err(|refusal| refusal.within("lora"))?;
         self.optimizer.check().map_err(|refusal| refusal.within("optimizer"))
+    }
+
+    fn check_targets(&self) -> Check {
+        let is_default = self.target == TargetMeasure::WinRate && self.baseline == Baseline::Half;
+        let key = if self.target == TargetMeasure::WinRate { "baseline" } else { "target" };
+        check::require(
+            is_default || matches!(self.objective, Objective::Sppo | Objective::SppoAll),
+            key,
+            format!("the objective `{}` has no target for each answer", self.objective),
+            "set `training.objective` to `sppo` or `sppo_all`, or leave the setting out",
+        )?;
+        check::positive("score_limit", self.score_limit)?;
+        check::require(
+            (0.0..=1.0).contains(&self.reference_share),
+            "reference_share",
+            format!("{} is not from 0 to 1", self.reference_share),
+            "give the weight of the starting model, for instance 0.333",
+        )?;
+        let are_weights =
+            self.history_weights.iter().all(|weight| weight.is_finite() && *weight > 0.0);
+        check::require(
+            are_weights && !self.history_weights.is_empty(),
+            "history_weights",
+            "needs at least one number, and all of them above 0",
+            "give for instance [1.0, 1.0]: the current policy and the one before it alike",
+        )
     }
 
     fn check_tokenization(&self) -> Check {
