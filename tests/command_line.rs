@@ -9,7 +9,7 @@ use std::process::{Output, Stdio};
 use serde_json::Value;
 use support::{fixture, require_success, sppo, stdout_of};
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "run",
     "generate",
     "rank",
@@ -21,6 +21,7 @@ const COMMANDS: [&str; 15] = [
     "chat",
     "bench",
     "game",
+    "oracle",
     "plugin",
     "config",
     "completions",
@@ -255,8 +256,69 @@ fn the_game_stays_below_its_bound_in_every_form() {
     let drawing = std::fs::read_to_string(&svg).unwrap();
     assert!(drawing.starts_with("<svg") && drawing.contains("bound, mixture"));
 
+    let others = ["--algorithm", "optimistic", "--algorithm", "proximal-point", "--eta", "1"];
+    let beside = json_of(
+        sppo().args(["game", "--json", "--svg"]).arg(&svg).arg("--csv").arg(&csv).args(others),
+    );
+    let algorithms = beside["algorithms"].as_array().unwrap();
+    for (play, name) in algorithms.iter().zip(["optimistic", "proximal_point"]) {
+        assert_eq!(play["algorithm"], name);
+        assert!(play["rounds"][999]["last_iterate_gap"].as_f64().unwrap() < 1e-9, "{name}");
+    }
+    assert!(beside["rounds"][999]["last_iterate_gap"].as_f64().unwrap() > 0.1);
+    let table = std::fs::read_to_string(&csv).unwrap();
+    assert!(table.starts_with("iteration,last_iterate_gap,mixture_gap,bound,policy_0"));
+    assert!(table.lines().next().unwrap().ends_with(",proximal_point_mixture_gap"));
+    assert!(std::fs::read_to_string(&svg).unwrap().contains("last policy, proximal point"));
+
     let text = stdout_of(sppo().args(["game", "--kind", "random", "--size", "6"]));
     assert_eq!(text.lines().filter(|line| line.trim_start().starts_with("1000 ")).count(), 1);
+}
+
+/// Pairs whose better answer is brief and ends, as the oracle `rules` likes it, but for the last.
+fn labelled_pairs(directory: &Path) -> std::path::PathBuf {
+    let file = directory.join("pairs.jsonl");
+    let row = |number: usize| {
+        let (brief, long) = ("Blue.".to_owned(), "Blue, I think, I think, I think. ".repeat(30));
+        let is_wrong = number == 9;
+        let (chosen, rejected) = if is_wrong { (long, brief) } else { (brief, long) };
+        let subset = if number < 6 { "first" } else { "second" };
+        serde_json::json!({
+            "prompt": format!("Name colour {number}."), "chosen": chosen, "rejected": rejected, "subset": subset,
+        })
+        .to_string()
+            + "\n"
+    };
+    std::fs::write(&file, (0..10).map(row).collect::<String>()).unwrap();
+    file
+}
+
+#[test]
+fn an_oracle_is_checked_against_labels() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = labelled_pairs(directory.path());
+    let report = json_of(sppo().args(["oracle", "check", "--json"]).arg(&file));
+    assert_eq!(
+        (report["pairs"].as_u64(), report["accuracy"]["mean"].as_f64()),
+        (Some(10), Some(0.9))
+    );
+    assert!(report["accuracy"]["low"].as_f64() < Some(0.9), "{report}");
+    assert_eq!(report["subsets"][1]["accuracy"]["mean"].as_f64(), Some(0.75));
+    assert!(report["first_place_probability"].is_null(), "rules knows no order: {report}");
+    let bins = report["calibration"]["bins"].as_array().unwrap();
+    let counted: u64 = bins.iter().map(|bin| bin["pairs"].as_u64().unwrap()).sum();
+    assert_eq!((counted, &report["service"]), (10, &serde_json::json!({})));
+    let text = stdout_of(sppo().args(["oracle", "check", "--limit", "6"]).arg(&file));
+    assert!(text.contains("agrees with 100.0 % of 6 labels"), "{text}");
+    refused_pairs(directory.path());
+}
+
+fn refused_pairs(directory: &Path) {
+    let file = directory.join("unlabelled.jsonl");
+    std::fs::write(&file, "{\"prompt\":\"?\",\"chosen\":\"a\"}\n").unwrap();
+    let output = sppo().args(["oracle", "check"]).arg(&file).output().unwrap();
+    assert_eq!(output.status.code(), Some(4), "{}", stderr_of(&output));
+    assert!(stderr_of(&output).contains("unlabelled.jsonl:1"), "{}", stderr_of(&output));
 }
 
 #[test]

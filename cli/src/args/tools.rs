@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum, value_parser};
 use clap_complete::Shell;
+use sppo_core::game::GameAlgorithm;
 
 use super::{
     BackendArguments, ModelArguments, OracleArguments, ReportArguments, SamplerArguments,
@@ -21,7 +22,8 @@ Examples:
   sppo game                                        rock, paper, scissors
   sppo game --kind cycle --size 5 --iterations 10000
   sppo game --kind random --size 20 --seed 7 --svg gaps.svg
-  sppo game --matrix preferences.csv --csv gaps.csv")]
+  sppo game --matrix preferences.csv --csv gaps.csv
+  sppo game --algorithm extragradient --algorithm optimistic --eta 1 --html gaps.html")]
 pub(crate) struct GameArguments {
     /// A built-in game: in a cycle, each answer beats the half of the others that follow it
     #[arg(long, value_name = "KIND", value_enum, default_value_t)]
@@ -41,6 +43,9 @@ pub(crate) struct GameArguments {
     /// The step size [default: the one with the smallest bound]
     #[arg(long, allow_hyphen_values = true, value_name = "ETA")]
     pub(crate) eta: Option<f64>,
+    /// Also play another algorithm, whose last policy settles, with the same step size; may be given several times
+    #[arg(long, value_name = "ALGORITHM", value_enum)]
+    pub(crate) algorithm: Vec<AlgorithmChoice>,
     /// Draw the gaps and the bound, on logarithmic axes
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
@@ -52,6 +57,27 @@ pub(crate) struct GameArguments {
     pub(crate) csv: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) report: ReportArguments,
+}
+
+/// The algorithms beside SPPO.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AlgorithmChoice {
+    /// Optimistic multiplicative weights
+    Optimistic,
+    /// Two steps per iteration, the second by what the first sees
+    Extragradient,
+    /// A step by the gain where it arrives
+    ProximalPoint,
+}
+
+impl From<AlgorithmChoice> for GameAlgorithm {
+    fn from(choice: AlgorithmChoice) -> Self {
+        match choice {
+            AlgorithmChoice::Optimistic => Self::Optimistic,
+            AlgorithmChoice::Extragradient => Self::Extragradient,
+            AlgorithmChoice::ProximalPoint => Self::ProximalPoint,
+        }
+    }
 }
 
 /// The built-in games.
