@@ -15,6 +15,7 @@ use crate::win_rate::{self, Preferences};
 
 pub use adjust::LabelDraw;
 pub use pair_rules::PairRule;
+pub(crate) use pair_rules::refuse_scores;
 pub use settings::{LabelRule, OracleView, PreferenceSettings};
 
 /// The preferences among the candidates of a comparison, as training takes them.

@@ -8,6 +8,7 @@ mod tokenize;
 mod train;
 
 pub(crate) use judge::ROUNDING;
+pub(crate) use judge::refuse_scores;
 pub use judge::{
     JudgedComparison, LabelDraw, LabelRule, OracleView, PairRule, PreferenceSettings, as_seen,
     comparison, judge, judge_for_training, without_signal,

@@ -85,7 +85,7 @@ pub(super) fn play(
     let go_on = options.go_on.clone().unwrap_or_else(|| report::resume_command(&plan.config));
     let identity = identity(plan, &model.checkpoint, oracle.identity())?;
     let session = plan.session(backend.as_ref(), &SilentObserver);
-    if let Err(error) = session.try_oracle(oracle.as_mut()) {
+    if let Err(error) = session.try_oracle_for_training(oracle.as_mut()) {
         return Err(not_begun(error, plan, identity, go_on, terminal));
     }
     let LocalModel { path: starting_model, checkpoint } = model;

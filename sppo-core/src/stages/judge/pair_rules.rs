@@ -143,13 +143,20 @@ fn ask(
 ) -> Result<Vec<Preferences>> {
     let PreferenceSettings { estimator, bradley_terry_temperature, .. } = *settings;
     let judged = win_rate::ask(oracle, pairs, estimator, bradley_terry_temperature, progress)?;
+    refuse_scores(&judged)?;
+    Ok(judged)
+}
+
+/// # Errors
+/// When the oracle gives each candidate a score of its own.
+pub(crate) fn refuse_scores(judged: &[Preferences]) -> Result<()> {
     match judged.iter().any(|one| one.kind == VerdictKind::Scores) {
         true => Err(Error::configuration(
             "preference.pairs",
             "the oracle gives each answer a score of its own: fewer pairs save nothing",
         )
         .with_hint("set `preference.pairs = \"all\"`")),
-        false => Ok(judged),
+        false => Ok(()),
     }
 }
 
