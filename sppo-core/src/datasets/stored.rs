@@ -120,7 +120,7 @@ fn absent_in(examples: &[TrainingExample]) -> Vec<&'static str> {
     expecting = "neither the columns of a pair nor those of an example with K answers"
 )]
 enum ExampleRow {
-    Pair(PairRow),
+    Pair(Box<PairRow>),
     Any(TrainingExample),
 }
 
