@@ -6,15 +6,16 @@ use std::io::Read;
 use std::path::Path;
 use std::process::{Output, Stdio};
 
-use serde_json::Value;
-use support::{fixture, require_success, sppo, stdout_of};
+use serde_json::{Value, json};
+use support::{fixture, refused, require_success, sppo, stdout_of};
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "run",
     "generate",
     "rank",
     "train",
     "merge",
+    "export",
     "score",
     "eval",
     "compare",
@@ -446,4 +447,73 @@ fn ctrl_c_says_how_to_go_on_and_going_on_works() {
     let report = json_of(run(&["--resume", "--json"]).arg("--quiet"));
     assert_eq!(report["name"], "stopped");
     assert_eq!(report["iterations"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn exports_answers_in_the_form_of_each_benchmark() {
+    let directory = tempfile::tempdir().unwrap();
+    let instruction = "Name a colour.";
+    let questions = [
+        ("alpaca-eval", json!([{"instruction": instruction, "dataset": "helpful_base"}])),
+        ("arena-hard", json!({"uid": "a1", "category": "hard_prompt", "prompt": instruction})),
+        (
+            "mt-bench",
+            json!({"question_id": 81, "category": "writing", "turns": [instruction, "Another one."]}),
+        ),
+    ];
+    let export = |target: &str, question: &Value| {
+        let file = directory.path().join("questions");
+        std::fs::write(&file, question.to_string()).unwrap();
+        let output = directory.path().join(target);
+        let mut command = sppo();
+        command
+            .args(["export", target])
+            .arg(fixture("fixtures/lm/llama"))
+            .arg("--questions")
+            .arg(&file);
+        command.args(["--max-new-tokens", "6", "--name", "mine", "--output"]).arg(&output);
+        assert_eq!(stdout_of(&mut command).trim(), output.display().to_string());
+        std::fs::read_to_string(output).unwrap()
+    };
+    let written = questions.map(|(target, question)| {
+        let [first, again] = [export(target, &question), export(target, &question)];
+        let mut first: Value = serde_json::from_str(&first).unwrap();
+        let mut again: Value = serde_json::from_str(&again).unwrap();
+        // all but the time is the same when it is done again
+        for row in [&mut first, &mut again] {
+            if let Some(row) = row.as_object_mut() {
+                assert!(row.remove("tstamp").unwrap().as_f64().unwrap() > 1e9);
+            }
+        }
+        assert_eq!(first, again);
+        first
+    });
+    let [alpaca, arena, bench] = written;
+    let text = alpaca[0]["output"].as_str().unwrap();
+    assert_eq!(alpaca[0]["generator"], "mine");
+    // the same prompt and the same draws
+    assert_eq!(arena["messages"][1]["content"]["answer"], text);
+    assert_eq!(arena["metadata"]["token_len"], 6);
+    assert_eq!(bench["choices"][0]["turns"].as_array().unwrap().len(), 2);
+
+    let wrong = directory.path().join("questions");
+    let mut command = sppo();
+    command
+        .args(["export", "alpaca-eval"])
+        .arg(fixture("fixtures/lm/llama"))
+        .arg("--questions")
+        .arg(&wrong);
+    refused(&mut command, 4, &["question 1 is no object with `instruction`"]);
+}
+
+#[test]
+fn prints_the_command_of_lm_eval() {
+    let model = fixture("fixtures/lm/llama");
+    let printed = stdout_of(sppo().args(["export", "lm-eval"]).arg(&model));
+    let expected = format!(
+        "lm_eval --model hf --model_args pretrained={},dtype=float32 --apply_chat_template --fewshot_as_multiturn \
+         --tasks leaderboard,ifeval --batch_size auto --output_path lm-eval/llama --log_samples\n",
+        model.display()
+    );
+    assert_eq!(printed, expected);
 }

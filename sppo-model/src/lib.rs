@@ -38,7 +38,10 @@ pub mod formats {
     pub(crate) mod weight_file;
     pub(crate) mod weight_names;
 
-    pub use gguf::{GgufFile, GgufKeys, GgufMetadata, GgufType, GgufValue};
+    pub use gguf::{
+        ArchitectureEntries, GgufEntries, GgufFile, GgufFormat, GgufKeys, GgufMetadata, GgufTensor,
+        GgufType, GgufValue, GgufWriter,
+    };
     pub use json::JsonObject;
     pub use peft::{AdapterFiles, AdapterValues, TARGET_MODULES, adapter_names, write_adapters};
     pub use weight_file::{WeightFile, WeightSource};
@@ -79,13 +82,16 @@ pub mod text {
     mod chat_template;
     mod codec;
     mod files;
+    mod gguf_export;
     mod gguf_tokenizer;
     mod gguf_vocabulary;
+    mod gguf_word_rules;
     mod jinja;
     mod tokenizer;
 
     pub use chat_template::{ChatTemplate, TemplateVariables};
     pub use codec::{SpecialTokens, TEMPLATE_HINT, TextCodec};
+    pub(crate) use gguf_export::{check_tokenizer, strips_spaces, write_template, write_tokenizer};
     pub use tokenizer::Tokenizer;
 }
 
@@ -102,9 +108,13 @@ pub mod decoder {
     mod stored;
     mod weights;
 
-    pub use config::{Container, DecoderConfig, Experts, Family, NormPlacement, QueryKeyNorm};
+    pub use config::{
+        Container, DecoderConfig, Experts, Family, GgufWindows, NormPlacement, QueryKeyNorm,
+    };
     pub use families::FAMILIES;
-    pub(crate) use families::gguf_name;
+    pub(crate) use families::{
+        as_gguf_says, gguf_source, gguf_tensors, rotary_tensors, write_gguf_settings,
+    };
     pub use forward::{AttentionSource, Decoder};
     pub use lora::{AdapterSource, merge};
     pub(crate) use lora::{adapter_shapes, own_targets, stored_adapters};
@@ -135,6 +145,7 @@ pub mod encoder {
 pub mod checkpoint {
     //! Models on disk: found or fetched, opened with their text side, and written.
 
+    mod gguf;
     mod open;
     mod weights;
     mod write;
@@ -154,6 +165,7 @@ pub mod checkpoint {
         pub use resolve::{may_be_fetched, resolve};
     }
 
+    pub use gguf::{GgufExport, write_gguf};
     pub use open::{Checkpoint, CheckpointIdentity, TensorData, scorer_identity};
     pub use write::{WeightFiles, WeightFormat, write_checkpoint};
 }

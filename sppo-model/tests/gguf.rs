@@ -1,13 +1,17 @@
 //! GGUF files as they are met: split, of any number format, and with metadata that are missing or say
-//! something else.
+//! something else; and as they are written.
 
 mod support;
 
 use std::path::{Path, PathBuf};
 
-use sppo_model::checkpoint::Checkpoint;
+use sppo_model::checkpoint::{Checkpoint, GgufExport, write_gguf};
 use sppo_model::decoder::RotaryScaling;
-use support::{GgufBuilder, gguf_of_fixture, open_gguf, refusal, tensors};
+use sppo_model::formats::{GgufFile, GgufFormat};
+use support::{
+    GgufBuilder, copy_of, fixture, gguf_of_fixture, open_gguf, read_json, refusal, tensors,
+    write_json,
+};
 
 /// Alters a file before it is written.
 type AnyChange<'a> = &'a dyn Fn(&mut GgufBuilder);
@@ -340,5 +344,118 @@ impl Replace<'_> {
 
     fn raw(self, key: &str, kind: u32, value: &[u8]) {
         self.without(key).0.raw(key, kind, value);
+    }
+}
+
+/// Writes the fixture, with its `config.json` changed, as a GGUF file.
+fn export(
+    family: &str,
+    change: impl Fn(&mut serde_json::Value),
+) -> (tempfile::TempDir, Checkpoint, sppo_model::Result<GgufExport>) {
+    let directory = copy_of(family);
+    let mut config = read_json(&directory.path().join("config.json"));
+    change(&mut config);
+    write_json(&directory.path().join("config.json"), &config);
+    let checkpoint = Checkpoint::open(directory.path()).unwrap();
+    let exported = write_gguf(&checkpoint, &directory.path().join("e.gguf"), GgufFormat::F32, None);
+    (directory, checkpoint, exported)
+}
+
+#[test]
+fn an_exported_file_is_read_as_the_same_model() {
+    for family in ["llama", "qwen2", "qwen3", "qwen3_moe", "smollm3", "olmo2", "olmo3"] {
+        let (directory, checkpoint, exported) = export(family, |_| ());
+        assert_eq!(exported.unwrap(), GgufExport::default(), "{family}");
+        let read = Checkpoint::open(&directory.path().join("e.gguf")).unwrap();
+        assert_eq!(tensors(&read), tensors(&checkpoint), "{family}");
+        let stops =
+            |checkpoint: &Checkpoint| checkpoint.text().special_tokens().stop_tokens.clone();
+        assert_eq!(stops(&read), stops(&checkpoint), "{family}");
+    }
+}
+
+#[test]
+fn a_context_ends_where_windows_that_llama_cpp_lacks_begin_to_count() {
+    for family in ["mistral", "phi3"] {
+        let (directory, _, exported) = export(family, |_| ());
+        assert_eq!(exported.unwrap().shortened_context, Some(8), "{family}");
+        let read = Checkpoint::open(&directory.path().join("e.gguf")).unwrap();
+        assert_eq!(read.config().context_length, 8, "{family}");
+    }
+}
+
+#[test]
+fn a_model_that_llama_cpp_would_compute_otherwise_is_not_written() {
+    type Change = fn(&mut serde_json::Value);
+    let cases: [(&str, Change, &str); 5] = [
+        ("gemma2", |_| (), "its `attention_scale` is"),
+        ("smollm3", |config| config["no_rope_layers"] = [1, 0, 1, 0].into(), "its `rotary` is"),
+        ("qwen3_moe", |config| config["norm_topk_prob"] = false.into(), "its `experts` is"),
+        (
+            "llama",
+            |config| config["rope_scaling"]["high_freq_factor"] = 3.into(),
+            "the rotary divisors in `rope_freqs.weight` are not those of Llama 3",
+        ),
+        (
+            "qwen3",
+            |config| {
+                config["rope_scaling"] =
+                    serde_json::json!({"rope_type": "yarn", "factor": 4.0, "beta_fast": 16.0});
+            },
+            "its `rotary` is",
+        ),
+    ];
+    for (family, change, expected) in cases {
+        let (directory, _, exported) = export(family, change);
+        let error = exported.unwrap_err().to_string();
+        assert!(error.contains(expected), "{family}: {error}");
+        let left = fs_err::read_dir(directory.path()).unwrap();
+        let is_left = |name: &str| name.ends_with(".gguf");
+        let mut names = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert!(!names.any(|name| is_left(&name)), "{family}");
+    }
+}
+
+#[test]
+fn a_tokenizer_that_gguf_has_no_name_for_is_not_written() {
+    let directory = copy_of("qwen2");
+    let path = directory.path().join("tokenizer.json");
+    let mut tokenizer = read_json(&path);
+    tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\p{L}+|.".into();
+    write_json(&path, &tokenizer);
+    let checkpoint = Checkpoint::open(directory.path()).unwrap();
+    let file = directory.path().join("e.gguf");
+    let error = write_gguf(&checkpoint, &file, GgufFormat::F16, None).unwrap_err().to_string();
+    assert!(error.contains("splits text into words by a rule that is not known"), "{error}");
+    assert!(error.contains("--base"), "{error}");
+}
+
+#[test]
+fn metadata_of_a_gguf_file_stay_as_they_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = directory.path().join("first.gguf");
+    let mut builder = gguf_of_fixture("llama");
+    builder.text("general.author", "nobody").raw("general.odd", 2, &7_u16.to_le_bytes());
+    fs_err::write(&first, builder.build()).unwrap();
+    let own = Checkpoint::open(&first).unwrap();
+    let fixture = Checkpoint::open(&fixture("llama")).unwrap();
+    // a file of its own metadata, and a checkpoint that takes those of its base
+    let cases = [(&own, None), (&own, Some(&*first)), (&fixture, Some(&*first))];
+    for (index, (checkpoint, base)) in cases.into_iter().enumerate() {
+        let file = directory.path().join(format!("{index}.gguf"));
+        let exported = write_gguf(checkpoint, &file, GgufFormat::F32, base);
+        if index == 2 {
+            // that file says that the rotary embedding is not scaled
+            assert!(exported.unwrap_err().to_string().contains("its `rotary` is"));
+            continue;
+        }
+        exported.unwrap();
+        let mut expected = GgufFile::open(&first).unwrap().entries();
+        expected.set_integer("general.file_type", 0);
+        expected.set_integer("general.quantization_version", 2);
+        assert_eq!(GgufFile::open(&file).unwrap().entries(), expected);
+        assert_eq!(tensors(&Checkpoint::open(&file).unwrap()), tensors(&own));
+        let error = write_gguf(checkpoint, &file, GgufFormat::F32, base).unwrap_err();
+        assert!(error.to_string().contains("is there already"), "{error}");
     }
 }

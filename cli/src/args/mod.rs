@@ -1,6 +1,7 @@
 //! Arguments of the commands, as typed; `settings` and the commands decide.
 
 mod compare;
+mod export;
 mod run;
 mod settings;
 mod tools;
@@ -9,6 +10,10 @@ mod trials;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use compare::CompareArguments;
+pub(crate) use export::{
+    BenchmarkArguments, ExportArguments, ExportTarget, GgufArguments, GgufFormatChoice,
+    LmEvalArguments,
+};
 pub(crate) use run::{
     GenerateArguments, RankArguments, RunArguments, ScoreArguments, TrainArguments,
 };
@@ -92,6 +97,8 @@ pub(crate) enum Command {
     Train(Box<TrainArguments>),
     /// Merge low-rank adapters into their model: a PEFT directory in, a whole checkpoint out
     Merge(MergeArguments),
+    /// Write a model for llama.cpp and Ollama, or its answers for a benchmark
+    Export(Box<ExportArguments>),
     /// Per-token log-probabilities of given responses
     Score(ScoreArguments),
     /// One run, or several side by side, as a page to look at
@@ -128,6 +135,7 @@ impl Command {
             Self::Score(arguments) => (&arguments.settings, &arguments.backend),
             Self::Eval(arguments) => (&arguments.settings, &arguments.backend),
             Self::Chat(arguments) => (&arguments.settings, &arguments.backend),
+            Self::Export(arguments) => return arguments.backend(),
             Self::Bench(arguments) => (&arguments.settings, &arguments.backend),
             _ => return None,
         })

@@ -5,6 +5,7 @@ mod chat;
 mod compare;
 mod config;
 mod eval;
+mod export;
 mod game;
 mod generate;
 mod merge;
@@ -32,6 +33,7 @@ pub(crate) fn dispatch(command: Command, terminal: &Terminal) -> Result<()> {
         Command::Rank(arguments) => rank::rank(&arguments, terminal),
         Command::Train(arguments) => train::train(&arguments, terminal),
         Command::Merge(arguments) => merge::merge(&arguments, terminal),
+        Command::Export(arguments) => export::export(&arguments, terminal),
         Command::Score(arguments) => score::score(&arguments, terminal),
         Command::Report(arguments) => report::report(&arguments),
         Command::Eval(arguments) => eval::eval(&arguments, terminal),

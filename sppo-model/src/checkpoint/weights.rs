@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use crate::decoder::{DecoderConfig, TensorLayout, gguf_name, tensor_layout};
+use crate::decoder::{DecoderConfig, TensorLayout, gguf_source, tensor_layout};
 use crate::error::{ModelError, Result};
 use crate::formats::weight_names::NamedWeights;
 use crate::formats::{WeightFile, WeightSource};
@@ -43,14 +43,7 @@ impl Weights {
 
     /// Weights that llama.cpp's converter named and changed.
     pub(super) fn of_gguf(config: &DecoderConfig, file: impl WeightFile + 'static) -> Self {
-        let source = |tensor: &TensorLayout| {
-            if let Some(source) = config.family.gguf_source(config, &tensor.name) {
-                return source;
-            }
-            let mut source = config.family.source(config, &tensor.name);
-            source.tensor = gguf_name(config.family, &source.tensor).unwrap_or(source.tensor);
-            source
-        };
+        let source = |tensor: &TensorLayout| gguf_source(config, &tensor.name);
         Self {
             file: Box::new(file),
             places: places(config, source),
