@@ -91,7 +91,7 @@ pub mod text {
 
     pub use chat_template::{ChatTemplate, TemplateVariables};
     pub use codec::{SpecialTokens, TEMPLATE_HINT, TextCodec};
-    pub(crate) use gguf_export::{check_tokenizer, strips_spaces, write_template, write_tokenizer};
+    pub(crate) use gguf_export::{check_tokenizer, name_in_gguf, write_template, write_tokenizer};
     pub use tokenizer::Tokenizer;
 }
 

@@ -394,7 +394,7 @@ fn a_model_that_llama_cpp_would_compute_otherwise_is_not_written() {
         (
             "llama",
             |config| config["rope_scaling"]["high_freq_factor"] = 3.into(),
-            "the rotary divisors in `rope_freqs.weight` are not those of Llama 3",
+            "its `rotary` is",
         ),
         (
             "qwen3",
@@ -434,28 +434,30 @@ fn a_tokenizer_that_gguf_has_no_name_for_is_not_written() {
 fn metadata_of_a_gguf_file_stay_as_they_are() {
     let directory = tempfile::tempdir().unwrap();
     let first = directory.path().join("first.gguf");
-    let mut builder = gguf_of_fixture("llama");
+    let mut builder = gguf_of_fixture("olmo2");
     builder.text("general.author", "nobody").raw("general.odd", 2, &7_u16.to_le_bytes());
     fs_err::write(&first, builder.build()).unwrap();
     let own = Checkpoint::open(&first).unwrap();
-    let fixture = Checkpoint::open(&fixture("llama")).unwrap();
-    // a file of its own metadata, and a checkpoint that takes those of its base
-    let cases = [(&own, None), (&own, Some(&*first)), (&fixture, Some(&*first))];
-    for (index, (checkpoint, base)) in cases.into_iter().enumerate() {
-        let file = directory.path().join(format!("{index}.gguf"));
-        let exported = write_gguf(checkpoint, &file, GgufFormat::F32, base);
-        if index == 2 {
-            // that file says that the rotary embedding is not scaled
-            assert!(exported.unwrap_err().to_string().contains("its `rotary` is"));
-            continue;
-        }
-        exported.unwrap();
+    let trained = Checkpoint::open(&fixture("olmo2")).unwrap();
+    // a file of its own metadata, and a checkpoint that takes those of its base, but for the chat template
+    for (name, checkpoint, base) in [("a", &own, None), ("b", &trained, Some(&*first))] {
+        let file = directory.path().join(name);
+        write_gguf(checkpoint, &file, GgufFormat::F32, base).unwrap();
         let mut expected = GgufFile::open(&first).unwrap().entries();
         expected.set_integer("general.file_type", 0);
         expected.set_integer("general.quantization_version", 2);
+        if base.is_some() {
+            let config = read_json(&fixture("olmo2").join("tokenizer_config.json"));
+            let template = config["chat_template"].as_str().unwrap();
+            expected.set_text("tokenizer.chat_template", template);
+        }
         assert_eq!(GgufFile::open(&file).unwrap().entries(), expected);
-        assert_eq!(tensors(&Checkpoint::open(&file).unwrap()), tensors(&own));
+        assert_eq!(tensors(&Checkpoint::open(&file).unwrap()), tensors(checkpoint));
         let error = write_gguf(checkpoint, &file, GgufFormat::F32, base).unwrap_err();
         assert!(error.to_string().contains("is there already"), "{error}");
     }
+    // the file of another model
+    let other = Checkpoint::open(&fixture("olmo3")).unwrap();
+    let file = directory.path().join("c");
+    assert!(write_gguf(&other, &file, GgufFormat::F32, Some(&first)).is_err() && !file.exists());
 }

@@ -1,12 +1,12 @@
 """Loads a GGUF file that `sppo export gguf` wrote in llama.cpp, and compares tokens and log-probabilities.
 
-usage: check_gguf.py MODEL SCORES ROLLOUTS
+usage: check_gguf.py MODEL SCORES ROLLOUTS TOLERANCE
   MODEL     the GGUF file
   SCORES    JSON lines of `sppo score` with this file, each with prompt_tokens, tokens and log_probs
   ROLLOUTS  JSON lines of `sppo generate --temperature 0 --rollouts` with this file
 
-Prints the largest difference per token and fails above 1e-3. A greedy token must be llama.cpp's own choice, up to
-the first place where the two most probable tokens are closer than that. Exits with 77 where the package
+Prints the largest difference per token and fails above TOLERANCE. A greedy token must be llama.cpp's own choice, up to
+the first place where the two most probable tokens are closer than twice that. Exits with 77 where the package
 llama-cpp-python cannot be used; the package `gguf` reads the file too, where it is installed.
 """
 
@@ -29,7 +29,6 @@ try:
 except ImportError:
     gguf = None
 
-TOLERANCE = 1e-3
 # ggml's number of f32: by default the cache of keys and values is in f16.
 F32 = 0
 
@@ -48,7 +47,7 @@ def log_probs(model, tokens):
     return logits - top - np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
 
 
-def main(path, scores, rollouts):
+def main(path, scores, rollouts, tolerance):
     if gguf is not None:
         reader = gguf.GGUFReader(path)
         assert reader.tensors and all(np.isfinite(tensor.data.view(np.uint8)).all() for tensor in reader.tensors)
@@ -70,14 +69,14 @@ def main(path, scores, rollouts):
             rows = log_probs(model, prompt + response["tokens"])
             for offset, token in enumerate(response["tokens"]):
                 second, first = np.sort(rows[len(prompt) - 1 + offset])[-2:]
-                if first - second < TOLERANCE:
+                if first - second < 2 * tolerance:
                     break
                 choice = int(rows[len(prompt) - 1 + offset].argmax())
                 assert choice == token, f"greedy token {offset} is {choice} in llama.cpp and {token} here"
                 greedy += 1
     print(f"{lines} sequences, largest difference {worst:.2e} per token, {greedy} greedy tokens alike")
-    return 0 if lines and greedy and worst <= TOLERANCE else 1
+    return 0 if lines and greedy and worst <= tolerance else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:4]))
+    sys.exit(main(*sys.argv[1:4], float(sys.argv[4])))

@@ -14,7 +14,7 @@ use crate::decoder::{
 };
 use crate::error::{ModelError, Result};
 use crate::formats::{GgufEntries, GgufFile, GgufFormat, GgufTensor, GgufWriter};
-use crate::text::{check_tokenizer, strips_spaces, write_template, write_tokenizer};
+use crate::text::{check_tokenizer, name_in_gguf, write_template, write_tokenizer};
 
 /// The version of ggml's quantised formats.
 const QUANTIZATION_VERSION: u32 = 2;
@@ -107,18 +107,9 @@ fn own_entries(
     let mut entries = GgufEntries::default();
     write_gguf_settings(told, &mut entries)?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
-    // llama.cpp tells by the name whose special tokens take the space after them
-    let note = match strips_spaces(checkpoint.text())? {
-        true if told.family.model_type() == "phi3" => " (Phi-3)",
-        true => {
-            return Err(ModelError::Unsupported(
-                "this model has special tokens that take the spaces beside them, which GGUF cannot say".into(),
-            ));
-        }
-        false => "",
-    };
+    let name = name_in_gguf(checkpoint.text(), &name)?;
     entries.set_text("general.type", "model");
-    entries.set_text("general.name", &format!("{name}{note}"));
+    entries.set_text("general.name", &name);
     entries.set_integer("general.file_type", format.file_type());
     entries.set_integer("general.quantization_version", QUANTIZATION_VERSION);
     write_tokenizer(checkpoint.text(), told.vocabulary_size, &mut entries)?;
@@ -181,15 +172,22 @@ fn check_header(checkpoint: &Checkpoint, told: &DecoderConfig, path: &Path) -> R
     for (key, value) in expected.as_object().into_iter().flatten() {
         let is_family = key == "family" && same_architecture;
         if !is_family && !is_near(value, &read[key]) {
+            let (value, other) = first_difference(value, &read[key]);
             return Err(ModelError::Unsupported(format!(
-                "llama.cpp cannot compute this model as it is: its `{key}` is {value}, and would be {} from a \
-                 GGUF file",
-                read[key]
+                "llama.cpp cannot compute this model as it is: its `{key}` is {value}, and would be {other} from \
+                 a GGUF file"
             )));
         }
     }
     let (rows, context) = (told.vocabulary_size, told.context_length);
     check_tokenizer(checkpoint.text(), file.metadata(), rows, context)
+}
+
+/// The first elements in which two lists differ, or the values themselves.
+fn first_difference<'a>(one: &'a Value, other: &'a Value) -> (&'a Value, &'a Value) {
+    let lists = one.as_array().zip(other.as_array());
+    let mut pairs = lists.into_iter().flat_map(|(one, other)| one.iter().zip(other));
+    pairs.find(|(one, other)| !is_near(one, other)).unwrap_or((one, other))
 }
 
 /// Whether two values agree up to the rounding of numbers.

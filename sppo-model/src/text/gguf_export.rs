@@ -55,15 +55,29 @@ pub(crate) fn write_template(text: &TextCodec, entries: &mut GgufEntries) {
     }
 }
 
-/// Whether there are special tokens that take the spaces beside them.
+/// The name of a model in a GGUF file. llama.cpp lets the special tokens of models that are called Phi 3 take the
+/// spaces after them, and does not load others of that name.
 ///
 /// # Errors
-/// When the tokenizer's file is not JSON.
-pub(crate) fn strips_spaces(text: &TextCodec) -> Result<bool> {
+/// When the model's special tokens do so and it is no Phi 3, or the tokenizer's file is not JSON.
+pub(crate) fn name_in_gguf(text: &TextCodec, name: &str) -> Result<String> {
+    /// Tokens without which llama.cpp loads no model of that name.
+    const OF_PHI3: [&str; 4] = ["</s>", "<unk>", "<s>", "<|endoftext|>"];
     let tokenizer = text.json("tokenizer.json")?;
     let strips = |token: &Value| token["lstrip"] == true || token["rstrip"] == true;
     let mut added = tokenizer["added_tokens"].as_array().into_iter().flatten();
-    Ok(added.any(|token| token["special"] == true && strips(token)))
+    let strips = added.any(|token| token["special"] == true && strips(token));
+    let lower_case = name.to_lowercase();
+    let says_so = ["phi-3", "phi3"].iter().any(|mark| lower_case.contains(mark));
+    let is_phi3 = || OF_PHI3.iter().all(|token| text.token_id(token).is_some());
+    match (strips, says_so) {
+        (true, _) if !is_phi3() => {
+            Err(unsupported("its special tokens take the spaces beside them, as only Phi 3's can"))
+        }
+        (true, false) => Ok(format!("{name} (Phi-3)")),
+        (false, true) => Ok("model".into()),
+        _ => Ok(name.into()),
+    }
 }
 
 /// Refuses metadata whose tokenizer makes other tokens of a text than that of the model does.
