@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use sppo_model::checkpoint::{Checkpoint, GgufExport, write_gguf};
 use sppo_model::decoder::RotaryScaling;
-use sppo_model::formats::{GgufFile, GgufFormat};
+use sppo_model::formats::{GgufFile, GgufFormat, WeightFile};
 use support::{
     GgufBuilder, copy_of, fixture, gguf_of_fixture, open_gguf, read_json, refusal, tensors,
     write_json,
@@ -381,6 +381,40 @@ fn a_context_ends_where_windows_that_llama_cpp_lacks_begin_to_count() {
         assert_eq!(exported.unwrap().shortened_context, Some(8), "{family}");
         let read = Checkpoint::open(&directory.path().join("e.gguf")).unwrap();
         assert_eq!(read.config().context_length, 8, "{family}");
+    }
+}
+
+#[test]
+fn divisors_of_rotary_frequencies_are_tensors() {
+    let long_rope = |config: &mut serde_json::Value| {
+        config["sliding_window"] = serde_json::Value::Null;
+        config["original_max_position_embeddings"] = 128.into();
+        config["rope_parameters"] = serde_json::json!({
+            "rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.75,
+            "short_factor": [1.0, 1.125, 1.25, 1.5, 2.0, 2.5], "long_factor": [1.5, 2.0, 4.0, 6.0, 9.0, 12.0],
+        });
+    };
+    for (family, names) in [
+        ("llama", &["rope_freqs.weight"][..]),
+        ("phi3", &["rope_factors_short.weight", "rope_factors_long.weight"]),
+    ] {
+        let (directory, checkpoint, exported) = export(family, |config| {
+            if family == "phi3" {
+                long_rope(config);
+            }
+        });
+        assert_eq!(exported.unwrap(), GgufExport::default());
+        let path = directory.path().join("e.gguf");
+        let file = GgufFile::open(&path).unwrap();
+        assert!(names.iter().all(|name| file.shape(name).is_some()), "{family}");
+        let read = Checkpoint::open(&path).unwrap();
+        assert_eq!(tensors(&read), tensors(&checkpoint), "{family}");
+        let scaling = |checkpoint: &Checkpoint| {
+            format!("{:?}", checkpoint.config().rotary[0].as_ref().unwrap().scaling)
+        };
+        if family == "llama" {
+            assert_eq!(scaling(&read), scaling(&checkpoint));
+        }
     }
 }
 

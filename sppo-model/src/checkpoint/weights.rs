@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use crate::decoder::{DecoderConfig, TensorLayout, gguf_source, tensor_layout};
+use crate::decoder::{DecoderConfig, TensorLayout, gguf_source, rotary_tensors, tensor_layout};
 use crate::error::{ModelError, Result};
 use crate::formats::weight_names::NamedWeights;
 use crate::formats::{WeightFile, WeightSource};
@@ -99,13 +99,15 @@ impl Weights {
     }
 
     /// A stored tensor that holds no weight of the model and is not a known by-product either.
-    pub(super) fn unused(&self) -> Option<&str> {
+    pub(super) fn unused(&self, config: &DecoderConfig) -> Option<&str> {
+        let divisors = rotary_tensors(config);
         let used: HashSet<&str> =
             self.places.iter().map(|(_, source)| source.tensor.as_str()).collect();
         let harmless = |name: &str| {
             name.ends_with("rotary_emb.inv_freq")
                 || name.ends_with(HEAD)
                 || name == "rope_freqs.weight"
+                || divisors.iter().any(|(known, _)| *known == name)
         };
         self.file.names().find(|name| !used.contains(name) && !harmless(name))
     }

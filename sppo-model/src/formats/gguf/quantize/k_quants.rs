@@ -54,12 +54,12 @@ fn integers(numbers: &[f32; GROUPS]) -> (f16, [u8; GROUPS]) {
 /// last four.
 fn packed(scales: &[u8; GROUPS], minima: &[u8; GROUPS]) -> [u8; 12] {
     let mut packed = [0; 12];
-    for index in 0..4 {
+    (0..4).for_each(|index| {
         let (scale, minimum) = (scales[index + 4], minima[index + 4]);
         packed[index] = scales[index] | scale >> 4 << 6;
         packed[index + 4] = minima[index] | minimum >> 4 << 6;
         packed[index + 8] = scale & 15 | minimum << 4;
-    }
+    });
     packed
 }
 
@@ -94,9 +94,10 @@ fn fit(group: &[f32; GROUP]) -> [f32; 2] {
     for trial in 0..=TRIALS {
         let step = (-1.0 + 0.1 * f32::from(trial) + LARGEST) / (most - best.minimum);
         let rounded = group.map(|value| clamped(step * (value - best.minimum)));
-        match least_squares(group, &weights, &rounded) {
-            Some(found) if found.error < best.error => best = found,
-            _ => {}
+        if let Some(found) = least_squares(group, &weights, &rounded)
+            && found.error < best.error
+        {
+            best = found;
         }
     }
     [best.scale, -best.minimum]
@@ -123,9 +124,8 @@ fn least_squares(
     rounded: &[u8; GROUP],
 ) -> Option<Fit> {
     let mut sums = [0.0_f32; 5];
-    for index in 0..GROUP {
-        let (weight, value) = (weights[index], group[index]);
-        let integer = f32::from(rounded[index]);
+    for ((&weight, &value), &integer) in weights.iter().zip(group).zip(rounded) {
+        let integer = f32::from(integer);
         let terms = [
             weight,
             weight * value,
