@@ -396,7 +396,7 @@ fn divisors_of_rotary_frequencies_are_tensors() {
     };
     for (family, names) in [
         ("llama", &["rope_freqs.weight"][..]),
-        ("phi3", &["rope_factors_short.weight", "rope_factors_long.weight"]),
+        ("phi3", &["rope_factors_short.weight", "rope_factors_long.weight"][..]),
     ] {
         let (directory, checkpoint, exported) = export(family, |config| {
             if family == "phi3" {

@@ -1,12 +1,14 @@
 //! `sppo export gguf`: a checkpoint in, a GGUF file out.
 
+use sppo_core::Error;
 use sppo_core::config::Config;
+use sppo_model::ModelError;
 use sppo_model::checkpoint::{GgufExport, write_gguf};
 use sppo_model::formats::GgufFormat;
 
 use super::names::name_of_model;
 use crate::args::{GgufArguments, GgufFormatChoice};
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::models::LocalModel;
 use crate::output;
 use crate::terminal::Terminal;
@@ -30,9 +32,12 @@ pub(super) fn gguf(arguments: &GgufArguments, terminal: &Terminal) -> Result<()>
     let output = arguments.output.clone();
     let path =
         output.unwrap_or_else(|| format!("{}-{format}.gguf", name_of_model(checkpoint)).into());
-    let LocalModel { checkpoint, .. } =
-        LocalModel::find(checkpoint, &Config::default(), arguments.offline, terminal)?;
-    let export = write_gguf(&checkpoint, &path, format, base.as_deref())?;
+    let model = LocalModel::find(checkpoint, &Config::default(), arguments.offline, terminal)?;
+    let written = write_gguf(&model.checkpoint, &path, format, base.as_deref());
+    let export = written.map_err(|error| match error {
+        ModelError::Unsupported(message) => Failure::from(Error::input(&model.path, message)),
+        other => other.into(),
+    })?;
     describe(&export, terminal);
     output::line(&path.display().to_string())
 }
