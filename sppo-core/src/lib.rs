@@ -22,6 +22,8 @@ pub mod fuzzing {
 }
 pub mod game;
 pub mod metrics;
+pub mod model_card;
+pub mod notify;
 pub mod objective;
 pub mod observer;
 pub mod plugins;

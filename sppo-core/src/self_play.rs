@@ -29,6 +29,7 @@ use crate::datasets::{PromptSet, write_generated};
 use crate::engine::{EngineWork, SamplingEngine};
 use crate::error::Result;
 use crate::metrics::MetricsObserver;
+use crate::model_card::{MODEL_CARD, ModelCard, Publication};
 use crate::observer::{Event, IterationReport, Observers, Stage};
 use crate::plugin::{Learner, Oracle, PluginError, Policy, Sampler, ServedWeights};
 use crate::records::{Judgment, Prompt, ResponseStatistics, Rollout, TrainingExample};
@@ -245,12 +246,29 @@ impl SelfPlay<'_> {
 
         stages::require_finite(policy.as_mut(), examples)?;
         let saving = session.stage(Stage::Save, 1, "checkpoint");
+        let card = self.card(iteration)?;
         let path = self.run.commit(&name, |directory| {
-            policy.save(directory).map_err(|error| artifacts::not_saved(directory, error))
+            policy.save(directory).map_err(|error| artifacts::not_saved(directory, error))?;
+            artifacts::write_text(&directory.join(MODEL_CARD), &card)
         })?;
         self.policy = Some((iteration, policy));
         saving.finish(path.display().to_string());
         Ok(path)
+    }
+
+    /// The model card of an iteration's checkpoint, with the results of those before it.
+    fn card(&mut self, iteration: u32) -> Result<String> {
+        let earlier = (0..iteration).map(|earlier| self.finished_report(earlier));
+        let reports: Vec<IterationReport> =
+            earlier.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+        let identity = self.run.identity();
+        let card = ModelCard {
+            identity,
+            iteration,
+            reports: &reports,
+            publication: Publication::default(),
+        };
+        Ok(card.render())
     }
 
     /// Samples from the policy `pi_{t}` after `iterations` iterations: by itself, or by the engine that holds its

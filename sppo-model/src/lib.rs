@@ -11,6 +11,7 @@
 //! - [`text`]: tokenizer, chat template and special tokens.
 //! - [`decoder`]: decoder language models: families, weights and the forward pass.
 //! - [`encoder`]: encoders and reward models that score text.
+//! - [`hub`]: the Hugging Face hub.
 //! - [`checkpoint`]: models on disk, found, opened and written.
 //! - [`generation`]: sampling with a key-value cache.
 //! - [`training`]: a decoder that is trained, with its optimiser.
@@ -132,6 +133,34 @@ pub mod encoder {
     pub use reward_model::{RewardModel, RewardModelConfig};
 }
 
+pub mod hub {
+    //! The Hugging Face hub: the way to it, downloads into its cache, and pushing files to it.
+    //!
+    //! The protocol of pushing is that of Python's `huggingface_hub` without Xet: the hub says which files are large
+    //! (`preupload`), takes these by Git LFS's batch protocol, in one piece or in parts, and the rest within one
+    //! commit.
+
+    mod access;
+    mod cache;
+    mod client;
+    mod download;
+    mod error;
+    mod files;
+    mod large_files;
+    mod parts;
+    mod push;
+    mod repository;
+
+    pub(crate) use access::hub_cache;
+    pub use access::{HubAccess, Token};
+    pub(crate) use cache::CachedRepository;
+    pub(crate) use download::{RemoteFile, download};
+    pub use error::HubError;
+    pub use files::UploadFile;
+    pub use push::{PushTarget, Pushed, TransferProgress, Watch, push, resolve_repository};
+    pub(crate) use repository::encoded;
+}
+
 pub mod checkpoint {
     //! Models on disk: found or fetched, opened with their text side, and written.
 
@@ -148,10 +177,9 @@ pub mod checkpoint {
         mod wheel;
 
         pub use origin::{
-            DEFAULT_MODEL, DownloadProgress, ModelOrigin, ModelSourceIdentity, ModelSourceOptions,
-            ResolvedModel,
+            DEFAULT_MODEL, ModelOrigin, ModelSourceIdentity, ModelSourceOptions, ResolvedModel,
         };
-        pub use resolve::{may_be_fetched, resolve};
+        pub use resolve::{cache_directory, may_be_fetched, resolve};
     }
 
     pub use open::{Checkpoint, CheckpointIdentity, TensorData, scorer_identity};

@@ -18,7 +18,7 @@ pub(crate) use settings::{
 };
 pub(crate) use tools::{
     CompletionsArguments, ConfigArguments, ConfigCommand, GameArguments, GameKind, ManArguments,
-    MergeArguments, PluginArguments, PluginCommand, RunReportArguments,
+    MergeArguments, PluginArguments, PluginCommand, PushArguments, RunReportArguments,
 };
 pub(crate) use trials::{BenchArguments, ChatArguments, EvalArguments, ShapeChoice};
 
@@ -92,6 +92,8 @@ pub(crate) enum Command {
     Train(Box<TrainArguments>),
     /// Merge low-rank adapters into their model: a PEFT directory in, a whole checkpoint out
     Merge(MergeArguments),
+    /// Upload a checkpoint to the Hugging Face hub
+    Push(PushArguments),
     /// Per-token log-probabilities of given responses
     Score(ScoreArguments),
     /// One run, or several side by side, as a page to look at

@@ -9,6 +9,7 @@ mod game;
 mod generate;
 mod merge;
 mod plugin;
+mod push;
 mod rank;
 mod report;
 mod run;
@@ -32,6 +33,7 @@ pub(crate) fn dispatch(command: Command, terminal: &Terminal) -> Result<()> {
         Command::Rank(arguments) => rank::rank(&arguments, terminal),
         Command::Train(arguments) => train::train(&arguments, terminal),
         Command::Merge(arguments) => merge::merge(&arguments, terminal),
+        Command::Push(arguments) => push::push(&arguments, terminal),
         Command::Score(arguments) => score::score(&arguments, terminal),
         Command::Report(arguments) => report::report(&arguments),
         Command::Eval(arguments) => eval::eval(&arguments, terminal),

@@ -70,7 +70,7 @@ impl Setup {
     pub(crate) fn load(&self, model: LocalModel) -> Result<Box<dyn Policy>> {
         interrupt::watch();
         // The backend opens the files itself.
-        let LocalModel { path, checkpoint } = model;
+        let LocalModel { path, checkpoint, .. } = model;
         drop(checkpoint);
         Ok(self.session().load(&path)?)
     }

@@ -145,7 +145,7 @@ fn config() -> Config {
 fn run_directory(path: &Path, config: &Config) -> RunDirectory {
     let identity = RunIdentity {
         config: config.clone(),
-        model: ModelIdentity { name: "drawer".into(), sha256: String::new() },
+        model: ModelIdentity { name: "drawer".into(), ..ModelIdentity::default() },
         prompts_sha256: String::new(),
         plugins: Vec::new(),
     };

@@ -8,10 +8,9 @@ use std::time::Instant;
 use sppo_plugin::{Comparison, Message, ModelSpec, PluginError, Progress, Scorer, Services};
 
 use crate::checkpoint::scorer_identity;
-use crate::checkpoint::source::{
-    self, DownloadProgress, ModelOrigin, ModelSourceOptions, ResolvedModel,
-};
+use crate::checkpoint::source::{self, ModelOrigin, ModelSourceOptions, ResolvedModel};
 use crate::error::Result;
+use crate::hub::TransferProgress;
 
 type PluginResult<T> = std::result::Result<T, PluginError>;
 
@@ -56,9 +55,9 @@ impl JudgeSettings<'_> {
     /// As [`source::resolve`].
     pub fn find(&self, progress: &dyn Progress) -> Result<ResolvedModel> {
         let told = RefCell::new(String::new());
-        let report = |DownloadProgress { file, received, total }: DownloadProgress| {
+        let report = |TransferProgress { file, done, total }: TransferProgress| {
             let Some(total) = total.filter(|&total| total >= LARGE_DOWNLOAD) else { return };
-            progress.progress(received, total);
+            progress.progress(done, total);
             if *told.borrow() != file {
                 tracing::warn!(
                     "fetching {file} ({} MiB) of {}; it is kept for next time",
