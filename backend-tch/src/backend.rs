@@ -118,7 +118,7 @@ impl Plugin for TchBackend {
             keep_logits_limit: config.keep_logits_limit_mebibytes.saturating_mul(1 << 20),
         })?;
         let memory = memory_traits(&ops);
-        let backend = ModelBackend::new(ops, generation_limits(&config, device), memory);
+        let backend = ModelBackend::new(ops, generation_limits(&config, device), Some(memory));
         Ok(Self(match group {
             Some(group) => backend.with_team(TchTeam::new(group)),
             None => backend,
@@ -165,24 +165,24 @@ fn generation_limits(config: &TchConfig, device: Device) -> GenerationLimits {
     if config.cache_limit_mebibytes > 0 {
         limits.cache_bytes = config.cache_limit_mebibytes.saturating_mul(1 << 20);
     }
-    if config.dtype == DataType::Bf16 {
-        // The limit counts four bytes a number, and the cache takes two.
-        limits.cache_bytes = limits.cache_bytes.saturating_mul(2);
-    }
     limits
 }
 
-/// Traits on the CPU; a GPU's memory is not the machine's.
-fn memory_traits(ops: &TchOps) -> Option<MemoryTraits> {
+/// Traits on the device that computes; the host's memory is not counted where that is another.
+fn memory_traits(ops: &TchOps) -> MemoryTraits {
     let Context { device, compute_dtype } = ops.context;
-    (device == Device::Cpu).then_some(MemoryTraits {
+    MemoryTraits {
         number_bytes: size_of::<f32>() as u64,
         operand_bytes: if compute_dtype == Kind::Float { 4 } else { 2 },
+        splits_masters: compute_dtype == Kind::BFloat16,
         keeps_frozen_bf16: false,
         copies_matrices_for_decoding: false,
         logits: ops.limits,
-        program: PROGRAM_BYTES,
-    })
+        program: match device.is_cuda() {
+            true => MemoryTraits::CUDA_PROGRAM_BYTES,
+            false => PROGRAM_BYTES,
+        },
+    }
 }
 
 impl IntoObject<dyn Backend> for TchBackend {
@@ -245,9 +245,6 @@ mod tests {
         assert_eq!(limits(&plain, Device::Cuda(0)), (512, 8192));
         let given = TchConfig { max_rows: 3, cache_limit_mebibytes: 100, ..plain };
         assert_eq!(limits(&given, Device::Cuda(0)), (3, 100));
-        // The limit counts four bytes a number, and bf16 takes two.
-        let bf16 = TchConfig { dtype: DataType::Bf16, ..given };
-        assert_eq!(limits(&bf16, Device::Cpu), (3, 200));
     }
 
     #[test]

@@ -14,6 +14,7 @@
 //! after a crash is the same code as running.
 
 mod artifacts;
+mod commits;
 mod evaluate;
 mod kept;
 mod record;
@@ -36,6 +37,8 @@ use crate::run_directory::RunDirectory;
 use crate::selection::SkipCounts;
 use crate::session::Session;
 use crate::stages::{self, ReferenceLogProbs, TokenizationRule, TrainingProgress};
+
+use self::commits::Commits;
 
 /// Directory within the run for files of the engine that samples.
 const ENGINE_DIRECTORY: &str = "sampler";
@@ -229,11 +232,13 @@ impl SelfPlay<'_> {
         let pass = session.training_pass(iteration);
         let (mut policy, mut progress) = self.policy_in_training(iteration)?;
         let (begun_at, steps) = (progress.step, pass.settings.steps(examples.len()));
-        let commit_every = session.config.training.commit_every_steps.max(1);
+        let mut commits = Commits::new(session.config.training.commit_interval());
         let run = &mut *self.run;
         let mut commit = |policy: &mut dyn Learner, progress: TrainingProgress| {
-            if progress.step.is_multiple_of(commit_every) && progress.step < steps {
-                artifacts::commit_training_state(run, iteration, policy, examples, progress)?;
+            if progress.step < steps && commits.is_due(progress.step) {
+                commits.timed(|| {
+                    artifacts::commit_training_state(run, iteration, policy, examples, progress)
+                })?;
             }
             Ok(())
         };
@@ -248,6 +253,8 @@ impl SelfPlay<'_> {
         let path = self.run.commit(&name, |directory| {
             policy.save(directory).map_err(|error| artifacts::not_saved(directory, error))
         })?;
+        // Nothing of what training kept is needed any more, and sampling needs room.
+        policy.end_training()?;
         self.policy = Some((iteration, policy));
         saving.finish(path.display().to_string());
         Ok(path)

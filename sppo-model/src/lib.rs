@@ -164,13 +164,17 @@ pub mod generation {
     //! Each prompt is computed once and shared by its samples. All active rows decode together; a row
     //! that is finished leaves at once, and the next sample takes its place.
 
+    mod limits;
+    mod pages;
+    mod rows;
     mod sampler;
     mod scheduler;
-    mod slots;
 
+    pub use limits::GenerationLimits;
+    pub(crate) use limits::planned_cache;
+    pub(crate) use pages::CachePlan;
     pub use sampler::{SampleKey, SampleRequest, Sampler};
-    pub(crate) use scheduler::planned_cache;
-    pub use scheduler::{GenerationLimits, generate};
+    pub use scheduler::generate;
 }
 
 pub mod training {

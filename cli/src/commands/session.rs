@@ -78,7 +78,7 @@ impl Setup {
     /// As [`Self::load`], to train what the settings say: all weights, or adapters.
     pub(crate) fn load_for_training(&mut self, path: &Path) -> Result<Box<dyn Policy>> {
         interrupt::watch();
-        memory::settle_sharding(&mut self.config, self.backend.as_ref(), path, &self.terminal);
+        memory::settle_training(&mut self.config, self.backend.as_ref(), path, &self.terminal);
         Ok(self.session().load_for_training(path)?)
     }
 }

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use abi_stable::StableAbi;
 
-use crate::{LoraSettings, MemoryEstimate, PlannedWork, PluginError, Policy, Progress, Sharding};
+use crate::{
+    DeviceMemory, GradientDtype, LoraSettings, MemoryEstimate, PlannedWork, PluginError, Policy,
+    Progress, Sharding,
+};
 
 /// A model to load for scoring.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +29,8 @@ pub struct PolicySpec {
     pub recompute_activations: bool,
     /// Division of the training state among the processes of a team; of no meaning in one process.
     pub sharding: Sharding,
+    /// Number format that gradients of weights are summed in.
+    pub gradient_dtype: GradientDtype,
     /// Variables of the model's chat template, `{"enable_thinking": false}` for instance: a JSON object as
     /// text, empty for none.
     pub template_variables: String,
@@ -86,6 +91,14 @@ pub trait Backend {
     ) -> Result<MemoryEstimate, PluginError> {
         let _ = (spec, work);
         Err(PluginError::unsupported("this backend does not estimate its memory"))
+    }
+
+    /// Memory of the device that holds this process's part of the models, where it is not the machine's own.
+    ///
+    /// # Errors
+    /// When the device does not answer.
+    fn device_memory(&self) -> Result<Option<DeviceMemory>, PluginError> {
+        Ok(None)
     }
 
     /// Rate at which this machine multiplies matrices in the backend's number format, in GFLOP/s (the median

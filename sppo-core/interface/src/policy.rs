@@ -180,6 +180,15 @@ pub trait Learner: Codec {
     /// When there is no memory for the state.
     fn begin_training(&mut self, optimizer: &Optimizer) -> Result<(), PluginError>;
 
+    /// Ends training: gradients and optimiser state are given up, and with them their memory. What was trained
+    /// stays. Without training under way nothing happens.
+    ///
+    /// # Errors
+    /// When the computation fails.
+    fn end_training(&mut self) -> Result<(), PluginError> {
+        Ok(())
+    }
+
     /// Applies the accumulated gradient and clears it.
     ///
     /// # Errors

@@ -15,14 +15,16 @@ use crate::run_directory::{ArtifactName, RunDirectory};
 use crate::self_play::{Names, RunInputs};
 
 /// Settings that come into play after the first responses are sampled and judged.
-const LATER: [&str; 18] = [
+const LATER: [&str; 20] = [
     "name",
     "run_directory",
     "selection",
+    "training.commit_every",
     "training.commit_every_steps",
     "training.epochs",
     "training.eta",
     "training.global_batch_size",
+    "training.gradient_dtype",
     "training.label_smoothing",
     "training.learning_rate",
     "training.max_gradient_norm",

@@ -79,8 +79,9 @@ impl Config {
         PolicySpec {
             path,
             adapters: self.training.lora.seeded(self.seed),
-            recompute_activations: self.training.recompute_activations,
+            recompute_activations: self.training.recompute_activations(),
             sharding: self.training.sharding(),
+            gradient_dtype: self.training.gradient_dtype,
             template_variables: self.template_variables_json(),
         }
     }

@@ -122,6 +122,7 @@ fn comparable(identity: &Value, by_content: bool) -> Value {
     // Each rank's memory, and not what comes out.
     if let Some(Value::Object(training)) = all.get_mut("training") {
         training.shift_remove("sharding");
+        training.shift_remove("recompute_activations");
     }
     // A model may be named in several ways (a short name, a path); its weights tell.
     let weights = identity.get("model").and_then(|model| model.get("sha256")).cloned();

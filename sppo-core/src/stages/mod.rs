@@ -18,6 +18,7 @@ pub use tokenize::{
     tokenize_responses,
 };
 pub use train::{
-    ReferenceLogProbs, ShardingChoice, TrainingPass, TrainingProgress, TrainingSettings,
-    mean_log_prob_changes, reference_log_probs, require_finite, train,
+    CommitInterval, Recomputation, ReferenceLogProbs, ShardingChoice, TrainingPass,
+    TrainingProgress, TrainingSettings, mean_log_prob_changes, reference_log_probs, require_finite,
+    train,
 };

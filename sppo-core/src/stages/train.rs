@@ -1,5 +1,6 @@
 //! Stage 4: the regression. Reference log-probabilities, micro-batches, and optimiser steps.
 
+mod choices;
 mod settings;
 
 use std::borrow::Borrow;
@@ -14,6 +15,7 @@ use crate::observer::TrainingStep;
 use crate::plugin::{Learner, PluginError, SequenceBatch, StepSettings};
 use crate::records::TrainingExample;
 
+pub use choices::{CommitInterval, Recomputation};
 pub use settings::{ReferenceLogProbs, ShardingChoice, TrainingSettings};
 
 /// Training settings, and the seed that orders the examples.

@@ -6,8 +6,8 @@ use std::sync::Once;
 use std::time::Instant;
 
 use sppo_plugin::{
-    Backend, MemoryEstimate, ModelSpec, PlannedWork, PluginError, Policy, PolicySpec, Progress,
-    Scorer, TeamPlace,
+    Backend, DeviceMemory, MemoryEstimate, ModelSpec, PlannedWork, PluginError, Policy, PolicySpec,
+    Progress, Scorer, TeamPlace,
 };
 
 use super::memory_estimate::MemoryTraits;
@@ -109,6 +109,10 @@ impl<O: EncoderOps + MatrixRate + Clone> Backend for ModelBackend<O> {
             )
         })?;
         Ok(estimate_policy_memory(spec, traits, self.limits, self.place().size, work)?)
+    }
+
+    fn device_memory(&self) -> std::result::Result<Option<DeviceMemory>, PluginError> {
+        Ok(self.ops.device_memory()?)
     }
 
     fn matrix_product_rate(

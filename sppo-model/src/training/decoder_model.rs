@@ -265,6 +265,15 @@ impl<O: Ops> DecoderModel<O> {
         Ok(())
     }
 
+    /// Ends training: gradients and optimiser state are given up.
+    ///
+    /// # Errors
+    /// When the tensor library fails.
+    pub fn end_training(&mut self) -> Result<()> {
+        (self.pending, self.training) = (None, None);
+        Training::end(&self.ops, &mut self.parameters)
+    }
+
     /// Applies the accumulated gradient and clears it.
     ///
     /// # Errors

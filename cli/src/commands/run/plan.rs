@@ -219,6 +219,8 @@ impl RunPlan {
             return Ok(None);
         };
         self.config.training.fitting_sharding = plan.sharding;
+        self.config.training.recomputes_to_fit = plan.recompute_activations;
+        memory::note_recomputation(&self.config, terminal);
         if found < wanted {
             terminal.note(&format!(
                 "memory is short: training.micro_batch_tokens is {found} instead of {wanted}"
@@ -233,7 +235,8 @@ impl RunPlan {
     }
 
     /// The largest micro-batches that fit, up to those of the settings, with as little division among ranks as
-    /// they need; or those of the settings where none fit.
+    /// they need; where none fit, the largest with which activations are computed again; or those of the
+    /// settings where that does not help either.
     fn fitting_work(
         &self,
         backend: &dyn Backend,
@@ -248,16 +251,22 @@ impl RunPlan {
             });
         let ranks = backend.place().size;
         let shardings = memory::shardings(&self.config, ranks);
-        let candidates =
-            sizes.flat_map(|tokens| shardings.iter().map(move |sharding| (tokens, *sharding)));
+        let sizes: Vec<usize> = sizes.collect();
+        let candidates = memory::recomputations(&self.config).iter().flat_map(|&recompute| {
+            let shardings = &shardings;
+            sizes.iter().flat_map(move |&tokens| {
+                shardings.iter().map(move |&sharding| (recompute, tokens, sharding))
+            })
+        });
         let mut plans: Vec<(usize, MemoryPlan)> = Vec::new();
-        for (tokens, sharding) in candidates {
+        for (recompute, tokens, sharding) in candidates {
             if !memory::comes_to(sharding, plans.last().map(|(_, plan)| plan)) {
                 continue;
             }
             let mut config = self.config.clone();
             config.training.micro_batch_tokens = tokens;
             config.training.fitting_sharding = sharding;
+            config.training.recomputes_to_fit = recompute;
             let work = memory::run_work(&config, prompts, ranks);
             let spec = config.policy_spec(model.to_path_buf());
             plans.push((tokens, MemoryPlan::new(backend, &spec, &work)?));

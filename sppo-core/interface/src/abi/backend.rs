@@ -4,7 +4,7 @@
 
 use abi_stable::erased_types::TD_Opaque;
 use abi_stable::sabi_trait;
-use abi_stable::std_types::{RBox, RSlice, RVec};
+use abi_stable::std_types::{RBox, ROption, RSlice, RVec};
 
 use super::guard::guarded;
 use super::mirror::{
@@ -16,8 +16,9 @@ use super::progress::{ExportedProgress, ImportedProgress, ProgressRef};
 use crate::calls::PluginCall;
 use crate::plugin::PluginKind;
 use crate::{
-    Backend, LoraSettings, MemoryEstimate, ModelSpec, PlannedSampling, PlannedTraining,
-    PlannedWork, PluginError, Policy, PolicySpec, Progress, Scorer, Sharding, TeamPlace,
+    Backend, DeviceMemory, GradientDtype, LoraSettings, MemoryEstimate, ModelSpec, PlannedSampling,
+    PlannedTraining, PlannedWork, PluginError, Policy, PolicySpec, Progress, Scorer, Sharding,
+    TeamPlace,
 };
 
 pub type BackendBox = AbiBackend_TO<'static, RBox<()>>;
@@ -33,6 +34,7 @@ pub trait AbiBackend {
         spec: AbiPolicySpec,
         work: AbiPlannedWork,
     ) -> AbiResult<MemoryEstimate>;
+    fn device_memory(&self) -> AbiResult<ROption<DeviceMemory>>;
     fn load_scorer(&self, model: AbiPath) -> AbiResult<ScorerBox>;
     #[sabi(last_prefix_field)]
     fn matrix_product_rate(&self, rows: usize, inner: usize, columns: usize) -> AbiResult<f64>;
@@ -58,6 +60,7 @@ mirror!(AbiPolicySpec of PolicySpec {
     adapters: Option<LoraSettings>,
     recompute_activations: bool,
     sharding: Sharding,
+    gradient_dtype: GradientDtype,
     template_variables: String,
 });
 mirror!(AbiPlannedWork of PlannedWork {
@@ -113,6 +116,10 @@ impl AbiBackend for Exported<dyn Backend> {
         guarded(|| self.0.estimate_memory(&PolicySpec::receive(spec), &PlannedWork::receive(work)))
     }
 
+    fn device_memory(&self) -> AbiResult<ROption<DeviceMemory>> {
+        guarded(|| Ok(self.0.device_memory()?.cross()))
+    }
+
     fn load_scorer(&self, model: AbiPath) -> AbiResult<ScorerBox> {
         let model = ModelSpec { path: Crosses::receive(model) };
         guarded(|| self.0.load_scorer(&model).map(export_scorer))
@@ -152,6 +159,10 @@ impl Backend for ImportedBackend {
     ) -> Result<MemoryEstimate, PluginError> {
         let (spec, work) = (spec.clone().cross(), work.clone().cross());
         received(self.plugin, self.backend.estimate_memory(spec, work))
+    }
+
+    fn device_memory(&self) -> Result<Option<DeviceMemory>, PluginError> {
+        received(self.plugin, self.backend.device_memory())
     }
 
     fn load_scorer(&self, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {

@@ -7,8 +7,9 @@ use abi_stable::StableAbi;
 use abi_stable::std_types::{ROption, RResult, RString, RVec};
 
 use crate::{
-    FinishReason, MemoryEstimate, Optimizer, PlannedSampling, PlannedTraining, PluginError,
-    PluginErrorKind, SamplingParameters, Sharding, StepReport, TeamPlace,
+    DeviceMemory, FinishReason, GradientDtype, MemoryEstimate, Optimizer, PlannedSampling,
+    PlannedTraining, PluginError, PluginErrorKind, SamplingParameters, Sharding, StepReport,
+    TeamPlace,
 };
 
 /// A value that crosses the boundary.
@@ -54,7 +55,9 @@ cross_as_they_are!(
     usize,
     f32,
     f64,
+    DeviceMemory,
     FinishReason,
+    GradientDtype,
     MemoryEstimate,
     Optimizer,
     PlannedSampling,

@@ -45,6 +45,7 @@ pub trait AbiPolicy {
     fn forward_each(&mut self, batches: RVec<AbiBatch<'_>>) -> AbiResult<RVec<RVec<f64>>>;
     fn backward_each(&mut self, coefficients: RVec<RSlice<'_, f64>>) -> AbiResult<()>;
     fn begin_training(&mut self, optimizer: Optimizer) -> AbiResult<()>;
+    fn end_training(&mut self) -> AbiResult<()>;
     fn step(&mut self, settings: AbiStepSettings) -> AbiResult<StepReport>;
     fn save(&self, directory: AbiPath) -> AbiResult<()>;
     fn save_optimizer_state(&self, file: AbiPath) -> AbiResult<()>;
@@ -194,6 +195,10 @@ impl AbiPolicy for Exported<dyn Policy> {
         guarded(|| self.0.begin_training(&optimizer))
     }
 
+    fn end_training(&mut self) -> AbiResult<()> {
+        guarded(|| self.0.end_training())
+    }
+
     fn step(&mut self, settings: AbiStepSettings) -> AbiResult<StepReport> {
         guarded(|| self.0.step(&StepSettings::receive(settings)))
     }
@@ -318,6 +323,10 @@ impl Learner for ImportedPolicy {
 
     fn begin_training(&mut self, optimizer: &Optimizer) -> Result<(), PluginError> {
         received(self.plugin, self.policy.begin_training(optimizer.clone()))
+    }
+
+    fn end_training(&mut self) -> Result<(), PluginError> {
+        received(self.plugin, self.policy.end_training())
     }
 
     fn step(&mut self, settings: &StepSettings) -> Result<StepReport, PluginError> {

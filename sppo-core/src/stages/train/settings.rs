@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 use crate::config::zero_is_none;
 use crate::objective::{Objective, ObjectiveSettings};
 use crate::plugin::check::{self, Check};
-use crate::plugin::{LoraSettings, Optimizer, Sharding};
+use crate::plugin::{GradientDtype, LoraSettings, Optimizer, Sharding};
 use crate::schedule::{Schedule, ScheduleShape};
 use crate::stages::{TokenizationRule, TokenizationSettings};
+
+use super::choices::{CommitInterval, Recomputation};
 
 /// Settings of training: the loss, the optimiser and its schedule, lengths, and adapters.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -34,8 +36,16 @@ pub struct TrainingSettings {
     /// not the result, except for the features that dropout leaves out.
     pub micro_batch_tokens: usize,
     /// Whether the backward pass computes activations again instead of keeping them (gradient
-    /// checkpointing): less memory for more time, and the same result.
-    pub recompute_activations: bool,
+    /// checkpointing): less memory for more time, and the same result. `true`, `false`, or `"auto"`: where
+    /// the work would not fit into memory otherwise, as far as the backend predicts it. May be changed when a
+    /// run is resumed.
+    pub recompute_activations: Recomputation,
+    /// What `auto` stands for in this process: no setting of its own.
+    #[serde(skip)]
+    pub recomputes_to_fit: bool,
+    /// Number format that gradients are summed in: `f32`, or `bf16` for half the memory and sums that are
+    /// rounded after each micro-batch. The backend `tch` has both.
+    pub gradient_dtype: GradientDtype,
     /// What ranks divide among themselves of that which training keeps (ZeRO): less memory on each. May be
     /// changed when a run is resumed.
     pub sharding: ShardingChoice,
@@ -67,6 +77,10 @@ pub struct TrainingSettings {
     pub max_prompt_length: Option<usize>,
     /// Steps between two commits of weights and optimiser state.
     pub commit_every_steps: u64,
+    /// Steps, or time, between two commits of weights and optimiser state: a whole number, or a time such as
+    /// `"15m"`, `"90s"` or `"2h"`. Commits by time take at most a twentieth of it, and come later if they are
+    /// slow. 0 for `commit_every_steps`.
+    pub commit_every: CommitInterval,
     /// Source of the reference log-probabilities.
     pub reference_log_probs: ReferenceLogProbs,
     /// Low-rank adapters to train in place of the weights.
@@ -110,7 +124,9 @@ impl Default for TrainingSettings {
             planned_epochs: None,
             global_batch_size: 64,
             micro_batch_tokens: 1024,
-            recompute_activations: false,
+            recompute_activations: Recomputation::default(),
+            recomputes_to_fit: false,
+            gradient_dtype: GradientDtype::default(),
             sharding: ShardingChoice::default(),
             fitting_sharding: Sharding::default(),
             optimizer: Optimizer::default(),
@@ -122,6 +138,7 @@ impl Default for TrainingSettings {
             max_length: None,
             max_prompt_length: None,
             commit_every_steps: 25,
+            commit_every: CommitInterval::Steps(0),
             reference_log_probs: ReferenceLogProbs::default(),
             lora: LoraSettings::default(),
         }
@@ -147,6 +164,25 @@ impl TrainingSettings {
             ShardingChoice::None => Sharding::None,
             ShardingChoice::Optimizer => Sharding::Optimizer,
             ShardingChoice::Gradients => Sharding::Gradients,
+        }
+    }
+
+    /// Whether activations are computed again.
+    #[must_use]
+    pub fn recompute_activations(&self) -> bool {
+        match self.recompute_activations {
+            Recomputation::Auto => self.recomputes_to_fit,
+            Recomputation::Always => true,
+            Recomputation::Never => false,
+        }
+    }
+
+    /// Distance between two commits of weights and optimiser state.
+    #[must_use]
+    pub fn commit_interval(&self) -> CommitInterval {
+        match self.commit_every {
+            CommitInterval::Steps(0) => CommitInterval::Steps(self.commit_every_steps),
+            given => given,
         }
     }
 

@@ -169,6 +169,10 @@ impl<O: EncoderOps + Clone> Member<O> {
                 model.begin_training(optimizer)?;
                 Ok(Reply::Done)
             }
+            Command::EndTraining(handle) => {
+                self.policy_mut(*handle)?.model.end_training()?;
+                Ok(Reply::Done)
+            }
             Command::Step(handle, settings) => self.step(*handle, settings),
             Command::LoadOptimizerState(handle) => self.load_optimizer_state(*handle, files),
             Command::Gather(handle, weight, what) => self.gather(*handle, *weight, *what),
@@ -191,6 +195,7 @@ impl<O: EncoderOps + Clone> Member<O> {
         };
         let settings = plan.adapters.as_ref().map(Adapters::settings);
         let ops = self.collective.divide(&self.ops, plan.sharding).map_err(ModelError::Team)?;
+        let ops = ops.with_gradients_in(plan.gradient_dtype)?;
         let exchange = Exchange::new(&*self.collective);
         let model = load_model(
             ops,

@@ -36,6 +36,7 @@ impl<O: EncoderOps + Clone> TeamPolicy<O> {
             adapters: spec.adapters.as_ref().map(Adapters::of),
             recompute_activations: spec.recompute_activations,
             sharding: spec.sharding,
+            gradient_dtype: spec.gradient_dtype,
             stop_tokens: checkpoint.text().special_tokens().stop_tokens.clone(),
         };
         let handle = team.new_handle();
@@ -259,6 +260,10 @@ impl<O: EncoderOps + Clone> Learner for TeamPolicy<O> {
         let begun = self.team.ask(&Command::BeginTraining(self.handle, optimizer.clone()));
         self.team.take_times();
         begun.map(drop)
+    }
+
+    fn end_training(&mut self) -> Answer<()> {
+        self.team.ask(&Command::EndTraining(self.handle)).map(drop)
     }
 
     fn step(&mut self, settings: &StepSettings) -> Answer<StepReport> {
