@@ -53,7 +53,7 @@ pub struct TchOps {
     pub(crate) limits: LogitsLimits,
     pub(crate) memos: Rc<Memos>,
     /// The dtype that gradients of weights are summed in.
-    gradient_kind: Kind,
+    pub(crate) gradient_kind: Kind,
     /// Of a policy that several processes train.
     pub(crate) division: Option<Rc<Division>>,
 }
