@@ -25,9 +25,17 @@ fn main() {
     println!("cargo::rustc-env=SPPO_LIBTORCH_VERSION={VERSION}");
     compile_calls(Path::new(&libtorch));
     // Beside the plugin first, so that it can be shipped with its libtorch.
-    for place in ["$ORIGIN/libtorch/lib", "$ORIGIN/../libtorch/lib", &format!("{libtorch}/lib")] {
+    let beside = ["$ORIGIN/libtorch/lib", "$ORIGIN/../libtorch/lib"].map(String::from);
+    let at_build = [format!("{libtorch}/lib")];
+    for place in beside.into_iter().chain(python_environments()).chain(at_build) {
         println!("cargo::rustc-link-arg=-Wl,-rpath,{place}");
     }
+}
+
+/// The libraries of the Python package torch, as seen from `lib/sppo` of the same environment.
+fn python_environments() -> impl Iterator<Item = String> {
+    const VERSIONS: std::ops::RangeInclusive<u32> = 10..=14;
+    VERSIONS.map(|minor| format!("$ORIGIN/../python3.{minor}/site-packages/torch/lib"))
 }
 
 /// Compiles the calls that the crate tch lacks. The feature brings the crate that calls the compiler.

@@ -6,21 +6,23 @@ use std::io::Read;
 use std::path::Path;
 use std::process::{Output, Stdio};
 
-use serde_json::Value;
-use support::{fixture, require_success, sppo, stdout_of};
+use serde_json::{Value, json};
+use support::{fixture, refused, require_success, sppo, stdout_of};
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 17] = [
     "run",
     "generate",
     "rank",
     "train",
     "merge",
+    "export",
     "score",
     "eval",
     "compare",
     "chat",
     "bench",
     "game",
+    "oracle",
     "plugin",
     "config",
     "completions",
@@ -175,6 +177,7 @@ fn the_embedded_plugins_are_listed_and_described() {
         [
             ("backend", "candle"),
             ("oracle", "http"),
+            ("oracle", "judge"),
             ("oracle", "mixture"),
             ("oracle", "pairrm"),
             ("oracle", "reward"),
@@ -255,8 +258,69 @@ fn the_game_stays_below_its_bound_in_every_form() {
     let drawing = std::fs::read_to_string(&svg).unwrap();
     assert!(drawing.starts_with("<svg") && drawing.contains("bound, mixture"));
 
+    let others = ["--algorithm", "optimistic", "--algorithm", "proximal-point", "--eta", "1"];
+    let beside = json_of(
+        sppo().args(["game", "--json", "--svg"]).arg(&svg).arg("--csv").arg(&csv).args(others),
+    );
+    let algorithms = beside["algorithms"].as_array().unwrap();
+    for (play, name) in algorithms.iter().zip(["optimistic", "proximal_point"]) {
+        assert_eq!(play["algorithm"], name);
+        assert!(play["rounds"][999]["last_iterate_gap"].as_f64().unwrap() < 1e-9, "{name}");
+    }
+    assert!(beside["rounds"][999]["last_iterate_gap"].as_f64().unwrap() > 0.1);
+    let table = std::fs::read_to_string(&csv).unwrap();
+    assert!(table.starts_with("iteration,last_iterate_gap,mixture_gap,bound,policy_0"));
+    assert!(table.lines().next().unwrap().ends_with(",proximal_point_mixture_gap"));
+    assert!(std::fs::read_to_string(&svg).unwrap().contains("last policy, proximal point"));
+
     let text = stdout_of(sppo().args(["game", "--kind", "random", "--size", "6"]));
     assert_eq!(text.lines().filter(|line| line.trim_start().starts_with("1000 ")).count(), 1);
+}
+
+/// Pairs whose better answer is brief and ends, as the oracle `rules` likes it, but for the last.
+fn labelled_pairs(directory: &Path) -> std::path::PathBuf {
+    let file = directory.join("pairs.jsonl");
+    let row = |number: usize| {
+        let (brief, long) = ("Blue.".to_owned(), "Blue, I think, I think, I think. ".repeat(30));
+        let is_wrong = number == 9;
+        let (chosen, rejected) = if is_wrong { (long, brief) } else { (brief, long) };
+        let subset = if number < 6 { "first" } else { "second" };
+        serde_json::json!({
+            "prompt": format!("Name colour {number}."), "chosen": chosen, "rejected": rejected, "subset": subset,
+        })
+        .to_string()
+            + "\n"
+    };
+    std::fs::write(&file, (0..10).map(row).collect::<String>()).unwrap();
+    file
+}
+
+#[test]
+fn an_oracle_is_checked_against_labels() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = labelled_pairs(directory.path());
+    let report = json_of(sppo().args(["oracle", "check", "--json"]).arg(&file));
+    assert_eq!(
+        (report["pairs"].as_u64(), report["accuracy"]["mean"].as_f64()),
+        (Some(10), Some(0.9))
+    );
+    assert!(report["accuracy"]["low"].as_f64() < Some(0.9), "{report}");
+    assert_eq!(report["subsets"][1]["accuracy"]["mean"].as_f64(), Some(0.75));
+    assert!(report["first_place_probability"].is_null(), "rules knows no order: {report}");
+    let bins = report["calibration"]["bins"].as_array().unwrap();
+    let counted: u64 = bins.iter().map(|bin| bin["pairs"].as_u64().unwrap()).sum();
+    assert_eq!((counted, &report["service"]), (10, &serde_json::json!({})));
+    let text = stdout_of(sppo().args(["oracle", "check", "--limit", "6"]).arg(&file));
+    assert!(text.contains("agrees with 100.0 % of 6 labels"), "{text}");
+    refused_pairs(directory.path());
+}
+
+fn refused_pairs(directory: &Path) {
+    let file = directory.join("unlabelled.jsonl");
+    std::fs::write(&file, "{\"prompt\":\"?\",\"chosen\":\"a\"}\n").unwrap();
+    let output = sppo().args(["oracle", "check"]).arg(&file).output().unwrap();
+    assert_eq!(output.status.code(), Some(4), "{}", stderr_of(&output));
+    assert!(stderr_of(&output).contains("unlabelled.jsonl:1"), "{}", stderr_of(&output));
 }
 
 #[test]
@@ -446,4 +510,73 @@ fn ctrl_c_says_how_to_go_on_and_going_on_works() {
     let report = json_of(run(&["--resume", "--json"]).arg("--quiet"));
     assert_eq!(report["name"], "stopped");
     assert_eq!(report["iterations"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn exports_answers_in_the_form_of_each_benchmark() {
+    let directory = tempfile::tempdir().unwrap();
+    let instruction = "Name a colour.";
+    let questions = [
+        ("alpaca-eval", json!([{"instruction": instruction, "dataset": "helpful_base"}])),
+        ("arena-hard", json!({"uid": "a1", "category": "hard_prompt", "prompt": instruction})),
+        (
+            "mt-bench",
+            json!({"question_id": 81, "category": "writing", "turns": [instruction, "Another one."]}),
+        ),
+    ];
+    let export = |target: &str, question: &Value| {
+        let file = directory.path().join("questions");
+        std::fs::write(&file, question.to_string()).unwrap();
+        let output = directory.path().join(target);
+        let mut command = sppo();
+        command
+            .args(["export", target])
+            .arg(fixture("fixtures/lm/llama"))
+            .arg("--questions")
+            .arg(&file);
+        command.args(["--max-new-tokens", "6", "--name", "mine", "--output"]).arg(&output);
+        assert_eq!(stdout_of(&mut command).trim(), output.display().to_string());
+        std::fs::read_to_string(output).unwrap()
+    };
+    let written = questions.map(|(target, question)| {
+        let [first, again] = [export(target, &question), export(target, &question)];
+        let mut first: Value = serde_json::from_str(&first).unwrap();
+        let mut again: Value = serde_json::from_str(&again).unwrap();
+        // all but the time is the same when it is done again
+        for row in [&mut first, &mut again] {
+            if let Some(row) = row.as_object_mut() {
+                assert!(row.remove("tstamp").unwrap().as_f64().unwrap() > 1e9);
+            }
+        }
+        assert_eq!(first, again);
+        first
+    });
+    let [alpaca, arena, bench] = written;
+    let text = alpaca[0]["output"].as_str().unwrap();
+    assert_eq!(alpaca[0]["generator"], "mine");
+    // the same prompt and the same draws
+    assert_eq!(arena["messages"][1]["content"]["answer"], text);
+    assert_eq!(arena["metadata"]["token_len"], 6);
+    assert_eq!(bench["choices"][0]["turns"].as_array().unwrap().len(), 2);
+
+    let wrong = directory.path().join("questions");
+    let mut command = sppo();
+    command
+        .args(["export", "alpaca-eval"])
+        .arg(fixture("fixtures/lm/llama"))
+        .arg("--questions")
+        .arg(&wrong);
+    refused(&mut command, 4, &["question 1 is no object with `instruction`"]);
+}
+
+#[test]
+fn prints_the_command_of_lm_eval() {
+    let model = fixture("fixtures/lm/llama");
+    let printed = stdout_of(sppo().args(["export", "lm-eval"]).arg(&model));
+    let expected = format!(
+        "lm_eval --model hf --model_args pretrained={},dtype=float32 --apply_chat_template --fewshot_as_multiturn \
+         --tasks leaderboard,ifeval --batch_size auto --output_path lm-eval/llama --log_samples\n",
+        model.display()
+    );
+    assert_eq!(printed, expected);
 }

@@ -194,6 +194,7 @@ fn a_run_announces_counts_and_records_what_the_judge_is_asked() {
     let command = |extra: &[&str]| {
         let mut command = small_run(directory.path(), "run");
         ask(&mut command, "openai-judge", &service.url(), &directory.path().join("cache"));
+        command.args(["--set", "preference.prices.million_prompt_tokens=2"]);
         command.args(extra);
         command
     };
@@ -212,6 +213,24 @@ fn a_run_announces_counts_and_records_what_the_judge_is_asked() {
     assert_eq!(last["requests"].as_f64(), Some(service.requests() as f64));
     let by_token = last["prompt_tokens"].as_f64().unwrap();
     assert!(by_token >= 100.0 * answered as f64, "{by_token}");
+    let report = |iteration: u32| -> Value {
+        let file = directory.path().join(format!("run/iteration-{iteration}/report.json"));
+        serde_json::from_str(&read(&file)).unwrap()
+    };
+    let used = [1, 2].map(|iteration| report(iteration)["oracle"].clone());
+    let sum = |of: &dyn Fn(&Value) -> f64| used.iter().map(of).sum::<f64>();
+    // The trial of the judge precedes the first stage, and is counted with it.
+    assert_eq!(sum(&|oracle| oracle["service"]["prompt_tokens"].as_f64().unwrap()), by_token);
+    let cost = sum(&|oracle| oracle["cost"].as_f64().unwrap());
+    assert!((cost - 2e-6 * by_token).abs() < 1e-12, "{cost}");
+    for oracle in &used {
+        // The judge of the tests reads both orders; see its bias.
+        assert!(oracle["first_place_probability"].is_number(), "{oracle}");
+        assert_eq!(
+            oracle["presentations"].as_u64(),
+            oracle["both_orders"].as_u64().map(|both| 2 * both)
+        );
+    }
     let record: Value =
         serde_json::from_str(&read(&directory.path().join("run/run.json"))).unwrap();
     let oracle =

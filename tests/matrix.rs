@@ -81,6 +81,22 @@ const REWARD: Oracle = Oracle {
         vec![format!("oracle.reward.model='{}'", fixture("fixtures/reward/llama").display())]
     },
 };
+/// The policy judges itself, on the backend.
+const JUDGE: Oracle = Oracle {
+    name: "judge",
+    libraries: &["sppo-oracle-judge"],
+    settings: |_| {
+        vec![
+            format!(
+                "oracle.judge.template_file='{}'",
+                fixture("fixtures/judge/question.jinja").display()
+            ),
+            "oracle.judge.system=''".into(),
+            // Labels mean nothing to a random model.
+            "oracle.judge.min_label_probability=0".into(),
+        ]
+    },
+};
 const HTTP: Oracle = Oracle {
     name: "http",
     libraries: &["sppo-oracle-http"],
@@ -88,6 +104,20 @@ const HTTP: Oracle = Oracle {
         vec![
             format!("oracle.http.endpoints=[\"{}\"]", service.url()),
             "oracle.http.protocol=pairwise".into(),
+            "oracle.http.cache.enabled=false".into(),
+        ]
+    },
+};
+
+/// One protocol of `http` for all others, which differ in what they send and not in what becomes of it.
+const DECISIONS: Oracle = Oracle {
+    name: "http",
+    libraries: &["sppo-oracle-http"],
+    settings: |service| {
+        vec![
+            format!("oracle.http.endpoints=[\"{}\"]", service.url()),
+            "oracle.http.protocol=systemone".into(),
+            "oracle.http.decision.scope=prompt".into(),
             "oracle.http.cache.enabled=false".into(),
         ]
     },
@@ -281,6 +311,12 @@ macro_rules! row {
 
             #[test]
             $(#[$attribute])?
+            fn judge() {
+                a_run_ends_as_with_candle(BACKEND, JUDGE);
+            }
+
+            #[test]
+            $(#[$attribute])?
             fn http() {
                 a_run_ends_as_with_candle(BACKEND, HTTP);
             }
@@ -298,6 +334,11 @@ macro_rules! row {
             }
         }
     };
+}
+
+#[test]
+fn a_decision_model_judges_a_run() {
+    a_run_ends_as_with_candle(Backend { name: "candle", library: &CANDLE }, DECISIONS);
 }
 
 row!(candle, CANDLE);

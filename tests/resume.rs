@@ -3,10 +3,12 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use support::{Running, kill_after, require_success, small_run};
+use sppo_core::datasets::Stored;
+use sppo_core::records::{Judgment, TrainingExample};
+use support::{Running, kill_after, require_success, small_run, sppo};
 
 const KILLS: u32 = 20;
 
@@ -176,4 +178,70 @@ fn a_run_that_diverged_goes_on_with_a_smaller_learning_rate() {
         again.args(["--resume", "--learning-rate", "1e-6", "--allow", "training.learning_rate"]);
         require_success(&again.output().unwrap());
     }
+}
+
+/// Settings that change what is asked, what becomes of it, and what the policy stays near to.
+fn particular_run(directory: &Path, name: &str) -> Command {
+    let mut command = small_run(directory, name);
+    for setting in [
+        "sampling.samples_per_prompt=4",
+        "preference.pairs=circular",
+        "preference.labels=sampled",
+        "preference.length_penalty=0.25",
+        "training.objective=mnpo",
+        "training.eta=50",
+    ] {
+        command.args(["--set", setting]);
+    }
+    command
+}
+
+#[test]
+fn labels_and_earlier_policies_are_the_same_after_a_kill() {
+    let directory = tempfile::tempdir().unwrap();
+    let started = Instant::now();
+    require_success(&particular_run(directory.path(), "whole").output().unwrap());
+    let whole = started.elapsed();
+    let expected = final_weights(directory.path(), "whole");
+    let mut command = particular_run(directory.path(), "killed");
+    if kill_after(&mut command, whole.mul_f64(0.7)).is_ok() {
+        let mut command = particular_run(directory.path(), "killed");
+        if directory.path().join("killed").exists() {
+            command.arg("--resume");
+        }
+        require_success(&command.output().unwrap());
+    }
+    assert!(final_weights(directory.path(), "killed") == expected, "other weights after a kill");
+
+    let iteration = |iteration: u32| directory.path().join(format!("whole/iteration-{iteration}"));
+    for judgment in Judgment::read(&iteration(1).join("judgments/shard-0000.parquet")).unwrap() {
+        assert_eq!(judgment.asked_pairs.unwrap(), [(0, 1), (0, 3), (1, 2), (2, 3)]);
+        let labels = judgment.matrix.values();
+        assert!(labels.iter().all(|label| [0.0, 0.5, 1.0].contains(label)), "{labels:?}");
+        let of_oracle = judgment.oracle_matrix.unwrap();
+        assert!(of_oracle.values().iter().any(|value| ![0.0, 0.5, 1.0].contains(value)));
+    }
+    let set =
+        |number| TrainingExample::read(&iteration(number).join("training-set.parquet")).unwrap();
+    for (number, earlier) in [(1, 0), (2, 1)] {
+        for response in set(number).iter().flat_map(|example| &example.responses) {
+            assert_eq!(response.earlier_log_probs.as_ref().unwrap().len(), earlier);
+            let (start, now) =
+                (response.starting_log_prob.unwrap(), response.reference_log_prob.unwrap());
+            assert_eq!((start - now).abs() < 1e-3, number == 1, "{start} and {now}");
+        }
+    }
+    // The run's own training set holds all that the objective needs; others lack it.
+    let train = |file: &Path, output: &str| {
+        let mut command = sppo();
+        command.arg("train").arg(file).arg("--output").arg(directory.path().join(output));
+        command.arg("--model").arg(iteration(1).join("checkpoint"));
+        command.args(["--objective", "mnpo", "--set", "training.eta=50"]).output().unwrap()
+    };
+    require_success(&train(&iteration(2).join("training-set.parquet"), "again"));
+    let pairs = directory.path().join("pairs.jsonl");
+    std::fs::write(&pairs, "{\"prompt\":\"?\",\"chosen\":\"a\",\"rejected\":\"b\"}\n").unwrap();
+    let refused = train(&pairs, "refused");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("starting_chosen_log_prob") && said.contains("`ipo`"), "{said}");
 }

@@ -206,3 +206,37 @@ fn models_that_cannot_judge_are_refused_with_what_to_do() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("--oracle reward"), "{text}");
 }
+
+/// Preferences that need not be transitive, by the conventions of both of the authors' programs.
+#[test]
+fn general_preferences_are_those_of_the_formulas() {
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["gpm-llama", "gpm-gemma2"] {
+        let golden = golden(name);
+        let file = candidates(&golden, directory.path());
+        for preset in ["example", "sppo-pipeline"] {
+            let setting = format!("oracle.reward.general_preference.preset={preset}");
+            let ranked = json_lines(&stdout_of(&mut rank(&file, &model(name), &[&setting])));
+            assert_eq!(ranked.len(), golden.len());
+            for (number, (line, case)) in ranked.iter().zip(&golden).enumerate() {
+                assert!(line["rm_scores"].is_null(), "{line}");
+                let matrix = |value: &Value| -> Vec<Vec<f64>> {
+                    value.as_array().unwrap().iter().map(numbers).collect()
+                };
+                let found = matrix(&line["probability"]);
+                let expected = matrix(&case[preset]["probability"]);
+                for (i, row) in expected.iter().enumerate() {
+                    for (j, &expected) in row.iter().enumerate() {
+                        let what = format!("{name}, {preset}: P[{i}][{j}] of line {number}");
+                        close(found[i][j], expected, &what);
+                        close(found[i][j] + found[j][i], 1.0, &what);
+                    }
+                }
+            }
+        }
+    }
+    // These settings mean nothing to a model that gives scores.
+    let file = candidates(&golden("llama"), directory.path());
+    let setting = "oracle.reward.general_preference.preset=sppo-pipeline";
+    refused(&mut rank(&file, &model("llama"), &[setting]), 3, &["value_head"]);
+}

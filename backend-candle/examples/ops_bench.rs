@@ -288,7 +288,8 @@ impl Bench {
             .map(|row| {
                 let prefix = row / 5 * 5 * context;
                 let own = row * context + PROMPT;
-                CachedRow { prefix: prefix..prefix + PROMPT, own: own..own + context - PROMPT }
+                let own = vec![own..own + context - PROMPT];
+                CachedRow { prefix: prefix..prefix + PROMPT, own }
             })
             .collect();
         let (q, k) = (self.activation(rows, HIDDEN)?, self.activation(rows, KEY_VALUE)?);

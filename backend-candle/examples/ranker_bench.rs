@@ -32,7 +32,7 @@ fn main() -> Result<(), AnyError> {
     let plugins = PluginRegistry::discover(&PluginSearch::default())?;
     let backend = plugins.create_backend(&name, settings)?;
     let started = Instant::now();
-    let mut scorer = backend.load_scorer(&ModelSpec { path })?;
+    let mut scorer = backend.load_scorer(&ModelSpec::new(path))?;
     println!("loaded in {:.1} s", started.elapsed().as_secs_f64());
 
     let sequences: Vec<Vec<u32>> =

@@ -58,6 +58,7 @@ impl Plugin for CandleBackend {
         let memory = MemoryTraits {
             number_bytes: size_of::<f32>() as u64,
             operand_bytes: size_of::<f32>() as u64,
+            splits_masters: false,
             keeps_frozen_bf16: true,
             copies_matrices_for_decoding: true,
             logits: ops.limits,

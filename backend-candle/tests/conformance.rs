@@ -2,7 +2,7 @@
 //! against transformers and PyTorch.
 
 use sppo_backend_candle::CandleOps;
-use sppo_model::golden::{check_model, check_ranker, check_reward_models};
+use sppo_model::golden::{check_model, check_preferring_models, check_ranker, check_reward_models};
 use sppo_model::ops::conformance::check_ops;
 use sppo_model::ops::encoder_conformance::check_encoder_ops;
 
@@ -30,4 +30,9 @@ fn a_ranker_agrees_with_llm_blender() {
 #[test]
 fn reward_models_agree_with_transformers() {
     assert_eq!(check_reward_models(&|| CandleOps::new(2, 0)), NONE);
+}
+
+#[test]
+fn general_preference_models_and_judges_agree_with_transformers() {
+    assert_eq!(check_preferring_models(&|| CandleOps::new(2, 0)), NONE);
 }

@@ -502,9 +502,9 @@ fn cached_attention_matches_two_spans() {
             ops.cache_write(&mut cache, 1, &keys, &values, part).unwrap();
         }
         let rows = [
-            CachedRow { prefix: 3..9, own: 20..27 },
-            CachedRow { prefix: 0..0, own: 5..6 },
-            CachedRow { prefix: 3..9, own: 28..30 },
+            CachedRow { prefix: 3..9, own: vec![20..24, 27..30] },
+            CachedRow { prefix: 0..0, own: vec![5..6] },
+            CachedRow { prefix: 3..9, own: vec![28..30] },
         ];
         let queries = random(3 * 120, 33);
         let output =
@@ -513,7 +513,7 @@ fn cached_attention_matches_two_spans() {
             .iter()
             .zip(queries.chunks(120))
             .flat_map(|(row, query)| {
-                let seen: Vec<usize> = row.prefix.clone().chain(row.own.clone()).collect();
+                let seen: Vec<usize> = row.slots().collect();
                 exact_query(&shape, &wide(query), &wide(&keys), &wide(&values), &seen).0
             })
             .collect();

@@ -118,7 +118,7 @@ impl Plugin for TchBackend {
             keep_logits_limit: config.keep_logits_limit_mebibytes.saturating_mul(1 << 20),
         })?;
         let memory = memory_traits(&ops);
-        let backend = ModelBackend::new(ops, generation_limits(&config, device), memory);
+        let backend = ModelBackend::new(ops, generation_limits(&config, device), Some(memory));
         Ok(Self(match group {
             Some(group) => backend.with_team(TchTeam::new(group)),
             None => backend,
@@ -165,24 +165,24 @@ fn generation_limits(config: &TchConfig, device: Device) -> GenerationLimits {
     if config.cache_limit_mebibytes > 0 {
         limits.cache_bytes = config.cache_limit_mebibytes.saturating_mul(1 << 20);
     }
-    if config.dtype == DataType::Bf16 {
-        // The limit counts four bytes a number, and the cache takes two.
-        limits.cache_bytes = limits.cache_bytes.saturating_mul(2);
-    }
     limits
 }
 
-/// Traits on the CPU; a GPU's memory is not the machine's.
-fn memory_traits(ops: &TchOps) -> Option<MemoryTraits> {
+/// Traits on the device that computes; the host's memory is not counted where that is another.
+fn memory_traits(ops: &TchOps) -> MemoryTraits {
     let Context { device, compute_dtype } = ops.context;
-    (device == Device::Cpu).then_some(MemoryTraits {
+    MemoryTraits {
         number_bytes: size_of::<f32>() as u64,
         operand_bytes: if compute_dtype == Kind::Float { 4 } else { 2 },
+        splits_masters: compute_dtype == Kind::BFloat16,
         keeps_frozen_bf16: false,
         copies_matrices_for_decoding: false,
         logits: ops.limits,
-        program: PROGRAM_BYTES,
-    })
+        program: match device.is_cuda() {
+            true => MemoryTraits::CUDA_PROGRAM_BYTES,
+            false => PROGRAM_BYTES,
+        },
+    }
 }
 
 impl IntoObject<dyn Backend> for TchBackend {
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_estimated_with_the_copies_that_products_in_bf16_read() {
+    fn weights_of_copies_in_bf16_and_remainders_are_estimated_to_take_what_those_in_f32_take() {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/lm/llama");
         let estimate = |data_type: &str| {
             let backend = create_backend("tch", json!({"device": "cpu", "data_type": data_type}));
@@ -229,8 +229,8 @@ mod tests {
             backend.unwrap().estimate_memory(&PolicySpec::new(&path), &work)
         };
         let [f32, bf16] = ["f32", "bf16"].map(|data_type| estimate(data_type).unwrap().loading);
-        let copies = bf16.weights as f64 / f32.weights as f64;
-        assert!(f32.weights > 0 && (1.3..1.5).contains(&copies), "{copies}");
+        let share = bf16.weights as f64 / f32.weights as f64;
+        assert!(f32.weights > 0 && (0.99..1.01).contains(&share), "{share}");
     }
 
     #[test]
@@ -245,9 +245,6 @@ mod tests {
         assert_eq!(limits(&plain, Device::Cuda(0)), (512, 8192));
         let given = TchConfig { max_rows: 3, cache_limit_mebibytes: 100, ..plain };
         assert_eq!(limits(&given, Device::Cuda(0)), (3, 100));
-        // The limit counts four bytes a number, and bf16 takes two.
-        let bf16 = TchConfig { dtype: DataType::Bf16, ..given };
-        assert_eq!(limits(&bf16, Device::Cpu), (3, 200));
     }
 
     #[test]

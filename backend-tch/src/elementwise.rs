@@ -117,6 +117,27 @@ pub(crate) fn add_to_rows(
     Ok(sum)
 }
 
+/// Adds gradients of rows of a table to `sum`, at the rows that `tokens` name. Rows that several gradients go to
+/// are summed in f32 before they are added, so that a narrower `sum` rounds once.
+pub(crate) fn add_to_table(
+    sum: &mut Tensor,
+    tokens: &Tensor,
+    gradient: &Tensor,
+) -> TorchResult<()> {
+    let gradient = gradient.f_to_kind(Kind::Float)?;
+    if sum.f_kind()? == Kind::Float {
+        let _ = sum.f_index_add_(0, tokens, &gradient)?;
+        return Ok(());
+    }
+    let (rows, places, _) = tokens.f_internal_unique2(true, true, false)?;
+    let shape = [rows.numel() as i64, dimensions(&gradient)?.1];
+    let mut of_rows = Tensor::f_zeros(shape, (Kind::Float, sum.device()))?;
+    let _ = of_rows.f_index_add_(0, &places, &gradient)?;
+    let _ = of_rows.f_add_(&sum.f_index_select(0, &rows)?)?;
+    let _ = sum.f_index_copy_(0, &rows, &of_rows.f_to_kind(sum.f_kind()?)?)?;
+    Ok(())
+}
+
 /// Sums over all rows, in f32.
 pub(crate) fn column_sums(x: &Tensor) -> TorchResult<Tensor> {
     Ok(x.f_sum_dim_intlist([0].as_slice(), false, Kind::Float)?)

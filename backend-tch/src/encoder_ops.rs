@@ -37,7 +37,7 @@ impl EncoderOps for TchOps {
         bias: &Parameter,
         epsilon: f32,
     ) -> Result<Activation> {
-        Ok(Activation(layer_norm(&x.0, weight.value(), bias.value(), epsilon)?))
+        Ok(Activation(layer_norm(&x.0, weight.value()?, bias.value()?, epsilon)?))
     }
 
     fn pointwise(&self, x: &Activation, function: Pointwise) -> Result<Activation> {

@@ -17,6 +17,7 @@ mod encoder_ops;
 mod head;
 mod libraries;
 mod linear;
+mod masters;
 mod norm;
 mod ops;
 mod optimizer;

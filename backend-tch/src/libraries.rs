@@ -5,11 +5,13 @@
 //! is made once per process, by the first backend that is created.
 
 use std::error::Error;
+use std::ffi::c_int;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use libloading::Library;
-use sppo_plugin::PluginError;
+use sppo_model::ModelError;
+use sppo_plugin::{DeviceMemory, PluginError};
 
 /// The version that this crate is built for, as its build script checked.
 const VERSION: &str = env!("SPPO_LIBTORCH_VERSION");
@@ -24,6 +26,9 @@ pub(crate) const MISSING_LIBTORCH_HINT: &str = concat!(
 const CUDA_LIBRARY: &str = "libtorch_cuda.so";
 
 static CHOICE: OnceLock<Result<(), String>> = OnceLock::new();
+
+/// The CUDA library, where it is open. It stays open, so nothing of it is ever used after it was closed.
+static CUDA: OnceLock<Library> = OnceLock::new();
 
 /// Makes CUDA available to libtorch; says why not where that fails. `libtorch` is a directory to look
 /// into first.
@@ -73,11 +78,10 @@ fn find_and_open(libtorch: Option<&Path>) -> Result<(), String> {
         let searched: Vec<_> = directories.iter().map(|path| path.display().to_string()).collect();
         return Err(format!("there is no {CUDA_LIBRARY} in {}", searched.join(", ")));
     };
-    // SAFETY: running the initialisers of libtorch's own library is what opening it is for. It stays
-    // open, so nothing of it is ever used after it was closed.
+    // SAFETY: running the initialisers of libtorch's own library is what opening it is for.
     match unsafe { Library::new(&path) } {
         Ok(library) => {
-            std::mem::forget(library);
+            CUDA.get_or_init(|| library);
             tracing::debug!(path = %path.display(), "opened libtorch's CUDA library");
             Ok(())
         }
@@ -86,6 +90,37 @@ fn find_and_open(libtorch: Option<&Path>) -> Result<(), String> {
             let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
             Err(format!("{} cannot be opened: {reason}", path.display()))
         }
+    }
+}
+
+/// Functions of CUDA's runtime, which libtorch's CUDA library is linked to; 0 is success.
+type SetDevice = unsafe extern "C" fn(c_int) -> c_int;
+type MemoryInfo = unsafe extern "C" fn(*mut usize, *mut usize) -> c_int;
+
+/// Memory of a CUDA device.
+pub(crate) fn cuda_memory(device: usize) -> Result<DeviceMemory, ModelError> {
+    let unknown = |reason: String| {
+        ModelError::Backend(format!("CUDA does not tell the memory of device {device}: {reason}"))
+    };
+    let library = CUDA.get().ok_or_else(|| unknown("it is not open".into()))?;
+    let missing = |error: libloading::Error| unknown(error.to_string());
+    // SAFETY: CUDA's runtime documents these two functions with these types.
+    let (set_device, memory_info) = unsafe {
+        let set_device = library.get::<SetDevice>(b"cudaSetDevice\0").map_err(missing)?;
+        (set_device, library.get::<MemoryInfo>(b"cudaMemGetInfo\0").map_err(missing)?)
+    };
+    let number = c_int::try_from(device).map_err(|_| unknown("it has no such number".into()))?;
+    let (mut free, mut total) = (0_usize, 0_usize);
+    // SAFETY: any number may be given, and both pointers are to numbers that live as long as the call.
+    let failed = unsafe {
+        match set_device(number) {
+            0 => memory_info(&raw mut free, &raw mut total),
+            failed => failed,
+        }
+    };
+    match failed {
+        0 => Ok(DeviceMemory { total: total as u64, free: free as u64 }),
+        code => Err(unknown(format!("error {code}"))),
     }
 }
 

@@ -44,7 +44,7 @@ pub(crate) fn add_weight_gradient(
         return Ok(());
     }
     let (x, gradient) = (context.operand(x)?, gradient.f_transpose(0, 1)?);
-    if context.compute_dtype != Kind::Float {
+    if [context.compute_dtype, weight.gradient_kind()] != [Kind::Float; 2] {
         return weight.accumulate_tensor(&gradient.f_mm(&x)?);
     }
     weight.accumulate(|sum, accumulation| {

@@ -21,8 +21,8 @@ pub(crate) fn fused_norm(
 
 fn norm_weight(weight: &Parameter, offset: f32) -> TorchResult<Tensor> {
     Ok(match offset {
-        0.0 => weight.value().shallow_clone(),
-        offset => weight.value().f_add_scalar(f64::from(offset))?,
+        0.0 => weight.value()?.shallow_clone(),
+        offset => weight.value()?.f_add_scalar(f64::from(offset))?,
     })
 }
 

@@ -11,6 +11,7 @@ use sppo_model::ops::{
 };
 use sppo_model::serve::{MatrixRate, keep_large_buffers};
 use sppo_model::{ModelError, Result};
+use sppo_plugin::{DeviceMemory, GradientDtype};
 use tch::{Device, Kind, Tensor};
 
 use crate::attention::cached::{DecodingPlan, DecodingVarlen, KeyValueCache};
@@ -19,14 +20,15 @@ use crate::attention::packed::{PackedVarlen, attention, attention_backward};
 use crate::device::Context;
 use crate::draw::draw;
 use crate::elementwise::{
-    RotaryTable, add_to_rows, apply_rotary, column_sums, gated, gated_backward, mixture,
-    mixture_backward, select_rows,
+    RotaryTable, add_to_rows, add_to_table, apply_rotary, column_sums, gated, gated_backward,
+    mixture, mixture_backward, select_rows,
 };
 use crate::head::Head;
+use crate::libraries::cuda_memory;
 use crate::linear::{add_weight_gradient, input_gradient, linear, matrix_product};
 use crate::norm::{Norm, fused_norm};
-use crate::parameter::Parameter;
-use crate::sharding::{Division, Shares};
+use crate::parameter::{Format, Parameter};
+use crate::sharding::Division;
 use crate::tensors::{Activation, TorchError, TorchResult, dimensions, download, index, upload};
 
 /// Settings of computation.
@@ -50,6 +52,8 @@ pub struct TchOps {
     pub(crate) context: Context,
     pub(crate) limits: LogitsLimits,
     pub(crate) memos: Rc<Memos>,
+    /// The dtype that gradients of weights are summed in.
+    pub(crate) gradient_kind: Kind,
     /// Of a policy that several processes train.
     pub(crate) division: Option<Rc<Division>>,
 }
@@ -93,7 +97,8 @@ impl TchOps {
             chunk_rows: 4096,
         };
         let context = Context { device, compute_dtype };
-        Ok(Self { context, limits, memos: Rc::default(), division: None })
+        let gradient_kind = Kind::Float;
+        Ok(Self { context, limits, memos: Rc::default(), gradient_kind, division: None })
     }
 
     fn new_parameter(
@@ -101,13 +106,21 @@ impl TchOps {
         values: &[f32],
         shape: &[usize],
         trainable: bool,
-        shares: Shares,
+        is_table: bool,
     ) -> TorchResult<Parameter> {
         let Context { device, compute_dtype } = self.context;
         // What is trained is f32, and so are norms. A frozen matrix is only ever multiplied with.
-        let is_operand = !trainable && shape.len() == 2;
-        let dtype = if is_operand { compute_dtype } else { Kind::Float };
-        Parameter::new(values, shape, trainable, (dtype, compute_dtype, device), shares)
+        let is_matrix = shape.len() == 2;
+        let is_operand = !trainable && is_matrix;
+        let format = Format {
+            values: if is_operand { compute_dtype } else { Kind::Float },
+            gradient: self.gradient_kind,
+            // The rows of a table are read in f32.
+            is_split: trainable && is_matrix && !is_table && compute_dtype == Kind::BFloat16,
+            device,
+        };
+        let shares = self.shares(shape, trainable, is_table);
+        Parameter::new(values, shape, trainable, format, shares)
     }
 
     fn apply_rotary(
@@ -166,6 +179,19 @@ impl Ops for TchOps {
     type Parameter = Parameter;
     type Cache = KeyValueCache;
 
+    fn with_gradients_in(mut self, dtype: GradientDtype) -> Result<Self> {
+        self.gradient_kind = match dtype {
+            GradientDtype::F32 => Kind::Float,
+            GradientDtype::Bf16 => Kind::BFloat16,
+        };
+        Ok(self)
+    }
+
+    fn device_memory(&self) -> Result<Option<DeviceMemory>> {
+        let Device::Cuda(number) = self.context.device else { return Ok(None) };
+        cuda_memory(number).map(Some)
+    }
+
     fn describe(&self) -> (String, String) {
         let device = match self.context.device {
             Device::Cuda(number) => format!("cuda:{number}"),
@@ -187,13 +213,11 @@ impl Ops for TchOps {
     }
 
     fn parameter(&self, values: Vec<f32>, shape: &[usize], trainable: bool) -> Result<Parameter> {
-        let shares = self.shares(shape, trainable, false);
-        Ok(self.new_parameter(&values, shape, trainable, shares)?)
+        Ok(self.new_parameter(&values, shape, trainable, false)?)
     }
 
     fn table(&self, values: Vec<f32>, shape: &[usize], trainable: bool) -> Result<Parameter> {
-        let shares = self.shares(shape, trainable, true);
-        Ok(self.new_parameter(&values, shape, trainable, shares)?)
+        Ok(self.new_parameter(&values, shape, trainable, true)?)
     }
 
     fn parameter_values(&self, parameter: &Parameter) -> Result<Vec<f32>> {
@@ -230,7 +254,7 @@ impl Ops for TchOps {
     }
 
     fn embedding(&self, table: &Parameter, tokens: &[u32]) -> Result<Activation> {
-        let rows = select_rows(table.value(), tokens)?.f_to_kind(Kind::Float);
+        let rows = select_rows(table.value()?, tokens)?.f_to_kind(Kind::Float);
         Ok(Activation(rows.map_err(TorchError::from)?))
     }
 
@@ -348,9 +372,7 @@ impl Ops for TchOps {
             if accumulation == Accumulation::Overwrite {
                 let _ = sum.f_zero_()?;
             }
-            let gradient = gradient.0.f_to_kind(Kind::Float)?;
-            let _ = sum.f_index_add_(0, &index(tokens, gradient.device())?, &gradient)?;
-            Ok(())
+            add_to_table(sum, &index(tokens, sum.device())?, &gradient.0)
         })?)
     }
 
@@ -476,6 +498,10 @@ impl Ops for TchOps {
     fn prepare_for_decoding(&self, parameter: &mut Parameter) -> Result<()> {
         parameter.free_cleared_gradient();
         Ok(())
+    }
+
+    fn cache_number_bytes(&self) -> usize {
+        self.context.compute_dtype.elt_size_in_bytes()
     }
 
     fn cache(

@@ -1,34 +1,27 @@
 //! The optimisers' steps and the gradient's norm, in place.
 //!
-//! A step is half a dozen elementwise kernels. On the CPU they run over one stretch of the weight after
-//! the other, short enough to stay in the cache from kernel to kernel; so a weight goes through memory
-//! once per step. A CUDA device takes a weight as a whole.
+//! A step is half a dozen elementwise kernels. They run over one [`Stretch`] of the weight after the other: on
+//! the CPU a weight so goes through memory once per step, on a CUDA device temporary tensors stay small.
 
 use sppo_model::ModelError;
 use sppo_model::ops::UpdateRule;
 use sppo_plugin::Optimizer;
-use tch::{Device, Tensor};
+use tch::{Kind, Tensor};
 
+use crate::masters::{Masters, Stretch};
 use crate::tensors::TorchResult;
 
-/// Numbers that a kernel takes at a time on the CPU: half a mebibyte, shared by the cores.
-const STRETCH: i64 = 1 << 17;
-
-/// Applies a gradient to a weight.
+/// Applies a gradient to the values of a weight; gradient and state are flat.
 pub(crate) fn apply(
     rule: &UpdateRule,
-    value: &Tensor,
+    mut values: Masters<'_>,
     gradient: &Tensor,
     state: &[Tensor],
 ) -> TorchResult<()> {
-    let value = value.f_view(-1)?;
-    let gradient = gradient.f_view(-1)?;
-    let state: Vec<Tensor> =
-        state.iter().map(|state| Ok(state.f_view(-1)?)).collect::<TorchResult<_>>()?;
-    for (start, length) in stretches(&value) {
-        let part = |tensor: &Tensor| tensor.f_narrow(0, start, length);
-        let state = state.iter().map(part).collect::<Result<Vec<_>, _>>()?;
-        step(rule, part(&value)?, &part(&gradient)?, state)?;
+    for stretch in Stretch::all(values.flat()) {
+        let state = state.iter().map(|state| stretch.of(state)).collect::<TorchResult<_>>()?;
+        let gradient = stretch.of(gradient)?.f_to_kind(Kind::Float)?;
+        values.change(stretch, |values| step(rule, values, &gradient, state))?;
     }
     Ok(())
 }
@@ -37,18 +30,11 @@ pub(crate) fn apply(
 pub(crate) fn square_sum(gradient: &Tensor) -> TorchResult<f64> {
     let gradient = gradient.f_view(-1)?;
     let mut sum = 0.0;
-    for (start, length) in stretches(&gradient) {
-        let part = gradient.f_narrow(0, start, length)?;
+    for stretch in Stretch::all(&gradient) {
+        let part = stretch.of(&gradient)?.f_to_kind(Kind::Float)?;
         sum += part.f_dot(&part)?.f_double_value(&[])?;
     }
     Ok(sum)
-}
-
-/// Starts and lengths of the parts that kernels take at a time.
-fn stretches(flat: &Tensor) -> impl Iterator<Item = (i64, i64)> + use<> {
-    let total = flat.numel() as i64;
-    let stretch = if flat.device() == Device::Cpu { STRETCH } else { total.max(1) };
-    (0..total).step_by(stretch as usize).map(move |start| (start, stretch.min(total - start)))
 }
 
 fn step(

@@ -6,19 +6,20 @@ use sppo_model::ModelError;
 use sppo_model::ops::{Accumulation, GradientSlot, UpdateRule, ensure_state};
 use tch::{Device, Kind, Tensor};
 
+use crate::masters::{Masters, Remainders};
 use crate::optimizer;
 use crate::sharding::{Part, Shares};
 use crate::tensors::{TorchError, TorchResult, download, upload};
 
-/// A weight, its gradient and the optimiser's state, changed in place, and the weight's copy in the
-/// compute dtype where that is not f32. All but the copy are f32; only a weight that is not trained may be
-/// in the compute dtype itself. Of what its `Shares` divide, a rank keeps its own part, flat.
+/// A weight, its gradient and the optimiser's state, changed in place. Of what its `Shares` divide, a rank keeps
+/// its own part, flat. State is f32; the values are as [`Values`] says, the gradient as its [`Format`].
 #[derive(Debug)]
 pub struct Parameter {
     shape: Vec<i64>,
     shares: Shares,
-    value: Tensor,
+    values: Values,
     trainable: bool,
+    gradient_kind: Kind,
     gradient: GradientSlot<Tensor>,
     /// This rank's part of the sum of all ranks' gradients, where they divide gradients.
     summed: GradientSlot<Tensor>,
@@ -27,46 +28,103 @@ pub struct Parameter {
     state: Vec<Tensor>,
     /// Whether this rank has updated its part and has not yet shared it.
     is_updated: bool,
-    /// Made when it is first needed and brought up to date by every update.
-    in_compute_dtype: RefCell<Option<Tensor>>,
+}
+
+/// The numbers of a weight.
+#[derive(Debug)]
+enum Values {
+    /// All of them: in f32, with a copy in another dtype that is made when it is first needed and brought up to
+    /// date by every update; or of a frozen matrix in the compute dtype, without a copy.
+    Whole { values: Tensor, copy: RefCell<Option<Tensor>> },
+    /// All of them rounded to bf16, as products read them, and what that lacks of the f32 values of each part
+    /// that this rank updates.
+    Split { copy: Tensor, remainders: Vec<Remainders> },
+}
+
+/// Number formats of a weight, and the device that holds it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Format {
+    pub(crate) values: Kind,
+    pub(crate) gradient: Kind,
+    /// Whether f32 values are kept as copies in bf16 and remainders.
+    pub(crate) is_split: bool,
+    pub(crate) device: Device,
+}
+
+impl Values {
+    fn new(values: Tensor, format: Format, shares: &Shares) -> TorchResult<Self> {
+        if !format.is_split {
+            return Ok(Self::Whole { values, copy: RefCell::default() });
+        }
+        let copy = Tensor::f_empty(values.size(), (Kind::BFloat16, format.device))?;
+        let split = |part: Part| Remainders::new(&part.of(&values)?, &part.of(&copy)?);
+        let remainders = shares.updated_parts().map(split).collect::<TorchResult<_>>()?;
+        copy.shallow_clone().f_copy_(&values)?;
+        Ok(Self::Split { copy, remainders })
+    }
+
+    /// The tensor that holds all of them.
+    fn tensor(&self) -> &Tensor {
+        match self {
+            Self::Whole { values, .. } => values,
+            Self::Split { copy, .. } => copy,
+        }
+    }
+
+    /// Values of a part of number `number` among those that this rank updates, f32, flat.
+    fn of_part(&self, part: Part, number: usize) -> TorchResult<Tensor> {
+        match self {
+            Self::Whole { values, .. } => part.of(values),
+            Self::Split { copy, remainders } => {
+                let remainders = remainders.get(number).ok_or_else(divided)?;
+                remainders.values(&part.of(copy)?)
+            }
+        }
+    }
+}
+
+fn divided() -> TorchError {
+    ModelError::Backend("this rank holds a part of the weight".into()).into()
 }
 
 impl Parameter {
-    /// A weight whose products, if `shares` divide its f32 values, are in `operand_dtype`.
     pub(crate) fn new(
         values: &[f32],
         shape: &[usize],
         trainable: bool,
-        (dtype, operand_dtype, device): (Kind, Kind, Device),
+        format: Format,
         shares: Shares,
     ) -> TorchResult<Self> {
         let shape: Vec<i64> = shape.iter().map(|&length| length as i64).collect();
-        let mut value = upload(values, &shape, device)?.f_to_kind(dtype)?;
-        let mut copy = None;
-        if let Some(part) = shares.own.filter(|_| shares.divide_values) {
-            copy = Some(value.f_to_kind(operand_dtype)?);
-            // A narrowed tensor would keep the memory of the whole.
-            let mut kept = part.zeros(&value)?;
-            kept.f_copy_(&part.of(&value)?)?;
-            value = kept;
-        }
+        let values = upload(values, &shape, format.device)?.f_to_kind(format.values)?;
         Ok(Self {
             shape,
             shares,
-            value,
+            values: Values::new(values, format, &shares)?,
             trainable,
+            gradient_kind: format.gradient,
             gradient: GradientSlot::Absent,
             summed: GradientSlot::Absent,
             square_sum: None,
             state: Vec::new(),
             is_updated: false,
-            in_compute_dtype: RefCell::new(copy),
         })
     }
 
-    /// The weight itself, of a weight whose values are not divided.
-    pub(crate) fn value(&self) -> &Tensor {
-        &self.value
+    /// The weight itself, of one that does not consist of copies and remainders: a vector, a table or a frozen
+    /// matrix, or any where products are in f32.
+    pub(crate) fn value(&self) -> TorchResult<&Tensor> {
+        match &self.values {
+            Values::Whole { values, .. } => Ok(values),
+            Values::Split { .. } => {
+                Err(ModelError::Backend("this op takes no weight that is kept in bf16".into())
+                    .into())
+            }
+        }
+    }
+
+    fn device(&self) -> Device {
+        self.values.tensor().device()
     }
 
     /// Rows and columns of a matrix.
@@ -89,35 +147,59 @@ impl Parameter {
 
     /// Row-major values.
     pub(crate) fn values(&self) -> TorchResult<Vec<f32>> {
-        match self.shares.divide_values {
-            true => Err(ModelError::Backend("this rank holds a part of the weight".into()).into()),
-            false => download(&self.value),
+        match &self.values {
+            _ if self.shares.divide_values => Err(divided()),
+            // Of f32 values that are not divided, a rank holds those of all parts, whichever it updates.
+            Values::Whole { values, .. } => download(values),
+            Values::Split { .. } => {
+                let mut values = Vec::with_capacity(self.count());
+                for (number, part) in self.shares.updated_parts().enumerate() {
+                    values.extend(download(&self.values.of_part(part, number)?)?);
+                }
+                Ok(values)
+            }
         }
+    }
+
+    /// The f32 values of the part that this rank updates, flat, of a weight whose values are divided.
+    pub(crate) fn own_values(&self) -> TorchResult<Tensor> {
+        let own = self.shares.own.ok_or_else(divided)?;
+        self.values.of_part(own, 0)
     }
 
     /// The whole weight as this rank computes with it.
     pub(crate) fn replica(&self) -> Tensor {
-        let copy = self.in_compute_dtype.borrow();
-        let whole = copy.as_ref().filter(|_| self.shares.divide_values).unwrap_or(&self.value);
-        whole.shallow_clone()
+        self.values.tensor().shallow_clone()
+    }
+
+    /// The whole weight as exactly as this rank holds it.
+    pub(crate) fn replica_values(&self) -> TorchResult<Vec<f32>> {
+        if self.shares.divide_values { download(self.values.tensor()) } else { self.values() }
     }
 
     /// The weight in the compute dtype.
     pub(crate) fn operand(&self, dtype: Kind) -> TorchResult<Tensor> {
-        if dtype == self.value.f_kind()? {
-            return Ok(self.value.shallow_clone());
+        let tensor = self.values.tensor();
+        let Values::Whole { copy, .. } = &self.values else { return Ok(tensor.f_to_kind(dtype)?) };
+        if dtype == tensor.f_kind()? {
+            return Ok(tensor.shallow_clone());
         }
-        let mut copy = self.in_compute_dtype.borrow_mut();
+        let mut copy = copy.borrow_mut();
         if let Some(copy) = &*copy {
             return Ok(copy.shallow_clone());
         }
-        let made = self.value.f_to_kind(dtype)?;
+        let made = tensor.f_to_kind(dtype)?;
         *copy = Some(made.shallow_clone());
         Ok(made)
     }
 
     pub(crate) fn is_trainable(&self) -> bool {
         self.trainable
+    }
+
+    /// The number format that gradients are summed in.
+    pub(crate) fn gradient_kind(&self) -> Kind {
+        self.gradient_kind
     }
 
     /// The accumulated gradient, if any.
@@ -133,7 +215,7 @@ impl Parameter {
         if !self.trainable {
             return Ok(());
         }
-        let options = (Kind::Float, self.value.device());
+        let options = (self.gradient_kind, self.device());
         self.gradient.accumulate(|| Ok(Tensor::f_empty(&self.shape, options)?), add)
     }
 
@@ -154,7 +236,7 @@ impl Parameter {
         })?;
         match shared {
             Some(shared) => Ok(shared),
-            None => Ok(self.value.f_zeros_like()?),
+            None => Ok(Tensor::f_zeros(&self.shape, (self.gradient_kind, self.device()))?),
         }
     }
 
@@ -221,7 +303,7 @@ impl Parameter {
 
     /// Replaces the optimiser's state by that of the whole weight.
     pub(crate) fn set_state(&mut self, state: &[Vec<f32>]) -> TorchResult<()> {
-        let device = self.value.device();
+        let device = self.device();
         let kept = |values: &Vec<f32>| match self.shares.own {
             Some(part) => upload(part.of_values(values), &[part.length()], device),
             None => upload(values, &self.shape, device),
@@ -237,32 +319,44 @@ impl Parameter {
             return Ok(());
         }
         self.is_updated = self.shares.own.is_some();
+        let options = (Kind::Float, self.device());
         let zeros = || {
             Ok::<_, TorchError>(match self.shares.own {
-                Some(part) => part.zeros(&self.value)?,
-                None => self.value.f_zeros_like()?,
+                Some(part) => Tensor::f_zeros([part.length()], options)?,
+                None => Tensor::f_zeros(&self.shape, options)?,
             })
         };
         ensure_state(&mut self.state, &rule.optimizer, zeros)?;
-        for part in self.shares.updated_parts() {
-            self.update_part(rule, part)?;
+        for (number, part) in self.shares.updated_parts().enumerate() {
+            self.update_part(rule, part, number)?;
         }
         Ok(())
     }
 
-    fn update_part(&self, rule: &UpdateRule, part: Part) -> TorchResult<()> {
+    /// Updates a part of number `number` among those that this rank updates.
+    fn update_part(&mut self, rule: &UpdateRule, part: Part, number: usize) -> TorchResult<()> {
         let Some(gradient) = self.gradient_of(part)? else { return Ok(()) };
-        let Shares { own, divide_values, .. } = self.shares;
-        let value = if divide_values { self.value.shallow_clone() } else { part.of(&self.value)? };
+        let own = self.shares.own;
         let state = self.state.iter().map(|state| match own {
             Some(_) => Ok(state.shallow_clone()),
             None => part.of(state),
         });
-        optimizer::apply(rule, &value, &gradient, &state.collect::<TorchResult<Vec<_>>>()?)?;
-        if let Some(copy) = &*self.in_compute_dtype.borrow() {
-            part.of(copy)?.f_copy_(&value)?;
+        let state = state.collect::<TorchResult<Vec<_>>>()?;
+        match &mut self.values {
+            Values::Whole { values, copy } => {
+                let values = part.of(values)?;
+                optimizer::apply(rule, Masters::Whole(&values), &gradient, &state)?;
+                if let Some(copy) = &*copy.borrow() {
+                    part.of(copy)?.f_copy_(&values)?;
+                }
+                Ok(())
+            }
+            Values::Split { copy, remainders } => {
+                let remainders = remainders.get_mut(number).ok_or_else(divided)?;
+                let copy = part.of(copy)?;
+                optimizer::apply(rule, Masters::Split(&copy, remainders), &gradient, &state)
+            }
         }
-        Ok(())
     }
 
     /// Whether other ranks wait for this rank's part, or this rank for theirs.
@@ -273,10 +367,10 @@ impl Parameter {
     /// Takes the other ranks' parts, which stand in [`Self::replica`] by now.
     pub(crate) fn finish_sharing(&mut self) -> TorchResult<()> {
         self.is_updated = false;
-        if !self.shares.divide_values
-            && let Some(copy) = &mut *self.in_compute_dtype.borrow_mut()
+        if let Values::Whole { values, copy } = &mut self.values
+            && let Some(copy) = &mut *copy.borrow_mut()
         {
-            copy.f_copy_(&self.value)?;
+            copy.f_copy_(values)?;
         }
         Ok(())
     }
@@ -288,4 +382,69 @@ fn add(sum: &mut Tensor, accumulation: Accumulation, addend: &Tensor) -> TorchRe
         Accumulation::Add => drop(sum.f_add_(addend)?),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use sppo_plugin::Optimizer;
+
+    use super::*;
+
+    const SHAPE: [usize; 2] = [257, 1031];
+
+    fn format(is_split: bool, gradient: Kind) -> Format {
+        Format { values: Kind::Float, gradient, is_split, device: Device::Cpu }
+    }
+
+    fn trained(format: Format, optimizer: &Optimizer) -> Parameter {
+        let count = SHAPE[0] * SHAPE[1];
+        let values: Vec<f32> = (0..count).map(|index| (index as f32 * 0.7).sin()).collect();
+        let shares = Shares::whole(count as i64);
+        let mut parameter = Parameter::new(&values, &SHAPE, true, format, shares).unwrap();
+        for step in 1..=6_u64 {
+            tch::manual_seed(step as i64);
+            // The copy exists, as after a pass.
+            let _ = parameter.operand(Kind::BFloat16).unwrap();
+            for _ in 0..2 {
+                let addend = Tensor::randn(&parameter.shape, (Kind::Float, Device::Cpu));
+                parameter.accumulate_tensor(&addend).unwrap();
+            }
+            let (optimizer, gradient_scale) = (optimizer.clone(), 0.5);
+            let rule = UpdateRule { optimizer, learning_rate: 1e-5, gradient_scale, step };
+            parameter.update(&rule).unwrap();
+            parameter.clear_gradient();
+        }
+        parameter
+    }
+
+    #[test]
+    fn split_values_are_trained_as_those_in_f32_are_to_the_bit() {
+        let adam_w = Optimizer::AdamW { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.1 };
+        for optimizer in [Optimizer::default(), adam_w, Optimizer::Sgd { momentum: 0.9 }] {
+            let [whole, split] =
+                [false, true].map(|is_split| trained(format(is_split, Kind::Float), &optimizer));
+            let bits = |parameter: &Parameter| -> Vec<u32> {
+                parameter.values().unwrap().iter().map(|value| value.to_bits()).collect()
+            };
+            assert_eq!(bits(&split), bits(&whole), "{optimizer:?}");
+            let copies = [&whole, &split].map(|weight| weight.operand(Kind::BFloat16).unwrap());
+            assert!(copies[0].equal(&copies[1]), "{optimizer:?}");
+            assert!(whole.state()[0].equal(&split.state()[0]), "{optimizer:?}");
+        }
+    }
+
+    #[test]
+    fn gradients_in_bf16_move_a_weight_nearly_as_those_in_f32() {
+        let optimizer = Optimizer::Sgd { momentum: 0.0 };
+        let [wide, narrow] =
+            [Kind::Float, Kind::BFloat16].map(|kind| trained(format(true, kind), &optimizer));
+        let [wide, narrow] = [wide, narrow].map(|weight| weight.values().unwrap());
+        let distance = |a: &[f32], b: &dyn Fn(usize) -> f32| -> f64 {
+            let squares = a.iter().enumerate().map(|(at, a)| f64::from(a - b(at)).powi(2));
+            squares.sum::<f64>().sqrt()
+        };
+        let moved = distance(&wide, &|at| (at as f32 * 0.7).sin());
+        let off = distance(&wide, &|at| narrow[at]);
+        assert!(off > 0.0 && off < 0.01 * moved, "{off} of {moved}");
+    }
 }

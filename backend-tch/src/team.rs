@@ -11,7 +11,6 @@ use sppo_plugin::{PluginError, Sharding, StepReport};
 use crate::ops::TchOps;
 use crate::parameter::Parameter;
 use crate::process_group::{GroupSettings, Launch, ProcessGroup};
-use crate::tensors::download;
 
 /// Joins the processes of a launcher; `None` where this process is alone.
 pub(crate) fn join(timeout_seconds: f64) -> Result<Option<ProcessGroup>, PluginError> {
@@ -99,6 +98,6 @@ impl Collective<TchOps> for TchTeam {
     }
 
     fn replica_values(&self, _ops: &TchOps, parameter: &Parameter) -> ModelResult<Vec<f32>> {
-        Ok(download(&parameter.replica())?)
+        Ok(parameter.replica_values()?)
     }
 }

@@ -4,7 +4,7 @@
 
 use sppo_backend_tch::{TchOps, TchOptions, choose_device};
 use sppo_model::Result;
-use sppo_model::golden::{check_model, check_ranker, check_reward_models};
+use sppo_model::golden::{check_model, check_preferring_models, check_ranker, check_reward_models};
 use sppo_model::ops::conformance::check_ops;
 use sppo_model::ops::encoder_conformance::check_encoder_ops;
 use tch::Kind;
@@ -47,4 +47,9 @@ fn a_ranker_agrees_with_llm_blender() {
 #[test]
 fn reward_models_agree_with_transformers() {
     assert_eq!(check_reward_models(&|| ops(Kind::Float, 0)), NONE);
+}
+
+#[test]
+fn general_preference_models_and_judges_agree_with_transformers() {
+    assert_eq!(check_preferring_models(&|| ops(Kind::Float, 0)), NONE);
 }

@@ -3,8 +3,10 @@
 use std::io::{self, ErrorKind};
 use std::panic::{self, AssertUnwindSafe};
 
+use sppo_core::plugin::PluginError;
 use sppo_core::{Error, ErrorCategory};
 use sppo_model::ModelError;
+use sppo_model::hub::HubError;
 
 use crate::terminal::Terminal;
 
@@ -47,7 +49,46 @@ impl From<ModelError> for Failure {
     }
 }
 
+impl From<HubError> for Failure {
+    fn from(error: HubError) -> Self {
+        let hint = error.hint().unwrap_or_default();
+        let setting = match &error {
+            HubError::Cancelled => return Self::Stopped { go_on: None },
+            HubError::NoToken | HubError::WrongToken => "HF_TOKEN",
+            HubError::Offline => "HF_HUB_OFFLINE",
+            HubError::InvalidName(_)
+            | HubError::NoPermission { .. }
+            | HubError::NoSuchRepository(_) => "--repo",
+            HubError::File { path, cause } => {
+                return Error::input(path, cause.to_string()).with_hint(hint).into();
+            }
+            HubError::Unreachable(_)
+            | HubError::Refused { .. }
+            | HubError::Malformed(_)
+            | HubError::Damaged => {
+                let told = PluginError::failed(error.to_string()).with_hint(hint);
+                return Error::of_plugin("push", told).into();
+            }
+        };
+        Error::configuration(setting, error.to_string()).with_hint(hint).into()
+    }
+}
+
 impl Failure {
+    /// The failure as the answer to a plugin that asked for something.
+    pub(crate) fn into_plugin_error(self) -> PluginError {
+        match self {
+            Self::Core(error) => {
+                let mut told = PluginError::input(error.to_string());
+                told.hint = error.hint().map(String::from);
+                told
+            }
+            Self::Stopped { .. } => PluginError::cancelled(),
+            Self::Output(error) => PluginError::failed(error.to_string()),
+            Self::Bug(message) => PluginError::failed(message),
+        }
+    }
+
     /// The exit code. A closed pipe, as `head` leaves it, is no failure.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
@@ -95,7 +136,7 @@ pub(crate) fn catch_bugs(command: impl FnOnce() -> Result<()>) -> Result<()> {
 /// Shown below `sppo --help`.
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes: 0 success, 1 unexpected failure, 2 wrong usage, 3 configuration, 4 input file, \
-5 run directory, 6 backend or oracle, 130 stopped on request";
+5 run directory, 6 backend, oracle or model hub, 130 stopped on request";
 
 /// The exit codes; clap uses 2 for arguments that it cannot parse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +151,7 @@ pub(crate) enum ExitCode {
     Input = 4,
     /// The run directory: in use, altered, not writable, disk full.
     RunDirectory = 5,
-    /// A backend or an oracle failed.
+    /// A backend, an oracle or the model hub failed.
     Plugin = 6,
     /// Ctrl-C; committed work is kept.
     Cancelled = 130,

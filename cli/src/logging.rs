@@ -16,6 +16,8 @@ use crate::terminal::{Style, Terminal};
 
 /// Environment variable with a filter such as `debug` or `sppo_model=trace`.
 const FILTER_VARIABLE: &str = "SPPO_LOG";
+/// All that may be shown: at the level `trace` the HTTP client shows whole addresses, and those of uploads are signed.
+const EVERYTHING: &str = "trace,ureq=debug,ureq_proto=debug";
 
 /// Starts the log.
 pub(crate) fn start(arguments: &TerminalArguments, terminal: &Terminal) {
@@ -27,7 +29,11 @@ pub(crate) fn start(arguments: &TerminalArguments, terminal: &Terminal) {
         (false, _) => "trace",
     };
     let filter = std::env::var(FILTER_VARIABLE).ok().filter(|text| !text.is_empty());
-    let filter = EnvFilter::new(filter.as_deref().unwrap_or(by_flags));
+    let filter = match filter.as_deref().unwrap_or(by_flags) {
+        "trace" => EVERYTHING,
+        other => other,
+    };
+    let filter = EnvFilter::new(filter);
     // Only a second call could fail, and there is none.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -18,6 +18,7 @@ use clap::Parser;
 // Built-in plugins register themselves when they are linked.
 use sppo_backend_candle as _;
 use sppo_oracle_http as _;
+use sppo_oracle_judge as _;
 use sppo_oracle_mixture as _;
 use sppo_oracle_pairrm as _;
 use sppo_oracle_reward as _;

@@ -5,34 +5,60 @@ use std::path::Path;
 use serde::Serialize;
 use sppo_core::config::Config;
 use sppo_core::plugin::{
-    Backend, MemoryEstimate, PlannedSampling, PlannedTraining, PlannedWork, PolicySpec, Sharding,
+    Backend, DeviceMemory, MemoryEstimate, PlannedSampling, PlannedTraining, PlannedWork,
+    PolicySpec, Sharding,
 };
 use sppo_core::selection::SelectionStrategy;
-use sppo_core::stages::ShardingChoice;
+use sppo_core::stages::{Recomputation, ShardingChoice};
 use sppo_core::{Error, Result};
 
 use crate::team;
 use crate::terminal::{Alignment, Style, Table, Terminal};
 
-/// Memory of the machine, or of the container that this program runs in, in bytes.
+/// Memory of the machine, of the container that this program runs in, or of the device that computes, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct MachineMemory {
     pub(crate) total: u64,
     /// Memory available at this moment.
     pub(crate) available: u64,
+    /// Whether it is the device's, of which each process has its own.
+    #[serde(skip)]
+    pub(crate) is_of_device: bool,
 }
 
 impl MachineMemory {
+    /// Memory of what holds the backend's models; `None` if that is not known.
+    fn of(backend: &dyn Backend) -> Option<Self> {
+        let device = backend.device_memory();
+        let device =
+            device.inspect_err(|error| tracing::debug!(%error, "the device's memory is not known"));
+        match device.ok()? {
+            None => Self::now(),
+            Some(DeviceMemory { total, free }) => {
+                Some(Self { total, available: free, is_of_device: true })
+            }
+        }
+    }
+
+    fn name(self) -> &'static str {
+        if self.is_of_device { "the device" } else { "this machine" }
+    }
+
     /// `None` if the system does not report it.
     pub(crate) fn now() -> Option<Self> {
         let mut system = sysinfo::System::new();
         system.refresh_memory();
-        let machine = Self { total: system.total_memory(), available: system.available_memory() };
+        let machine = Self {
+            total: system.total_memory(),
+            available: system.available_memory(),
+            is_of_device: false,
+        };
         let allowed = match system.cgroup_limits() {
             Some(limits) => Self {
                 total: machine.total.min(limits.total_memory),
                 // Its `free_memory` takes cached files for used, which are given up when memory is short.
                 available: machine.available.min(limits.total_memory.saturating_sub(limits.rss)),
+                ..machine
             },
             None => machine,
         };
@@ -49,6 +75,8 @@ pub(crate) struct MemoryPlan {
     pub(crate) processes: u64,
     /// Parts of the training state that the ranks divide.
     pub(crate) sharding: Sharding,
+    /// Whether the backward pass computes activations again.
+    pub(crate) recompute_activations: bool,
     pub(crate) machine: Option<MachineMemory>,
 }
 
@@ -63,13 +91,19 @@ impl MemoryPlan {
         let estimate = estimate
             .inspect_err(|error| tracing::debug!(%error, "there is no memory estimate"))
             .ok()?;
-        let processes = team::processes_here() as u64;
-        Some(Self { estimate, processes, sharding: spec.sharding, machine: MachineMemory::now() })
+        Some(Self {
+            estimate,
+            processes: team::processes_here() as u64,
+            sharding: spec.sharding,
+            recompute_activations: spec.recompute_activations,
+            machine: MachineMemory::of(backend),
+        })
     }
 
-    /// The most that all processes on this machine take at a time.
+    /// The most that is taken at a time: by all processes of this machine together, or on a device by its one.
     fn peak(&self) -> u64 {
-        self.processes * self.estimate.peak()
+        let has_own_device = self.machine.is_some_and(|machine| machine.is_of_device);
+        self.estimate.peak() * if has_own_device { 1 } else { self.processes }
     }
 
     /// Whether there is room beside everything else that the machine does, as far as is known.
@@ -105,14 +139,15 @@ impl MemoryPlan {
         Err(Error::configuration(
             "memory",
             format!(
-                "{stage} would take {}{processes}, and this machine has {}",
+                "{stage} would take {}{processes}, and {} has {}",
                 gibibytes(needed),
+                machine.name(),
                 gibibytes(machine.total)
             ),
         )
         .with_hint(
-            "train adapters with --lora-rank 16, set training.recompute_activations = true, ask for \
-             shorter answers with --max-new-tokens, or choose a smaller model; --ignore-memory \
+            "train adapters with --lora-rank 16, set training.recompute_activations = true or \
+             training.gradient_dtype = \"bf16\" (backend tch), ask for shorter answers with --max-new-tokens, or choose a smaller model; --ignore-memory \
              starts regardless, --dry-run shows the parts",
         ))
     }
@@ -139,13 +174,17 @@ impl MemoryPlan {
                 described(self.sharding)
             ));
         }
+        if self.recompute_activations {
+            lines.push("activations are computed again in the backward pass".into());
+        }
         lines.push(match self.machine {
             Some(machine) => format!(
-                "this machine has {}, of which {} are free",
+                "{} has {}, of which {} are free",
+                machine.name(),
                 gibibytes(machine.total),
                 gibibytes(machine.available)
             ),
-            None => "how much this machine has is not known".into(),
+            None => "how much there is is not known".into(),
         });
         lines
     }
@@ -201,6 +240,23 @@ pub(crate) fn shardings(config: &Config, ranks: usize) -> Vec<Sharding> {
     }
 }
 
+/// Whether to compute activations again, in the order in which the choices are to be tried.
+pub(crate) fn recomputations(config: &Config) -> &'static [bool] {
+    match config.training.recompute_activations {
+        Recomputation::Auto => &[false, true],
+        Recomputation::Always => &[true],
+        Recomputation::Never => &[false],
+    }
+}
+
+/// Tells the user that activations are computed again, where nobody asked for it.
+pub(crate) fn note_recomputation(config: &Config, terminal: &Terminal) {
+    let training = &config.training;
+    if training.recompute_activations == Recomputation::Auto && training.recomputes_to_fit {
+        terminal.note("memory is short: activations are computed again in the backward pass");
+    }
+}
+
 /// Whether `auto` comes to a division after `smaller` did not fit what is free now. Gradients that are divided
 /// may be rounded otherwise, so whether they are must not depend on what else this machine does.
 pub(crate) fn comes_to(sharding: Sharding, smaller: Option<&MemoryPlan>) -> bool {
@@ -211,9 +267,9 @@ pub(crate) fn comes_to(sharding: Sharding, smaller: Option<&MemoryPlan>) -> bool
 /// Division among ranks where the backend does not predict its memory: one that changes no result.
 pub(crate) const UNPREDICTED_SHARDING: Sharding = Sharding::Optimizer;
 
-/// Settles what `auto` divides, for training on micro-batches that are full. A user who asked to divide is
-/// told where there is nothing to divide among.
-pub(crate) fn settle_sharding(
+/// Settles what `auto` divides and whether it computes activations again, for training on micro-batches that are
+/// full. A user who asked to divide is told where there is nothing to divide among.
+pub(crate) fn settle_training(
     config: &mut Config,
     backend: &dyn Backend,
     path: &Path,
@@ -228,22 +284,28 @@ pub(crate) fn settle_sharding(
             predicted_tokens: config.training.micro_batch_tokens,
         }),
     };
-    let mut settled = if ranks == 1 { Sharding::None } else { UNPREDICTED_SHARDING };
-    let mut smaller = None;
-    for sharding in shardings(config, ranks) {
+    let unpredicted = if ranks == 1 { Sharding::None } else { UNPREDICTED_SHARDING };
+    let shardings = shardings(config, ranks);
+    let choices = recomputations(config)
+        .iter()
+        .flat_map(|recompute| shardings.iter().map(move |sharding| (*recompute, *sharding)));
+    let (mut settled, mut smaller) = ((false, unpredicted), None);
+    for (recompute, sharding) in choices {
         if !comes_to(sharding, smaller.as_ref()) {
-            break;
+            continue;
         }
-        config.training.fitting_sharding = sharding;
+        (config.training.recomputes_to_fit, config.training.fitting_sharding) =
+            (recompute, sharding);
         let spec = config.policy_spec(path.to_path_buf());
         let Some(plan) = MemoryPlan::new(backend, &spec, &work) else { break };
-        settled = sharding;
+        settled = (recompute, sharding);
         if plan.fits_now() {
             break;
         }
         smaller = Some(plan);
     }
-    config.training.fitting_sharding = settled;
+    (config.training.recomputes_to_fit, config.training.fitting_sharding) = settled;
+    note_recomputation(config, terminal);
     note_if_alone(config, ranks, terminal);
 }
 
@@ -310,7 +372,8 @@ mod tests {
             },
             processes: 1,
             sharding: Sharding::None,
-            machine: Some(MachineMemory { total, available: total / 2 }),
+            recompute_activations: false,
+            machine: Some(MachineMemory { total, available: total / 2, is_of_device: false }),
         }
     }
 
@@ -340,6 +403,17 @@ mod tests {
         let plan = MemoryPlan { processes: 3, ..plan };
         let refused = plan.require_fit().unwrap_err().to_string();
         assert!(refused.contains("3.50 GiB in each of 3 processes"), "{refused}");
+    }
+
+    #[test]
+    fn each_process_has_a_device_of_its_own() {
+        let machine = MachineMemory { total: 4 << 30, available: 4 << 30, is_of_device: true };
+        let plan = MemoryPlan { processes: 3, machine: Some(machine), ..plan(0) };
+        assert!(plan.fits_now());
+        let machine = MachineMemory { total: 3 << 30, ..machine };
+        let plan = MemoryPlan { machine: Some(machine), ..plan };
+        let refused = plan.require_fit().unwrap_err().to_string();
+        assert!(refused.contains("and the device has 3.00 GiB"), "{refused}");
     }
 
     #[test]

@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use sppo_core::config::Config;
+use sppo_core::model_card::{MODEL_CARD, declared_license};
 use sppo_core::plugin::{Backend, Oracle, PluginKind};
 use sppo_core::plugins::PluginRegistry;
 use sppo_core::records::Prompt;
 use sppo_core::{Error, Result as CoreResult};
 use sppo_model::ModelError;
 use sppo_model::checkpoint::Checkpoint;
-use sppo_model::checkpoint::source::{self, ModelSourceOptions};
+use sppo_model::checkpoint::source::{self, ModelSourceOptions, ResolvedModel};
+use sppo_model::formats::GgufFile;
 use sppo_model::text::TEMPLATE_HINT;
 
 use crate::failure::{Failure, Result};
@@ -63,6 +65,8 @@ pub(crate) fn describe_oracle(
 pub(crate) struct LocalModel {
     pub(crate) path: PathBuf,
     pub(crate) checkpoint: Checkpoint,
+    /// Its id on the Hugging Face hub, if that is where it comes from.
+    pub(crate) hub_id: Option<String>,
 }
 
 impl LocalModel {
@@ -77,7 +81,7 @@ impl LocalModel {
         offline: bool,
         terminal: &Terminal,
     ) -> Result<Self> {
-        Self::open(&path_of(model, config, offline, terminal)?)?.with_variables_of(config)
+        Self::of(&found(model, config, offline, terminal)?, config)
     }
 
     /// As [`Self::find`], without fetching: `None` for a model that may still be fetched.
@@ -89,8 +93,8 @@ impl LocalModel {
         config: &Config,
         terminal: &Terminal,
     ) -> Result<Option<Self>> {
-        match path_of(model, config, true, terminal) {
-            Ok(path) => Self::open(&path)?.with_variables_of(config).map(Some),
+        match found(model, config, true, terminal) {
+            Ok(found) => Self::of(&found, config).map(Some),
             Err(_) if source::may_be_fetched(model) => Ok(None),
             Err(failure) => Err(failure),
         }
@@ -101,12 +105,30 @@ impl LocalModel {
         let checkpoint = Checkpoint::open(path).map_err(|error| match error {
             ModelError::Unsupported(message) | ModelError::Input(message) => {
                 Error::input(path, message)
-                    .with_hint("choose another model: README.md says which kinds are supported")
+                    .with_hint(
+                        "choose another model: docs/models.md says which kinds are supported",
+                    )
                     .into()
             }
             other => Failure::from(other),
         })?;
-        Ok(Self { path: path.to_path_buf(), checkpoint })
+        Ok(Self { path: path.to_path_buf(), checkpoint, hub_id: None })
+    }
+
+    fn of(found: &ResolvedModel, config: &Config) -> Result<Self> {
+        let model = Self::open(&found.path)?.with_variables_of(config)?;
+        Ok(Self { hub_id: found.hub_id().map(String::from), ..model })
+    }
+
+    /// The licence that the model declares, by the hub's identifier: in its card, or in the metadata of a `.gguf`
+    /// file. A model without one, or whose declaration cannot be read, has none.
+    pub(crate) fn license(&self) -> Option<String> {
+        if self.path.is_dir() {
+            let card = std::fs::read_to_string(self.path.join(MODEL_CARD)).ok()?;
+            return declared_license(&card);
+        }
+        let file = GgufFile::open(&self.path).ok()?;
+        file.metadata().text("general.license").ok()?.map(String::from)
     }
 
     /// The model with the variables of its chat template that the settings name.
@@ -177,13 +199,15 @@ impl LocalModel {
     }
 }
 
-/// The path of a model, which is fetched where that is needed and allowed.
-fn path_of(model: &str, config: &Config, offline: bool, terminal: &Terminal) -> Result<PathBuf> {
+/// A model on this machine, which is fetched where that is needed and allowed.
+fn found(
+    model: &str,
+    config: &Config,
+    offline: bool,
+    terminal: &Terminal,
+) -> Result<ResolvedModel> {
     let options = ModelSourceOptions { offline, ..ModelSourceOptions::default() };
     let revision = config.revision.as_deref().filter(|_| model == config.model);
     let download = terminal.download();
-    let found = source::resolve(model, revision, &options, &|progress| {
-        download.show(&progress);
-    })?;
-    Ok(found.path)
+    Ok(source::resolve(model, revision, &options, &|progress| download.show(&progress))?)
 }

@@ -16,7 +16,7 @@ fuzz_target!(|data: &[u8]| {
     file("manifests/iteration-1/rollouts.jsonl.json", manifest);
     let identity = RunIdentity {
         config: Config::default(),
-        model: ModelIdentity { name: "m".into(), sha256: "0".into() },
+        model: ModelIdentity { name: "m".into(), sha256: "0".into(), ..Default::default() },
         prompts_sha256: "1".into(),
         plugins: Vec::new(),
     };

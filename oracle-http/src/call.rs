@@ -12,7 +12,7 @@ use sppo_plugin::{Comparison, PluginError, Progress, Verdict};
 use crate::cache::{Key, KeyMaker};
 use crate::config::HttpConfig;
 use crate::exchange::{JudgeExchange, Questions};
-use crate::protocol::{Protocol, questions_per_request};
+use crate::protocol::{Common, Protocol, questions_per_request};
 use crate::question::{Ending, InvalidVerdict, Part, Question, QuestionVerdict};
 use crate::round::{New, Place, Round};
 use crate::signal::Signal;
@@ -111,7 +111,8 @@ impl<'a> Call<'a> {
         }
         let synced = self.sync(Duration::ZERO);
         outcome.and(synced)?;
-        let verdicts = self.round.verdicts(self.config.judge.undecided);
+        let combination = self.protocol.combination();
+        let verdicts = self.round.verdicts(&combination, self.config.judge.undecided);
         self.count_undecided();
         self.look_for_a_signal();
         verdicts
@@ -129,15 +130,18 @@ impl<'a> Call<'a> {
             self.sync(SYNC_INTERVAL)?;
             let mut parts = Vec::new();
             let mut questions: Vec<(Question<'_>, Key)> = Vec::new();
-            for question in Round::questions(comparison, compares, self.config.orders) {
+            for question in Round::questions(comparison, self.protocol, self.config.orders) {
                 let part = self.protocol.part(question)?;
                 questions.push((question, self.keys.key(&part)));
                 parts.push(part);
             }
-            let known = {
+            let mut known: Vec<Option<QuestionVerdict>> = {
                 let cache = self.service.exchange.cache();
                 questions.iter().map(|(_, key)| cache.get(key)).collect()
             };
+            if self.protocol.common() == Common::Group {
+                forget_parts_of_groups(&questions, &mut known);
+            }
             let new = self.round.add(comparison, compares, &questions, known);
             self.totals.cache_hits += new.iter().filter(|new| new.is_none()).count() as u64;
             for ((part, (_, key)), new) in parts.into_iter().zip(questions).zip(new) {
@@ -198,23 +202,23 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Sets a refused question aside. Of several in one request each is asked by itself; returns whether that
-    /// is so.
+    /// Sets a refused question aside. Of several in one request each is asked by itself, unless they make sense
+    /// only together; returns whether that is so.
     fn refused(
         &mut self,
         questions: Questions,
         said: String,
         comparisons: &[Comparison<'_>],
     ) -> Result<bool, PluginError> {
-        let alone = questions.len() == 1;
+        let alone = questions.len() == 1 || self.protocol.common() == Common::Group;
         for (number, key) in questions {
-            let Place { comparison: index, first, second } = self.round.place(number);
+            let Place { comparison: index, first, second, variant } = self.round.place(number);
             let comparison = &comparisons[index];
             if alone {
                 self.set_aside(number, &said, comparison)?;
                 continue;
             }
-            let part = self.protocol.part(Question { comparison, first, second })?;
+            let part = self.protocol.part(Question { comparison, first, second, variant })?;
             self.send(Batch { parts: vec![part], questions: vec![(number, key)] })?;
         }
         Ok(!alone)
@@ -260,10 +264,11 @@ impl<'a> Call<'a> {
             "the service refuses questions about {refused} of {comparisons} prompts (max_refused_share is \
              {share}); the last one is about {last}"
         ))
-        .with_hint(
+        .with_hint(format!(
             "shorten such prompts and answers or leave them out, take a judge that answers them (with a longer \
-             context), lower `judge.max_tokens`, or raise `oracle.http.max_refused_share`",
-        )
+             context), lower `{}.max_tokens`, or raise `oracle.http.max_refused_share`",
+            self.config.tables().replies
+        ))
     }
 
     /// The answers and the prompt of a question, in words. Prompts are counted as they were judged, from 1.
@@ -291,7 +296,11 @@ impl<'a> Call<'a> {
     /// Warns of a service that tells nothing apart.
     fn look_for_a_signal(&mut self) {
         let signal = &mut self.totals.signal;
-        self.round.valid_verdicts().for_each(|verdict| signal.add(verdict));
+        // What a response meets is no comparison, and says nothing by its middle.
+        let tells = |verdict: &QuestionVerdict| {
+            self.protocol.compares() || matches!(verdict, QuestionVerdict::Score(_))
+        };
+        self.round.valid_verdicts().filter(tells).for_each(|verdict| signal.add(verdict));
         if let Some(sign) = signal.news() {
             tracing::warn!("{}", signal.warning(sign, self.config.protocol));
         }
@@ -306,7 +315,7 @@ impl<'a> Call<'a> {
         if let Err(InvalidVerdict(said)) = &verdict {
             self.totals.invalid += 1;
             self.check_share_of_invalid(said, ending)?;
-            self.round.remedy = ending.remedy();
+            self.round.remedy = ending.remedy(self.config.tables());
         }
         self.round.settle(question, verdict);
         Ok(())
@@ -322,7 +331,7 @@ impl<'a> Call<'a> {
             "{invalid} of {questions} verdicts are invalid, more than judge.max_invalid_share allows; \
              the last one: {said}"
         ))
-        .with_hint(ending.remedy()))
+        .with_hint(ending.remedy(self.config.tables())))
     }
 
     fn report(&mut self, snapshot: &Snapshot<JudgeExchange>) {
@@ -363,5 +372,26 @@ impl<'a> Call<'a> {
         // The cache is free for others in the meantime.
         let Some(unsynced) = exchange.cache().take_unsynced(interval) else { return Ok(()) };
         unsynced.sync().inspect_err(|_| exchange.cache().still_unsynced())
+    }
+}
+
+/// Forgets what is known of groups that are not known as a whole, as after a crash while they were written: each is
+/// asked about together.
+fn forget_parts_of_groups(
+    questions: &[(Question<'_>, Key)],
+    known: &mut [Option<QuestionVerdict>],
+) {
+    let is_unknown =
+        |(_, known): &(&(Question<'_>, Key), &Option<QuestionVerdict>)| known.is_none();
+    let unknown: HashSet<usize> = questions
+        .iter()
+        .zip(known.iter())
+        .filter(is_unknown)
+        .map(|((question, _), _)| question.variant)
+        .collect();
+    for ((question, _), known) in questions.iter().zip(known) {
+        if unknown.contains(&question.variant) {
+            *known = None;
+        }
     }
 }

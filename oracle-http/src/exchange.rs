@@ -9,7 +9,7 @@ use sppo_plugin::PluginError;
 use crate::cache::{Cache, Key};
 use crate::config::HttpConfig;
 use crate::protocol::{NOT_A_NUMBER, Protocol};
-use crate::question::{Certainty, InvalidVerdict, JudgeReply};
+use crate::question::{Certainty, InvalidVerdict, JudgeReply, Tables};
 use crate::refusals::Refusals;
 
 /// Characters of a refusal that are shown.
@@ -36,8 +36,7 @@ pub(crate) struct JudgeExchange {
     protocol: Arc<dyn Protocol>,
     /// Repetitions of a question whose verdict is invalid.
     invalid_attempts: u32,
-    /// The limit of a reply, for messages.
-    max_tokens: u32,
+    tables: Tables,
     protocol_name: &'static str,
     refusals: Refusals,
     /// Whether the judge has answered in earlier processes.
@@ -52,9 +51,9 @@ impl JudgeExchange {
         let fields = protocol.body(Vec::new()).into_iter().map(|(name, _)| name);
         let refusals = Refusals::new(config, fields.chain(config.extra.keys().cloned()));
         Self {
+            invalid_attempts: if protocol.varies() { config.judge.invalid_attempts } else { 0 },
             protocol,
-            invalid_attempts: config.judge.invalid_attempts,
-            max_tokens: config.judge.max_tokens,
+            tables: config.tables(),
             protocol_name: config.protocol.as_str(),
             refusals,
             is_known: !cache.is_empty(),
@@ -112,7 +111,7 @@ impl Exchange for JudgeExchange {
         clean: &dyn Fn(&str) -> String,
     ) -> Result<JudgeReply, Malformed> {
         let mut reply = self.protocol.read(body, questions.len())?;
-        let reason = reply.ending.reason(self.max_tokens);
+        let reason = reply.ending.reason(self.tables);
         for InvalidVerdict(said) in reply.verdicts.iter_mut().filter_map(|one| one.as_mut().err()) {
             *said = match &reason {
                 Some(reason) => format!("{} ({reason})", clean(said)),

@@ -7,7 +7,9 @@ use std::sync::LazyLock;
 use serde_json::Value;
 
 use crate::cache::{Cache, KeyMaker};
-use crate::config::{CacheConfig, HttpConfig, JudgeConfig, ProtocolName, ScoringConfig};
+use crate::config::{
+    CacheConfig, DecisionConfig, HttpConfig, JudgeConfig, ProtocolName, Scope, ScoringConfig,
+};
 use crate::protocol::{self, Protocol};
 use crate::question::QuestionVerdict;
 
@@ -15,6 +17,10 @@ use crate::question::QuestionVerdict;
 fn settings() -> Vec<HttpConfig> {
     let of = |protocol| HttpConfig { protocol, ..HttpConfig::default() };
     let judge = |judge| HttpConfig { judge, ..of(ProtocolName::OpenaiJudge) };
+    let decisions = |protocol| HttpConfig {
+        decision: DecisionConfig { scope: Scope::Prompt, tie: true, ..DecisionConfig::default() },
+        ..of(protocol)
+    };
     let classes = |protocol, class: &str| HttpConfig {
         scoring: ScoringConfig { class: Some(class.into()), ..ScoringConfig::default() },
         ..of(protocol)
@@ -32,6 +38,10 @@ fn settings() -> Vec<HttpConfig> {
             label_second: "乙".into(),
             ..JudgeConfig::default()
         }),
+        decisions(ProtocolName::Systemone),
+        decisions(ProtocolName::OpenaiDecisions),
+        of(ProtocolName::NvidiaGenrm),
+        of(ProtocolName::OpenaiGroupwise),
         of(ProtocolName::Openrlhf),
         of(ProtocolName::VllmClassify),
         classes(ProtocolName::VllmClassify, "1"),
@@ -52,7 +62,7 @@ pub fn read_reply(choice: usize, body: &[u8]) {
         assert!(reply.refusal.is_some() || reply.verdicts.len() == count);
         let is_valid = |verdict: &QuestionVerdict| verdict.is_valid();
         assert!(reply.verdicts.iter().flatten().all(is_valid));
-        let _ = reply.ending.reason(16);
+        let _ = reply.ending.reason(HttpConfig::default().tables());
     }
     sppo_http_transport::fuzzing::read_error(body);
 }

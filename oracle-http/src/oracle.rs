@@ -9,12 +9,14 @@ use sppo_plugin::{Comparison, Oracle, Plugin, PluginError, Progress, Services, V
 
 use crate::cache::{Cache, KeyMaker};
 use crate::call::{Call, Service, Totals};
-use crate::config::{HttpConfig, ProtocolName};
+use crate::config::{HttpConfig, JudgeConfig, ProtocolName, RubricConfig};
 use crate::exchange::JudgeExchange;
-use crate::protocol::{self, Protocol};
+use crate::protocol::{self, Common, Protocol};
 
 /// Version of the way in which the replies of language models are read: it changes when equal replies no
-/// longer mean equal verdicts, so that verdicts of the old way are not taken for those of the new one.
+/// longer mean equal verdicts, so that verdicts of the old way are not taken for those of the new one. Since version 2
+/// began, replies that were invalid have become readable, and verdicts that were certain for want of log-probabilities
+/// at the first token are as sure as their own token is. What was remembered before stays: it is the same judge's word.
 const READING: u32 = 2;
 
 /// Judges answers by asking services over HTTP.
@@ -33,8 +35,8 @@ pub struct HttpOracle {
 impl Plugin for HttpOracle {
     type Config = HttpConfig;
     const NAME: &'static str = "http";
-    const SUMMARY: &'static str = "Judges and reward models over HTTP: OpenAI-compatible, vLLM, \
-                                   text-embeddings-inference, OpenRLHF, or a service of your own";
+    const SUMMARY: &'static str = "Judges, decision and reward models over HTTP: OpenAI-compatible, System One, \
+                                   vLLM, text-embeddings-inference, OpenRLHF, or a service of your own";
 
     fn create(config: HttpConfig) -> Result<Self, PluginError> {
         check(&config)?;
@@ -96,19 +98,24 @@ impl Oracle for HttpOracle {
     }
 
     fn identity(&self) -> Option<String> {
-        Some(self.identity.clone())
+        let more = self.protocol.identity().map_or(String::new(), |more| format!(", {more}"));
+        Some(format!("{}{more}", self.identity))
     }
 
     fn expected_requests(&self, comparisons: u64, candidates: u64) -> Option<u64> {
-        let questions = match (self.protocol.compares(), self.config.orders) {
-            (false, _) => candidates,
+        let protocol = self.protocol.as_ref();
+        let variants = protocol.variants() as u64;
+        let questions = match (protocol.compares(), self.config.orders) {
+            (false, _) => candidates * variants,
             (true, Orders::Both) => candidates * candidates.saturating_sub(1),
             (true, Orders::One) => candidates * candidates.saturating_sub(1) / 2,
         };
-        let together = protocol::questions_per_request(&self.config, self.protocol.as_ref()) as u64;
-        Some(match self.protocol.shares_prompt() {
-            true => comparisons * questions.div_ceil(together),
-            false => (comparisons * questions).div_ceil(together),
+        let together = protocol::questions_per_request(&self.config, protocol) as u64;
+        Some(match protocol.common() {
+            Common::Nothing => (comparisons * questions).div_ceil(together),
+            Common::Prompt => comparisons * questions.div_ceil(together),
+            Common::Response => comparisons * candidates * variants.div_ceil(together),
+            Common::Group => comparisons * variants,
         })
     }
 }
@@ -144,14 +151,28 @@ fn check(config: &HttpConfig) -> Result<(), PluginError> {
                  `oracle.http.protocol` for what it speaks",
             ));
     }
-    if config.protocol == ProtocolName::OpenaiJudge && config.model.is_none() {
+    if config.needs_model() && config.model.is_none() {
         return Err(PluginError::configuration("model: it is not said which model judges")
             .with_hint("give the name that the service knows it by"));
     }
     if !(0.0..=1.0).contains(&config.max_refused_share) {
         return Err(PluginError::configuration("max_refused_share: not from 0 to 1"));
     }
+    if config.asks_chat() || config.asks_decisions() {
+        check_verdicts(&config.judge)?;
+    }
     config.transport().check()
+}
+
+fn check_verdicts(judge: &JudgeConfig) -> Result<(), PluginError> {
+    if !(0.0..=1.0).contains(&judge.max_invalid_share) {
+        return Err(PluginError::configuration("judge.max_invalid_share: not from 0 to 1"));
+    }
+    match (0.0..=1.0).contains(&judge.min_label_probability) {
+        true => Ok(()),
+        false => Err(PluginError::configuration("judge.min_label_probability: not from 0 to 1")
+            .with_hint("for instance 0.1")),
+    }
 }
 
 /// The judge, in words.
@@ -167,23 +188,8 @@ fn identity(config: &HttpConfig, addresses: &[Address]) -> String {
 
 /// Everything that verdicts depend on besides the questions.
 fn judge(config: &HttpConfig, identity: &str) -> Result<Value, PluginError> {
-    let as_value = |value: serde_json::Result<Value>| {
-        value.map_err(|error| PluginError::configuration(error.to_string()))
-    };
-    let settings = match config.protocol {
-        ProtocolName::OpenaiJudge => {
-            let mut judge = as_value(serde_json::to_value(&config.judge))?;
-            if let Value::Object(fields) = &mut judge {
-                // These decide what follows from the lack of a verdict, and no verdict.
-                for field in ["invalid_attempts", "max_invalid_share", "undecided"] {
-                    fields.shift_remove(field);
-                }
-                fields.insert("reading".into(), json!(READING));
-            }
-            judge
-        }
-        _ => as_value(serde_json::to_value(&config.scoring))?,
-    };
+    let settings =
+        settings(config).map_err(|error| PluginError::configuration(error.to_string()))?;
     let mut judge = json!({
         "protocol": config.protocol.as_str(),
         "identity": identity,
@@ -196,4 +202,80 @@ fn judge(config: &HttpConfig, identity: &str) -> Result<Value, PluginError> {
         judge["leave_out"] = json!(config.leave_out);
     }
     Ok(judge)
+}
+
+/// The settings of the protocol that change a verdict.
+fn settings(config: &HttpConfig) -> serde_json::Result<Value> {
+    let HttpConfig { judge, decision, genrm, groupwise, .. } = config;
+    let least = judge.min_label_probability;
+    Ok(match config.protocol {
+        ProtocolName::OpenaiJudge => reading_of_labels(judge)?,
+        ProtocolName::Systemone | ProtocolName::OpenaiDecisions => {
+            json!({"decision": decision, "min_label_probability": least})
+        }
+        ProtocolName::NvidiaGenrm => json!({"genrm": genrm, "reading": READING}),
+        ProtocolName::OpenaiRubric => {
+            // The criteria stand in the questions, and their weights act later.
+            let rubric = RubricConfig { file: None, ..config.rubric.clone() };
+            json!({"rubric": rubric, "judge": reading_of_labels(judge)?})
+        }
+        ProtocolName::OpenaiGroupwise => {
+            let field = &judge.max_tokens_field;
+            json!({"groupwise": groupwise, "max_tokens_field": field, "reading": READING})
+        }
+        _ => serde_json::to_value(&config.scoring)?,
+    })
+}
+
+fn reading_of_labels(config: &JudgeConfig) -> serde_json::Result<Value> {
+    let mut judge = serde_json::to_value(config)?;
+    if let Value::Object(fields) = &mut judge {
+        // These decide what follows from the lack of a verdict, and no verdict.
+        for field in ["invalid_attempts", "max_invalid_share", "undecided"] {
+            fields.shift_remove(field);
+        }
+        fields.insert("reading".into(), json!(READING));
+    }
+    Ok(judge)
+}
+
+#[cfg(test)]
+mod tests {
+    use sppo_plugin::{Candidate, Message};
+
+    use super::*;
+    use crate::question::Question;
+
+    /// Protocols, the name of a judge's file, and the key of its first question, as version 0.1.0 had them when
+    /// judgments were first remembered: whoever paid for those keeps them.
+    const KEYS: [(ProtocolName, &str, &str); 7] = [
+        (ProtocolName::Pairwise, "0c9af174e4d3794f.jsonl", "c5f4cbdd8454987b"),
+        (ProtocolName::OpenaiJudge, "f9ffba5ec7928261.jsonl", "5c52551c5f101d56"),
+        (ProtocolName::Openrlhf, "3862fbf63a83f0f5.jsonl", "d122706a97bae91d"),
+        (ProtocolName::VllmClassify, "ed593875935609e4.jsonl", "498cd76792a66ab7"),
+        (ProtocolName::VllmScore, "b177658dd1396a4a.jsonl", "50c06af249e94423"),
+        (ProtocolName::TeiPredict, "402b49f77edfbf91.jsonl", "79087e0ff9e400a4"),
+        (ProtocolName::TeiRerank, "7597207117707f88.jsonl", "c9ffaa62acaf9d6e"),
+    ];
+
+    #[test]
+    fn judgments_that_were_paid_for_keep_their_keys() {
+        let comparison = Comparison {
+            prompt: [Message::user("q")].into(),
+            rendered_prompt: None,
+            candidates: ["a", "b"].map(Candidate::from_text).into(),
+        };
+        for (name, file, key) in KEYS {
+            let model = Some("judge".to_owned());
+            let config = HttpConfig { protocol: name, model, ..HttpConfig::default() };
+            let keys = KeyMaker::new(&judge(&config, "golden").unwrap());
+            assert_eq!(keys.file_name(), file, "{name:?}");
+            let protocol = protocol::create(&config).unwrap();
+            let second = protocol.compares().then_some(1);
+            let question = Question { second, ..Question::about(&comparison, 0) };
+            let found = keys.key(&protocol.part(question).unwrap());
+            let found: String = found[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(found, key, "{name:?}");
+        }
+    }
 }

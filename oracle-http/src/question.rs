@@ -12,9 +12,17 @@ pub(crate) struct Question<'a> {
     pub(crate) first: usize,
     /// The response shown second, when there are two.
     pub(crate) second: Option<usize>,
+    /// The way in which it is asked, where a protocol asks about a response in several: the index of a criterion, or
+    /// of an order.
+    pub(crate) variant: usize,
 }
 
 impl<'a> Question<'a> {
+    /// The question how good a response is, which is asked in no other way.
+    pub(crate) fn about(comparison: &'a Comparison<'a>, response: usize) -> Self {
+        Self { comparison, first: response, second: None, variant: 0 }
+    }
+
     pub(crate) fn first_text(&self) -> &'a str {
         self.text(Some(self.first))
     }
@@ -114,10 +122,11 @@ pub(crate) enum Ending {
 
 impl Ending {
     /// The reason why a reply with this end is no verdict, for people.
-    pub(crate) fn reason(self, max_tokens: u32) -> Option<String> {
+    pub(crate) fn reason(self, tables: Tables) -> Option<String> {
+        let Tables { replies, max_tokens, .. } = tables;
         Some(match self {
             Self::Complete => return None,
-            Self::CutOff => format!("cut off at judge.max_tokens ({max_tokens})"),
+            Self::CutOff => format!("cut off at {replies}.max_tokens ({max_tokens})"),
             Self::Filtered => "stopped by the service's content filter".into(),
             Self::Refused => "the judge declined to answer".into(),
             Self::CalledTool => "it calls a tool in place of an answer".into(),
@@ -127,25 +136,41 @@ impl Ending {
     }
 
     /// The remedy for many replies with this end.
-    pub(crate) fn remedy(self) -> &'static str {
+    pub(crate) fn remedy(self, tables: Tables) -> String {
+        let Tables { questions, replies, .. } = tables;
         match self {
-            Self::CutOff => {
-                "raise `judge.max_tokens`: a reasoning model needs thousands, and others room for what \
-                 they say before the label"
-            }
+            Self::CutOff => format!(
+                "raise `{replies}.max_tokens`: a reasoning model needs thousands, and others room for what \
+                 they say before the verdict"
+            ),
             Self::Filtered => {
-                "choose a judge whose service does not filter, or leave such prompts out"
+                "choose a judge whose service does not filter, or leave such prompts out".into()
             }
-            Self::ThoughtAlone => {
-                "raise `judge.max_tokens`, or switch the judge's thinking off (with \
+            Self::ThoughtAlone => format!(
+                "raise `{replies}.max_tokens`, or switch the judge's thinking off (with \
                  `oracle.http.extra`, by the name that the service has for it)"
-            }
-            _ => {
-                "make the judge answer with a label alone (`judge.template`, `judge.system`), or take a \
-                 better judge"
-            }
+            ),
+            _ => match questions {
+                "judge" => {
+                    "make the judge answer with a label alone (`judge.template`, `judge.system`), or take a \
+                     better judge"
+                        .into()
+                }
+                _ => format!("take a better judge, or ask it otherwise (the table `{questions}`)"),
+            },
         }
     }
+}
+
+/// The tables of settings that a protocol reads, for messages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tables {
+    /// The table of its questions.
+    pub(crate) questions: &'static str,
+    /// The table of the limits of its replies.
+    pub(crate) replies: &'static str,
+    /// The longest reply, in tokens.
+    pub(crate) max_tokens: u32,
 }
 
 /// Fate of the log-probabilities of a reply.
@@ -178,7 +203,7 @@ impl Certainty {
                  `--return-tokens-as-token-ids`)"
             }
             Self::Elsewhere => "the judge's log-probabilities do not belong to its answer",
-            Self::NoLabels => "no label is likely at the first token of the judge's answer",
+            Self::NoLabels => "no label is likely where the judge's answer has its verdict",
         })
     }
 }

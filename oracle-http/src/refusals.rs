@@ -3,7 +3,8 @@
 use serde_json::{Map, Value};
 use sppo_http_transport::{Address, Reason, Refusal};
 
-use crate::config::{HttpConfig, ProtocolName};
+use crate::config::HttpConfig;
+use crate::question::Tables;
 
 /// Statuses of a refusal that may be about a single question; 500 is that of one that fails every time.
 const OF_A_QUESTION: [u16; 5] = [400, 413, 422, 451, 500];
@@ -69,8 +70,27 @@ const LIMITS: [&str; 9] = [
     "greater than",
 ];
 /// Fields that no request can do without.
-const NEEDED: [&str; 8] =
-    ["model", "messages", "items", "query", "input", "inputs", "text_1", "text_2"];
+const NEEDED: [&str; 10] = [
+    "model",
+    "messages",
+    "items",
+    "query",
+    "input",
+    "inputs",
+    "text_1",
+    "text_2",
+    "state",
+    "questions",
+];
+/// Words of services about a model that makes no decisions.
+const NO_DECISIONS: [&str; 6] = [
+    "not implemented",
+    "not supported",
+    "unsupported",
+    "does not support",
+    "single token",
+    "distinct token",
+];
 
 /// The subject of a refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +101,8 @@ pub(crate) enum Subject {
     Model,
     /// The turn of the system.
     System,
+    /// A model that makes no decisions.
+    NoDecisions,
     /// This one question: its text is too long, or filtered.
     Question,
     /// Not said in words that are known.
@@ -93,6 +115,9 @@ pub(crate) struct Refusals {
     fields: Vec<String>,
     extra: Map<String, Value>,
     max_tokens_field: String,
+    tables: Tables,
+    /// Whether the service makes decisions.
+    decides: bool,
     model: Option<String>,
     /// An address of a chat API that may be a base address, which its clients would complete.
     maybe_base: Option<String>,
@@ -105,6 +130,8 @@ impl Refusals {
             fields: fields.filter(|field| !NEEDED.contains(&field.as_str())).collect(),
             extra: config.extra.clone(),
             max_tokens_field: config.judge.max_tokens_field.clone(),
+            tables: config.tables(),
+            decides: config.asks_decisions(),
             model: config.model.clone(),
             maybe_base: maybe_base(config),
         }
@@ -123,6 +150,9 @@ impl Refusals {
         if holds(&NO_SYSTEM) {
             return Subject::System;
         }
+        if self.decides && (status == 501 || status == 400 && holds(&NO_DECISIONS)) {
+            return Subject::NoDecisions;
+        }
         match self.field_in(&words) {
             Some(field) if status != 404 => Subject::Field(field.to_owned()),
             _ => Subject::Unknown,
@@ -136,7 +166,9 @@ impl Refusals {
         }
         match self.subject(refusal.status, &refusal.details) {
             Subject::Question => Some(true),
-            Subject::Field(_) | Subject::Model | Subject::System => Some(false),
+            Subject::Field(_) | Subject::Model | Subject::System | Subject::NoDecisions => {
+                Some(false)
+            }
             Subject::Unknown => None,
         }
     }
@@ -149,17 +181,25 @@ impl Refusals {
                 "check `oracle.http.model`: the service does not know `{}`",
                 self.model.as_deref().unwrap_or_default()
             )),
-            Subject::System => Some(
-                "set `judge.system = \"\"`, and say in `judge.template` what the judge should know".into(),
+            Subject::System => Some(format!(
+                "set `{0}.system = \"\"`, and say in `{0}.{1}` what the judge should know",
+                self.tables.questions,
+                if self.tables.questions == "rubric" { "state" } else { "template" },
+            )),
+            Subject::NoDecisions => Some(
+                "take a model that this server makes decisions with: vLLM 0.33 does so only for some families \
+                 (among them Qwen 3, Qwen 3.5 and Gemma 4), SGLang for chat models whose labels are one token \
+                 each; others answer as `openai-judge`"
+                    .into(),
             ),
             Subject::Question if status == 413 => {
                 Some("lower `questions_per_request`, or shorten the answers".into())
             }
-            Subject::Question => Some(
+            Subject::Question => Some(format!(
                 "shorten this prompt and its answers or leave them out, take a judge with a longer context \
-                 or lower `judge.max_tokens`, or raise `oracle.http.max_refused_share`, the share of prompts that may be set aside"
-                    .into(),
-            ),
+                 or lower `{}.max_tokens`, or raise `oracle.http.max_refused_share`, the share of prompts that may be set aside",
+                self.tables.replies
+            )),
             Subject::Unknown => match status {
                 404 | 405 => Some(match &self.maybe_base {
                     Some(base) => format!(
@@ -175,25 +215,31 @@ impl Refusals {
     }
 
     fn hint_about(&self, field: &str, words: &str) -> String {
+        let replies = self.tables.replies;
         let leave_out = format!("`oracle.http.leave_out = [\"{field}\"]` sends none");
         let says = |some: &[&str]| some.iter().any(|word| words.contains(word));
         if self.extra.contains_key(field) {
             return format!("take `{field}` out of `oracle.http.extra`, or change it there");
         }
         match field {
-            "logprobs" => "set `judge.log_probs = false`: this model does not give log-probabilities".into(),
+            "logprobs" => {
+                "set `judge.log_probs = false`: this model does not give log-probabilities".into()
+            }
             "top_logprobs" if says(&LIMITS) => {
                 "lower `judge.top_log_probs` to what the service says (5 will do)".into()
             }
             "top_logprobs" => format!("set `judge.log_probs = false`, or {leave_out}"),
-            "temperature" => format!("set `judge.temperature = 1`, or {leave_out}"),
+            "temperature" => format!("set `{replies}.temperature = 1`, or {leave_out}"),
             _ if field != self.max_tokens_field => leave_out,
             "max_tokens" if says(&["max_completion_tokens"]) || !says(&LIMITS) => {
-                "set `judge.max_tokens_field = \"max_completion_tokens\"`; models that ask for it usually \
-                 also want `judge.log_probs = false` and `judge.temperature = 1`"
-                    .into()
+                format!(
+                    "set `judge.max_tokens_field = \"max_completion_tokens\"`; models that ask for it usually \
+                     also want `judge.log_probs = false` and `{replies}.temperature = 1`"
+                )
             }
-            _ if says(&LIMITS) => "change `judge.max_tokens` to what the service allows".into(),
+            _ if says(&LIMITS) => {
+                format!("change `{replies}.max_tokens` to what the service allows")
+            }
             _ => format!("set `judge.max_tokens_field = \"max_tokens\"`, or {leave_out}"),
         }
     }
@@ -215,7 +261,7 @@ impl Refusals {
 const CHAT: &str = "/chat/completions";
 
 fn maybe_base(config: &HttpConfig) -> Option<String> {
-    let is_chat = config.protocol == ProtocolName::OpenaiJudge;
+    let is_chat = config.asks_chat();
     let shown =
         |endpoint: &String| Address::parse(endpoint, CHAT).ok().map(|address| address.shown);
     let mut addresses = config.endpoints.iter().filter_map(shown).filter(|_| is_chat);
@@ -237,6 +283,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::config::ProtocolName;
 
     fn refusals() -> Refusals {
         let fields =
@@ -311,6 +358,10 @@ mod tests {
             assert!(said.contains(hint), "{words}: {said}");
         }
         assert_eq!(refusals().hint(400, "so it is"), None);
+        let genrm = HttpConfig { protocol: ProtocolName::NvidiaGenrm, ..HttpConfig::default() };
+        let fields = ["temperature".to_owned()].into_iter();
+        let hint = Refusals::new(&genrm, fields).hint(400, "'temperature' is not supported");
+        assert!(hint.unwrap().contains("set `genrm.temperature = 1`"));
         let config = HttpConfig {
             protocol: ProtocolName::OpenaiJudge,
             endpoints: vec!["http://h:1/v1".into(), "http://h:1/my/gateway".into()],

@@ -6,15 +6,17 @@ use sppo_plugin::pairwise::{self, Orders, PairMatrix};
 use sppo_plugin::{Comparison, PluginError, Verdict};
 
 use crate::cache::Key;
+use crate::combination::{Combination, Combined};
 use crate::config::Undecided;
+use crate::protocol::Protocol;
 use crate::question::{InvalidVerdict, Question, QuestionVerdict};
 
 /// The questions of a comparison, by their numbers.
 enum Asked {
     /// One for each pair that was shown; the entry `first * candidates + second` is its number.
     Pairs { candidates: usize, numbers: Vec<Option<usize>> },
-    /// One for each response.
-    Singles(Vec<usize>),
+    /// Some for each response, one for each variant.
+    Singles(Vec<Vec<usize>>),
 }
 
 /// The place of a question: a comparison, by its index, and the responses that are shown.
@@ -23,6 +25,7 @@ pub(crate) struct Place {
     pub(crate) comparison: usize,
     pub(crate) first: usize,
     pub(crate) second: Option<usize>,
+    pub(crate) variant: usize,
 }
 
 /// The number of a question that the service has to be asked.
@@ -47,7 +50,7 @@ pub(crate) struct Round {
     /// Pairs that became ties because no verdict on them was valid.
     pub(crate) undecided_pairs: u64,
     /// The remedy for the last invalid verdict.
-    pub(crate) remedy: &'static str,
+    pub(crate) remedy: String,
 }
 
 impl Round {
@@ -55,16 +58,19 @@ impl Round {
     /// judged.
     pub(crate) fn questions<'a>(
         comparison: &'a Comparison<'a>,
-        compares: bool,
+        protocol: &dyn Protocol,
         orders: Orders,
     ) -> Vec<Question<'a>> {
-        let ask = |first, second| Question { comparison, first, second };
-        if !compares {
-            return (0..comparison.candidates.len()).map(|index| ask(index, None)).collect();
+        if !protocol.compares() {
+            return protocol.questions(comparison);
         }
         let texts: Vec<&str> = comparison.candidates.iter().map(|one| &*one.text).collect();
         let pairs = pairwise::pairs(&texts, orders).into_iter();
-        pairs.map(|(first, second)| ask(first, Some(second))).collect()
+        let ask = |(first, second)| Question {
+            second: Some(second),
+            ..Question::about(comparison, first)
+        };
+        pairs.map(ask).collect()
     }
 
     /// Adds a comparison and its questions with their keys and the verdicts that are `known`; returns, in
@@ -88,8 +94,8 @@ impl Round {
                     self.numbers.insert(*key, number);
                     self.verdicts.push(known.map(Ok));
                     self.waiting.push(Vec::new());
-                    let Question { first, second, .. } = *question;
-                    self.places.push(Place { comparison: index, first, second });
+                    let Question { first, second, variant, .. } = *question;
+                    self.places.push(Place { comparison: index, first, second, variant });
                     (number, self.verdicts[number].is_none())
                 }
             };
@@ -102,7 +108,7 @@ impl Round {
         }
         self.completed += u64::from(self.open[index] == 0);
         self.asked.push(match compares {
-            false => Asked::Singles(numbers),
+            false => singles(comparison.candidates.len(), questions, &numbers),
             true => pairs(comparison.candidates.len(), questions, &numbers),
         });
         new
@@ -148,30 +154,45 @@ impl Round {
     }
 
     /// One verdict per comparison.
-    pub(crate) fn verdicts(&mut self, undecided: Undecided) -> Result<Vec<Verdict>, PluginError> {
+    pub(crate) fn verdicts(
+        &mut self,
+        combination: &Combination,
+        undecided: Undecided,
+    ) -> Result<Vec<Verdict>, PluginError> {
         let asked = std::mem::take(&mut self.asked);
-        asked.iter().map(|asked| self.verdict(asked, undecided)).collect()
-    }
-
-    fn verdict(&mut self, asked: &Asked, undecided: Undecided) -> Result<Verdict, PluginError> {
-        match asked {
-            Asked::Singles(numbers) => self.scores(numbers),
+        let verdict = |asked: &Asked| match asked {
+            Asked::Singles(numbers) => self.combined(numbers, combination, undecided),
             Asked::Pairs { candidates, numbers } => self.matrix(*candidates, numbers, undecided),
-        }
+        };
+        asked.iter().map(verdict).collect()
     }
 
-    /// The scores of a comparison: its own, or equal ones where the service refuses a part of it.
-    fn scores(&self, numbers: &[usize]) -> Result<Verdict, PluginError> {
-        let of = |number: &usize| match self.valid(*number) {
-            Some(QuestionVerdict::Score(score)) => Ok(score),
-            _ => Err(unexpected()),
-        };
-        if !numbers.iter().any(|number| self.refused.contains(number)) {
-            return Ok(Verdict::Scores(numbers.iter().map(of).collect::<Result<_, _>>()?));
+    /// The verdict that the answers about each response make: equal ones where the service refuses a part of them.
+    fn combined(
+        &mut self,
+        numbers: &[Vec<usize>],
+        combination: &Combination,
+        undecided: Undecided,
+    ) -> Result<Verdict, PluginError> {
+        let value = |number: &usize| self.valid(*number).map(QuestionVerdict::value);
+        let answers: Vec<Vec<Option<f64>>> =
+            numbers.iter().map(|one| one.iter().map(value).collect()).collect();
+        if numbers.iter().flatten().any(|number| self.refused.contains(number)) {
+            let known: Vec<f64> = answers.iter().flatten().filter_map(|answer| *answer).collect();
+            let mean = known.iter().sum::<f64>() / known.len().max(1) as f64;
+            let equal: Vec<Vec<Option<f64>>> =
+                answers.iter().map(|one| vec![Some(mean); one.len()]).collect();
+            return Ok(combination.verdict(&equal).verdict);
         }
-        let known: Vec<f64> = numbers.iter().filter_map(|number| of(number).ok()).collect();
-        let mean = known.iter().sum::<f64>() / known.len().max(1) as f64;
-        Ok(Verdict::Scores(vec![mean; numbers.len()]))
+        let Combined { verdict, is_undecided } = combination.verdict(&answers);
+        if is_undecided {
+            if undecided == Undecided::Stop {
+                return Err(self.no_verdict(numbers.iter().flatten().copied()));
+            }
+            let size = numbers.len() as u64;
+            self.undecided_pairs += size * size.saturating_sub(1) / 2;
+        }
+        Ok(verdict)
     }
 
     fn valid(&self, number: usize) -> Option<QuestionVerdict> {
@@ -205,8 +226,9 @@ impl Round {
             let PairMatrix { values, undecided } = pairwise::logits(size, logit);
             (Verdict::Logits(values), undecided)
         } else {
-            let PairMatrix { values, undecided } = pairwise::probabilities(size, value);
-            (Verdict::Probabilities(values), undecided)
+            let PairMatrix { undecided, .. } = pairwise::probabilities(size, value);
+            let orders = (0..size * size).map(|entry| value(entry / size, entry % size));
+            (Verdict::Orders(orders.collect()), undecided)
         };
         // Pairs that read the same were not asked about, and tie in any case.
         let mut ties = 0;
@@ -220,7 +242,7 @@ impl Round {
                 continue;
             }
             if undecided == Undecided::Stop {
-                return Err(self.no_verdict(pair));
+                return Err(self.no_verdict(pair.into_iter().flatten()));
             }
             ties += 1;
         }
@@ -228,8 +250,8 @@ impl Round {
         Ok(verdict)
     }
 
-    fn no_verdict(&self, pair: [Option<usize>; 2]) -> PluginError {
-        let said = pair.into_iter().flatten().find_map(|number| match &self.verdicts[number] {
+    fn no_verdict(&self, mut numbers: impl Iterator<Item = usize>) -> PluginError {
+        let said = numbers.find_map(|number| match &self.verdicts[number] {
             Some(Err(InvalidVerdict(said))) => Some(said.as_str()),
             _ => None,
         });
@@ -255,15 +277,30 @@ fn pairs(candidates: usize, questions: &[(Question<'_>, Key)], numbers: &[usize]
     Asked::Pairs { candidates, numbers: by_pair }
 }
 
+/// The numbers of a comparison's questions, by the response that each is about and its variant.
+fn singles(candidates: usize, questions: &[(Question<'_>, Key)], numbers: &[usize]) -> Asked {
+    let mut asked: Vec<(Question<'_>, usize)> =
+        questions.iter().map(|(question, _)| *question).zip(numbers.iter().copied()).collect();
+    asked.sort_by_key(|(question, _)| question.variant);
+    let mut by_response = vec![Vec::new(); candidates];
+    for (question, number) in asked {
+        by_response[question.first].push(number);
+    }
+    Asked::Singles(by_response)
+}
+
 fn unexpected() -> PluginError {
     PluginError::failed("the service gives probabilities for some pairs and logits for others")
 }
 
 #[cfg(test)]
 mod tests {
+    use sppo_plugin::order::OrderMatrix;
     use sppo_plugin::{Candidate, Message};
 
     use super::*;
+    use crate::config::HttpConfig;
+    use crate::protocol::create;
 
     fn comparison<'a>(texts: &[&'a str]) -> Comparison<'a> {
         Comparison {
@@ -280,7 +317,9 @@ mod tests {
         answer: impl Fn(usize, usize) -> Result<QuestionVerdict, InvalidVerdict>,
     ) -> Result<Verdict, PluginError> {
         let comparison = comparison(&["a", "b", "c"]);
-        let questions: Vec<(Question<'_>, Key)> = Round::questions(&comparison, true, orders)
+        let protocol = create(&HttpConfig::default()).unwrap();
+        let asked = Round::questions(&comparison, protocol.as_ref(), orders);
+        let questions: Vec<(Question<'_>, Key)> = asked
             .into_iter()
             .enumerate()
             .map(|(index, question)| (question, [index as u8; 32]))
@@ -292,7 +331,12 @@ mod tests {
             round.settle(number, answer(question.first, question.second.unwrap_or_default()));
         }
         assert_eq!(round.completed(), 1);
-        round.verdicts(undecided).map(|mut verdicts| verdicts.remove(0))
+        round.verdicts(&protocol.combination(), undecided).map(|mut verdicts| verdicts.remove(0))
+    }
+
+    fn orders(verdict: Verdict) -> OrderMatrix {
+        let Verdict::Orders(values) = verdict else { panic!("{verdict:?}") };
+        OrderMatrix::new(values.len().isqrt(), values).unwrap()
     }
 
     fn invalid() -> Result<QuestionVerdict, InvalidVerdict> {
@@ -300,12 +344,13 @@ mod tests {
     }
 
     #[test]
-    fn both_orders_are_averaged_and_a_position_bias_cancels() {
+    fn both_orders_are_kept_and_a_position_bias_cancels() {
         // The judge favours the first position by 0.3, and sees no other difference.
         let biased = |_, _| Ok(QuestionVerdict::Probability(0.8));
-        let verdict = verdict(Orders::Both, Undecided::Stop, biased).unwrap();
-        let Verdict::Probabilities(matrix) = verdict else { panic!("{verdict:?}") };
-        assert!(matrix.iter().all(|value| (value - 0.5).abs() < 1e-15), "{matrix:?}");
+        let orders = orders(verdict(Orders::Both, Undecided::Stop, biased).unwrap());
+        assert_eq!((orders.get(0, 1), orders.get(1, 0)), (Some(0.8), Some(0.8)));
+        let matrix = orders.average().unwrap();
+        assert!(matrix.values().iter().all(|value| (value - 0.5).abs() < 1e-15), "{matrix:?}");
     }
 
     #[test]
@@ -315,12 +360,13 @@ mod tests {
             false => invalid(),
         };
         let expected = [0.5, 0.75, 0.75, 0.25, 0.5, 0.75, 0.25, 0.25, 0.5];
-        let said = verdict(Orders::Both, Undecided::Stop, half);
-        assert_eq!(said.unwrap(), Verdict::Probabilities(expected.into()));
+        let said = orders(verdict(Orders::Both, Undecided::Stop, half).unwrap());
+        assert_eq!(said.average().unwrap().values(), expected);
+        assert_eq!((said.get(0, 1), said.get(1, 0)), (Some(0.75), None));
         let error = verdict(Orders::Both, Undecided::Stop, |_, _| invalid()).unwrap_err();
         assert!(error.to_string().contains("hm"), "{error}");
         let tie = verdict(Orders::Both, Undecided::Tie, |_, _| invalid()).unwrap();
-        assert_eq!(tie, Verdict::Probabilities(vec![0.5; 9]));
+        assert_eq!(orders(tie).average().unwrap().values(), [0.5; 9]);
     }
 
     #[test]

@@ -91,11 +91,18 @@ impl Signal {
     /// A warning of a sign: what it is, what follows, and what to do.
     pub(crate) fn warning(&self, sign: Sign, protocol: ProtocolName) -> String {
         let Self { scores, lowest, highest, pairs, .. } = self;
+        let (text, tie) = match protocol {
+            ProtocolName::Systemone | ProtocolName::OpenaiDecisions => {
+                ("decision.instructions", "decision.tie")
+            }
+            ProtocolName::NvidiaGenrm => ("genrm.principle", "genrm.probabilities"),
+            _ => ("judge.template", "judge.label_tie"),
+        };
         let position = |which: &str| {
             format!(
                 "the answer shown {which} wins in nearly all of {pairs} verdicts, whatever the answers: the \
                  judge looks at the position, and both orders cancel out. Take another judge, or another \
-                 `judge.template`"
+                 `{text}`"
             )
         };
         match sign {
@@ -111,7 +118,7 @@ impl Signal {
             ),
             Sign::Ties => format!(
                 "nearly all of {pairs} verdicts call the answers equal: hardly anything can be learned from \
-                 that. Take a judge that tells them apart, or leave out `judge.label_tie`"
+                 that. Take a judge that tells them apart, or leave out `{tie}`"
             ),
             Sign::First => position("first"),
             Sign::Second => position("second"),
@@ -131,7 +138,10 @@ fn remedy(protocol: ProtocolName) -> &'static str {
             "The server seems to apply its activation in spite of `raw_scores`: take a newer \
              text-embeddings-inference"
         }
-        ProtocolName::Openrlhf | ProtocolName::Pairwise | ProtocolName::OpenaiJudge => {
+        ProtocolName::OpenaiGroupwise => {
+            "Widen the scores (`groupwise.highest`), or take a judge that tells the answers apart"
+        }
+        _ => {
             "See whether the service gets the answers (`scoring.template`) and returns rewards before any \
              sigmoid or softmax"
         }

@@ -1,5 +1,6 @@
 //! Texts for services, made from conversations and responses by Jinja templates.
 
+use minijinja::value::merge_maps;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 use sppo_plugin::{Comparison, Message, PluginError};
 
@@ -52,13 +53,37 @@ fn unusable(setting: &str, error: &minijinja::Error) -> PluginError {
         .with_hint("`sppo plugin info http` lists the names that a template may use")
 }
 
-/// A template for prompt and answer in one text.
-pub(crate) fn response_template(source: &str) -> Result<Template, PluginError> {
-    let sample = context! {
+/// A prompt to try templates on; its text is `the prompt`.
+pub(crate) fn sample_prompt() -> Value {
+    context! {
         conversation => "the prompt", messages => [context! { role => "user", content => "the prompt" }],
-        prompt => "the prompt", rendered_prompt => "the prompt", response => "the response",
-    };
-    Template::new("scoring.template", source, sample, &["the response"])
+        prompt => "the prompt", rendered_prompt => "the prompt",
+    }
+}
+
+/// A template for prompt and answer in one text, named by its setting in errors.
+pub(crate) fn response_template(
+    setting: &'static str,
+    source: &str,
+) -> Result<Template, PluginError> {
+    let sample = context! { response => "the response", ..sample_prompt() };
+    Template::new(setting, source, sample, &["the response"])
+}
+
+/// The template of reward models.
+pub(crate) fn scoring_template(source: &str) -> Result<Template, PluginError> {
+    response_template("scoring.template", source)
+}
+
+/// A template for a prompt and a list of answers, named by its setting in errors.
+pub(crate) fn answers_template(
+    setting: &'static str,
+    source: &str,
+    more: Value,
+) -> Result<Template, PluginError> {
+    let answers = ["the first answer", "the second answer"];
+    let sample = context! { answers, ..merge_maps([sample_prompt(), more]) };
+    Template::new(setting, source, sample, &answers)
 }
 
 pub(crate) fn render_response(
@@ -85,6 +110,11 @@ pub(crate) fn prompt_values(comparison: &Comparison) -> Value {
         prompt => last.map(|message| &*message.content),
         rendered_prompt => comparison.rendered_prompt.as_deref(),
     }
+}
+
+/// The value of a list of texts.
+pub(crate) fn texts(texts: &[&str]) -> Value {
+    texts.iter().map(|text| Value::from(*text)).collect()
 }
 
 /// The conversation as text: one user's turn as it stands, several turns under their roles.

@@ -56,7 +56,21 @@ fn comparisons(prompts: usize, candidates: usize) -> Vec<Comparison<'static>> {
     (0..prompts).map(comparison).collect()
 }
 
+/// The settings of a protocol, with a word behind its name where there is another way to ask.
 fn settings(protocol: &str, endpoints: &[String], cache: &Path) -> Value {
+    let (name, way) = protocol.split_once(' ').unwrap_or((protocol, ""));
+    let changes = match name {
+        "openai-rubric" => {
+            let file = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/rubric.json");
+            json!({"rubric": {"file": file, "ask": if way.is_empty() { "chat" } else { way }}})
+        }
+        _ if way == "prompt" => json!({"decision": {"scope": "prompt"}}),
+        _ => json!({}),
+    };
+    with(settings_of(name, endpoints, cache), changes)
+}
+
+fn settings_of(protocol: &str, endpoints: &[String], cache: &Path) -> Value {
     json!({
         "protocol": protocol,
         "endpoints": endpoints,
@@ -96,13 +110,26 @@ fn ask(
 fn expected(protocol: &str, comparisons: &[Comparison<'_>]) -> Vec<Verdict> {
     let service = Service::start(Behaviour::default());
     let cache = tempfile::tempdir().unwrap();
-    ask(settings(protocol, &[service.url()], cache.path()), comparisons, &Watcher::default())
-        .unwrap()
+    let settings = settings(protocol, &[service.url()], cache.path());
+    let mut oracle = create_oracle("http", settings).unwrap();
+    let verdicts = oracle.preferences(comparisons, &Watcher::default()).unwrap();
+    let [prompts, answers] = [comparisons.len(), comparisons[0].candidates.len()];
+    let announced = oracle.expected_requests(prompts as u64, answers as u64);
+    assert_eq!(announced, Some(service.requests()), "{protocol}: not as many as announced");
+    verdicts
 }
 
-const PROTOCOLS: [&str; 7] = [
+const PROTOCOLS: [&str; 15] = [
     "pairwise",
     "openai-judge",
+    "systemone",
+    "systemone prompt",
+    "openai-decisions",
+    "nvidia-genrm",
+    "openai-rubric",
+    "openai-rubric systemone",
+    "openai-rubric openai-decisions",
+    "openai-groupwise",
     "openrlhf",
     "vllm-classify",
     "vllm-score",
@@ -128,8 +155,10 @@ fn thirty_percent_faults_change_nothing_but_the_time() {
             assert!(verdicts == expected(protocol, &comparisons), "{protocol}");
             assert_eq!(host.progress.get(), (24, 24), "{protocol}");
             let answered = service.answered();
-            let questions =
-                if protocol == "pairwise" || protocol == "openai-judge" { 12 } else { 4 };
+            let is_reward_model =
+                ["openrlhf", "vllm", "tei"].iter().any(|one| protocol.starts_with(one));
+            // Four answers: twelve ordered pairs, or three criteria or orders for each.
+            let questions = if is_reward_model { 4 } else { 12 };
             assert_eq!(answered.len(), 24 * questions, "{protocol}");
             assert!(answered.values().all(|times| *times == 1), "{protocol}: asked twice");
             assert!(host.metric("retries") > 0.0, "{protocol}");
@@ -146,6 +175,23 @@ fn thirty_percent_faults_change_nothing_but_the_time() {
         seen.extend(thread.join().unwrap().into_keys());
     }
     assert_eq!(seen.len(), ALL_FAULTS.len(), "only {seen:?} happened");
+}
+
+#[test]
+fn a_group_that_is_remembered_in_part_is_asked_about_as_a_whole() {
+    let service = Service::start(Behaviour::default());
+    let cache = tempfile::tempdir().unwrap();
+    let comparisons = comparisons(3, 4);
+    let settings = settings("openai-groupwise", &[service.url()], cache.path());
+    let verdicts = ask(settings.clone(), &comparisons, &Watcher::default()).unwrap();
+    assert_eq!(service.requests(), 3 * 3);
+    // A crash cut the file off within the scores of a reply.
+    let file = std::fs::read_dir(cache.path()).unwrap().next().unwrap().unwrap().path();
+    let text = std::fs::read_to_string(&file).unwrap();
+    let end = text.trim_end().rfind('\n').unwrap();
+    std::fs::write(&file, &text[..=end]).unwrap();
+    assert!(ask(settings, &comparisons, &Watcher::default()).unwrap() == verdicts);
+    assert_eq!(service.requests(), 3 * 3 + 1);
 }
 
 #[test]
@@ -290,7 +336,7 @@ fn invalid_verdicts_are_asked_again_counted_and_bounded() {
     let ties = with(lenient, json!({"judge": {"undecided": "tie"}}));
     let host = Watcher::default();
     let verdicts = ask(ties, &comparisons, &host).unwrap();
-    assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Probabilities(vec![0.5; 9])));
+    assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Orders(vec![None; 9])));
     assert_eq!(host.metric("undecided_pairs"), 60.0);
     assert_eq!(host.metric("invalid_verdicts"), 120.0);
 }
@@ -313,12 +359,10 @@ fn one_order_costs_half_and_equal_questions_are_asked_once() {
     assert_eq!(verdicts[..4], verdicts[4..]);
     // Five pairs differ, of which those with answer 3 ask what those with answer 1 ask.
     assert_eq!(service.requests(), 3 * 6 + 3);
-    let Verdict::Probabilities(matrix) = &verdicts[0] else { panic!() };
-    assert_eq!(matrix[7], 0.5);
-    for i in 0..4 {
-        for j in 0..4 {
-            assert!((matrix[4 * i + j] + matrix[4 * j + i] - 1.0).abs() < 1e-15);
-        }
+    let Verdict::Orders(orders) = &verdicts[0] else { panic!() };
+    assert_eq!((orders[7], orders[13]), (None, None), "answers 1 and 3 read the same");
+    for (i, j) in [(0, 1), (0, 2), (0, 3), (1, 2), (2, 3)] {
+        assert!(orders[4 * i + j].is_some() != orders[4 * j + i].is_some(), "{i} and {j}");
     }
 }
 

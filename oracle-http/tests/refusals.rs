@@ -73,9 +73,26 @@ fn good_reply(path: &str, request: &Value) -> String {
         "/classify" => {
             json!({"data": [{"index": 0, "probs": [request.to_string().len()]}]})
         }
-        _ => return completion("A"),
+        "/v1/systemone" => {
+            let probabilities = json!({"first": 0.75, "second": 0.25});
+            json!({"answers": {"q1": {"type": "choice", "probabilities": probabilities}}})
+        }
+        _ => return good_chat_reply(request),
     }
     .to_string()
+}
+
+/// The first label, or scores that follow the lengths of the answers.
+fn good_chat_reply(request: &Value) -> String {
+    let text = request["messages"][1]["content"].as_str().unwrap();
+    if !text.contains("SCORE") {
+        return completion("A");
+    }
+    let answers = text.split("# Task").next().unwrap().split("# Answer ").skip(1);
+    let scores = answers.enumerate().map(|(index, answer)| {
+        ((index + 1).to_string(), json!((answer.len() as f64 / 100.0).min(10.0)))
+    });
+    completion(&json!({"scores": Value::Object(scores.collect())}).to_string())
 }
 
 #[test]
@@ -98,6 +115,8 @@ fn one_refused_question_does_not_end_the_work_on_others() {
         // Several questions in one request: the others are asked again without it.
         ("pairwise", 413, "Payload Too Large"),
         ("openrlhf", 422, too_long),
+        ("systemone", 400, too_long),
+        ("openai-groupwise", 400, too_long),
         ("vllm-classify", 400, too_long),
     ] {
         let service =
@@ -115,7 +134,7 @@ fn one_refused_question_does_not_end_the_work_on_others() {
                 verdicts.unwrap_or_else(|error| panic!("{protocol} {status} {said}: {error}"));
             assert_eq!(verdicts.len(), 12);
             match &verdicts[6] {
-                Verdict::Probabilities(matrix) => assert_eq!(*matrix, [0.5; 4], "{protocol}"),
+                Verdict::Orders(orders) => assert_eq!(*orders, [None; 4], "{protocol}"),
                 Verdict::Scores(scores) => assert_eq!(scores[0], scores[1], "{protocol}"),
                 other => panic!("{other:?}"),
             }
@@ -185,6 +204,21 @@ fn errors_that_no_waiting_mends_end_the_work_at_once() {
         let words = body.to_string();
         let told = error.to_string().contains(&words.chars().take(60).collect::<String>());
         assert!(told && error.hint.is_some(), "{error}");
+    }
+}
+
+#[test]
+fn a_server_that_makes_no_decisions_is_found_out_at_the_first_request() {
+    for (status, said) in [
+        (501, r#"{"error": {"message": "decisions are not implemented for LlamaForCausalLM"}}"#),
+        (400, r#"{"message": "label A is not a single token of this tokenizer"}"#),
+    ] {
+        let service = Scripted::start(move |_, _| (status, said.to_owned()));
+        let changes = json!({"protocol": "systemone", "concurrency": {"max": 1}});
+        let error = ask(&service.url, changes).unwrap_err();
+        assert_eq!(service.requests(), 1, "{error}");
+        let hint = error.hint.unwrap_or_default();
+        assert!(hint.contains("Qwen 3") && hint.contains("SGLang"), "{status}: {hint}");
     }
 }
 

@@ -126,6 +126,11 @@ impl Oracle for PairrmOracle {
     fn identity(&self) -> Option<String> {
         self.ranker.identity()
     }
+
+    fn expected_sequences(&self, comparisons: u64, candidates: u64) -> Option<u64> {
+        let both = comparisons * candidates * candidates.saturating_sub(1);
+        Some(if self.config.orders == Orders::One { both / 2 } else { both })
+    }
 }
 
 sppo_plugin::export_oracle!(PairrmOracle);

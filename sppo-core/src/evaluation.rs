@@ -105,7 +105,7 @@ pub fn judge_pairs(
     let pairs = by_prompt.concat();
     let judged = stages::judge(oracle, &pairs, &settings, progress)?;
     let mut judged = pairs.iter().zip(&judged).map(|(pair, judged)| JudgedPair {
-        verdict: DuelVerdict::of(&judged.matrix),
+        verdict: DuelVerdict::of(judged),
         length_difference: length(&pair.candidates[0]) - length(&pair.candidates[1]),
     });
     Ok(by_prompt.iter().map(|pairs| judged.by_ref().take(pairs.len()).collect()).collect())
@@ -175,12 +175,6 @@ mod tests {
         }
     }
 
-    const SETTINGS: PreferenceSettings = PreferenceSettings {
-        estimator: WinRateEstimator::Pairwise,
-        bradley_terry_temperature: 1.0,
-        oracle_sees: OracleView::Answer,
-    };
-
     fn answers<'a>(rendered_prompt: Option<&'a str>, texts: &[&'a str]) -> Comparison<'a> {
         let candidate = |text: &&'a str| Candidate {
             finish_reason: rendered_prompt.map(|_| FinishReason::Stop),
@@ -196,7 +190,11 @@ mod tests {
     fn judged(ours: &Comparison<'_>, theirs: &Comparison<'_>) -> (Vec<Duel>, Hasty) {
         let mut oracle = Hasty::default();
         let [ours, theirs] = [ours, theirs].map(std::slice::from_ref);
-        let judged = judge_pairs(&mut oracle, ours, theirs, &SETTINGS, &SilentHost).unwrap();
+        let settings = PreferenceSettings {
+            estimator: WinRateEstimator::Pairwise,
+            ..PreferenceSettings::default()
+        };
+        let judged = judge_pairs(&mut oracle, ours, theirs, &settings, &SilentHost).unwrap();
         (judged[0].iter().map(JudgedPair::duel).collect(), oracle)
     }
 

@@ -22,8 +22,11 @@ pub mod fuzzing {
 }
 pub mod game;
 pub mod metrics;
+pub mod model_card;
+pub mod notify;
 pub mod objective;
 pub mod observer;
+pub mod oracle_quality;
 pub mod plugins;
 pub mod records;
 pub mod run_directory;
@@ -35,6 +38,7 @@ pub mod session;
 pub mod stages;
 pub mod statistics;
 pub mod tables;
+pub mod target;
 
 pub use error::{Error, ErrorCategory, Result};
 pub use sppo_plugin as plugin;

@@ -37,6 +37,13 @@ pub enum Objective {
     /// `1/2 sum_k (l_k - eta (P_k - 1/2))^2` over all K responses: Algorithm 1 as written. With two
     /// responses it is [`Self::Sppo`].
     SppoAll,
+    /// `(h_pi - r h_1 - (1 - r) h_t - eta / 2)^2` (INPO, arXiv 2407.00617), where `h_pi`, `h_1` and `h_t` are the
+    /// differences of the two responses' log-probabilities under the policy, the starting model and the current
+    /// policy, and `r` is `training.reference_share`. In the first iteration it is [`Self::Ipo`].
+    Inpo,
+    /// As [`Self::Inpo`], with several earlier policies in place of the current one alone, weighted by
+    /// `training.history_weights` (MNPO, arXiv 2509.23102; `mnpo_trainer.py` of smiles724/MNPO).
+    Mnpo,
 }
 
 impl Objective {
@@ -47,12 +54,14 @@ impl Objective {
             responses: Some(2),
             win_rates: false,
             chosen_probability: false,
+            anchor: false,
             whole_batch: false,
         };
         match self {
             Self::Sppo => Requirements { win_rates: true, ..pair },
             Self::SppoSingle => Requirements { chosen_probability: true, ..pair },
             Self::SppoHard | Self::Dpo | Self::Ipo | Self::Hinge => pair,
+            Self::Inpo | Self::Mnpo => Requirements { anchor: true, ..pair },
             Self::KtoPair => Requirements { whole_batch: true, ..pair },
             Self::SppoAll => Requirements { responses: None, win_rates: true, ..pair },
         }
@@ -71,10 +80,12 @@ impl fmt::Display for Objective {
 pub struct Requirements {
     /// Responses of each example; `None` for any number.
     pub responses: Option<usize>,
-    /// Whether it reads [`ResponseTerm::win_rate`].
+    /// Whether it reads [`ResponseTerm::advantage`].
     pub win_rates: bool,
     /// Whether it reads [`ExampleTerms::chosen_probability`].
     pub chosen_probability: bool,
+    /// Whether it reads [`ResponseTerm::anchor_log_prob`].
+    pub anchor: bool,
     /// Whether an example's loss depends on the rest of its batch.
     pub whole_batch: bool,
 }
@@ -103,8 +114,11 @@ pub struct ResponseTerm {
     pub log_prob: f64,
     /// `log pi_t(y|x)`.
     pub reference_log_prob: f64,
-    /// `P(y > pi_t | x)`, in `[0, 1]`.
-    pub win_rate: f64,
+    /// Worth of the response: `P(y > pi_t | x) - 1/2`, or what [`crate::target`] puts in its place.
+    pub advantage: f64,
+    /// Weighted mean of the log-probabilities under the policies that [`Objective::Inpo`] and
+    /// [`Objective::Mnpo`] stay near to.
+    pub anchor_log_prob: Option<f64>,
 }
 
 impl ResponseTerm {
@@ -156,6 +170,16 @@ pub enum ObjectiveError {
         /// Its index in the batch.
         example: usize,
     },
+    /// The objective needs the log-probabilities under earlier policies.
+    #[error(
+        "`{objective}` needs the log-probabilities under earlier policies, example {example} has none"
+    )]
+    NoAnchor {
+        /// The objective.
+        objective: Objective,
+        /// Its index in the batch.
+        example: usize,
+    },
 }
 
 /// The loss of a batch and its derivative.
@@ -188,12 +212,12 @@ fn example_loss(
 ) -> Result<(f64, Vec<f64>), ObjectiveError> {
     let ObjectiveSettings { objective, eta, label_smoothing } = *settings;
     if objective == Objective::SppoAll {
-        return Ok(toward_win_rates(&example.responses, eta));
+        return Ok(toward_advantages(&example.responses, eta));
     }
     let pair = pair(objective, index, example)?;
     let h = pair[0].log_ratio() - pair[1].log_ratio();
     Ok(match objective {
-        Objective::Sppo | Objective::SppoAll => toward_win_rates(pair, eta),
+        Objective::Sppo | Objective::SppoAll => toward_advantages(pair, eta),
         Objective::SppoSingle => {
             let probability = example
                 .chosen_probability
@@ -205,6 +229,15 @@ fn example_loss(
         Objective::Dpo => of_difference(dpo(h, 1.0 / eta, label_smoothing)),
         Objective::Ipo => of_difference(ipo(h, eta)),
         Objective::Hinge => of_difference(hinge(h, 1.0 / eta)),
+        Objective::Inpo | Objective::Mnpo => {
+            let [chosen, rejected] = pair.map(|response| {
+                let anchor = response.anchor_log_prob?;
+                Some(response.log_prob - anchor)
+            });
+            let h = chosen.zip(rejected).map(|(chosen, rejected)| chosen - rejected);
+            let h = h.ok_or(ObjectiveError::NoAnchor { objective, example: index })?;
+            of_difference(ipo(h, eta))
+        }
         Objective::KtoPair => {
             let alone = kto_pair(settings, std::slice::from_ref(example))?;
             (alone.mean, alone.coefficients.concat())
@@ -212,9 +245,9 @@ fn example_loss(
     })
 }
 
-/// `1/2 sum_k (l_k - eta (P_k - 1/2))^2`.
-fn toward_win_rates(responses: &[ResponseTerm], eta: f64) -> (f64, Vec<f64>) {
-    let targets = responses.iter().map(|answer| eta * (answer.win_rate - 0.5));
+/// `1/2 sum_k (l_k - eta A_k)^2`, where `A_k` is `P_k - 1/2` or what stands in its place.
+fn toward_advantages(responses: &[ResponseTerm], eta: f64) -> (f64, Vec<f64>) {
+    let targets = responses.iter().map(|answer| eta * answer.advantage);
     squared_distance(responses, targets, 0.5)
 }
 
@@ -309,12 +342,15 @@ fn softplus(x: f64) -> f64 {
 }
 
 #[cfg(test)]
+pub(crate) mod golden;
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    const ALL: [Objective; 8] = [
+    const ALL: [Objective; 10] = [
         Objective::Sppo,
         Objective::SppoSingle,
         Objective::SppoHard,
@@ -323,14 +359,17 @@ mod tests {
         Objective::Hinge,
         Objective::KtoPair,
         Objective::SppoAll,
+        Objective::Inpo,
+        Objective::Mnpo,
     ];
 
     fn answer(log_prob: f64, reference_log_prob: f64, win_rate: f64) -> ResponseTerm {
-        ResponseTerm { log_prob, reference_log_prob, win_rate }
+        let anchor_log_prob = Some(0.75 * reference_log_prob - 3.0);
+        ResponseTerm { log_prob, reference_log_prob, advantage: win_rate - 0.5, anchor_log_prob }
     }
 
     /// The released trainer's example, with the probabilities of the released ranking code.
-    fn golden() -> ExampleTerms {
+    fn golden_example() -> ExampleTerms {
         ExampleTerms {
             responses: vec![
                 answer(-120.5, -118.0, 0.8159178532813354),
@@ -345,7 +384,7 @@ mod tests {
         let check = |objective, label_smoothing, expected: [&[f64]; 2]| {
             for (eta, expected) in [1000.0, 10.0].into_iter().zip(expected) {
                 let settings = ObjectiveSettings { objective, eta, label_smoothing };
-                let losses = evaluate(&settings, &[golden()]).unwrap().losses;
+                let losses = evaluate(&settings, &[golden_example()]).unwrap().losses;
                 for (loss, expected) in losses.iter().zip(expected) {
                     let error = (loss - expected).abs() / expected.abs();
                     assert!(error < 1e-12, "{objective:?} eta {eta}: {loss} is not {expected}");
@@ -369,9 +408,9 @@ mod tests {
 
     #[test]
     fn the_exact_small_case() {
-        let mut example = golden();
-        example.responses[0].win_rate = 0.875;
-        example.responses[1].win_rate = 0.25;
+        let mut example = golden_example();
+        example.responses[0].advantage = 0.375;
+        example.responses[1].advantage = -0.25;
         let loss = evaluate(&ObjectiveSettings::default(), &[example]).unwrap();
         assert_eq!(loss.mean, 103384.25);
         assert_eq!(loss.coefficients, [[-377.5, 253.5]]);
@@ -381,22 +420,71 @@ mod tests {
     fn all_answers_with_two_answers_is_sppo() {
         let of = |objective| {
             let settings = ObjectiveSettings { objective, ..ObjectiveSettings::default() };
-            evaluate(&settings, &[golden()]).unwrap()
+            evaluate(&settings, &[golden_example()]).unwrap()
         };
         assert_eq!(of(Objective::SppoAll), of(Objective::Sppo));
     }
 
     #[test]
     fn unsuitable_examples_are_refused() {
-        let mut example = golden();
+        let mut example = golden_example();
         example.chosen_probability = None;
         let settings =
             ObjectiveSettings { objective: Objective::SppoSingle, ..ObjectiveSettings::default() };
-        let error = evaluate(&settings, &[golden(), example.clone()]).unwrap_err();
+        let error = evaluate(&settings, &[golden_example(), example.clone()]).unwrap_err();
         assert_eq!(error, ObjectiveError::NoChosenProbability { example: 1 });
         example.responses.push(example.responses[0]);
         let error = evaluate(&ObjectiveSettings::default(), &[example]).unwrap_err();
         assert!(matches!(error, ObjectiveError::NotAPair { found: 3, .. }));
+    }
+
+    /// Value and derivative of the second implementation, `tests/python/make_objectives.py`.
+    #[test]
+    fn inpo_and_mnpo_are_those_of_the_python_reference() {
+        for case in golden::golden().earlier_policies {
+            let anchors = case.responses.iter().map(|response| {
+                let earlier = &response.earlier_log_probs;
+                crate::stages::anchor_log_prob(
+                    response.starting_log_prob,
+                    earlier,
+                    case.reference_share,
+                    &case.weights,
+                )
+            });
+            let terms = case.responses.iter().zip(anchors).map(|(response, anchor)| ResponseTerm {
+                log_prob: response.log_prob,
+                reference_log_prob: response.earlier_log_probs[0],
+                advantage: 0.0,
+                anchor_log_prob: Some(anchor),
+            });
+            let examples = [ExampleTerms { responses: terms.collect(), chosen_probability: None }];
+            let settings = ObjectiveSettings {
+                objective: case.objective,
+                eta: case.eta,
+                ..ObjectiveSettings::default()
+            };
+            let found = evaluate(&settings, &examples).unwrap();
+            assert!(golden::near(&[found.mean], &[case.loss]), "{case:?}: {found:?}");
+            assert!(golden::near(&found.coefficients[0], &case.derivative), "{case:?}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn near_the_current_policy_alone_inpo_is_ipo() {
+        let mut example = golden_example();
+        for response in &mut example.responses {
+            response.anchor_log_prob = Some(response.reference_log_prob);
+        }
+        let of = |objective| {
+            let settings = ObjectiveSettings { objective, ..ObjectiveSettings::default() };
+            evaluate(&settings, std::slice::from_ref(&example)).unwrap()
+        };
+        assert_eq!(of(Objective::Inpo), of(Objective::Ipo));
+        example.responses[1].anchor_log_prob = None;
+        let settings =
+            ObjectiveSettings { objective: Objective::Mnpo, ..ObjectiveSettings::default() };
+        let error = evaluate(&settings, &[example]).unwrap_err();
+        assert_eq!(error, ObjectiveError::NoAnchor { objective: Objective::Mnpo, example: 0 });
     }
 
     fn examples() -> impl Strategy<Value = Vec<ExampleTerms>> {

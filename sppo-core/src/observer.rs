@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::oracle_quality::{ServiceCounters, VerdictCounts};
 use crate::records::{ResponseStatistics, Rollout};
 use crate::statistics::Interval;
 
@@ -96,8 +97,25 @@ pub struct IterationReport {
     /// when they were compared last; `None` where the policy samples itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_prob_difference: Option<f64>,
+    /// The oracle's verdicts on the sampled responses, and what they took; `None` for the starting model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oracle: Option<OracleUse>,
     /// Seconds that the iteration took in this process.
     pub seconds: f64,
+}
+
+/// An oracle's work in one iteration.
+#[derive(Clone, Debug, PartialEq, Serialize, serde::Deserialize)]
+pub struct OracleUse {
+    /// Its verdicts on the sampled responses.
+    #[serde(flatten)]
+    pub verdicts: VerdictCounts,
+    /// Counters of the service that it asked in this process, held-out duels included; empty without one.
+    #[serde(default, skip_serializing_if = "ServiceCounters::is_empty")]
+    pub service: ServiceCounters,
+    /// Money that the service took in this process, by `preference.prices`; `None` without prices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<f64>,
 }
 
 impl IterationReport {
@@ -115,6 +133,7 @@ impl IterationReport {
             skipped_equal: 0,
             cut_examples: 0,
             log_prob_difference: None,
+            oracle: None,
             seconds: 0.0,
         }
     }

@@ -4,9 +4,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::plugin::order::OrderMatrix;
 use crate::plugin::{Conversation, FinishReason};
 use crate::preference::PreferenceMatrix;
-use crate::win_rate::Preferences;
+use crate::stages::JudgedComparison;
+use crate::win_rate::{Preferences, VerdictKind};
 
 /// A prompt of the run's prompt set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,14 +93,71 @@ pub struct Judgment {
     /// One score per response, by which best and worst are chosen.
     #[serde(rename = "rm_scores")]
     pub scores: Vec<f64>,
+    /// The oracle's word in each order of presentation, the response of the row read first; `None` where it
+    /// tells of no order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_first: Option<OrderMatrix>,
+    /// Pairs that the oracle was asked about, the lower index first; `None` for all. The other probabilities
+    /// follow from these.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "pair_lists")]
+    pub asked_pairs: Option<Vec<(usize, usize)>>,
+    /// The oracle's own probabilities, where a price of length or labels took their place.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "oracle_probability")]
+    pub oracle_matrix: Option<PreferenceMatrix>,
 }
 
 impl Judgment {
     /// The judgment of the prompt of this id.
     #[must_use]
-    pub fn new(prompt_id: u64, preferences: Preferences) -> Self {
-        let Preferences { matrix, scores, .. } = preferences;
-        Self { prompt_id, matrix, scores }
+    pub fn new(prompt_id: u64, judged: JudgedComparison) -> Self {
+        let JudgedComparison { preferences, asked_pairs, oracle_matrix } = judged;
+        let Preferences { matrix, scores, orders: read_first, .. } = preferences;
+        Self { prompt_id, matrix, scores, read_first, asked_pairs, oracle_matrix }
+    }
+
+    /// The oracle's own probabilities.
+    #[must_use]
+    pub fn of_oracle(&self) -> &PreferenceMatrix {
+        self.oracle_matrix.as_ref().unwrap_or(&self.matrix)
+    }
+
+    /// Whether the oracle was asked about responses `low` and `high`, given in this order.
+    #[must_use]
+    pub fn was_asked(&self, low: usize, high: usize) -> bool {
+        self.asked_pairs.as_ref().is_none_or(|asked| asked.contains(&(low, high)))
+    }
+}
+
+/// Pairs as lists of two, which tables have a column for.
+mod pair_lists {
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    type Pairs = Option<Vec<(usize, usize)>>;
+
+    pub(super) fn serialize<S: Serializer>(
+        pairs: &Pairs,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let lists = |pairs: &Vec<(usize, usize)>| -> Vec<Vec<u64>> {
+            pairs.iter().map(|&(low, high)| vec![low as u64, high as u64]).collect()
+        };
+        pairs.as_ref().map(lists).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Pairs, D::Error> {
+        let Some(lists) = Option::<Vec<Vec<u64>>>::deserialize(deserializer)? else {
+            return Ok(None);
+        };
+        let pair = |list: Vec<u64>| match list.as_slice() {
+            [low, high] => Ok((*low as usize, *high as usize)),
+            // The columns of a table are found out by reading lists of one value.
+            [only] => Ok((*only as usize, *only as usize)),
+            _ => Err(D::Error::custom(format!("a pair of {} responses", list.len()))),
+        };
+        lists.into_iter().map(pair).collect::<Result<_, _>>().map(Some)
     }
 }
 
@@ -120,9 +179,15 @@ impl DuelVerdict {
         0.5 * (self.read_first + self.read_second)
     }
 
-    /// The duel of a matrix of two candidates, the challenger's first.
-    pub(crate) fn of(matrix: &PreferenceMatrix) -> Self {
-        Self { read_first: matrix.get(0, 1), read_second: 1.0 - matrix.get(1, 0) }
+    /// The duel of two candidates, the challenger's first. Both orders are told where their mean is what the
+    /// oracle prefers: that of a ranker's logits is left to its estimator.
+    pub(crate) fn of(preferences: &Preferences) -> Self {
+        let matrix = &preferences.matrix;
+        let is_mean = preferences.kind == VerdictKind::Probabilities;
+        let orders = preferences.orders.as_ref().filter(|_| is_mean);
+        let of_orders = orders.and_then(|orders| Some((orders.get(0, 1)?, orders.get(1, 0)?)));
+        let (first, other_first) = of_orders.unwrap_or((matrix.get(0, 1), matrix.get(1, 0)));
+        Self { read_first: first, read_second: 1.0 - other_first }
     }
 }
 
@@ -161,7 +226,7 @@ impl HeldOutDuels {
 }
 
 /// One response that is trained on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrainingResponse {
     /// The text, for people.
     pub text: String,
@@ -175,10 +240,20 @@ pub struct TrainingResponse {
     pub win_rate: f64,
     /// Summed log-probability under the reference policy, once known.
     pub reference_log_prob: Option<f64>,
+    /// Mean logit against all K responses, where the targets are scores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
+    /// Summed log-probability under the starting model, where the objective needs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starting_log_prob: Option<f64>,
+    /// Summed log-probabilities under the policies before the reference policy, the latest first, where the
+    /// objective needs them. There may be none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier_log_probs: Option<Vec<f64>>,
 }
 
 /// A prompt with the responses to train on: `[chosen, rejected]`, or all K.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrainingExample {
     /// The prompt's id.
     pub prompt_id: u64,
@@ -190,4 +265,8 @@ pub struct TrainingExample {
     pub responses: Vec<TrainingResponse>,
     /// `P[chosen][rejected]` when there are two responses (official: `chosen_probs`).
     pub chosen_probability: Option<f64>,
+    /// Win rates of all K sampled responses, or their scores where the responses have scores, where the targets'
+    /// baseline is made of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub values_of_all: Option<Vec<f64>>,
 }

@@ -14,6 +14,7 @@
 //! after a crash is the same code as running.
 
 mod artifacts;
+mod commits;
 mod evaluate;
 mod kept;
 mod record;
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 pub(crate) use artifacts::Names;
+use evaluate::{Begun, Counts};
 pub use kept::kept_answers;
 pub use record::RunRecord;
 
@@ -29,13 +31,17 @@ use crate::datasets::{PromptSet, write_generated};
 use crate::engine::{EngineWork, SamplingEngine};
 use crate::error::Result;
 use crate::metrics::MetricsObserver;
+use crate::model_card::{MODEL_CARD, ModelCard, Publication};
 use crate::observer::{Event, IterationReport, Observers, Stage};
+use crate::oracle_quality::{ServiceMeter, VerdictCounts};
 use crate::plugin::{Learner, Oracle, PluginError, Policy, Sampler, ServedWeights};
 use crate::records::{Judgment, Prompt, ResponseStatistics, Rollout, TrainingExample};
 use crate::run_directory::RunDirectory;
 use crate::selection::SkipCounts;
 use crate::session::Session;
 use crate::stages::{self, ReferenceLogProbs, TokenizationRule, TrainingProgress};
+
+use self::commits::Commits;
 
 /// Directory within the run for files of the engine that samples.
 const ENGINE_DIRECTORY: &str = "sampler";
@@ -62,13 +68,16 @@ pub fn self_play(
     run: &mut RunDirectory,
 ) -> Result<Vec<IterationReport>> {
     let metrics = MetricsObserver::of_run(run.root());
-    let observer = &Observers(&[session.observer, &metrics]);
+    let service = ServiceMeter::default();
+    let observer = &Observers(&[session.observer, &metrics, &service]);
     let session = Session { observer, ..session };
     let shards_per_call = session.backend.place().size;
     if let Some(engine) = &mut engine {
         engine.keep_files_in(run.root().join(ENGINE_DIRECTORY));
     }
-    let mut play = SelfPlay { session, oracle, inputs, run, policy: None, engine, shards_per_call };
+    let service = &service;
+    let mut play =
+        SelfPlay { session, oracle, inputs, run, policy: None, engine, shards_per_call, service };
     let outcome = play.play();
     drop(play);
     metrics.outcome(outcome)
@@ -85,6 +94,8 @@ struct SelfPlay<'a> {
     engine: Option<SamplingEngine>,
     /// Shards that are sampled in one call; each is committed by itself.
     shards_per_call: usize,
+    /// Counters of the service that the oracle asks.
+    service: &'a ServiceMeter,
 }
 
 impl SelfPlay<'_> {
@@ -103,13 +114,14 @@ impl SelfPlay<'_> {
 
     /// One pass through the loop.
     fn iteration(&mut self, iteration: u32) -> Result<IterationReport> {
-        let started = Instant::now();
+        let begun = Begun { at: Instant::now(), service: self.service.counters() };
         let Session { config, observer, .. } = self.session;
         observer.event(Event::IterationStarted { iteration, iterations: config.iterations });
 
         let rollouts = self.sample(iteration)?;
         let judgments = self.judge(iteration, &rollouts)?;
         let (examples, skipped, cut) = self.select(iteration, &rollouts, &judgments)?;
+        let verdicts = VerdictCounts::of(&judgments);
         drop((rollouts, judgments));
         if examples.is_empty() {
             let notice = format!("iteration {iteration} leaves the model as it is: {skipped}");
@@ -120,8 +132,8 @@ impl SelfPlay<'_> {
         }
         let checkpoint = self.train(iteration, &examples)?;
 
-        let counts = (skipped, cut);
-        let report = self.evaluate(iteration, checkpoint, &examples, counts, started)?;
+        let counts = Counts { skipped, cut, verdicts };
+        let report = self.evaluate(iteration, checkpoint, &examples, counts, &begun)?;
         observer.event(Event::IterationFinished(&report));
         Ok(report)
     }
@@ -173,10 +185,12 @@ impl SelfPlay<'_> {
                 continue;
             }
             let comparisons: Vec<_> = rollouts.iter().map(stages::comparison).collect();
-            let preferences = session.preferences(&meter, self.oracle, &comparisons)?;
-            let of_prompts = rollouts.iter().map(|rollout| rollout.prompt.id).zip(preferences);
+            let judged = self.judged_after(iteration - 1, |oracle| {
+                session.preferences(&meter, oracle, &comparisons, iteration)
+            })?;
+            let of_prompts = rollouts.iter().map(|rollout| rollout.prompt.id).zip(judged);
             let made: Vec<Judgment> =
-                of_prompts.map(|(id, preferences)| Judgment::new(id, preferences)).collect();
+                of_prompts.map(|(id, judged)| Judgment::new(id, judged)).collect();
             self.commit_rows(&name, &made)?;
             judgments.extend(made);
         }
@@ -198,8 +212,13 @@ impl SelfPlay<'_> {
     ) -> Result<(Vec<TrainingExample>, SkipCounts, usize)> {
         let session = self.session;
         let training = &session.config.training;
-        let (mut examples, skipped, mut cut) =
-            stages::assemble(rollouts, judgments, &session.config.selection, training.max_length)?;
+        let (mut examples, skipped, mut cut) = stages::assemble(
+            rollouts,
+            judgments,
+            &session.config.selection,
+            &training.targets(),
+            training.max_length,
+        )?;
         let name = Names::training_set(iteration);
         if self.run.has(&name) {
             return Ok((self.rows(&name)?, skipped, cut));
@@ -210,12 +229,38 @@ impl SelfPlay<'_> {
             let settings = training.tokenization_settings(policy.info().context_length);
             cut = stages::retokenize(policy, &mut examples, settings)?;
         }
+        if training.objective.requires().anchor {
+            self.add_earlier_log_probs(iteration, &mut examples)?;
+        }
         if training.reference_log_probs == ReferenceLogProbs::Recomputed {
             let policy = self.policy_after(iteration - 1)?;
             session.reference_log_probs(policy, &mut examples)?;
         }
         self.commit_rows(&name, &examples)?;
         Ok((examples, skipped, cut))
+    }
+
+    /// The log-probabilities under the starting model and under the policies before `pi_t`, which the objective
+    /// stays near to: each policy is loaded again.
+    fn add_earlier_log_probs(
+        &mut self,
+        iteration: u32,
+        examples: &mut [TrainingExample],
+    ) -> Result<()> {
+        let session = self.session;
+        let of_start = self.policy_after(0)?;
+        session.response_log_probs(of_start, examples, |response, log_prob| {
+            response.starting_log_prob = Some(log_prob);
+            response.earlier_log_probs = Some(Vec::new());
+        })?;
+        let history = session.config.training.weights_of_earlier().len() as u32;
+        for age in (1..history).take_while(|age| iteration > *age) {
+            let earlier = self.policy_after(iteration - 1 - age)?;
+            session.response_log_probs(earlier, examples, |response, log_prob| {
+                response.earlier_log_probs.get_or_insert_default().push(log_prob);
+            })?;
+        }
+        Ok(())
     }
 
     /// `theta_{t+1} = argmin E [ log(pi / pi_t) - eta (P(y > pi_t | x) - 1/2) ]^2`; returns the path of
@@ -229,11 +274,13 @@ impl SelfPlay<'_> {
         let pass = session.training_pass(iteration);
         let (mut policy, mut progress) = self.policy_in_training(iteration)?;
         let (begun_at, steps) = (progress.step, pass.settings.steps(examples.len()));
-        let commit_every = session.config.training.commit_every_steps.max(1);
+        let mut commits = Commits::new(session.config.training.commit_interval());
         let run = &mut *self.run;
         let mut commit = |policy: &mut dyn Learner, progress: TrainingProgress| {
-            if progress.step.is_multiple_of(commit_every) && progress.step < steps {
-                artifacts::commit_training_state(run, iteration, policy, examples, progress)?;
+            if progress.step < steps && commits.is_due(progress.step) {
+                commits.timed(|| {
+                    artifacts::commit_training_state(run, iteration, policy, examples, progress)
+                })?;
             }
             Ok(())
         };
@@ -245,12 +292,31 @@ impl SelfPlay<'_> {
 
         stages::require_finite(policy.as_mut(), examples)?;
         let saving = session.stage(Stage::Save, 1, "checkpoint");
+        let card = self.card(iteration)?;
         let path = self.run.commit(&name, |directory| {
-            policy.save(directory).map_err(|error| artifacts::not_saved(directory, error))
+            policy.save(directory).map_err(|error| artifacts::not_saved(directory, error))?;
+            artifacts::write_text(&directory.join(MODEL_CARD), &card)
         })?;
+        // Nothing of what training kept is needed any more, and sampling needs room.
+        policy.end_training()?;
         self.policy = Some((iteration, policy));
         saving.finish(path.display().to_string());
         Ok(path)
+    }
+
+    /// The model card of an iteration's checkpoint, with the results of those before it.
+    fn card(&mut self, iteration: u32) -> Result<String> {
+        let earlier = (0..iteration).map(|earlier| self.finished_report(earlier));
+        let reports: Vec<IterationReport> =
+            earlier.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+        let identity = self.run.identity();
+        let card = ModelCard {
+            identity,
+            iteration,
+            reports: &reports,
+            publication: Publication::default(),
+        };
+        Ok(card.render())
     }
 
     /// Samples from the policy `pi_{t}` after `iterations` iterations: by itself, or by the engine that holds its
@@ -270,6 +336,21 @@ impl SelfPlay<'_> {
         let PromptSet { training, held_out } = &inputs.prompts;
         let work = EngineWork { prompts: &[training, held_out], pass: &pass, weights_change: true };
         session.sampled_by(engine.as_mut(), policy.as_mut(), &weights, work, sample)
+    }
+
+    /// Has the oracle judge, with the policy after `iterations` iterations at its disposal if it asks the policy.
+    fn judged_after<T>(
+        &mut self,
+        iterations: u32,
+        judge: impl FnOnce(&mut dyn Oracle) -> Result<T>,
+    ) -> Result<T> {
+        let Some(lent) = self.session.lent_policy.filter(|lent| lent.is_wanted()) else {
+            return judge(self.oracle);
+        };
+        lent.put(self.take_policy_after(iterations)?);
+        let judged = judge(self.oracle);
+        self.policy = lent.take().map(|policy| (iterations, policy));
+        judged
     }
 
     fn log_prob_difference(&self) -> Option<f64> {

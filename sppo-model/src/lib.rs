@@ -11,6 +11,7 @@
 //! - [`text`]: tokenizer, chat template and special tokens.
 //! - [`decoder`]: decoder language models: families, weights and the forward pass.
 //! - [`encoder`]: encoders and reward models that score text.
+//! - [`hub`]: the Hugging Face hub.
 //! - [`checkpoint`]: models on disk, found, opened and written.
 //! - [`generation`]: sampling with a key-value cache.
 //! - [`training`]: a decoder that is trained, with its optimiser.
@@ -38,7 +39,10 @@ pub mod formats {
     pub(crate) mod weight_file;
     pub(crate) mod weight_names;
 
-    pub use gguf::{GgufFile, GgufKeys, GgufMetadata, GgufType, GgufValue};
+    pub use gguf::{
+        ArchitectureEntries, GgufEntries, GgufFile, GgufFormat, GgufKeys, GgufMetadata, GgufTensor,
+        GgufType, GgufValue, GgufWriter,
+    };
     pub use json::JsonObject;
     pub use peft::{AdapterFiles, AdapterValues, TARGET_MODULES, adapter_names, write_adapters};
     pub use weight_file::{WeightFile, WeightSource};
@@ -79,13 +83,16 @@ pub mod text {
     mod chat_template;
     mod codec;
     mod files;
+    mod gguf_export;
     mod gguf_tokenizer;
     mod gguf_vocabulary;
+    mod gguf_word_rules;
     mod jinja;
     mod tokenizer;
 
     pub use chat_template::{ChatTemplate, TemplateVariables};
     pub use codec::{SpecialTokens, TEMPLATE_HINT, TextCodec};
+    pub(crate) use gguf_export::{check_tokenizer, name_in_gguf, write_template, write_tokenizer};
     pub use tokenizer::Tokenizer;
 }
 
@@ -95,22 +102,29 @@ pub mod decoder {
     mod config;
     mod families;
     mod forward;
+    mod general_preference;
     pub(crate) mod lora;
     mod packing;
     mod rotary;
     mod sequence_classifier;
+    mod shared_prefixes;
     mod stored;
     mod weights;
 
-    pub use config::{Container, DecoderConfig, Experts, Family, NormPlacement, QueryKeyNorm};
+    pub use config::{
+        Container, DecoderConfig, Experts, Family, GgufWindows, NormPlacement, QueryKeyNorm,
+    };
     pub use families::FAMILIES;
-    pub(crate) use families::gguf_name;
+    pub(crate) use families::{
+        as_gguf_says, gguf_source, gguf_tensors, rotary_tensors, write_gguf_settings,
+    };
     pub use forward::{AttentionSource, Decoder};
+    pub use general_preference::GeneralPreferenceConfig;
     pub use lora::{AdapterSource, merge};
     pub(crate) use lora::{adapter_shapes, own_targets, stored_adapters};
     pub use packing::{InputLimits, PackedBatch};
     pub use rotary::{Rotary, RotaryScaling};
-    pub(crate) use sequence_classifier::DecoderClassifier;
+    pub(crate) use sequence_classifier::{DecoderClassifier, Head};
     pub(crate) use stored::{StoredTensor, StoredWeight, stored_tensors};
     pub use weights::{DecoderWeights, TensorLayout, TensorSource, tensor_layout};
 }
@@ -132,9 +146,38 @@ pub mod encoder {
     pub use reward_model::{RewardModel, RewardModelConfig};
 }
 
+pub mod hub {
+    //! The Hugging Face hub: the way to it, downloads into its cache, and pushing files to it.
+    //!
+    //! The protocol of pushing is that of Python's `huggingface_hub` without Xet: the hub says which files are large
+    //! (`preupload`), takes these by Git LFS's batch protocol, in one piece or in parts, and the rest within one
+    //! commit.
+
+    mod access;
+    mod cache;
+    mod client;
+    mod download;
+    mod error;
+    mod files;
+    mod large_files;
+    mod parts;
+    mod push;
+    mod repository;
+
+    pub(crate) use access::hub_cache;
+    pub use access::{HubAccess, Token};
+    pub(crate) use cache::CachedRepository;
+    pub(crate) use download::{RemoteFile, download};
+    pub use error::HubError;
+    pub use files::UploadFile;
+    pub use push::{PushTarget, Pushed, TransferProgress, Watch, push, resolve_repository};
+    pub(crate) use repository::encoded;
+}
+
 pub mod checkpoint {
     //! Models on disk: found or fetched, opened with their text side, and written.
 
+    mod gguf;
     mod open;
     mod weights;
     mod write;
@@ -148,12 +191,12 @@ pub mod checkpoint {
         mod wheel;
 
         pub use origin::{
-            DEFAULT_MODEL, DownloadProgress, ModelOrigin, ModelSourceIdentity, ModelSourceOptions,
-            ResolvedModel,
+            DEFAULT_MODEL, ModelOrigin, ModelSourceIdentity, ModelSourceOptions, ResolvedModel,
         };
-        pub use resolve::{may_be_fetched, resolve};
+        pub use resolve::{cache_directory, may_be_fetched, resolve};
     }
 
+    pub use gguf::{GgufExport, write_gguf};
     pub use open::{Checkpoint, CheckpointIdentity, TensorData, scorer_identity};
     pub use write::{WeightFiles, WeightFormat, write_checkpoint};
 }
@@ -164,13 +207,17 @@ pub mod generation {
     //! Each prompt is computed once and shared by its samples. All active rows decode together; a row
     //! that is finished leaves at once, and the next sample takes its place.
 
+    mod limits;
+    mod pages;
+    mod rows;
     mod sampler;
     mod scheduler;
-    mod slots;
 
+    pub use limits::GenerationLimits;
+    pub(crate) use limits::planned_cache;
+    pub(crate) use pages::CachePlan;
     pub use sampler::{SampleKey, SampleRequest, Sampler};
-    pub(crate) use scheduler::planned_cache;
-    pub use scheduler::{GenerationLimits, generate};
+    pub use scheduler::generate;
 }
 
 pub mod training {
@@ -189,12 +236,14 @@ pub mod serve {
     mod backend;
     pub mod judge;
     mod memory_estimate;
+    mod next_token;
     mod policy;
     mod scorer;
     mod team;
 
     pub use backend::{MatrixRate, ModelBackend, keep_large_buffers};
     pub use memory_estimate::{GRADIENTS_UNDER_WAY, MemoryTraits};
+    pub(crate) use next_token::load_next_token_scorer;
     pub use policy::DecoderPolicy;
     pub use scorer::{ScorerKind, load_scorer};
     pub use team::{Channel, Collective};

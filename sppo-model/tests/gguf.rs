@@ -1,13 +1,17 @@
 //! GGUF files as they are met: split, of any number format, and with metadata that are missing or say
-//! something else.
+//! something else; and as they are written.
 
 mod support;
 
 use std::path::{Path, PathBuf};
 
-use sppo_model::checkpoint::Checkpoint;
+use sppo_model::checkpoint::{Checkpoint, GgufExport, write_gguf};
 use sppo_model::decoder::RotaryScaling;
-use support::{GgufBuilder, gguf_of_fixture, open_gguf, refusal, tensors};
+use sppo_model::formats::{GgufFile, GgufFormat, WeightFile};
+use support::{
+    GgufBuilder, copy_of, fixture, gguf_of_fixture, open_gguf, read_json, refusal, tensors,
+    write_json,
+};
 
 /// Alters a file before it is written.
 type AnyChange<'a> = &'a dyn Fn(&mut GgufBuilder);
@@ -341,4 +345,153 @@ impl Replace<'_> {
     fn raw(self, key: &str, kind: u32, value: &[u8]) {
         self.without(key).0.raw(key, kind, value);
     }
+}
+
+/// Writes the fixture, with its `config.json` changed, as a GGUF file.
+fn export(
+    family: &str,
+    change: impl Fn(&mut serde_json::Value),
+) -> (tempfile::TempDir, Checkpoint, sppo_model::Result<GgufExport>) {
+    let directory = copy_of(family);
+    let mut config = read_json(&directory.path().join("config.json"));
+    change(&mut config);
+    write_json(&directory.path().join("config.json"), &config);
+    let checkpoint = Checkpoint::open(directory.path()).unwrap();
+    let exported = write_gguf(&checkpoint, &directory.path().join("e.gguf"), GgufFormat::F32, None);
+    (directory, checkpoint, exported)
+}
+
+#[test]
+fn an_exported_file_is_read_as_the_same_model() {
+    for family in ["llama", "qwen2", "qwen3", "qwen3_moe", "smollm3", "olmo2", "olmo3"] {
+        let (directory, checkpoint, exported) = export(family, |_| ());
+        assert_eq!(exported.unwrap(), GgufExport::default(), "{family}");
+        let read = Checkpoint::open(&directory.path().join("e.gguf")).unwrap();
+        assert_eq!(tensors(&read), tensors(&checkpoint), "{family}");
+        let stops =
+            |checkpoint: &Checkpoint| checkpoint.text().special_tokens().stop_tokens.clone();
+        assert_eq!(stops(&read), stops(&checkpoint), "{family}");
+    }
+}
+
+#[test]
+fn a_context_ends_where_windows_that_llama_cpp_lacks_begin_to_count() {
+    for family in ["mistral", "phi3"] {
+        let (directory, _, exported) = export(family, |_| ());
+        assert_eq!(exported.unwrap().shortened_context, Some(8), "{family}");
+        let read = Checkpoint::open(&directory.path().join("e.gguf")).unwrap();
+        assert_eq!(read.config().context_length, 8, "{family}");
+    }
+}
+
+#[test]
+fn divisors_of_rotary_frequencies_are_tensors() {
+    let long_rope = |config: &mut serde_json::Value| {
+        config["sliding_window"] = serde_json::Value::Null;
+        config["original_max_position_embeddings"] = 128.into();
+        config["rope_parameters"] = serde_json::json!({
+            "rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.75,
+            "short_factor": [1.0, 1.125, 1.25, 1.5, 2.0, 2.5], "long_factor": [1.5, 2.0, 4.0, 6.0, 9.0, 12.0],
+        });
+    };
+    for (family, names) in [
+        ("llama", &["rope_freqs.weight"][..]),
+        ("phi3", &["rope_factors_short.weight", "rope_factors_long.weight"][..]),
+    ] {
+        let (directory, checkpoint, exported) = export(family, |config| {
+            if family == "phi3" {
+                long_rope(config);
+            }
+        });
+        assert_eq!(exported.unwrap(), GgufExport::default());
+        let path = directory.path().join("e.gguf");
+        let file = GgufFile::open(&path).unwrap();
+        assert!(names.iter().all(|name| file.shape(name).is_some()), "{family}");
+        let read = Checkpoint::open(&path).unwrap();
+        assert_eq!(tensors(&read), tensors(&checkpoint), "{family}");
+        let scaling = |checkpoint: &Checkpoint| {
+            format!("{:?}", checkpoint.config().rotary[0].as_ref().unwrap().scaling)
+        };
+        if family == "llama" {
+            assert_eq!(scaling(&read), scaling(&checkpoint));
+        }
+    }
+}
+
+#[test]
+fn a_model_that_llama_cpp_would_compute_otherwise_is_not_written() {
+    type Change = fn(&mut serde_json::Value);
+    let cases: [(&str, Change, &str); 5] = [
+        ("gemma2", |_| (), "its `attention_scale` is"),
+        ("smollm3", |config| config["no_rope_layers"] = [1, 0, 1, 0].into(), "its `rotary` is"),
+        ("qwen3_moe", |config| config["norm_topk_prob"] = false.into(), "its `experts` is"),
+        (
+            "llama",
+            |config| config["rope_scaling"]["high_freq_factor"] = 3.into(),
+            "its `rotary` is",
+        ),
+        (
+            "qwen3",
+            |config| {
+                config["rope_scaling"] =
+                    serde_json::json!({"rope_type": "yarn", "factor": 4.0, "beta_fast": 16.0});
+            },
+            "its `rotary` is",
+        ),
+    ];
+    for (family, change, expected) in cases {
+        let (directory, _, exported) = export(family, change);
+        let error = exported.unwrap_err().to_string();
+        assert!(error.contains(expected), "{family}: {error}");
+        let left = fs_err::read_dir(directory.path()).unwrap();
+        let is_left = |name: &str| name.ends_with(".gguf");
+        let mut names = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert!(!names.any(|name| is_left(&name)), "{family}");
+    }
+}
+
+#[test]
+fn a_tokenizer_that_gguf_has_no_name_for_is_not_written() {
+    let directory = copy_of("qwen2");
+    let path = directory.path().join("tokenizer.json");
+    let mut tokenizer = read_json(&path);
+    tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\p{L}+|.".into();
+    write_json(&path, &tokenizer);
+    let checkpoint = Checkpoint::open(directory.path()).unwrap();
+    let file = directory.path().join("e.gguf");
+    let error = write_gguf(&checkpoint, &file, GgufFormat::F16, None).unwrap_err().to_string();
+    assert!(error.contains("splits text into words by a rule that is not known"), "{error}");
+    assert!(error.contains("--base"), "{error}");
+}
+
+#[test]
+fn metadata_of_a_gguf_file_stay_as_they_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = directory.path().join("first.gguf");
+    let mut builder = gguf_of_fixture("olmo2");
+    builder.text("general.author", "nobody").raw("general.odd", 2, &7_u16.to_le_bytes());
+    fs_err::write(&first, builder.build()).unwrap();
+    let own = Checkpoint::open(&first).unwrap();
+    let trained = Checkpoint::open(&fixture("olmo2")).unwrap();
+    // a file of its own metadata, and a checkpoint that takes those of its base, but for the chat template
+    for (name, checkpoint, base) in [("a", &own, None), ("b", &trained, Some(&*first))] {
+        let file = directory.path().join(name);
+        write_gguf(checkpoint, &file, GgufFormat::F32, base).unwrap();
+        let mut expected = GgufFile::open(&first).unwrap().entries();
+        expected.set_integer("general.file_type", 0);
+        expected.set_integer("general.quantization_version", 2);
+        if base.is_some() {
+            let config = read_json(&fixture("olmo2").join("tokenizer_config.json"));
+            let template = config["chat_template"].as_str().unwrap();
+            expected.set_text("tokenizer.chat_template", template);
+        }
+        assert_eq!(GgufFile::open(&file).unwrap().entries(), expected);
+        assert_eq!(tensors(&Checkpoint::open(&file).unwrap()), tensors(checkpoint));
+        let error = write_gguf(checkpoint, &file, GgufFormat::F32, base).unwrap_err();
+        assert!(error.to_string().contains("is there already"), "{error}");
+    }
+    // the file of another model
+    let other = Checkpoint::open(&fixture("olmo3")).unwrap();
+    let file = directory.path().join("c");
+    assert!(write_gguf(&other, &file, GgufFormat::F32, Some(&first)).is_err() && !file.exists());
 }

@@ -90,6 +90,23 @@ fn a_cache_for_a_single_row_gives_the_same_responses() {
 }
 
 #[test]
+fn a_cache_of_a_few_pages_gives_the_same_responses() {
+    let sampling = SamplingParameters { max_new_tokens: 200, ..Default::default() };
+    let request = request(&[9, 2, 30, 1, 1, 17], sampling);
+    let ends = [7, 100, 300];
+    let expected = model().generate(&request, &ends, &SilentHost).unwrap();
+    let lengths: Vec<usize> = expected.iter().map(|response| response.tokens.len()).collect();
+    assert!(lengths.iter().any(|length| *length > 130), "{lengths:?}");
+    // Keys and values of three layers, of two heads of 16 numbers each.
+    let slot = 2 * 3 * 2 * 16 * 4;
+    for slots in [300, 350, 420, 500, 700, 1000] {
+        let limits = GenerationLimits { cache_bytes: slots * slot, ..Default::default() };
+        let actual = model().with_generation_limits(limits).generate(&request, &ends, &SilentHost);
+        assert_eq!(actual.unwrap(), expected, "{slots} slots");
+    }
+}
+
+#[test]
 fn prompts_that_cannot_be_continued_are_named() {
     let error = |lengths: &[usize]| {
         let sampling = SamplingParameters::default();

@@ -36,7 +36,9 @@ pub(crate) fn sppo_alone_in(directory: &Path) -> Command {
 
 fn without_environment(program: &Path) -> Command {
     let mut command = Command::new(program);
-    for name in ["HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN"] {
+    let of_the_hub =
+        ["HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN", "HF_TOKEN_PATH"];
+    for name in of_the_hub {
         command.env_remove(name);
     }
     command.env_remove("SPPO_LOG").env_remove("SPPO_PLUGIN_PATH").env("NO_COLOR", "1");

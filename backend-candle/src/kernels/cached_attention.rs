@@ -29,7 +29,7 @@ pub(crate) fn cached_attention(
     let mut output = vec![0.0; queries.len()];
     output.par_chunks_mut(features).zip(queries.par_chunks(features)).zip(rows).for_each(
         |((output, queries), row)| {
-            let slots = visible_slots(row, shape.window);
+            let slots: Vec<usize> = row.within(shape.window).slots().collect();
             let mut parts = vec![[0.0; LANES]; slots.len()];
             let heads = output.chunks_exact_mut(width).zip(queries.chunks_exact(width));
             for (head, (output, queries)) in heads.enumerate() {
@@ -43,12 +43,6 @@ pub(crate) fn cached_attention(
         },
     );
     output
-}
-
-fn visible_slots(row: &CachedRow, window: Option<usize>) -> Vec<usize> {
-    let count = row.prefix.len() + row.own.len();
-    let hidden = window.map_or(0, |window| count.saturating_sub(window));
-    row.prefix.clone().chain(row.own.clone()).skip(hidden).collect()
 }
 
 vectorised! {

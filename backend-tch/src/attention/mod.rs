@@ -10,8 +10,9 @@
 //! So no key is copied. Backward, a part needs only the whole's `o` and `l`.
 //!
 //! The key-value cache is one pair of tensors per layer, each `[slots, key-value heads * size]`. Each
-//! decoding row owns a span of `d` slots for its own keys (`CachedRow::own`); prompts follow, and all
-//! responses to a prompt see the same slots of it (`CachedRow::prefix`):
+//! decoding row takes pages of slots for its own keys as it grows (`CachedRow::own`), beginning at a multiple of
+//! `d` slots; prompts follow, and all responses to a prompt see the same slots of it (`CachedRow::prefix`). Where
+//! the pages of all rows follow each other:
 //!
 //! ```text
 //! slot  0            d            2 d          3 d                    r d

@@ -7,17 +7,6 @@ use sppo_model::ops::CachedRow;
 /// Most spans per row: a span without a row is computed in vain.
 const MOST_SPANS_PER_ROW: usize = 2;
 
-/// The row without the keys beyond the window.
-pub(super) fn visible(row: &CachedRow, window: Option<usize>) -> CachedRow {
-    let Some(window) = window else { return row.clone() };
-    let (prefix, own) = (row.prefix.clone(), row.own.clone());
-    let left = window.saturating_sub(own.len());
-    CachedRow {
-        own: own.start.max(own.end.saturating_sub(window))..own.end,
-        prefix: prefix.start.max(prefix.end.saturating_sub(left))..prefix.end,
-    }
-}
-
 /// Runs of rows with the same prefix, and that prefix; rows without a prefix are in no run.
 pub(super) fn prompts(rows: &[CachedRow]) -> Vec<(Range<usize>, Range<usize>)> {
     let mut runs: Vec<(Range<usize>, Range<usize>)> = Vec::new();
@@ -75,13 +64,5 @@ mod tests {
         assert_eq!(spans(&[20, 0, 30], 0, 7, 36), None);
         assert_eq!(spans(&[20, 20], 0, 7, 100), None);
         assert_eq!(spans(&[0, 10, 90], 0, 7, 100), None);
-    }
-
-    #[test]
-    fn a_window_cuts_the_prompt_before_the_row_itself() {
-        let row = CachedRow { prefix: 3..9, own: 20..24 };
-        assert_eq!(visible(&row, None), row);
-        assert_eq!(visible(&row, Some(6)), CachedRow { prefix: 7..9, own: 20..24 });
-        assert_eq!(visible(&row, Some(3)), CachedRow { prefix: 9..9, own: 21..24 });
     }
 }

@@ -207,7 +207,7 @@ impl Division {
 }
 
 fn bytes(gradient: &Tensor) -> usize {
-    gradient.numel() * size_of::<f32>()
+    gradient.numel() * gradient.kind().elt_size_in_bytes()
 }
 
 /// The sizes of gradients in a few words. Ranks with others must not sum: the engine would end the process.

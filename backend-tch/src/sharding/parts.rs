@@ -1,6 +1,6 @@
 //! The parts of a weight, one for each rank.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use crate::tensors::TorchResult;
 
@@ -39,11 +39,6 @@ impl Part {
     pub(crate) fn of_values(self, values: &[f32]) -> &[f32] {
         let start = self.start as usize;
         values.get(start..start + self.length as usize).unwrap_or_default()
-    }
-
-    /// Zeros of this part's length, where another tensor is.
-    pub(crate) fn zeros(self, beside: &Tensor) -> TorchResult<Tensor> {
-        Ok(Tensor::f_zeros([self.length], (Kind::Float, beside.device()))?)
     }
 }
 

@@ -114,10 +114,10 @@ impl TchOps {
         let shares = parameter.shares();
         match &self.division {
             Some(division) if shares.divide_values => {
-                division.gather(parameter.value(), shares, [parameter.count() as i64])
+                division.gather(&parameter.own_values()?, shares, [parameter.count() as i64])
             }
-            Some(division) => division.on_rank_0(parameter.value()),
-            None => Ok(parameter.values()?),
+            Some(division) if division.group.rank() != 0 => Ok(Vec::new()),
+            _ => Ok(parameter.values()?),
         }
     }
 

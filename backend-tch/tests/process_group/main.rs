@@ -31,6 +31,15 @@ fn two_three_and_four_ranks_agree_on_every_operation() {
     }
 }
 
+/// Over NCCL where SPPO_TCH_TEST_DEVICE is `cuda`. `backend-tch/gpu-check` runs it there.
+#[test]
+fn a_group_of_one_gives_back_what_it_gets() {
+    let device = std::env::var("SPPO_TCH_TEST_DEVICE").unwrap_or_else(|_| "cpu".into());
+    let mut variables = variables(0, 1, free_port());
+    variables.push((tasks::DEVICE, device));
+    assert_eq!(Rank::start("alone", &variables).told(), "done");
+}
+
 #[test]
 fn gradients_are_summed_and_absent_ones_count_as_zeros() {
     for rank in start("gradients", 0..3, 3) {

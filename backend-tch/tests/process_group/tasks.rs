@@ -14,13 +14,20 @@ use tch::{Device, Kind, Tensor};
 use crate::SHORT;
 use crate::processes::LONGEST;
 
+/// Names the device of a group of one.
+pub(crate) const DEVICE: &str = "SPPO_TEST_DEVICE";
+
 /// Joins the group that the environment describes, does a task there, and prints the end.
 pub(crate) fn run(task: &str) {
     if task == "agent" {
         return serve_as_agent();
     }
     tch::set_num_threads(1);
-    let launch = Launch::from_environment().unwrap().unwrap();
+    let launch = match task {
+        // A process without others is no launcher's.
+        "alone" => launch_of_one(),
+        _ => Launch::from_environment().unwrap().unwrap(),
+    };
     let settings = settings(task, launch.rank);
     let joined = ProcessGroup::join(launch, &settings).map(Rc::new);
     let end = joined.and_then(|group| perform(task, &group));
@@ -34,9 +41,42 @@ pub(crate) fn run(task: &str) {
     }
 }
 
+fn launch_of_one() -> Launch {
+    let port = std::env::var("MASTER_PORT").unwrap().parse().unwrap();
+    Launch {
+        rank: 0,
+        size: 1,
+        local_rank: Some(0),
+        local_size: Some(1),
+        master: "127.0.0.1".into(),
+        port,
+        agent_serves: false,
+        restarts: 0,
+        error_file: None,
+    }
+}
+
+/// All operations of training, on the device of a group of one.
+fn check_alone(group: &ProcessGroup) -> GroupResult<()> {
+    let device = choose_device(&std::env::var(DEVICE).unwrap(), None).unwrap();
+    if let Device::Cuda(number) = device {
+        group.open_nccl(number, &[])?;
+    }
+    assert_eq!(group.broadcast_bytes(b"order")?, b"order");
+    assert_eq!(group.all_gather_bytes(b"reply")?, [b"reply"]);
+    for kind in [Kind::Float, Kind::BFloat16] {
+        let own = Tensor::arange(1_000_003, (Kind::Float, device)).to_kind(kind);
+        let sum = group.begin_sum(own.copy())?;
+        let part = group.begin_broadcast(own.copy().narrow(0, 7, 500_000), 0)?;
+        assert!(group.finish(sum)?.equal(&own), "sum in {kind:?}");
+        assert!(group.finish(part)?.equal(&own.narrow(0, 7, 500_000)), "part in {kind:?}");
+    }
+    group.barrier(LONGEST)
+}
+
 fn settings(task: &str, rank: usize) -> GroupSettings {
     let settings = GroupSettings::new(match task {
-        "collectives" | "gradients" | "sharding" | "restart" => Duration::from_secs(20),
+        "alone" | "collectives" | "gradients" | "sharding" | "restart" => Duration::from_secs(20),
         _ => SHORT,
     });
     match (task, rank) {
@@ -49,6 +89,7 @@ fn perform(task: &str, group: &Rc<ProcessGroup>) -> GroupResult<()> {
     match task {
         "collectives" => check_collectives(group),
         "gradients" => check_gradients(group),
+        "alone" => check_alone(group),
         "sharding" => crate::sharding::check(group),
         "sum" => sum_on_and_on(group, 2000, None),
         "restart" => sum_on_and_on(group, 60, Some(20).filter(|_| is_first_attempt())),

@@ -1,6 +1,8 @@
 //! Arguments of the commands, as typed; `settings` and the commands decide.
 
 mod compare;
+mod export;
+mod oracle;
 mod run;
 mod settings;
 mod tools;
@@ -9,6 +11,11 @@ mod trials;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use compare::CompareArguments;
+pub(crate) use export::{
+    BenchmarkArguments, ExportArguments, ExportTarget, GgufArguments, GgufFormatChoice,
+    LmEvalArguments,
+};
+pub(crate) use oracle::{OracleCheckArguments, OracleCommand, OracleCommandArguments};
 pub(crate) use run::{
     GenerateArguments, RankArguments, RunArguments, ScoreArguments, TrainArguments,
 };
@@ -18,7 +25,7 @@ pub(crate) use settings::{
 };
 pub(crate) use tools::{
     CompletionsArguments, ConfigArguments, ConfigCommand, GameArguments, GameKind, ManArguments,
-    MergeArguments, PluginArguments, PluginCommand, RunReportArguments,
+    MergeArguments, PluginArguments, PluginCommand, PushArguments, RunReportArguments,
 };
 pub(crate) use trials::{BenchArguments, ChatArguments, EvalArguments, ShapeChoice};
 
@@ -92,6 +99,10 @@ pub(crate) enum Command {
     Train(Box<TrainArguments>),
     /// Merge low-rank adapters into their model: a PEFT directory in, a whole checkpoint out
     Merge(MergeArguments),
+    /// Write a model for llama.cpp and Ollama, or its answers for a benchmark
+    Export(Box<ExportArguments>),
+    /// Upload a checkpoint to the Hugging Face hub
+    Push(PushArguments),
     /// Per-token log-probabilities of given responses
     Score(ScoreArguments),
     /// One run, or several side by side, as a page to look at
@@ -107,6 +118,8 @@ pub(crate) enum Command {
     Bench(BenchArguments),
     /// Self-play on a small game, exactly, beside the theorem's bound
     Game(GameArguments),
+    /// The oracle that judges: its agreement with labels
+    Oracle(Box<OracleCommandArguments>),
     /// The backends and oracles at hand
     Plugin(PluginArguments),
     /// The settings of a run
@@ -128,7 +141,12 @@ impl Command {
             Self::Score(arguments) => (&arguments.settings, &arguments.backend),
             Self::Eval(arguments) => (&arguments.settings, &arguments.backend),
             Self::Chat(arguments) => (&arguments.settings, &arguments.backend),
+            Self::Export(arguments) => return arguments.backend(),
             Self::Bench(arguments) => (&arguments.settings, &arguments.backend),
+            Self::Oracle(arguments) => {
+                let OracleCommand::Check(arguments) = &arguments.command;
+                (&arguments.settings, &arguments.backend)
+            }
             _ => return None,
         })
     }

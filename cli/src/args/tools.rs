@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum, value_parser};
 use clap_complete::Shell;
+use sppo_core::game::GameAlgorithm;
 
 use super::{
     BackendArguments, ModelArguments, OracleArguments, ReportArguments, SamplerArguments,
@@ -21,7 +22,8 @@ Examples:
   sppo game                                        rock, paper, scissors
   sppo game --kind cycle --size 5 --iterations 10000
   sppo game --kind random --size 20 --seed 7 --svg gaps.svg
-  sppo game --matrix preferences.csv --csv gaps.csv")]
+  sppo game --matrix preferences.csv --csv gaps.csv
+  sppo game --algorithm extragradient --algorithm optimistic --eta 1 --html gaps.html")]
 pub(crate) struct GameArguments {
     /// A built-in game: in a cycle, each answer beats the half of the others that follow it
     #[arg(long, value_name = "KIND", value_enum, default_value_t)]
@@ -41,6 +43,9 @@ pub(crate) struct GameArguments {
     /// The step size [default: the one with the smallest bound]
     #[arg(long, allow_hyphen_values = true, value_name = "ETA")]
     pub(crate) eta: Option<f64>,
+    /// Also play another algorithm, whose last policy settles, with the same step size; may be given several times
+    #[arg(long, value_name = "ALGORITHM", value_enum)]
+    pub(crate) algorithm: Vec<AlgorithmChoice>,
     /// Draw the gaps and the bound, on logarithmic axes
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
@@ -54,6 +59,27 @@ pub(crate) struct GameArguments {
     pub(crate) report: ReportArguments,
 }
 
+/// The algorithms beside SPPO.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AlgorithmChoice {
+    /// Optimistic multiplicative weights
+    Optimistic,
+    /// Two steps per iteration, the second by what the first sees
+    Extragradient,
+    /// A step by the gain where it arrives
+    ProximalPoint,
+}
+
+impl From<AlgorithmChoice> for GameAlgorithm {
+    fn from(choice: AlgorithmChoice) -> Self {
+        match choice {
+            AlgorithmChoice::Optimistic => Self::Optimistic,
+            AlgorithmChoice::Extragradient => Self::Extragradient,
+            AlgorithmChoice::ProximalPoint => Self::ProximalPoint,
+        }
+    }
+}
+
 /// The built-in games.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum GameKind {
@@ -62,6 +88,52 @@ pub(crate) enum GameKind {
     Cycle,
     /// Probabilities drawn by --seed
     Random,
+}
+
+/// Upload a checkpoint to the Hugging Face hub
+///
+/// Uploads the last checkpoint of a run, or that of --iteration, with its model card; or a directory with a model as
+/// it is. The repository and the branch are made if they are not there. The token is that of HF_TOKEN or of
+/// `hf auth login`. Repeated after an interruption, it sends nothing that the hub has.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sppo push mine --repo my-model                   the last checkpoint of the run runs/mine
+  sppo push mine --repo my-org/my-model --iteration 2 --revision iteration-2 --private
+  sppo push merged/ --repo my-model                a directory from sppo merge")]
+pub(crate) struct PushArguments {
+    /// The run or the checkpoint: a directory, or the name of a run within --run-directory
+    #[arg(value_name = "RUN|CHECKPOINT")]
+    pub(crate) source: PathBuf,
+    /// The repository: a name of your own account, or owner/name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) repo: String,
+    /// Make the repository private, if it is made
+    #[arg(long)]
+    pub(crate) private: bool,
+    /// The iteration whose checkpoint is uploaded [default: the last that is finished]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub(crate) iteration: Option<u32>,
+    /// The branch
+    #[arg(long, value_name = "BRANCH", default_value = "main")]
+    pub(crate) revision: String,
+    /// Upload the run's report too, and link it in the card: it shows prompts, answers and paths
+    #[arg(long)]
+    pub(crate) with_report: bool,
+    /// Hub id of the starting model, for the card and for adapters [default: the run's, if it came from the hub]
+    #[arg(long, value_name = "ID")]
+    pub(crate) base_model: Option<String>,
+    /// Licence, as the hub spells it, for the card [default: that which the starting model declares]
+    #[arg(long, value_name = "LICENSE")]
+    pub(crate) license: Option<String>,
+    /// Hub id of a data set that the prompts come from, for the card; may be repeated
+    #[arg(long, value_name = "ID")]
+    pub(crate) dataset: Vec<String>,
+    /// The directory that holds all runs
+    #[arg(long, value_name = "DIRECTORY", default_value = "runs")]
+    pub(crate) run_directory: PathBuf,
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
 }
 
 /// One run, or several side by side, as a page to look at
@@ -115,7 +187,8 @@ pub(crate) struct MergeArguments {
 ///
 /// sppo searches for plugins in this order: files and directories named here or in a configuration file
 /// (`plugins.files`, `plugins.path`), the directories of SPPO_PLUGIN_PATH, those added with
-/// `sppo plugin add`, the built-in ones, and the directory of the program. The first of a name counts.
+/// `sppo plugin add`, the built-in ones, and the directory of the program, with `lib/sppo` beside it. The first of a
+/// name counts.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct PluginArguments {
     /// A TOML file with settings; may be given several times, the later wins

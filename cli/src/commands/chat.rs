@@ -178,8 +178,8 @@ impl Chat<'_> {
 
     /// Leaves the response with the best score; the first of several.
     fn keep_best(&self, rollout: &mut Rollout, oracle: &mut dyn Oracle) -> Result<()> {
-        let preferences = self.session.judge(oracle, &[stages::comparison(rollout)])?;
-        let scores = preferences.first().map(|found| found.scores.iter().enumerate().rev());
+        let judged = self.session.judge(oracle, &[stages::comparison(rollout)])?;
+        let scores = judged.first().map(|found| found.preferences.scores.iter().enumerate().rev());
         if let Some((best, _)) = scores.and_then(|all| all.max_by(|(_, a), (_, b)| a.total_cmp(b)))
         {
             rollout.responses = vec![rollout.responses.swap_remove(best)];

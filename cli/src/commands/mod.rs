@@ -5,10 +5,13 @@ mod chat;
 mod compare;
 mod config;
 mod eval;
+mod export;
 mod game;
 mod generate;
 mod merge;
+mod oracle;
 mod plugin;
+mod push;
 mod rank;
 mod report;
 mod run;
@@ -32,6 +35,8 @@ pub(crate) fn dispatch(command: Command, terminal: &Terminal) -> Result<()> {
         Command::Rank(arguments) => rank::rank(&arguments, terminal),
         Command::Train(arguments) => train::train(&arguments, terminal),
         Command::Merge(arguments) => merge::merge(&arguments, terminal),
+        Command::Export(arguments) => export::export(&arguments, terminal),
+        Command::Push(arguments) => push::push(&arguments, terminal),
         Command::Score(arguments) => score::score(&arguments, terminal),
         Command::Report(arguments) => report::report(&arguments),
         Command::Eval(arguments) => eval::eval(&arguments, terminal),
@@ -39,6 +44,7 @@ pub(crate) fn dispatch(command: Command, terminal: &Terminal) -> Result<()> {
         Command::Chat(arguments) => chat::chat(&arguments, terminal),
         Command::Bench(arguments) => bench::bench(&arguments, terminal),
         Command::Game(arguments) => game::game(&arguments, terminal),
+        Command::Oracle(arguments) => oracle::oracle(&arguments.command, terminal),
         Command::Plugin(arguments) => plugin::plugin(&arguments, terminal),
         Command::Config(arguments) => config::config(&arguments.command),
         Command::Completions(arguments) => shell::completions(&arguments),

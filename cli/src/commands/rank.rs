@@ -32,19 +32,19 @@ pub(super) fn rank(arguments: &RankArguments, terminal: &Terminal) -> Result<()>
     interrupt::watch();
     let judge_name = setup.describe_oracle(oracle.as_ref());
     let comparisons: Vec<_> = sets.iter().map(comparison).collect();
-    let preferences = session.judge(oracle.as_mut(), &comparisons)?;
+    let judged = session.judge(oracle.as_mut(), &comparisons)?;
     drop(comparisons);
 
     if let Some(pairs_to) = pairs_to {
         let keep_degenerate = setup.config.selection.keep_degenerate;
-        let (pairs, skipped) = pair_candidates(&sets, &preferences, keep_degenerate);
+        let (pairs, skipped) = pair_candidates(&sets, &judged, keep_degenerate);
         write_pairs(pairs_to.path(), pairs)?;
         report_skipped(skipped, terminal);
     }
     let ranked: Vec<RankedCandidates> = sets
         .into_iter()
-        .zip(preferences)
-        .map(|(set, preferences)| RankedCandidates { set, preferences })
+        .zip(judged)
+        .map(|(set, judged)| RankedCandidates { set, judged })
         .collect();
     write_ranked(ranked_to.path(), &ranked, &judge_name)?;
     ranked_to.finish(ranked.len(), arguments.report)

@@ -14,7 +14,7 @@ pub(super) fn report(arguments: &RunReportArguments) -> Result<()> {
     let directories: Vec<PathBuf> = arguments
         .runs
         .iter()
-        .map(|run| find(run, &arguments.run_directory))
+        .map(|run| find_run(run, &arguments.run_directory))
         .collect::<Result<_>>()?;
     let mut reports = Vec::with_capacity(directories.len());
     for directory in &directories {
@@ -34,11 +34,11 @@ pub(super) fn report(arguments: &RunReportArguments) -> Result<()> {
 }
 
 /// The directory of a run, which is named by its path or by its name among all runs.
-fn find(run: &Path, all: &Path) -> Result<PathBuf> {
+pub(super) fn find_run(run: &Path, all: &Path) -> Result<PathBuf> {
     let candidates = [run.to_path_buf(), all.join(run)];
-    let found = candidates.iter().find(|directory| directory.join("run.json").is_file());
+    let found = candidates.into_iter().find(|directory| directory.join("run.json").is_file());
     match found {
-        Some(directory) => Ok(directory.clone()),
+        Some(directory) => Ok(directory),
         None => Err(Error::run_directory(run, "there is no run here")
             .with_hint("name a directory with a run.json, or a run within --run-directory")
             .into()),

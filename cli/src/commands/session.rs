@@ -45,10 +45,15 @@ impl Setup {
         self.observed_by(&SilentObserver)
     }
 
+    /// The display of the stages.
+    pub(crate) fn display(&self) -> &dyn Observer {
+        &self.display
+    }
+
     /// A session with another observer.
     pub(crate) fn observed_by<'a>(&'a self, observer: &'a dyn Observer) -> Session<'a> {
         let Self { config, plugins, backend, .. } = self;
-        Session { config, plugins, backend: backend.as_ref(), observer }
+        Session { config, plugins, backend: backend.as_ref(), observer, lent_policy: None }
     }
 
     /// The judge as it is recorded.
@@ -70,7 +75,7 @@ impl Setup {
     pub(crate) fn load(&self, model: LocalModel) -> Result<Box<dyn Policy>> {
         interrupt::watch();
         // The backend opens the files itself.
-        let LocalModel { path, checkpoint } = model;
+        let LocalModel { path, checkpoint, .. } = model;
         drop(checkpoint);
         Ok(self.session().load(&path)?)
     }
@@ -78,7 +83,7 @@ impl Setup {
     /// As [`Self::load`], to train what the settings say: all weights, or adapters.
     pub(crate) fn load_for_training(&mut self, path: &Path) -> Result<Box<dyn Policy>> {
         interrupt::watch();
-        memory::settle_sharding(&mut self.config, self.backend.as_ref(), path, &self.terminal);
+        memory::settle_training(&mut self.config, self.backend.as_ref(), path, &self.terminal);
         Ok(self.session().load_for_training(path)?)
     }
 }

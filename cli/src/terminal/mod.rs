@@ -12,7 +12,7 @@ pub(crate) use forecast::ExpectedStage;
 pub(crate) use format::{
     Alignment, Table, bytes, counted, duration, interval, number, percent, signed,
 };
-pub(crate) use progress::{Download, ProgressDisplay};
+pub(crate) use progress::{ProgressDisplay, Transfer};
 
 use crate::args::{ColorChoice, TerminalArguments};
 
@@ -75,8 +75,13 @@ impl Terminal {
     }
 
     /// Shows a download until it is dropped.
-    pub(crate) fn download(&self) -> Download {
-        Download::new(self.clone())
+    pub(crate) fn download(&self) -> Transfer {
+        Transfer::new(self.clone(), "fetching")
+    }
+
+    /// Shows an upload until it is dropped.
+    pub(crate) fn upload(&self) -> Transfer {
+        Transfer::new(self.clone(), "uploading")
     }
 
     /// Runs `act` with the moving bars out of the way.

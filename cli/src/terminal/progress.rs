@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use sppo_core::observer::{Event, Observer, Stage};
-use sppo_model::checkpoint::source::DownloadProgress;
+use sppo_model::hub::TransferProgress;
 
 use super::forecast::{ExpectedStage, Forecast};
 use super::{Terminal, bytes, duration, number};
@@ -304,28 +304,30 @@ fn template(layout: &str, unit: &'static str) -> ProgressStyle {
         .with_key("received", received)
 }
 
-/// Progress display of a download.
-pub(crate) struct Download {
+/// Progress display of files that are fetched or uploaded.
+pub(crate) struct Transfer {
     terminal: Terminal,
-    state: RefCell<Option<DownloadState>>,
+    /// `fetching` or `uploading`.
+    verb: &'static str,
+    state: RefCell<Option<TransferState>>,
 }
 
-struct DownloadState {
+struct TransferState {
     file: String,
     last_line: Instant,
     bar: ProgressBar,
 }
 
-impl Download {
-    pub(super) fn new(terminal: Terminal) -> Self {
-        Self { terminal, state: RefCell::new(None) }
+impl Transfer {
+    pub(super) fn new(terminal: Terminal, verb: &'static str) -> Self {
+        Self { terminal, verb, state: RefCell::new(None) }
     }
 
     /// Shows the progress.
-    pub(crate) fn show(&self, progress: &DownloadProgress) {
+    pub(crate) fn show(&self, progress: &TransferProgress) {
         let mut state = self.state.borrow_mut();
         if state.as_ref().is_none_or(|state| state.file != progress.file) {
-            self.terminal.note(&format!("fetching {}", progress.file));
+            self.terminal.note(&format!("{} {}", self.verb, progress.file));
             if let Some(previous) = state.take() {
                 previous.bar.finish_and_clear();
             }
@@ -337,22 +339,22 @@ impl Download {
                 None => "  {spinner} {received}",
             };
             bar.set_style(template(layout, ""));
-            DownloadState { file: progress.file.clone(), last_line: Instant::now(), bar }
+            TransferState { file: progress.file.clone(), last_line: Instant::now(), bar }
         });
-        state.bar.set_position(progress.received);
+        state.bar.set_position(progress.done);
         if let Some(total) = progress.total {
             state.bar.set_length(total);
         }
         if !self.terminal.interactive && state.last_line.elapsed() >= LINE_INTERVAL {
             state.last_line = Instant::now();
             let of = progress.total.map(|total| format!(" of {}", bytes(total)));
-            let received = bytes(progress.received);
+            let received = bytes(progress.done);
             self.terminal.note(&format!("  {received}{}", of.unwrap_or_default()));
         }
     }
 }
 
-impl Drop for Download {
+impl Drop for Transfer {
     fn drop(&mut self) {
         if let Some(state) = self.state.get_mut().take() {
             state.bar.finish_and_clear();

@@ -3,10 +3,14 @@
 
 use serde_json::Value;
 use sppo_http_transport::Malformed;
+use sppo_plugin::thought::{Thought, without_thought};
 
 use super::lenient;
 use super::log_probs::LogProbs;
-use crate::question::Ending;
+use crate::question::{Ending, InvalidVerdict, JudgeReply, QuestionVerdict};
+
+/// Characters of an invalid reply that are shown.
+const EXCERPT: usize = 120;
 
 /// Values of `finish_reason` besides those of a reply that came to its end, by beginnings of their names.
 const FINISH_REASONS: [(&str, Ending); 14] = [
@@ -57,6 +61,38 @@ impl ChatReply {
         match reply.ending {
             Ending::Broken => Err(Malformed("the service broke the reply off".into())),
             _ => Ok(reply),
+        }
+    }
+
+    /// The reply as the oracle takes it, with these verdicts; `None` for an invalid one.
+    pub(super) fn judged(&self, verdicts: Vec<Option<QuestionVerdict>>) -> JudgeReply {
+        let said = || InvalidVerdict(excerpt(&self.text));
+        JudgeReply {
+            verdicts: verdicts.into_iter().map(|verdict| verdict.ok_or_else(said)).collect(),
+            prompt_tokens: self.prompt_tokens,
+            completion_tokens: self.completion_tokens,
+            ending: self.ending_of_answer(),
+            ..JudgeReply::default()
+        }
+    }
+
+    /// The text of an answer that came to its end, without its thoughts.
+    pub(super) fn whole_answer(&self) -> Option<Thought<'_>> {
+        let thought = without_thought(&self.text);
+        let is_whole = self.ending == Ending::Complete && thought.answer().is_some();
+        is_whole.then_some(thought)
+    }
+
+    /// The end of the reply; one that has nothing but a thought did not come to it.
+    fn ending_of_answer(&self) -> Ending {
+        let nothing = match without_thought(&self.text) {
+            Thought::Open => true,
+            Thought::Absent(answer) => answer.trim().is_empty() && self.has_thought,
+            Thought::Closed(answer) => answer.is_empty(),
+        };
+        match self.ending {
+            Ending::Complete if nothing => Ending::ThoughtAlone,
+            ending => ending,
         }
     }
 
@@ -166,4 +202,12 @@ fn is_empty(value: &Value) -> bool {
         Value::Object(fields) => fields.values().all(is_empty),
         _ => false,
     }
+}
+
+/// The beginning of a reply, or words for its lack.
+fn excerpt(text: &str) -> String {
+    let thought = without_thought(text);
+    let said = thought.answer().filter(|answer| !answer.is_empty()).unwrap_or(text).trim();
+    let excerpt: String = said.chars().take(EXCERPT).collect();
+    if excerpt.is_empty() { "an empty reply".into() } else { excerpt }
 }

@@ -229,7 +229,7 @@ fn replies_that_did_not_come_to_their_end_are_no_verdicts_and_say_why() {
         let JudgeReply { verdicts, ending: said, .. } = read(&JudgeConfig::default(), &reply);
         assert!(verdicts[0].is_err(), "{reply}");
         assert_eq!(said, ending, "{reply}");
-        assert!(said.reason(16).is_some());
+        assert!(said.reason(HttpConfig::default().tables()).is_some());
     }
     // A limit that was meant for a label alone, and log-probabilities of an answer that goes on.
     let short = JudgeConfig { max_tokens: 1, log_probs: false, ..JudgeConfig::default() };
@@ -281,53 +281,64 @@ fn fields_that_a_verdict_does_not_need_may_be_of_any_kind() {
     assert_eq!((reply.prompt_tokens, reply.completion_tokens), (7, 2));
 }
 
+/// A line of `verdicts.jsonl`: a reply, and the probability that it stands for.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    about: String,
+    /// The first label, the second, and that of a tie; A and B when left out.
+    labels: Option<Vec<String>>,
+    says: Option<String>,
+    message: Option<Value>,
+    finish: Option<String>,
+    max_tokens: Option<u32>,
+    /// Tokens, some with the log-probabilities of those that could have come.
+    tokens: Option<Vec<Value>>,
+    /// The probability, to two digits; nothing for an invalid verdict.
+    verdict: Option<f64>,
+}
+
+impl Line {
+    fn config(&self) -> JudgeConfig {
+        let label = |index: usize| self.labels.as_ref().and_then(|all| all.get(index).cloned());
+        let default = JudgeConfig::default();
+        JudgeConfig {
+            label_first: label(0).unwrap_or(default.label_first.clone()),
+            label_second: label(1).unwrap_or(default.label_second.clone()),
+            label_tie: label(2),
+            max_tokens: self.max_tokens.unwrap_or(default.max_tokens),
+            ..default
+        }
+    }
+
+    fn reply(&self) -> Value {
+        let said = json!({"role": "assistant", "content": self.says});
+        let log_probs = self.tokens.as_ref().map_or(Value::Null, |tokens| {
+            let position = |token: &Value| match token.as_array() {
+                Some(pair) => json!({"token": pair[0], "logprob": -0.1, "top_logprobs": pair[1]}),
+                None => json!({"token": token, "logprob": -0.1, "top_logprobs": []}),
+            };
+            json!({"content": tokens.iter().map(position).collect::<Vec<_>>()})
+        });
+        let finish = self.finish.as_deref().unwrap_or("stop");
+        choice(self.message.clone().unwrap_or(said), finish, log_probs)
+    }
+}
+
 #[test]
-fn verdicts_nearly_in_form_count_and_doubtful_ones_do_not() {
-    for text in [
-        "{\"winner\": 1}",
-        "{\"winner\": 1.0}",
-        "{\"winner\": \"1\"}",
-        "Comparing {1} with {2}: {\"winner\": \"1\"}",
-        "{\"winner\": \"2\"} No, I was wrong: {\"reason\": {\"why\": \"it is right\"}, \"winner\": 1}",
-        "{'winner': '1'}",
-        "{winner: 1}",
-        "{\"winner\": \"1\",}",
-        "{\"winner\": \"1\"",
-        "winner: 1",
-        "1\n\nIt is shorter and right.",
-        "**1**\nIt is shorter and right, 2 is not.",
-        "The first one is right.\n\nVerdict: 1",
-        "The first one is right.\n\n1",
-        "My final answer: **1**",
-        "答案：1\nVerdict：1",
-        "“1”",
-        "[[1]].",
-        "\\boxed{1}",
-        "<answer>[[1]]</answer>",
-        "[1]",
-        "1<|im_end|>",
-        "1.</s>\n",
-        "{\"winner\": \"[[1]]\"}",
-    ] {
-        assert_eq!(probability(&numbered(), &says(text)), Some(1.0), "{text}");
-    }
-    for text in [
-        "1 or 2",
-        "12",
-        "Answer 1 is better than answer 2",
-        "{\"winner\": 3}",
-        "{\"winner\": true}",
-        "{\"winner\": \"1 or 2\"}",
-        "1\n\nOn second thoughts:\n\n2",
-        "1. It is short\n2. It is right",
-        "[[1]] [[2]]",
-        "{\"loser\": \"1\"}",
-        "The problem with it: 1",
-        "no_winner: 1",
-        "\\boxed{1} \\boxed{2}",
-    ] {
-        assert_eq!(probability(&numbered(), &says(text)), None, "{text}");
-    }
+fn every_reply_of_the_table_is_read_as_it_says() {
+    let lines: Vec<Line> = include_str!("verdicts.jsonl")
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    let invalid = lines.iter().filter(|line| line.verdict.is_none()).count();
+    assert!(lines.len() >= 60 && invalid >= 20, "{} lines, {invalid} invalid", lines.len());
+    let wrong = lines.iter().filter_map(|line| {
+        let read = probability(&line.config(), &line.reply());
+        (read != line.verdict).then(|| format!("{}: {read:?}, not {:?}", line.about, line.verdict))
+    });
+    let wrong: Vec<String> = wrong.collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::labels::{self, Labels};
 use super::tokens;
+use super::verdict::Found;
 use crate::question::Certainty;
 
 /// Characters of an answer, white space aside, by which its first token is found.
@@ -50,20 +51,29 @@ impl LogProbs {
         Self { positions, given: !is_empty(value) }
     }
 
-    /// `P(first) / (P(first) + P(second))` where `answer` begins. As the weighted AlpacaEval annotator does,
-    /// except that spellings of one label are added, and labels that are hardly considered ignored. `said` is
-    /// the verdict of the answer's text.
+    /// `P(first) / (P(first) + P(second))` at the token where the label of `found`, the verdict of the answer's
+    /// text, stands, or where the answer begins without one. As the weighted AlpacaEval annotator does, except that
+    /// spellings of one label are added, and labels that are hardly considered ignored.
     pub(super) fn probability(
         &self,
         labels: &Labels,
         answer: &str,
-        said: Option<f64>,
+        found: Option<&Found>,
         least: f64,
     ) -> Result<f64, Certainty> {
         if self.positions.is_empty() {
             return Err(if self.given { Certainty::Unknown } else { Certainty::Missing });
         }
-        let position = self.beginning(labels, answer, said).ok_or(Certainty::Elsewhere)?;
+        let position = match found {
+            Some(found) if !found.begins(answer) => self.of_label(answer, found),
+            _ => self.beginning(answer),
+        };
+        let position = position.ok_or(Certainty::Elsewhere)?;
+        // Of a label of several tokens the first may be another label.
+        let drawn = labels.decorated(&position.drawn.text);
+        if found.zip(drawn).is_some_and(|(found, drawn)| drawn != found.share) {
+            return Err(Certainty::Elsewhere);
+        }
         let (mut total, mut wins) = (0.0, 0.0);
         for Token { text, log_prob } in position.candidates() {
             if let (Some(share), Some(log_prob)) = (labels.decorated(text), log_prob) {
@@ -81,30 +91,48 @@ impl LogProbs {
 
     /// The position at which the answer begins. Positions of a thought, of white space and of markers may
     /// precede it; the last place counts from which on the tokens spell the answer.
-    fn beginning(&self, labels: &Labels, answer: &str, said: Option<f64>) -> Option<&Position> {
+    fn beginning(&self, answer: &str) -> Option<&Position> {
         let mut spoken = self.positions.iter().filter(|position| !position.is_blank());
         let (first, is_only) = (spoken.next()?, spoken.next().is_none());
-        let head = letters(answer).take(HEAD).collect::<String>();
+        let head = head(answer);
         if is_only {
-            let drawn = labels.decorated(&first.drawn.text);
-            let contradicts = drawn.is_some() && said.is_some() && drawn != said;
-            return (!contradicts && !head.is_empty()).then_some(first);
+            return (!head.is_empty()).then_some(first);
         }
-        let spelled = |from: usize| -> String {
-            let rest = self.positions[from..].iter().flat_map(|one| letters(&one.drawn.text));
-            rest.take(HEAD).collect()
-        };
-        let spells =
-            |from: &usize| !self.positions[*from].is_blank() && spelled(*from).starts_with(&head);
-        if head.is_empty() {
-            return None;
-        }
-        let last = (0..self.positions.len()).rev().find(spells);
         // Positions may stop before the answer does.
-        let begins = || head.starts_with(&spelled(0)).then_some(0);
+        let begins = || (!head.is_empty() && head.starts_with(&self.spelled(0))).then_some(0);
         // Quotes and brackets may precede the label.
-        let mut rest = self.positions[last.or_else(begins)?..].iter();
+        let mut rest = self.positions[self.start(&head).or_else(begins)?..].iter();
         rest.find(|position| !labels::is_decorative(&position.drawn.text))
+    }
+
+    /// The position of a label within the answer: the last from which on the tokens spell what stands there, quotes
+    /// and brackets at the beginning of a token aside. It is none of a thought, for the answer begins before it.
+    fn of_label(&self, answer: &str, found: &Found) -> Option<&Position> {
+        // Shorter than what is spelled, of which decoration is taken off.
+        let rest: String = letters(answer.get(found.place?..)?).take(HEAD / 2).collect();
+        let start = self.start(&head(answer))?;
+        let spells = |from: &usize| {
+            let spelled = self.spelled(*from);
+            let undecorated = spelled.trim_start_matches(labels::is_decoration);
+            let holds_some = !labels::is_decorative(&self.positions[*from].drawn.text);
+            holds_some && (spelled.starts_with(&rest) || undecorated.starts_with(&rest))
+        };
+        let place = (start..self.positions.len()).rev().find(spells)?;
+        self.positions.get(place)
+    }
+
+    /// The last position from which on the tokens spell what the text begins with.
+    fn start(&self, head: &str) -> Option<usize> {
+        let spells = |from: &usize| {
+            !self.positions[*from].is_blank() && self.spelled(*from).starts_with(head)
+        };
+        (0..self.positions.len()).rev().find(spells).filter(|_| !head.is_empty())
+    }
+
+    /// The beginning of what the tokens from a position on spell.
+    fn spelled(&self, from: usize) -> String {
+        let rest = self.positions[from..].iter().flat_map(|one| letters(&one.drawn.text));
+        rest.take(HEAD).collect()
     }
 }
 
@@ -118,6 +146,11 @@ impl Position {
         let is_told = self.top.iter().any(|token| token.text == self.drawn.text);
         self.top.iter().chain((!is_told).then_some(&self.drawn))
     }
+}
+
+/// The beginning of a text by which its first token is found.
+fn head(text: &str) -> String {
+    letters(text).take(HEAD).collect()
 }
 
 /// The characters of a text without white space.

@@ -1,12 +1,20 @@
 //! Protocols: from questions to requests and from replies to verdicts, for each kind of service.
 
+mod chat_judge;
 mod chat_reply;
+mod decisions;
+mod dialect;
+mod genrm;
+mod groupwise;
+mod json_in_text;
 mod labels;
 mod lenient;
 mod log_probs;
 mod openai_judge;
 mod openrlhf;
 mod pairwise;
+mod rubric;
+mod rubric_file;
 mod tei;
 mod tokens;
 mod verdict;
@@ -15,9 +23,11 @@ mod vllm;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use sppo_http_transport::Malformed;
-use sppo_plugin::PluginError;
+use sppo_plugin::{Comparison, PluginError};
 
-use crate::config::{HttpConfig, ProtocolName};
+use self::dialect::Dialect;
+use crate::combination::Combination;
+use crate::config::{HttpConfig, ProtocolName, RubricJudge};
 use crate::question::{InvalidVerdict, JudgeReply, Part, Question, QuestionVerdict};
 
 /// A protocol that a service speaks.
@@ -36,9 +46,36 @@ pub(crate) trait Protocol: Send + Sync {
         true
     }
 
-    /// Whether the questions of a request must be about the same prompt.
-    fn shares_prompt(&self) -> bool {
-        false
+    /// The content that the questions of a request must have in common.
+    fn common(&self) -> Common {
+        Common::Nothing
+    }
+
+    /// Ways in which each response is asked about, unless responses are compared.
+    fn variants(&self) -> usize {
+        1
+    }
+
+    /// The questions about the responses to a prompt, unless they are compared. Those that share a request stand
+    /// together.
+    fn questions<'a>(&self, comparison: &'a Comparison<'a>) -> Vec<Question<'a>> {
+        let responses = 0..comparison.candidates.len();
+        responses.map(|response| Question::about(comparison, response)).collect()
+    }
+
+    /// The meaning of the answers about each response, unless responses are compared.
+    fn combination(&self) -> Combination {
+        Combination::Mean
+    }
+
+    /// The part of the judge's identity that stands in no setting.
+    fn identity(&self) -> Option<String> {
+        None
+    }
+
+    /// Whether the same question may get another answer the next time, so that an invalid one is worth asking again.
+    fn varies(&self) -> bool {
+        true
     }
 
     /// The part of a request that asks this question.
@@ -51,11 +88,42 @@ pub(crate) trait Protocol: Send + Sync {
     fn read(&self, body: &[u8], count: usize) -> Result<JudgeReply, Malformed>;
 }
 
+/// The path of chat APIs.
+const CHAT_PATH: &str = "/v1/chat/completions";
+
+/// The content that the questions of a request have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Common {
+    /// Nothing: any questions may share a request.
+    Nothing,
+    /// The prompt.
+    Prompt,
+    /// The prompt and the response.
+    Response,
+    /// The prompt and one order of all responses, which are asked about together or not at all.
+    Group,
+}
+
 /// The protocol that the settings name.
 pub(crate) fn create(config: &HttpConfig) -> Result<Box<dyn Protocol>, PluginError> {
     Ok(match config.protocol {
         ProtocolName::Pairwise => Box::new(pairwise::Pairwise),
         ProtocolName::OpenaiJudge => Box::new(openai_judge::OpenaiJudge::new(&config.judge)?),
+        ProtocolName::Systemone => Box::new(decisions::Decisions::new(config, Dialect::SystemOne)?),
+        ProtocolName::OpenaiDecisions => {
+            Box::new(decisions::Decisions::new(config, Dialect::OpenAi)?)
+        }
+        ProtocolName::NvidiaGenrm => Box::new(genrm::Genrm::new(&config.genrm)?),
+        ProtocolName::OpenaiRubric => match config.rubric.ask {
+            RubricJudge::Chat => Box::new(rubric::ChatRubric::new(config)?),
+            RubricJudge::Systemone => {
+                Box::new(rubric::DecisionRubric::new(config, Dialect::SystemOne)?)
+            }
+            RubricJudge::OpenaiDecisions => {
+                Box::new(rubric::DecisionRubric::new(config, Dialect::OpenAi)?)
+            }
+        },
+        ProtocolName::OpenaiGroupwise => Box::new(groupwise::Groupwise::new(config)?),
         ProtocolName::Openrlhf => Box::new(openrlhf::OpenRlhf::new(&config.scoring)?),
         ProtocolName::VllmClassify => Box::new(vllm::Classify::new(&config.scoring)?),
         ProtocolName::VllmScore => Box::new(vllm::Score::new(&config.scoring)?),
@@ -68,6 +136,7 @@ pub(crate) fn create(config: &HttpConfig) -> Result<Box<dyn Protocol>, PluginErr
 pub(crate) fn questions_per_request(config: &HttpConfig, protocol: &dyn Protocol) -> usize {
     match config.questions_per_request {
         _ if !protocol.takes_several() => 1,
+        _ if protocol.common() == Common::Group => usize::MAX,
         0 => protocol.questions_per_request(),
         wanted => wanted,
     }
@@ -158,6 +227,10 @@ fn in_order<T>(results: Vec<(Option<usize>, T)>, count: usize) -> Result<Vec<T>,
     Ok(slots.into_iter().flatten().collect())
 }
 
+#[cfg(test)]
+mod decision_tests;
+#[cfg(test)]
+mod group_tests;
 #[cfg(test)]
 mod judge_replies;
 #[cfg(test)]

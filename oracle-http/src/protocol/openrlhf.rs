@@ -9,7 +9,7 @@ use sppo_plugin::PluginError;
 use super::{Protocol, all_valid, lenient, parse};
 use crate::config::ScoringConfig;
 use crate::question::{JudgeReply, Part, Question, QuestionVerdict};
-use crate::templates::{Template, conversation, render_response, response_template};
+use crate::templates::{Template, conversation, render_response, scoring_template};
 
 const DEFAULT_TEMPLATE: &str = "\
 {% if rendered_prompt %}{{ rendered_prompt }}{{ response }}\
@@ -28,7 +28,7 @@ struct Body {
 impl OpenRlhf {
     pub(super) fn new(config: &ScoringConfig) -> Result<Self, PluginError> {
         let source = config.template.as_deref().unwrap_or(DEFAULT_TEMPLATE);
-        Ok(Self { template: response_template(source)? })
+        Ok(Self { template: scoring_template(source)? })
     }
 }
 

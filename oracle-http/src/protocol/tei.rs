@@ -1,15 +1,16 @@
 //! Hugging Face text-embeddings-inference. Raw scores are asked for.
 
-use minijinja::context;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sppo_http_transport::Malformed;
 use sppo_plugin::PluginError;
 
-use super::{Protocol, all_valid, in_order, lenient, own, parse, shared};
+use super::{Common, Protocol, all_valid, in_order, lenient, own, parse, shared};
 use crate::config::ScoringConfig;
 use crate::question::{JudgeReply, Part, Question, QuestionVerdict};
-use crate::templates::{Template, conversation, prompt_values, render_response, response_template};
+use crate::templates::{
+    Template, conversation, prompt_values, render_response, sample_prompt, scoring_template,
+};
 
 /// Inputs that a server takes at once, unless it was started otherwise.
 const CLIENT_BATCH: usize = 32;
@@ -22,12 +23,8 @@ pub(super) struct Query {
 impl Query {
     pub(super) fn new(config: &ScoringConfig) -> Result<Self, PluginError> {
         let compiled = config.query_template.as_deref().map(|source| {
-            let sample = context! {
-                conversation => "the prompt",
-                messages => [context! { role => "user", content => "the prompt" }],
-                prompt => "the prompt", rendered_prompt => "the prompt",
-            };
-            Template::new("scoring.query_template", source, sample, &["the prompt"])
+            let must_show = ["the prompt"];
+            Template::new("scoring.query_template", source, sample_prompt(), &must_show)
         });
         Ok(Self { template: compiled.transpose()? })
     }
@@ -58,7 +55,7 @@ struct Class {
 impl Predict {
     pub(super) fn new(config: &ScoringConfig) -> Result<Self, PluginError> {
         Ok(Self {
-            template: config.template.as_deref().map(response_template).transpose()?,
+            template: config.template.as_deref().map(scoring_template).transpose()?,
             query: Query::new(config)?,
             class: config.class.clone(),
         })
@@ -149,8 +146,8 @@ impl Protocol for Rerank {
         CLIENT_BATCH
     }
 
-    fn shares_prompt(&self) -> bool {
-        true
+    fn common(&self) -> Common {
+        Common::Prompt
     }
 
     fn part(&self, question: Question<'_>) -> Result<Part, PluginError> {

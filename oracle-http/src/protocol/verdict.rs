@@ -1,10 +1,11 @@
-//! Verdicts in the texts of language models: labels, brackets, JSON.
+//! Verdicts in the texts of language models: labels, marks, JSON, lines that announce one.
 
 use serde_json::{Map, Value};
 
-use super::labels::Labels;
+use super::json_in_text::{self, Object, is_of_word};
+use super::labels::{self, Labels, Spelled};
 
-/// Words that announce a verdict before a colon, as in `Verdict: A`.
+/// Words that announce a verdict, as in `Verdict: A`, `<verdict>A</verdict>` and `{"verdict": "A"}`.
 const CUES: [&str; 15] = [
     "answer",
     "best",
@@ -22,6 +23,10 @@ const CUES: [&str; 15] = [
     "verdict",
     "winner",
 ];
+/// Words beside those in the name of a field that holds a verdict, as in `final_answer`.
+const BESIDE_CUES: [&str; 6] = ["final", "is", "overall", "preferred", "response", "the"];
+/// Words between labels that are told of and not chosen, as in `[[A]] or [[B]]`.
+const CONNECTIVES: [&str; 5] = ["and", "either", "or", "versus", "vs"];
 /// Ends of turns that a server should have taken off.
 const END_MARKS: [&str; 8] = [
     "<|im_end|>",
@@ -34,10 +39,46 @@ const END_MARKS: [&str; 8] = [
     "<eos>",
 ];
 
+/// A verdict in a text.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Found {
+    /// The points of the response shown first, from 0 to 1.
+    pub(super) share: f64,
+    /// The place of the label in the text, in bytes, where it is known.
+    pub(super) place: Option<usize>,
+    /// Whether the label is one of five grades, as `A>>B`.
+    pub(super) is_graded: bool,
+}
+
+impl Found {
+    /// Whether nothing but decoration stands before its label.
+    pub(super) fn begins(&self, text: &str) -> bool {
+        self.place.is_some_and(|place| labels::is_decorative(&text[..place]))
+    }
+
+    /// The same in a text of which the present one begins at `start`.
+    fn within(self, start: usize) -> Self {
+        Self { place: self.place.map(|place| start + place), ..self }
+    }
+
+    fn of(said: &str, label: Spelled<'_>) -> Self {
+        let Spelled { share, text, is_graded } = label;
+        Self { share, place: Some(offset(said, text)), is_graded }
+    }
+}
+
 /// A reader of texts.
 pub(super) struct VerdictReader {
     labels: Labels,
     json_field: String,
+}
+
+/// A place where a text marks a verdict: `[[A]]`.
+struct Mark<'a> {
+    start: usize,
+    end: usize,
+    /// The label, unless it is one that no setting names.
+    label: Option<Spelled<'a>>,
 }
 
 impl VerdictReader {
@@ -49,96 +90,174 @@ impl VerdictReader {
         &self.labels
     }
 
-    /// The points of the response shown first, if the text is a verdict in some form.
-    pub(super) fn read(&self, text: &str) -> Option<f64> {
+    /// The verdict of a text, if it is one in some form: of the forms the first that is there, of its places the
+    /// last.
+    pub(super) fn read(&self, text: &str) -> Option<Found> {
         let said = without_end_marks(text);
-        self.bare(said)
-            .or_else(|| self.marked(said))
-            .or_else(|| self.json(said))
-            .or_else(|| self.field(said))
-            .or_else(|| self.line(said))
+        let of = |label| Found::of(text, label);
+        if let Some(label) = self.labels.spelled(said) {
+            return Some(of(label));
+        }
+        match chosen(said, self.marks(said)) {
+            Choice::Of(label) => return Some(of(label)),
+            Choice::Unknown => return None,
+            Choice::None => {}
+        }
+        match self.in_json(said) {
+            Choice::Of(found) => return Some(found.within(offset(text, said))),
+            Choice::Unknown => return None,
+            Choice::None => {}
+        }
+        let field = || json_in_text::loose_field(said, &self.json_field);
+        let label = field().and_then(|field| self.labels.spelled(field));
+        label.or_else(|| self.on_a_line(said)).map(of)
     }
 
-    /// A text that is a label and nothing else, decoration aside.
+    /// The points of a text that is a label and nothing else, decoration aside.
     pub(super) fn bare(&self, text: &str) -> Option<f64> {
         self.labels.decorated(without_end_marks(text))
     }
 
-    /// `[[A]]` anywhere, as MT-bench asks for it, or `\boxed{A}`, `<answer>A</answer>` and their like, unless
-    /// there are several that differ.
-    fn marked(&self, said: &str) -> Option<f64> {
-        let between = |open: &'static str, close: &'static str| {
-            said.split(open).skip(1).filter_map(move |rest| rest.split_once(close)).map(|one| one.0)
+    /// `[[A]]` anywhere, as MT-bench asks for it, or `\boxed{A}`, `<answer>A</answer>` and their like.
+    fn marks<'a>(&self, said: &'a str) -> Vec<Mark<'a>> {
+        let folded = said.to_ascii_lowercase();
+        let mut marks = Vec::new();
+        let mut add = |open: &str, close: &str| {
+            for (start, _) in folded.match_indices(open) {
+                let from = start + open.len();
+                let Some(length) = folded[from..].find(close) else { break };
+                let content = &said[from..from + length];
+                let label = self.labels.spelled(content);
+                if label.is_some() || self.labels.is_foreign(content) {
+                    marks.push(Mark { start, end: from + length + close.len(), label });
+                }
+            }
         };
-        let mut shares = between("[[", "]]")
-            .chain(between("\\boxed{", "}"))
-            .chain(between("<answer>", "</answer>"))
-            .chain(between("<verdict>", "</verdict>"))
-            .chain(between("<result>", "</result>"))
-            .filter_map(|label| self.labels.decorated(label));
-        let share = shares.next()?;
-        shares.all(|other| other == share).then_some(share)
+        add("[[", "]]");
+        add("\\boxed{", "}");
+        CUES.iter().for_each(|cue| add(&format!("<{cue}>"), &format!("</{cue}>")));
+        marks.sort_by_key(|mark| mark.start);
+        marks
     }
 
-    /// The last JSON object with the field, whatever stands around it.
-    fn json(&self, said: &str) -> Option<f64> {
-        let mut share = None;
-        let mut rest = said;
-        while let Some(start) = rest.find('{') {
-            rest = &rest[start..];
-            let mut objects =
-                serde_json::Deserializer::from_str(rest).into_iter::<Map<String, Value>>();
-            let parsed = objects.next().and_then(Result::ok);
-            let end = objects.byte_offset();
-            match parsed {
-                Some(fields) => {
-                    if let Some(value) = fields.get(&self.json_field) {
-                        share = Some(self.labels.of_value(value));
-                    }
-                    rest = &rest[end..];
-                }
-                None => rest = &rest[1..],
+    /// The label in the last JSON object with the field, or else in the last with fields that are named as verdicts
+    /// are and do not contradict each other.
+    fn in_json(&self, said: &str) -> Choice<Found> {
+        let objects = json_in_text::objects(said);
+        let of = |object: &Object, name: &str, value: &Value| -> Option<Found> {
+            let share = self.labels.of_value(value)?;
+            let place = self.labels.place_after(&said[object.place.clone()], name, share);
+            let found = Found { share, place, is_graded: false };
+            Some(found.within(object.place.start))
+        };
+        for object in objects.iter().rev() {
+            if let Some(value) = json_in_text::field(&object.fields, &self.json_field) {
+                return of(object, &self.json_field, value).map_or(Choice::None, Choice::Of);
             }
         }
-        share.flatten()
-    }
-
-    /// The last `winner: A`, as JSON that is not quite in form has it: single quotes or none, a comma too
-    /// many, an end that is missing.
-    fn field(&self, said: &str) -> Option<f64> {
-        let quotes = |letter: char| letter.is_whitespace() || "\"'`*_".contains(letter);
-        let value = |(index, name): (usize, &str)| {
-            let before = said[..index].chars().next_back();
-            let rest = said[index + name.len()..].trim_start_matches(quotes);
-            let rest = rest.strip_prefix([':', '=']).filter(|_| !before.is_some_and(is_of_word))?;
-            rest.split([',', '}', '\n']).next()
+        let named = |object: &Object| {
+            let fields = verdict_fields(&object.fields).into_iter();
+            fields.filter_map(|(name, value)| of(object, name, value)).collect::<Vec<_>>()
         };
-        let found = said.rmatch_indices(self.json_field.as_str()).find_map(value)?;
-        self.labels.decorated(found)
-    }
-
-    /// A first or last line that is a label, or the label after words such as `Verdict:`.
-    fn line(&self, said: &str) -> Option<f64> {
-        let mut lines = said.lines().filter(|line| !line.trim().is_empty());
-        let first = lines.next()?;
-        let last = lines.next_back();
-        let shares = [Some(first), last].map(|line| line.and_then(|line| self.announced(line)));
-        match shares {
-            [Some(first), Some(last)] => (first == last).then_some(first),
-            [first, last] => first.or(last),
+        let last = objects.iter().rev().map(named).find(|found| !found.is_empty());
+        match last.as_deref() {
+            None | Some([]) => Choice::None,
+            Some([first, rest @ ..]) => match rest.iter().all(|one| one.share == first.share) {
+                true => Choice::Of(*first),
+                false => Choice::Unknown,
+            },
         }
     }
 
-    fn announced(&self, line: &str) -> Option<f64> {
-        let after_cue = || {
-            let (cue, label) = line.rsplit_once([':', '：'])?;
-            let mut words =
-                cue.split(|letter: char| !is_of_word(letter)).filter(|word| !word.is_empty());
-            let is_cue = words.any(|word| CUES.contains(&word.to_lowercase().as_str()));
-            is_cue.then(|| self.labels.decorated(label)).flatten()
-        };
-        self.labels.decorated(line).or_else(after_cue)
+    /// A last or first line that is a label, or the last one with a label after words such as `Verdict:`.
+    fn on_a_line<'a>(&self, said: &'a str) -> Option<Spelled<'a>> {
+        let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+        let (first, last) = (*lines.first()?, *lines.last()?);
+        // Lines that are all labels tell of them, and choose none.
+        let bare: Vec<f64> =
+            lines.iter().map_while(|line| Some(self.labels.spelled(line)?.share)).collect();
+        if bare.len() == lines.len() && bare.iter().any(|share| *share != bare[0]) {
+            return None;
+        }
+        self.labels
+            .spelled(last)
+            .or_else(|| lines.iter().rev().find_map(|line| self.announced(line)))
+            .or_else(|| self.labels.spelled(first))
     }
+
+    fn announced<'a>(&self, line: &'a str) -> Option<Spelled<'a>> {
+        let is_cue = |text: &str| words(text).any(|word| CUES.contains(&word.as_str()));
+        // `Verdict: A`
+        let after_colon = || {
+            let (cue, label) = line.rsplit_once([':', '：'])?;
+            self.labels.spelled(label).filter(|_| is_cue(cue))
+        };
+        // `[RESULT] A`
+        let after_mark = || {
+            let is_marked =
+                |end: usize| line[..end].rsplit_once('[').is_some_and(|one| is_cue(one.1));
+            let (end, _) = line.rmatch_indices(']').find(|(end, _)| is_marked(*end))?;
+            self.labels.spelled(&line[end + 1..])
+        };
+        // `Output (a)`
+        let in_brackets = || {
+            let rest = line.trim_end_matches(|letter: char| ".*_ \r".contains(letter));
+            let (cue, label) = rest.strip_suffix(')')?.rsplit_once('(')?;
+            self.labels.spelled(label).filter(|_| is_named_as_verdict(cue))
+        };
+        after_colon().or_else(after_mark).or_else(in_brackets)
+    }
+}
+
+/// The verdict in one form.
+enum Choice<T> {
+    Of(T),
+    /// There is one, and it is not known which: no setting names it, or it contradicts itself.
+    Unknown,
+    /// There is none in this form. Labels that are told of, as in `[[A]] or [[B]]`, are not chosen.
+    None,
+}
+
+/// The verdict of the last mark.
+fn chosen<'a>(said: &str, mut marks: Vec<Mark<'a>>) -> Choice<Spelled<'a>> {
+    let Some(last) = marks.pop() else { return Choice::None };
+    let share = |mark: &Mark<'_>| mark.label.map(|label| label.share);
+    let other = marks.iter().rev().find(|mark| share(mark) != share(&last));
+    let is_told_of = other.is_some_and(|other| {
+        let between = said.get(other.end..last.start).unwrap_or_default();
+        words(between).all(|word| CONNECTIVES.contains(&word.as_str()))
+    });
+    match last.label {
+        _ if is_told_of => Choice::None,
+        Some(label) => Choice::Of(label),
+        None => Choice::Unknown,
+    }
+}
+
+/// The fields of an object whose names are those of a verdict.
+fn verdict_fields(fields: &Map<String, Value>) -> Vec<(&str, &Value)> {
+    let named = fields.iter().filter(|(name, _)| is_named_as_verdict(name));
+    named.map(|(name, value)| (name.as_str(), value)).collect()
+}
+
+/// Whether a name is that of a verdict, as `Output` and `final_answer` are.
+fn is_named_as_verdict(name: &str) -> bool {
+    let words: Vec<String> = words(&name.replace('_', " ")).collect();
+    let is_of = |list: &[&str], word: &String| list.contains(&word.as_str());
+    words.iter().any(|word| is_of(&CUES, word))
+        && words.iter().all(|word| is_of(&CUES, word) || is_of(&BESIDE_CUES, word))
+}
+
+/// The words of a text, in lower case.
+fn words(text: &str) -> impl Iterator<Item = String> {
+    text.split(|letter: char| !is_of_word(letter))
+        .filter(|word| !word.is_empty())
+        .map(str::to_lowercase)
+}
+
+/// The place of a part of a text in it, in bytes.
+fn offset(whole: &str, part: &str) -> usize {
+    (part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize)
 }
 
 /// The text without the marks at its end that end a turn.
@@ -148,8 +267,4 @@ fn without_end_marks(text: &str) -> &str {
         said = rest.trim_end();
     }
     said
-}
-
-fn is_of_word(letter: char) -> bool {
-    letter.is_alphanumeric() || letter == '_'
 }

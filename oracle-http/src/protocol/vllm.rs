@@ -7,10 +7,10 @@ use sppo_http_transport::Malformed;
 use sppo_plugin::{Message, PluginError};
 
 use super::tei::Query;
-use super::{Protocol, all_valid, in_order, lenient, only, own, parse, shared};
+use super::{Common, Protocol, all_valid, in_order, lenient, only, own, parse, shared};
 use crate::config::ScoringConfig;
 use crate::question::{JudgeReply, Part, Question, QuestionVerdict};
-use crate::templates::{Template, render_response, response_template};
+use crate::templates::{Template, render_response, scoring_template};
 
 /// `/classify`: one conversation, or several texts.
 pub(super) struct Classify {
@@ -42,7 +42,7 @@ impl Classify {
             })
         });
         Ok(Self {
-            template: config.template.as_deref().map(response_template).transpose()?,
+            template: config.template.as_deref().map(scoring_template).transpose()?,
             class: class.transpose()?,
         })
     }
@@ -149,8 +149,8 @@ impl Protocol for Score {
         32
     }
 
-    fn shares_prompt(&self) -> bool {
-        true
+    fn common(&self) -> Common {
+        Common::Prompt
     }
 
     fn part(&self, question: Question<'_>) -> Result<Part, PluginError> {

@@ -217,9 +217,9 @@ impl State {
         let mut answer = match path {
             "/v1/chat/completions" => {
                 let chatter = self.random.lock().unwrap().f64() < self.behaviour.chatter_share;
-                chat_reply(&request, values[0], chatter)
+                chat_reply(&request, &values, chatter)
             }
-            _ => reply_of(path, &values),
+            _ => reply_of(path, &request, &values),
         };
         match fault {
             None => {
@@ -256,10 +256,10 @@ impl State {
                 say("200 OK", "", if spoilt == answer { b"NaN" } else { spoilt.as_bytes() })
             }
             Some(Fault::OneTooFew) => {
-                say("200 OK", "", wrong_length(path, &values, false).as_bytes())
+                say("200 OK", "", wrong_length(path, &request, &values, false).as_bytes())
             }
             Some(Fault::OneTooMany) => {
-                say("200 OK", "", wrong_length(path, &values, true).as_bytes())
+                say("200 OK", "", wrong_length(path, &request, &values, true).as_bytes())
             }
             Some(Fault::SlowDrip) => {
                 let length = answer.len() + DRIPS;
@@ -333,8 +333,27 @@ fn questions(path: &str, request: &Value) -> Vec<String> {
         "/v1/score" => with(&request["text_1"], list("text_2")),
         "/predict" => with(&Value::Null, list("inputs")),
         "/rerank" => with(&request["query"], list("texts")),
-        _ => vec![request["messages"].to_string()],
+        "/v1/systemone" => {
+            let asked = request["questions"].as_object().unwrap();
+            with(&request["state"], asked.values().cloned().collect())
+        }
+        "/v1/decisions" => with(&request["input"], list("questions")),
+        _ => match scores_wanted(request) {
+            0 => vec![request["messages"].to_string()],
+            count => with(&request["messages"], (1..=count).map(Value::from).collect()),
+        },
     }
+}
+
+/// The text of the last turn of a chat.
+fn last_turn(request: &Value) -> &str {
+    let messages = request["messages"].as_array().unwrap();
+    messages.last().and_then(|last| last["content"].as_str()).unwrap_or_default()
+}
+
+/// The number of answers that a chat is to score.
+fn scores_wanted(request: &Value) -> usize {
+    last_turn(request).matches("\": SCORE").count()
 }
 
 /// A number between 0 and 1 that a question always gets.
@@ -347,7 +366,7 @@ pub(crate) fn value_of(question: &str) -> f64 {
     (hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-fn reply_of(path: &str, values: &[f64]) -> String {
+fn reply_of(path: &str, request: &Value, values: &[f64]) -> String {
     let indexed = |make: fn(usize, f64) -> Value| {
         let mut all: Vec<Value> =
             values.iter().enumerate().map(|(index, value)| make(index, *value)).collect();
@@ -367,26 +386,73 @@ fn reply_of(path: &str, values: &[f64]) -> String {
         }),
         "/predict" => json!(values.iter().map(|value| json!([{"score": value, "label": "LABEL_0"}])).collect::<Vec<_>>()),
         "/rerank" => indexed(|index, value| json!({"index": index, "score": value})),
+        "/v1/systemone" => {
+            let is_choice = request["questions"]["q1"]["type"] == "choice";
+            let answer = |value: f64| match is_choice {
+                true => json!({
+                    "type": "choice", "choice": "first", "confidence": 0.5,
+                    "probabilities": {"first": value, "second": 1.0 - value},
+                }),
+                false => json!({"type": "noul", "noul": value, "x_label_mass": 0.9}),
+            };
+            let named = values.iter().enumerate().map(|(index, value)| (format!("q{}", index + 1), answer(*value)));
+            json!({"model": "judge", "answers": Value::Object(named.collect()), "usage": {"input_tokens": 10, "output_tokens": 0}})
+        }
+        "/v1/decisions" => {
+            let is_choice = request["questions"][0]["type"] == "choice";
+            let answer = |(index, value): (usize, &f64)| match is_choice {
+                true => json!({
+                    "type": "choice", "name": format!("q{}", index + 1), "choice": "first", "confidence": 0.5,
+                    "probabilities": [{"value": "first", "probability": value}, {"value": "second", "probability": 1.0 - value}],
+                }),
+                false => json!({"type": "predicate", "name": format!("q{}", index + 1), "probability": value}),
+            };
+            let answers: Vec<Value> = values.iter().enumerate().map(answer).collect();
+            json!({"model": "judge", "answers": answers, "usage": {"input_tokens": 10, "output_tokens": 0, "total_tokens": 10}})
+        }
         _ => panic!("{path}"),
     }
     .to_string()
 }
 
-fn wrong_length(path: &str, values: &[f64], more: bool) -> String {
+fn wrong_length(path: &str, request: &Value, values: &[f64], more: bool) -> String {
     match path {
         "/v1/chat/completions" => json!({"choices": []}).to_string(),
-        path if more => reply_of(path, &[values, &[0.5]].concat()),
-        path => reply_of(path, &values[1..]),
+        path if more => reply_of(path, request, &[values, &[0.5]].concat()),
+        path => reply_of(path, request, &values[1..]),
     }
 }
 
-fn chat_reply(request: &Value, value: f64, chatter: bool) -> String {
-    let text = if chatter { "Both are lovely." } else { "A" };
+fn chat_reply(request: &Value, values: &[f64], chatter: bool) -> String {
+    let value = values[0];
+    let turns = request["messages"].as_array().unwrap();
+    let is_genrm = turns.iter().any(|turn| turn["role"] == "response_2");
+    let labels = match last_turn(request).contains("Reply with yes or no") {
+        true => ["yes", " no"],
+        false => ["A", " B"],
+    };
+    let text = match () {
+        () if chatter => "Both are lovely.".to_owned(),
+        () if is_genrm => {
+            let ranking = 1 + (6.0 * value) as u32;
+            format!(
+                "<think>Is it 1?</think>\n```json\n{{\"score_1\": 3, \"score_2\": 3, \"ranking\": {ranking}}}\n```"
+            )
+        }
+        () if scores_wanted(request) > 0 => {
+            let scores = values
+                .iter()
+                .enumerate()
+                .map(|(index, value)| ((index + 1).to_string(), json!(10.0 * value)));
+            json!({"scores": Value::Object(scores.collect())}).to_string()
+        }
+        () => labels[0].to_owned(),
+    };
     let token = |token: &str, probability: f64| json!({"token": token, "logprob": probability.ln(), "bytes": null});
     let log_probs = match request["logprobs"].as_bool() {
         Some(true) if !chatter => json!({"content": [{
-            "token": "A", "logprob": value.ln(),
-            "top_logprobs": [token("A", 0.9 * value), token(" B", 0.9 * (1.0 - value)), token("The", 0.1)],
+            "token": labels[0], "logprob": value.ln(),
+            "top_logprobs": [token(labels[0], 0.9 * value), token(labels[1], 0.9 * (1.0 - value)), token("The", 0.1)],
         }]}),
         _ => Value::Null,
     };

@@ -7,8 +7,6 @@
 //! row 1   | prompt | own | hidden |     mask  [rows, 1, 1, keys]
 //! ```
 
-use std::ops::Range;
-
 use burn_tensor::{Device, IndexingUpdateOp, Int, Tensor};
 use sppo_model::ops::{AttentionShape, CachedRow};
 use sppo_model::{ModelError, Result};
@@ -63,15 +61,14 @@ pub(crate) struct DecodingPlan {
 
 impl DecodingPlan {
     pub(crate) fn new(rows: &[CachedRow], window: Option<usize>, device: &Device) -> Result<Self> {
-        let seen: Vec<[Range<usize>; 2]> = rows.iter().map(|row| visible(row, window)).collect();
-        let length = |[prefix, own]: &[Range<usize>; 2]| prefix.len() + own.len();
+        let seen: Vec<CachedRow> = rows.iter().map(|row| row.within(window)).collect();
+        let length = |row: &CachedRow| row.prefix.len() + row.own_count();
         let longest = seen.iter().map(length).max().unwrap_or(0).max(1);
         let mut slots = Vec::with_capacity(rows.len() * longest);
         let mut mask = vec![HIDDEN; rows.len() * longest];
         for (seen, mask) in seen.iter().zip(mask.chunks_exact_mut(longest)) {
-            let [prefix, own] = seen;
-            let filling = std::iter::repeat(own.start);
-            let all = prefix.clone().chain(own.clone()).chain(filling);
+            let filling = seen.own.first().map_or(0, |run| run.start);
+            let all = seen.slots().chain(std::iter::repeat(filling));
             slots.extend(all.take(longest).map(|slot| slot as u32));
             mask[..length(seen)].fill(0.0);
         }
@@ -97,27 +94,5 @@ impl DecodingPlan {
         let scores = grouped.matmul(gathered(keys).swap_dims(2, 3)) * shape.scale;
         let (weights, _) = softmax(soft_cap(scores, shape.soft_cap) + self.mask.clone());
         weights.matmul(gathered(values)).reshape(queries.dims())
-    }
-}
-
-/// The slots of the prompt and of the response that lie within the window.
-fn visible(row: &CachedRow, window: Option<usize>) -> [Range<usize>; 2] {
-    let cut = |range: &Range<usize>, most: usize| {
-        range.start.max(range.end.saturating_sub(most))..range.end
-    };
-    let window = window.unwrap_or(usize::MAX);
-    [cut(&row.prefix, window.saturating_sub(row.own.len())), cut(&row.own, window)]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_window_cuts_the_prompt_before_the_row_itself() {
-        let row = CachedRow { prefix: 3..9, own: 20..24 };
-        assert_eq!(visible(&row, None), [3..9, 20..24]);
-        assert_eq!(visible(&row, Some(6)), [7..9, 20..24]);
-        assert_eq!(visible(&row, Some(3)), [9..9, 21..24]);
     }
 }

@@ -241,7 +241,8 @@ impl Client {
     fn kind(&self, status: u16, error: &ErrorBody, comes_back: bool, body: &[u8]) -> FailureKind {
         match (error.reason(Some(status), comes_back), status) {
             (Reason::Request, 408 | 429 | 503 | 529) => FailureKind::Overloaded,
-            (Reason::Request, 425 | 500..=599) => FailureKind::Transient,
+            // What is not implemented is so the next time.
+            (Reason::Request, 425 | 500 | 502..=599) => FailureKind::Transient,
             (reason, status) => {
                 FailureKind::Refused(Refusal { status, reason, details: self.line(body, DETAILS) })
             }

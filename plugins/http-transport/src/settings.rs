@@ -106,7 +106,7 @@ impl Default for TimeoutConfig {
     }
 }
 
-/// A request is tried again when it cannot connect, times out, is answered with 408, 425, 429 or 5xx, or
+/// A request is tried again when it cannot connect, times out, is answered with 408, 425, 429 or 5xx but 501, or
 /// gets a reply that makes no sense; never after another 4xx, nor when money, quota or the key is what lacks.
 /// `Retry-After` is honoured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -166,6 +166,11 @@ impl Oracle for MixtureOracle {
         let ask = |member: &Member| member.oracle.expected_requests(comparisons, candidates);
         self.members.iter().filter_map(ask).reduce(|sum, requests| sum + requests)
     }
+
+    fn expected_sequences(&self, comparisons: u64, candidates: u64) -> Option<u64> {
+        let ask = |member: &Member| member.oracle.expected_sequences(comparisons, candidates);
+        self.members.iter().filter_map(ask).reduce(|sum, sequences| sum + sequences)
+    }
 }
 
 /// Sums of shares may miss 1 by a rounding error.

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use sppo_model::serve::judge::{JudgeSettings, MetricNames, ModelJudge, PreparedJudge};
 use sppo_plugin::{Comparison, Oracle, Plugin, PluginError, Progress, Services, Verdict};
 
+use crate::general_preference::GeneralPreferenceSettings;
 use crate::sequence::{LEAST_TOKENS, SequenceBuilder};
 
 const METRICS: MetricNames = ["answers", "answers_per_second", "reward_tokens"];
@@ -20,7 +21,8 @@ const METRICS: MetricNames = ["answers", "answers_per_second", "reward_tokens"];
 pub struct RewardConfig {
     /// A directory, or a model on the Hugging Face hub. It must be set. The model is a sequence
     /// classifier of transformers with one label: `DebertaV2ForSequenceClassification`, or that of a
-    /// decoder, for instance `LlamaForSequenceClassification`.
+    /// decoder, for instance `LlamaForSequenceClassification`; or a General Preference Model, a decoder with
+    /// a `value_head`.
     #[schemars(extend("format" = "model"))]
     pub model: String,
     /// A branch, tag or commit of the model on the hub; its main branch when left out.
@@ -33,6 +35,8 @@ pub struct RewardConfig {
     /// Tokens that are computed together, at most, unless one answer has more. It changes memory and
     /// speed, not the result.
     pub batch_tokens: usize,
+    /// Conventions of General Preference Models.
+    pub general_preference: GeneralPreferenceSettings,
 }
 
 impl Default for RewardConfig {
@@ -43,6 +47,7 @@ impl Default for RewardConfig {
             backend: None,
             maximum_tokens: None,
             batch_tokens: 2048,
+            general_preference: GeneralPreferenceSettings::default(),
         }
     }
 }
@@ -60,6 +65,7 @@ impl Plugin for RewardOracle {
 
     fn create(config: RewardConfig) -> Result<Self, PluginError> {
         settings(&config).check("Skywork/Skywork-Reward-V2-Qwen3-0.6B")?;
+        config.general_preference.check()?;
         match config.maximum_tokens {
             Some(tokens) if tokens < LEAST_TOKENS => Err(PluginError::configuration(format!(
                 "maximum_tokens: {tokens} leave no room for an answer"
@@ -85,6 +91,7 @@ impl Oracle for RewardOracle {
         progress: &dyn Progress,
     ) -> Result<Vec<Verdict>, PluginError> {
         let (builder, judge) = self.model.get()?;
+        let width = judge.width();
         // For each comparison, the index of each response's sequence.
         let mut asked: Vec<Vec<usize>> = Vec::with_capacity(comparisons.len());
         let scores = judge.scores(comparisons, progress, &mut |comparison| {
@@ -92,14 +99,24 @@ impl Oracle for RewardOracle {
             asked.push(indices);
             Ok(sequences)
         })?;
-        let verdict = |(indices, scores): (&Vec<usize>, &Vec<f32>)| {
-            Verdict::Scores(indices.iter().map(|&index| f64::from(scores[index])).collect())
+        let has_prompt = builder.reads_prompts();
+        let verdict = |(indices, numbers): (&Vec<usize>, &Vec<f32>)| {
+            if !builder.gives_vectors() {
+                return Verdict::Scores(
+                    indices.iter().map(|&index| numbers[index].into()).collect(),
+                );
+            }
+            self.config.general_preference.of_numbers(numbers, width, has_prompt, indices)
         };
         Ok(asked.iter().zip(&scores).map(verdict).collect())
     }
 
     fn identity(&self) -> Option<String> {
         self.model.identity()
+    }
+
+    fn expected_sequences(&self, comparisons: u64, candidates: u64) -> Option<u64> {
+        Some(comparisons * candidates)
     }
 }
 
@@ -121,12 +138,14 @@ fn load(
 ) -> Result<(SequenceBuilder, ModelJudge), PluginError> {
     let settings = settings(config);
     let found = settings.find(progress)?;
-    let builder = SequenceBuilder::read(&found.path, config.maximum_tokens)?;
+    let RewardConfig { maximum_tokens, general_preference, .. } = config;
+    let builder = SequenceBuilder::read(&found.path, *maximum_tokens, general_preference)?;
     let judge = ModelJudge::load(&settings, found, builder.files(), METRICS, services)?;
     Ok((builder, judge))
 }
 
-/// The sequences of a comparison, equal ones once, and for each response the index of its own.
+/// The sequences of a comparison, equal ones once, and for each response the index of its own. A prompt that is
+/// asked about itself comes last.
 fn distinct_sequences(
     builder: &mut SequenceBuilder,
     comparison: &Comparison,
@@ -141,6 +160,9 @@ fn distinct_sequences(
             sequences.len() - 1
         });
         asked.push(index);
+    }
+    if builder.reads_prompts() {
+        sequences.push(builder.prompt(&comparison.prompt)?);
     }
     Ok((sequences, asked))
 }

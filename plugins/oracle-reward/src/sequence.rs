@@ -3,11 +3,14 @@
 use std::borrow::Cow;
 use std::path::Path;
 
+use sppo_model::decoder::GeneralPreferenceConfig;
 use sppo_model::encoder::RewardModelConfig;
 use sppo_model::serve::ScorerKind;
 use sppo_model::serve::judge::conversation_text;
 use sppo_model::text::TextCodec;
 use sppo_plugin::{Message, PluginError};
+
+use crate::general_preference::{BeginToken, GeneralPreferenceSettings, LastToken};
 
 /// The least tokens that hold a conversation with an answer.
 pub(crate) const LEAST_TOKENS: usize = 16;
@@ -16,7 +19,57 @@ pub(crate) const LEAST_TOKENS: usize = 16;
 pub(crate) struct SequenceBuilder {
     text: TextCodec,
     longest: usize,
+    /// Conventions of a model that gives vectors; `None` for one that gives scores.
+    vectors: Option<VectorConventions>,
     has_told_cut: bool,
+}
+
+/// The way in which a General Preference Model is shown a conversation.
+struct VectorConventions {
+    begin_token: BeginToken,
+    /// The token that takes the place of the last one.
+    last_token: Option<u32>,
+    has_prompt_head: bool,
+}
+
+impl VectorConventions {
+    fn new(
+        settings: &GeneralPreferenceSettings,
+        model: &GeneralPreferenceConfig,
+        text: &TextCodec,
+    ) -> Result<Self, PluginError> {
+        let last_token = match settings.last_token() {
+            LastToken::Template => None,
+            LastToken::EndOfSequence => Some(text.special_tokens().eos_token.ok_or_else(|| {
+                PluginError::input("the model's tokenizer names no end-of-sequence token")
+                    .with_hint("set oracle.reward.general_preference.last_token = \"template\"")
+            })?),
+        };
+        let begin_token = settings.begin_token();
+        Ok(Self { begin_token, last_token, has_prompt_head: model.has_prompt_head })
+    }
+}
+
+/// Refuses more tokens than a decoder takes, and a decoder without a chat template.
+fn check_decoder(
+    directory: &Path,
+    text: &TextCodec,
+    longest: usize,
+    context: usize,
+) -> Result<(), PluginError> {
+    if longest > context {
+        return Err(PluginError::configuration(format!(
+            "maximum_tokens: the model takes {context} tokens, and not {longest}"
+        ))
+        .with_hint("leave it out to use all that the model takes"));
+    }
+    if text.has_template() {
+        return Ok(());
+    }
+    let message = format!("{}: has no chat template", directory.display());
+    Err(PluginError::input(message).with_hint(
+        "put the template that the model was trained with beside it, as chat_template.jinja",
+    ))
 }
 
 impl SequenceBuilder {
@@ -24,32 +77,43 @@ impl SequenceBuilder {
     pub(crate) fn read(
         directory: &Path,
         maximum_tokens: Option<usize>,
+        general_preference: &GeneralPreferenceSettings,
     ) -> Result<Self, PluginError> {
-        if ScorerKind::read(directory)? != ScorerKind::RewardModel {
+        let kind = ScorerKind::read(directory)?;
+        if kind == ScorerKind::PairRanker {
             let message = format!("{}: compares pairs of answers", directory.display());
             return Err(PluginError::unsupported(message + ", and does not score one by itself")
                 .with_hint("judge with it as `--oracle pairrm`"));
         }
-        let config = RewardModelConfig::read(directory)?;
         let text = TextCodec::from_directory(directory)?;
-        let longest = maximum_tokens.unwrap_or(config.context_length());
-        if let RewardModelConfig::Decoder { decoder, .. } = &config {
-            if longest > decoder.context_length {
-                return Err(PluginError::configuration(format!(
-                    "maximum_tokens: the model takes {} tokens, and not {longest}",
-                    decoder.context_length
-                ))
-                .with_hint("leave it out to use all that the model takes"));
-            }
-            if !text.has_template() {
-                let message = format!("{}: has no chat template", directory.display());
-                return Err(PluginError::input(message).with_hint(
-                    "put the template that the model was trained with beside it, as \
-                     chat_template.jinja",
-                ));
-            }
+        let (is_decoder, context, vectors) = if kind == ScorerKind::GeneralPreference {
+            let config = GeneralPreferenceConfig::read(directory)?;
+            let conventions = VectorConventions::new(general_preference, &config, &text)?;
+            (true, config.decoder.context_length, Some(conventions))
+        } else {
+            let config = RewardModelConfig::read(directory)?;
+            let is_decoder = matches!(config, RewardModelConfig::Decoder { .. });
+            (is_decoder, config.context_length(), None)
+        };
+        if vectors.is_none() && *general_preference != GeneralPreferenceSettings::default() {
+            let message = "general_preference: the model has no `value_head` and gives scores";
+            return Err(PluginError::configuration(message).with_hint("leave these settings out"));
         }
-        Ok(Self { text, longest, has_told_cut: false })
+        let longest = maximum_tokens.unwrap_or(context);
+        if is_decoder {
+            check_decoder(directory, &text, longest, context)?;
+        }
+        Ok(Self { text, longest, vectors, has_told_cut: false })
+    }
+
+    /// Whether the model gives vectors in place of scores.
+    pub(crate) fn gives_vectors(&self) -> bool {
+        self.vectors.is_some()
+    }
+
+    /// Whether the model is asked about prompts too.
+    pub(crate) fn reads_prompts(&self) -> bool {
+        self.vectors.as_ref().is_some_and(|vectors| vectors.has_prompt_head)
     }
 
     /// Names of the files that this was read from, besides the configuration.
@@ -71,16 +135,40 @@ impl SequenceBuilder {
         }
     }
 
-    /// The sequence as the model's chat template renders it. The template writes special tokens itself.
+    /// The sequence that shows a prompt alone.
+    pub(crate) fn prompt(&mut self, prompt: &[Message]) -> Result<Vec<u32>, PluginError> {
+        self.conversation(prompt.iter())
+    }
+
+    /// The sequence as the model's chat template renders it, with the last token that the model looks at.
     fn rendered(&mut self, prompt: &[Message], response: &str) -> Result<Vec<u32>, PluginError> {
         let response = [Message::assistant(response)];
-        let turns = prompt.iter().chain(&response).map(|Message { role, content }| Message {
+        let mut tokens = self.conversation(prompt.iter().chain(&response))?;
+        let replaced = self.vectors.as_ref().and_then(|vectors| vectors.last_token);
+        if let (Some(replaced), Some(last)) = (replaced, tokens.last_mut()) {
+            *last = replaced;
+        }
+        Ok(tokens)
+    }
+
+    /// Turns as the model's chat template renders them. The template writes special tokens itself.
+    fn conversation<'a>(
+        &mut self,
+        turns: impl Iterator<Item = &'a Message<'a>>,
+    ) -> Result<Vec<u32>, PluginError> {
+        let turns = turns.map(|Message { role, content }| Message {
             role: Cow::Borrowed(role),
             content: self.text.without_special_tokens(content),
         });
         let conversation: Vec<Message> = turns.collect();
         let text = self.text.render(&conversation, false)?;
-        let mut tokens = self.text.encode(&text, false)?;
+        let begin_token = self.vectors.as_ref().map(|vectors| vectors.begin_token);
+        let tokenizer_begins = begin_token == Some(BeginToken::TemplateAndTokenizer);
+        let mut tokens = self.text.encode(&text, tokenizer_begins)?;
+        if begin_token == Some(BeginToken::None) {
+            let bos_token = self.text.special_tokens().bos_token;
+            tokens.retain(|&token| Some(token) != bos_token);
+        }
         if tokens.len() > self.longest {
             self.tell_cut();
             let beginning = self.text.special_tokens().bos_token;
@@ -131,7 +219,8 @@ mod tests {
     }
 
     fn builder(name: &str, maximum_tokens: Option<usize>) -> SequenceBuilder {
-        SequenceBuilder::read(&directory(name), maximum_tokens).unwrap()
+        let settings = GeneralPreferenceSettings::default();
+        SequenceBuilder::read(&directory(name), maximum_tokens, &settings).unwrap()
     }
 
     fn parsed<T: serde::de::DeserializeOwned>(value: &Value) -> T {

@@ -4,13 +4,26 @@ use std::path::PathBuf;
 
 use abi_stable::StableAbi;
 
-use crate::{LoraSettings, MemoryEstimate, PlannedWork, PluginError, Policy, Progress, Sharding};
+use crate::{
+    DeviceMemory, GradientDtype, LoraSettings, MemoryEstimate, PlannedWork, PluginError, Policy,
+    Progress, Sharding,
+};
 
 /// A model to load for scoring.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelSpec {
     /// A Hugging Face model directory or a `.gguf` file, on this machine.
     pub path: PathBuf,
+    /// Tokens of a language model whose log-probabilities, as the token after a sequence, are its numbers;
+    /// empty for a model with a head of its own.
+    pub next_tokens: Vec<u32>,
+}
+
+impl ModelSpec {
+    /// A model with a head of its own.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), next_tokens: Vec::new() }
+    }
 }
 
 /// A policy to load, and the way it is held.
@@ -26,6 +39,8 @@ pub struct PolicySpec {
     pub recompute_activations: bool,
     /// Division of the training state among the processes of a team; of no meaning in one process.
     pub sharding: Sharding,
+    /// Number format that gradients of weights are summed in.
+    pub gradient_dtype: GradientDtype,
     /// Variables of the model's chat template, `{"enable_thinking": false}` for instance: a JSON object as
     /// text, empty for none.
     pub template_variables: String,
@@ -88,6 +103,14 @@ pub trait Backend {
         Err(PluginError::unsupported("this backend does not estimate its memory"))
     }
 
+    /// Memory of the device that holds this process's part of the models, where it is not the machine's own.
+    ///
+    /// # Errors
+    /// When the device does not answer.
+    fn device_memory(&self) -> Result<Option<DeviceMemory>, PluginError> {
+        Ok(None)
+    }
+
     /// Rate at which this machine multiplies matrices in the backend's number format, in GFLOP/s (the median
     /// of repeated products), measured now on a shape of the caller's model:
     /// `[rows, inner] x [inner, columns]`. The yardstick of `sppo bench`.
@@ -116,13 +139,18 @@ pub trait Backend {
     }
 }
 
-/// A model that gives one number per sequence.
+/// A model that gives numbers for sequences: one each, or a vector.
 pub trait Scorer {
-    /// One score for each sequence of token ids.
+    /// Numbers for each sequence of token ids: those of the first, then those of the second, ...
     ///
     /// # Errors
     /// When a sequence is too long or the computation fails.
     fn score(&mut self, sequences: &[Vec<u32>]) -> Result<Vec<f32>, PluginError>;
+
+    /// Numbers per sequence.
+    fn width(&self) -> usize {
+        1
+    }
 
     /// Batches that [`Self::score_each`] computes at the same time, each in a process of its own.
     fn replicas(&self) -> usize {

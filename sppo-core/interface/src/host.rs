@@ -1,5 +1,7 @@
 //! The program as a plugin sees it: someone who watches a call and may stop it, and services to use.
 
+use std::path::PathBuf;
+
 use crate::{ModelSpec, Oracle, PluginError, Scorer};
 
 /// The watcher of one call.
@@ -32,6 +34,24 @@ pub trait Services {
     fn scorer_on(&self, backend: &str, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
         let _ = model;
         Err(PluginError::unsupported(format!("the backend `{backend}` is not available here")))
+    }
+
+    /// Path of the model that the run starts from, on this machine.
+    ///
+    /// # Errors
+    /// When no policy is trained here, or its model cannot be found.
+    fn starting_model(&self) -> Result<PathBuf, PluginError> {
+        Err(PluginError::unsupported("no policy is trained here that could judge"))
+    }
+
+    /// The policy of the run as a scorer: log-probabilities of these tokens as the one after a sequence, by
+    /// the newest policy whenever it is asked. It can be asked while responses are judged, and not before.
+    ///
+    /// # Errors
+    /// When no policy is trained here.
+    fn policy_scorer(&self, next_tokens: &[u32]) -> Result<Box<dyn Scorer>, PluginError> {
+        let _ = next_tokens;
+        Err(PluginError::unsupported("no policy is trained here that could judge"))
     }
 
     /// Makes another oracle, with the settings that the run has for it (`[oracle.<name>]`).

@@ -126,6 +126,20 @@ pub enum Sharding {
     Gradients,
 }
 
+/// Number format that gradients of weights are summed in, over the passes of a step and over processes.
+#[repr(u8)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, StableAbi,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum GradientDtype {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// bfloat16: half the memory, and sums that are rounded to 8 bits after each pass.
+    Bf16,
+}
+
 /// Settings of one optimiser step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepSettings {

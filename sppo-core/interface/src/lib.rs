@@ -23,6 +23,7 @@ mod macros;
 mod memory;
 mod numpy;
 mod oracle;
+pub mod order;
 pub mod pairwise;
 mod plugin;
 mod policy;
@@ -39,8 +40,10 @@ pub use generation::{
     FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, SamplingParameters,
 };
 pub use host::{Progress, Services, SilentHost};
-pub use learning::{LoraSettings, Optimizer, Sharding, StepReport, StepSettings};
-pub use memory::{MemoryEstimate, MemoryUse, PlannedSampling, PlannedTraining, PlannedWork};
+pub use learning::{GradientDtype, LoraSettings, Optimizer, Sharding, StepReport, StepSettings};
+pub use memory::{
+    DeviceMemory, MemoryEstimate, MemoryUse, PlannedSampling, PlannedTraining, PlannedWork,
+};
 pub use oracle::{Candidate, Comparison, Conversation, List, Message, Oracle, Verdict};
 #[doc(hidden)]
 pub use plugin::{CreateObject, EmbeddedPlugin, deserialize_config, inventory, schema_of};

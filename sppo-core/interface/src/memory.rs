@@ -79,6 +79,16 @@ impl MemoryUse {
     }
 }
 
+/// Memory of a device, in bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, StableAbi)]
+pub struct DeviceMemory {
+    /// All of it.
+    pub total: u64,
+    /// Memory that is free at this moment.
+    pub free: u64,
+}
+
 /// Memory that a policy takes in each stage of its life, on the device that holds it. A stage that is
 /// not planned takes nothing.
 #[repr(C)]

@@ -67,6 +67,10 @@ pub enum Verdict {
     /// `P[i][j]`: the probability that candidate `i` is preferred to candidate `j`. Finite, in
     /// `[0, 1]`, the diagonal 1/2. Need not be transitive.
     Probabilities(Vec<f64>),
+    /// `O[i][j]`: the probability that candidate `i`, shown first, is preferred to candidate `j`, shown second;
+    /// `None` where this order was not asked, or got no answer. Finite, in `[0, 1]`. The core averages both
+    /// orders, and keeps them to tell how much the oracle favours a place.
+    Orders(Vec<Option<f64>>),
     /// `L[i][j]`: the logit of a pairwise ranker with candidate `i` shown first and `j` second,
     /// diagonal 0. The core's win-rate estimator turns it into probabilities.
     Logits(Vec<f32>),
@@ -115,6 +119,12 @@ pub trait Oracle {
     /// Number of requests to a service, at most and without failures, that it takes to judge `comparisons`
     /// times `candidates` responses; `None` when no service is asked.
     fn expected_requests(&self, _comparisons: u64, _candidates: u64) -> Option<u64> {
+        None
+    }
+
+    /// Number of sequences, at most, that a model on the run's backend computes to judge `comparisons` times
+    /// `candidates` responses; `None` when no model is asked.
+    fn expected_sequences(&self, _comparisons: u64, _candidates: u64) -> Option<u64> {
         None
     }
 }

@@ -142,6 +142,38 @@ pub trait Learner: Codec {
         batches.iter().map(|batch| self.token_log_probs(batch)).collect()
     }
 
+    /// Log-probabilities of `next_tokens` as the token after each sequence, by the policy as it is now: those
+    /// of the first sequence, then those of the second, ... Beginnings that neighbouring sequences share may be
+    /// computed once. Keeps nothing for a backward pass.
+    ///
+    /// # Errors
+    /// As [`Self::token_log_probs`].
+    fn next_token_log_probs(
+        &mut self,
+        sequences: &[Vec<u32>],
+        next_tokens: &[u32],
+    ) -> Result<Vec<f32>, PluginError> {
+        let mut batch = SequenceBatch::new();
+        for sequence in sequences {
+            let prompt = batch.push_prompt(sequence);
+            next_tokens.iter().for_each(|&token| batch.push_response(prompt, &[token]));
+        }
+        Ok(self.token_log_probs(&batch)?.concat())
+    }
+
+    /// As [`Self::next_token_log_probs`], of several batches at the same time where there are
+    /// [`replicas`](PolicyInfo::replicas): one result per batch.
+    ///
+    /// # Errors
+    /// As [`Self::token_log_probs`].
+    fn next_token_log_probs_each(
+        &mut self,
+        batches: &[Vec<Vec<u32>>],
+        next_tokens: &[u32],
+    ) -> Result<Vec<Vec<f32>>, PluginError> {
+        batches.iter().map(|batch| self.next_token_log_probs(batch, next_tokens)).collect()
+    }
+
     /// Summed log-probability of each response, keeping the activations that [`Self::backward`] needs.
     ///
     /// # Errors
@@ -179,6 +211,15 @@ pub trait Learner: Codec {
     /// # Errors
     /// When there is no memory for the state.
     fn begin_training(&mut self, optimizer: &Optimizer) -> Result<(), PluginError>;
+
+    /// Ends training: gradients and optimiser state are given up, and with them their memory. What was trained
+    /// stays. Without training under way nothing happens.
+    ///
+    /// # Errors
+    /// When the computation fails.
+    fn end_training(&mut self) -> Result<(), PluginError> {
+        Ok(())
+    }
 
     /// Applies the accumulated gradient and clears it.
     ///

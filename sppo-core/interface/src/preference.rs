@@ -201,6 +201,12 @@ pub fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
+/// The inverse of [`sigmoid`], `log(p / (1 - p))`: infinite for 0 and 1.
+#[must_use]
+pub fn logit(probability: f64) -> f64 {
+    (probability / (1.0 - probability)).ln()
+}
+
 fn mean(row: &[f64]) -> f64 {
     numpy::sum(row) / row.len() as f64
 }

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::numpy;
+use crate::order::OrderMatrix;
 use crate::preference::{PreferenceError, PreferenceMatrix, sigmoid};
 use crate::{Comparison, Oracle, PluginError, Progress, Verdict};
 
@@ -35,14 +36,25 @@ pub struct Preferences {
     pub matrix: PreferenceMatrix,
     /// One score per candidate, by which best and worst are chosen.
     pub scores: Vec<f64>,
+    /// The oracle's word in each order of presentation; `None` where it told of no order.
+    pub orders: Option<OrderMatrix>,
     /// Kind of the verdict that they come from.
     pub kind: VerdictKind,
+}
+
+impl Preferences {
+    /// Preferences whose scores are win rates.
+    #[must_use]
+    pub fn of_probabilities(matrix: PreferenceMatrix, orders: Option<OrderMatrix>) -> Self {
+        let scores = matrix.win_rates();
+        Self { matrix, scores, orders, kind: VerdictKind::Probabilities }
+    }
 }
 
 /// Kind of an oracle's verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VerdictKind {
-    /// [`Verdict::Probabilities`]: the scores of the preferences are win rates.
+    /// [`Verdict::Probabilities`] or [`Verdict::Orders`]: the scores of the preferences are win rates.
     Probabilities,
     /// [`Verdict::Logits`]: the scores are aggregates of the logits.
     Logits,
@@ -107,13 +119,15 @@ impl WinRateEstimator {
             Self::PairwiseSymmetric => sigmoid((logit(i, j) - logit(j, i)) / 2.0),
         })?;
         let scores = scores.into_iter().map(f64::from).collect();
-        Ok(Preferences { matrix, scores, kind: VerdictKind::Logits })
+        let orders = PreferenceMatrix::from_fn(size, |i, j| sigmoid(logit(i, j)))?;
+        let orders = OrderMatrix::of_matrix(&orders);
+        Ok(Preferences { matrix, scores, orders, kind: VerdictKind::Logits })
     }
 }
 
 /// Turns an oracle's verdict on `size` candidates into preferences.
 ///
-/// Probabilities are taken as they are, with win rates as scores. Logits go through `estimator`.
+/// Probabilities are taken as they are, and orders averaged, with win rates as scores. Logits go through `estimator`.
 /// Scores are taken as they are, with the Bradley-Terry matrix at `bradley_terry_temperature`.
 ///
 /// # Errors
@@ -128,8 +142,12 @@ pub fn judge(
     match verdict {
         Verdict::Probabilities(values) => {
             let matrix = PreferenceMatrix::new(size, values)?;
-            let (scores, kind) = (matrix.win_rates(), VerdictKind::Probabilities);
-            Ok(Preferences { matrix, scores, kind })
+            let orders = OrderMatrix::of_matrix(&matrix);
+            Ok(Preferences::of_probabilities(matrix, orders))
+        }
+        Verdict::Orders(values) => {
+            let orders = OrderMatrix::new(size, values)?;
+            Ok(Preferences::of_probabilities(orders.average()?, Some(orders)))
         }
         Verdict::Logits(logits) => estimator.estimate(&logits, size),
         Verdict::Scores(scores) if scores.len() != size => {
@@ -137,7 +155,7 @@ pub fn judge(
         }
         Verdict::Scores(scores) => {
             let matrix = PreferenceMatrix::from_scores(&scores, bradley_terry_temperature)?;
-            Ok(Preferences { matrix, scores, kind: VerdictKind::Scores })
+            Ok(Preferences { matrix, scores, orders: None, kind: VerdictKind::Scores })
         }
     }
 }
@@ -310,8 +328,12 @@ mod tests {
         let given = judge(Verdict::Probabilities(vec![0.5, 0.9, 0.2, 0.5]));
         assert_eq!(given.matrix.values(), [0.5, 0.9, 0.2, 0.5]);
         assert_eq!(given.scores, [0.7, 0.35]);
+        let by_order = judge(Verdict::Orders(vec![None, Some(0.9), Some(0.4), None]));
+        assert_eq!(by_order.matrix.values(), [0.5, 0.75, 0.25, 0.5]);
+        assert_eq!(by_order.orders.unwrap().get(1, 0), Some(0.4));
         let ranked = judge(Verdict::Logits(vec![0.0, 3.0_f32.ln(), 0.0, 0.0]));
         assert!((ranked.matrix.get(0, 1) - 0.75).abs() < 1e-7);
+        assert_eq!(ranked.orders.unwrap().get(1, 0), Some(0.5));
         let scored = judge(Verdict::Scores(vec![0.0, 2.0 * 3.0_f64.ln()]));
         assert!((scored.matrix.get(1, 0) - 0.75).abs() < 1e-15);
         assert_eq!(scored.scores, [0.0, 2.0 * 3.0_f64.ln()]);

@@ -1,6 +1,6 @@
 //! The page of a game.
 
-use sppo_core::game::GameRecord;
+use sppo_core::game::{AlgorithmPlay, GameRecord};
 use sppo_core::preference::PreferenceMatrix;
 
 use crate::page::{Axis, Block, Column, Format, Heatmap, Lines, Page, Section, Series, Table};
@@ -9,9 +9,15 @@ use crate::page::{Axis, Block, Column, Format, Heatmap, Lines, Page, Section, Se
 const MOST_ANSWERS: usize = 12;
 
 /// The page of a game that was played with this matrix and eta: the gaps beside the theorem's bound, and the
-/// policies.
+/// policies; and the gaps of other algorithms that played the same game.
 #[must_use]
-pub fn game_page(name: &str, matrix: &PreferenceMatrix, eta: f64, rounds: &[GameRecord]) -> Page {
+pub fn game_page(
+    name: &str,
+    matrix: &PreferenceMatrix,
+    eta: f64,
+    rounds: &[GameRecord],
+    others: &[AlgorithmPlay],
+) -> Page {
     let sentence = match rounds.last() {
         Some(last) => format!(
             "After {} iterations the mixture of all policies is {:.6} away from the equilibrium; the theorem \
@@ -28,7 +34,7 @@ pub fn game_page(name: &str, matrix: &PreferenceMatrix, eta: f64, rounds: &[Game
             "Distance from the equilibrium: the most that any answer can win against a policy, above one half, \
              and the most that the policy can lose.",
         )
-        .block(Block::Lines(gaps(&drawn)));
+        .block(Block::Lines(gaps(&drawn, others)));
     let mut policy = Section::new("policy", "Policy");
     if matrix.size() <= MOST_ANSWERS {
         policy = policy.block(Block::Lines(policies(&drawn, matrix.size())));
@@ -43,7 +49,7 @@ pub fn game_page(name: &str, matrix: &PreferenceMatrix, eta: f64, rounds: &[Game
         .section(Section::new("rounds", "Rounds").block(Block::Table(table(rounds))))
 }
 
-fn gaps(rounds: &[&GameRecord]) -> Lines {
+fn gaps(rounds: &[&GameRecord], others: &[AlgorithmPlay]) -> Lines {
     let series = |name: &str, color, dashed, of: fn(&GameRecord) -> f64| Series {
         name: name.into(),
         color,
@@ -53,18 +59,34 @@ fn gaps(rounds: &[&GameRecord]) -> Lines {
         y: rounds.iter().map(|round| Some(of(round)).filter(|gap| *gap > 0.0)).collect(),
         ..Series::default()
     };
+    let mut all = vec![
+        series("last policy", 1, false, |round| round.last_iterate_gap),
+        series("mixture of all policies", 0, false, |round| round.mixture_gap),
+        series("bound for the mixture", 7, true, |round| round.bound),
+    ];
+    all.extend(others.iter().zip(2..).map(|(play, color)| other(play, color, rounds)));
     let logarithmic = |label: &str, format| Axis { logarithmic: true, ..Axis::new(label, format) };
     Lines {
         title: "Gap by iteration".into(),
         x: logarithmic("iteration", Format::Integer),
         y: logarithmic("duality gap", Format::Scientific),
-        series: vec![
-            series("last policy", 1, false, |round| round.last_iterate_gap),
-            series("mixture of all policies", 0, false, |round| round.mixture_gap),
-            series("bound for the mixture", 7, true, |round| round.bound),
-        ],
+        series: all,
         wide: true,
         ..Lines::default()
+    }
+}
+
+/// The last policy of another algorithm, in the rounds that are drawn.
+fn other(play: &AlgorithmPlay, color: usize, rounds: &[&GameRecord]) -> Series {
+    let gap =
+        |round: &&GameRecord| play.rounds.get(round.iteration - 1).map(|at| at.last_iterate_gap);
+    Series {
+        name: format!("last policy, {}", play.algorithm),
+        color,
+        dashed: false,
+        x: rounds.iter().map(|round| round.iteration as f64).collect(),
+        y: rounds.iter().map(|round| gap(round).filter(|gap| *gap > 0.0)).collect(),
+        ..Series::default()
     }
 }
 

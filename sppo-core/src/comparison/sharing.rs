@@ -15,14 +15,18 @@ use crate::run_directory::{ArtifactName, RunDirectory};
 use crate::self_play::{Names, RunInputs};
 
 /// Settings that come into play after the first responses are sampled and judged.
-const LATER: [&str; 18] = [
+const LATER: [&str; 25] = [
     "name",
     "run_directory",
     "selection",
+    "training.baseline",
+    "training.commit_every",
     "training.commit_every_steps",
     "training.epochs",
     "training.eta",
     "training.global_batch_size",
+    "training.gradient_dtype",
+    "training.history_weights",
     "training.label_smoothing",
     "training.learning_rate",
     "training.max_gradient_norm",
@@ -31,8 +35,11 @@ const LATER: [&str; 18] = [
     "training.optimizer",
     "training.planned_epochs",
     "training.reference_log_probs",
+    "training.reference_share",
     "training.schedule",
+    "training.score_limit",
     "training.sharding",
+    "training.target",
     "training.warmup_ratio",
 ];
 /// Settings of whoever judges what was sampled.

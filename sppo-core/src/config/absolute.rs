@@ -38,6 +38,9 @@ impl Config {
     }
 }
 
+/// Names that stand for models of the run itself, where a setting has the format `policy-or-model`.
+const MODELS_OF_A_RUN: [&str; 2] = ["policy", "start"];
+
 /// Whether two settings, as JSON, are the same path: one as it was given, one made absolute.
 pub(crate) fn is_same_path(one: &str, other: &str) -> bool {
     let path = |text: &str| match serde_json::from_str(text) {
@@ -89,6 +92,9 @@ fn make_all_absolute(schema: Schema<'_>, value: &mut Value, depth: usize) {
                 }
             }
             Some("model") => *text = absolute_model(text),
+            Some("policy-or-model") if !MODELS_OF_A_RUN.contains(&text.as_str()) => {
+                *text = absolute_model(text);
+            }
             _ => {}
         },
         _ => {}

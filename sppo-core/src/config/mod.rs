@@ -24,6 +24,7 @@ pub use overrides::{Override, PluginSchema};
 use crate::datasets::PromptSettings;
 use crate::error::{Error, Result};
 use crate::evaluation::EvaluationSettings;
+use crate::notify::NotifySettings;
 use crate::plugin::PolicySpec;
 use crate::plugins::{BackendChoice, OracleChoice, PluginSearch, SamplerChoice};
 use crate::selection::SelectionRule;
@@ -70,6 +71,9 @@ pub struct Config {
     pub training: TrainingSettings,
     /// Comparison of models on held-out prompts.
     pub evaluation: EvaluationSettings,
+    /// Messages about the run.
+    #[serde(skip_serializing_if = "NotifySettings::is_default")]
+    pub notify: NotifySettings,
 }
 
 impl Config {
@@ -79,8 +83,9 @@ impl Config {
         PolicySpec {
             path,
             adapters: self.training.lora.seeded(self.seed),
-            recompute_activations: self.training.recompute_activations,
+            recompute_activations: self.training.recompute_activations(),
             sharding: self.training.sharding(),
+            gradient_dtype: self.training.gradient_dtype,
             template_variables: self.template_variables_json(),
         }
     }
@@ -115,6 +120,7 @@ impl Default for Config {
             selection: SelectionRule::default(),
             training: TrainingSettings::default(),
             evaluation: EvaluationSettings::default(),
+            notify: NotifySettings::default(),
         }
     }
 }

@@ -94,7 +94,8 @@ impl Config {
         self.training.check().map_err(|refusal| refusal.within("training"))?;
         self.check_reference()?;
         self.check_selection()?;
-        self.evaluation.check().map_err(|refusal| refusal.within("evaluation"))
+        self.evaluation.check().map_err(|refusal| refusal.within("evaluation"))?;
+        self.notify.check().map_err(|refusal| refusal.within("notify"))
     }
 
     fn check_run(&self) -> Check {

@@ -11,8 +11,9 @@ use super::text::not_empty;
 use crate::error::Result;
 use crate::plugin::Conversation;
 use crate::records::Rollout;
+use crate::stages::JudgedComparison;
 use crate::tables::{self, Place, Row, has_json_form};
-use crate::win_rate::{Preferences, VerdictKind};
+use crate::win_rate::VerdictKind;
 
 /// A prompt and its candidate answers.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,7 +32,7 @@ pub struct RankedCandidates {
     /// The set.
     pub set: CandidateSet,
     /// The preferences.
-    pub preferences: Preferences,
+    pub judged: JudgedComparison,
 }
 
 impl CandidateSet {
@@ -125,12 +126,15 @@ pub fn write_candidates(path: &Path, sets: &[CandidateSet]) -> Result<()> {
 }
 
 /// Writes each row as it was read, then `probability`, `rm_scores` where the oracle
-/// scores, and the judge's name as `oracle`. Those of an earlier judge are replaced.
+/// scores, and the judge's name as `oracle`; where not all pairs were asked about, `asked_pairs`, and where the
+/// settings changed the oracle's probabilities, these as `oracle_probability`. Those of an earlier judge are
+/// replaced.
 ///
 /// # Errors
 /// When the file cannot be written.
 pub fn write_ranked(path: &Path, ranked: &[RankedCandidates], oracle: &str) -> Result<()> {
-    let row = |RankedCandidates { set, preferences }: &RankedCandidates| {
+    let row = |RankedCandidates { set, judged }: &RankedCandidates| {
+        let JudgedComparison { preferences, asked_pairs, oracle_matrix } = judged;
         let mut row = set.row.clone();
         row.set("probability", &preferences.matrix);
         match preferences.kind {
@@ -138,6 +142,14 @@ pub fn write_ranked(path: &Path, ranked: &[RankedCandidates], oracle: &str) -> R
             _ => row.set("rm_scores", &preferences.scores),
         }
         row.set("oracle", &oracle);
+        match asked_pairs {
+            Some(pairs) => row.set("asked_pairs", pairs),
+            None => row.remove("asked_pairs"),
+        }
+        match oracle_matrix {
+            Some(matrix) => row.set("oracle_probability", matrix),
+            None => row.remove("oracle_probability"),
+        }
         row
     };
     tables::write_rows(path, ranked.iter().map(row))

@@ -5,6 +5,7 @@ mod answers;
 mod candidates;
 mod columns;
 mod forms;
+mod labelled;
 mod pairs;
 mod prompts;
 mod roles;
@@ -19,9 +20,10 @@ pub use candidates::{
     write_ranked,
 };
 pub use columns::{ColumnNames, OneOrMore};
+pub use labelled::{LabelledPair, read_labelled_pairs};
 pub use pairs::{
-    Contradictions, Pair, PairContent, pair_candidates, parse_pairs, read_pairs, read_pairs_named,
-    write_pairs,
+    Contradictions, Pair, PairContent, PairTargets, pair_candidates, parse_pairs, read_pairs,
+    read_pairs_named, write_pairs,
 };
 pub use prompts::{
     PromptSet, PromptSettings, PromptsPerIteration, parse_prompts, read_prompts,

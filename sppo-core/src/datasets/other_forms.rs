@@ -39,11 +39,12 @@ fn ranked(row: &str, output: &str) -> crate::Result<Vec<u8>> {
     let preferences = Preferences {
         matrix: PreferenceMatrix::new(2, vec![0.5, 0.75, 0.25, 0.5]).unwrap(),
         scores: vec![0.75, 0.25],
+        orders: None,
         kind: VerdictKind::Probabilities,
     };
     let ranked: Vec<RankedCandidates> = sets
         .into_iter()
-        .map(|set| RankedCandidates { set, preferences: preferences.clone() })
+        .map(|set| RankedCandidates { set, judged: preferences.clone().into() })
         .collect();
     let output = directory.path().join(output);
     write_ranked(&output, &ranked, "rules 1.0")?;

@@ -17,8 +17,8 @@ use crate::objective::Objective;
 use crate::plugin::Conversation;
 use crate::preference::PreferenceMatrix;
 use crate::selection::{Selection, SelectionRule, SelectionStrategy, SkipCounts, select};
+use crate::stages::JudgedComparison;
 use crate::tables;
-use crate::win_rate::Preferences;
 
 /// A better and a worse answer to one prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +35,23 @@ pub struct Pair {
     pub reference_chosen_log_prob: Option<f64>,
     /// log pi_ref(rejected | prompt), where it is known.
     pub reference_rejected_log_prob: Option<f64>,
+    /// What else a training set of a run may tell.
+    pub targets: PairTargets,
+}
+
+/// Optional columns of a pair: scores, the values of all answers to its prompt, and log-probabilities under
+/// earlier policies. See [`TrainingResponse`](crate::records::TrainingResponse) and
+/// [`TrainingExample`](crate::records::TrainingExample).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PairTargets {
+    /// Scores of the better and the worse answer.
+    pub scores: [Option<f64>; 2],
+    /// Win rates or scores of all answers to the prompt.
+    pub values_of_all: Option<Vec<f64>>,
+    /// Log-probabilities of the two under the starting model.
+    pub starting_log_probs: [Option<f64>; 2],
+    /// Those under the policies before the reference policy, the latest first.
+    pub earlier_log_probs: [Option<Vec<f64>>; 2],
 }
 
 /// A pair's answers.
@@ -64,7 +81,7 @@ pub enum PairContent {
     },
 }
 
-const COLUMNS: [&str; 12] = [
+const COLUMNS: [&str; 19] = [
     "chosen",
     "rejected",
     "prompt_tokens",
@@ -77,6 +94,13 @@ const COLUMNS: [&str; 12] = [
     "chosen_probs_lose",
     "reference_chosen_log_prob",
     "reference_rejected_log_prob",
+    "chosen_score",
+    "rejected_score",
+    "values_of_all",
+    "starting_chosen_log_prob",
+    "starting_rejected_log_prob",
+    "earlier_chosen_log_probs",
+    "earlier_rejected_log_probs",
 ];
 
 /// Reads pairs; tokens count where a row has both tokens and text.
@@ -120,13 +144,13 @@ pub fn parse_pairs(name: &str, text: &str, objective: Objective) -> Result<Vec<P
 #[must_use]
 pub fn pair_candidates(
     sets: &[CandidateSet],
-    preferences: &[Preferences],
+    judged: &[JudgedComparison],
     keep_degenerate: bool,
 ) -> (Vec<Pair>, SkipCounts) {
     let rule = SelectionRule { strategy: SelectionStrategy::BestAndWorst, keep_degenerate };
     let mut skipped = SkipCounts::default();
     let mut pairs = Vec::with_capacity(sets.len());
-    for (set, preferences) in sets.iter().zip(preferences) {
+    for (set, JudgedComparison { preferences, .. }) in sets.iter().zip(judged) {
         let texts: Vec<&str> = set.candidates.iter().map(String::as_str).collect();
         match select(&preferences.scores, &texts, &rule) {
             Selection::Skipped(reason) => skipped.add(reason),
@@ -181,6 +205,7 @@ impl Pair {
             rejected_win_rate: Some(matrix.win_rate(worst)),
             reference_chosen_log_prob: None,
             reference_rejected_log_prob: None,
+            targets: PairTargets::default(),
         }
     }
 
@@ -209,7 +234,33 @@ fn pair(columns: Columns<'_>, objective: Objective) -> Result<Pair> {
         rejected_win_rate: probability(columns, "chosen_probs_lose", win_rates)?,
         reference_chosen_log_prob: columns.get("reference_chosen_log_prob")?,
         reference_rejected_log_prob: columns.get("reference_rejected_log_prob")?,
+        targets: targets(columns, required.anchor.then_some(objective))?,
     })
+}
+
+fn targets(columns: Columns<'_>, needs_earlier: Option<Objective>) -> Result<PairTargets> {
+    const STARTING: [&str; 2] = ["starting_chosen_log_prob", "starting_rejected_log_prob"];
+    const EARLIER: [&str; 2] = ["earlier_chosen_log_probs", "earlier_rejected_log_probs"];
+    let numbers = |names: [&str; 2]| -> Result<[Option<f64>; 2]> {
+        Ok([columns.get(names[0])?, columns.get(names[1])?])
+    };
+    let found = PairTargets {
+        scores: numbers(["chosen_score", "rejected_score"])?,
+        values_of_all: columns.get("values_of_all")?,
+        starting_log_probs: numbers(STARTING)?,
+        earlier_log_probs: [columns.get(EARLIER[0])?, columns.get(EARLIER[1])?],
+    };
+    let lacks = STARTING.iter().zip(&found.starting_log_probs).find(|(_, value)| value.is_none());
+    match (needs_earlier, lacks) {
+        (Some(objective), Some((column, _))) => Err(columns
+            .place
+            .error(format!("missing column `{column}`, which the objective `{objective}` stays near to"))
+            .with_hint(
+                "train on a training set of a run with this objective; where the model is the starting model, \
+                 the objective `ipo` is the same",
+            )),
+        _ => Ok(found),
+    }
 }
 
 fn content(columns: Columns<'_>) -> Result<PairContent> {
@@ -238,11 +289,17 @@ fn content(columns: Columns<'_>) -> Result<PairContent> {
 }
 
 fn text_content(columns: Columns<'_>) -> Result<PairContent> {
+    let (messages, chosen, rejected) = texts(columns)?;
+    Ok(PairContent::Text { messages, chosen, rejected })
+}
+
+/// The conversation, the better answer and the worse one.
+pub(super) fn texts(columns: Columns<'_>) -> Result<(Conversation, String, String)> {
     let answer = |name| columns.answer(name)?.ok_or_else(|| columns.missing(name));
     let (chosen, rejected) = (answer("chosen")?, answer("rejected")?);
     columns.require_same(&chosen, &rejected)?;
     let messages = columns.answerable(columns.answered(chosen.before)?)?;
-    Ok(PairContent::Text { messages, chosen: chosen.text, rejected: rejected.text })
+    Ok((messages, chosen.text, rejected.text))
 }
 
 fn probability(

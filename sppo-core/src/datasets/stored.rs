@@ -37,15 +37,27 @@ impl Stored for Rollout {
     }
 }
 
-/// Columns: `prompt_id`, `probability` (K x K), `rm_scores`.
+/// Columns: `prompt_id`, `probability` (K x K), `rm_scores`; where any judgment has it, `read_first` (K x K),
+/// `asked_pairs` and `oracle_probability` (K x K).
 impl Stored for Judgment {
     fn read(path: &Path) -> Result<Vec<Self>> {
         tables::read(path)
     }
 
     fn write(path: &Path, records: &[Self]) -> Result<()> {
-        tables::write(path, records)
+        let any = |has: fn(&Self) -> bool| records.iter().any(has);
+        let optional = [
+            ("read_first", any(|judgment| judgment.read_first.is_some())),
+            ("asked_pairs", any(|judgment| judgment.asked_pairs.is_some())),
+            ("oracle_probability", any(|judgment| judgment.oracle_matrix.is_some())),
+        ];
+        tables::write_without(path, records, &absent(&optional))
     }
+}
+
+/// The names of optional columns that are not there.
+fn absent<'a>(optional: &[(&'a str, bool)]) -> Vec<&'a str> {
+    optional.iter().filter(|(_, is_there)| !is_there).map(|(name, _)| *name).collect()
 }
 
 /// Columns: `against`, `prompt_id`, `read_first`, `read_second`.
@@ -59,8 +71,9 @@ impl Stored for HeldOutDuels {
     }
 }
 
-/// Columns of pairs: the official ones, then tokens and reference log-probabilities. When any example
-/// is not a pair: the fields of [`TrainingExample`].
+/// Columns of pairs: the official ones, then tokens and reference log-probabilities; where any example has them,
+/// scores, the values of all answers, and log-probabilities under earlier policies. When any example is not a
+/// pair: the fields of [`TrainingExample`].
 impl Stored for TrainingExample {
     fn read(path: &Path) -> Result<Vec<Self>> {
         tables::read_with(path, |row: ExampleRow, place| match row {
@@ -73,11 +86,32 @@ impl Stored for TrainingExample {
 
     fn write(path: &Path, records: &[Self]) -> Result<()> {
         let pairs: Option<Vec<PairRow>> = records.iter().map(PairRow::new).collect();
+        let absent = absent_in(records);
         match pairs {
-            Some(rows) => tables::write(path, &rows),
-            None => tables::write(path, records),
+            Some(rows) => tables::write_without(path, &rows, &absent),
+            None => tables::write_without(path, records, &absent),
         }
     }
+}
+
+/// The optional columns that no example has, of pairs and of others.
+fn absent_in(examples: &[TrainingExample]) -> Vec<&'static str> {
+    let responses = || examples.iter().flat_map(|example| &example.responses);
+    let has_score = responses().any(|response| response.score.is_some());
+    let has_start = responses().any(|response| response.starting_log_prob.is_some());
+    let has_earlier = responses().any(|response| response.earlier_log_probs.is_some());
+    absent(&[
+        ("values_of_all", examples.iter().any(|example| example.values_of_all.is_some())),
+        ("score", has_score),
+        ("chosen_score", has_score),
+        ("rejected_score", has_score),
+        ("starting_log_prob", has_start),
+        ("starting_chosen_log_prob", has_start),
+        ("starting_rejected_log_prob", has_start),
+        ("earlier_log_probs", has_earlier),
+        ("earlier_chosen_log_probs", has_earlier),
+        ("earlier_rejected_log_probs", has_earlier),
+    ])
 }
 
 #[derive(Deserialize)]
@@ -86,7 +120,7 @@ impl Stored for TrainingExample {
     expecting = "neither the columns of a pair nor those of an example with K answers"
 )]
 enum ExampleRow {
-    Pair(PairRow),
+    Pair(Box<PairRow>),
     Any(TrainingExample),
 }
 
@@ -107,6 +141,20 @@ struct PairRow {
     rejected_prompt_tokens: Option<Vec<u32>>,
     reference_chosen_log_prob: Option<f64>,
     reference_rejected_log_prob: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    chosen_score: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rejected_score: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    values_of_all: Option<Vec<f64>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    starting_chosen_log_prob: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    starting_rejected_log_prob: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    earlier_chosen_log_probs: Option<Vec<f64>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    earlier_rejected_log_probs: Option<Vec<f64>>,
 }
 
 impl PairRow {
@@ -128,6 +176,13 @@ impl PairRow {
             rejected_prompt_tokens: rejected.prompt_tokens_override.clone(),
             reference_chosen_log_prob: chosen.reference_log_prob,
             reference_rejected_log_prob: rejected.reference_log_prob,
+            chosen_score: chosen.score,
+            rejected_score: rejected.score,
+            values_of_all: example.values_of_all.clone(),
+            starting_chosen_log_prob: chosen.starting_log_prob,
+            starting_rejected_log_prob: rejected.starting_log_prob,
+            earlier_chosen_log_probs: chosen.earlier_log_probs.clone(),
+            earlier_rejected_log_probs: rejected.earlier_log_probs.clone(),
         })
     }
 
@@ -140,6 +195,9 @@ impl PairRow {
             prompt_tokens_override: self.chosen_prompt_tokens,
             win_rate: self.chosen_probs_win,
             reference_log_prob: self.reference_chosen_log_prob,
+            score: self.chosen_score,
+            starting_log_prob: self.starting_chosen_log_prob,
+            earlier_log_probs: self.earlier_chosen_log_probs,
         };
         let rejected = TrainingResponse {
             text: rejected_text.into(),
@@ -147,6 +205,9 @@ impl PairRow {
             prompt_tokens_override: self.rejected_prompt_tokens,
             win_rate: self.chosen_probs_lose,
             reference_log_prob: self.reference_rejected_log_prob,
+            score: self.rejected_score,
+            starting_log_prob: self.starting_rejected_log_prob,
+            earlier_log_probs: self.earlier_rejected_log_probs,
         };
         Some(TrainingExample {
             prompt_id: self.prompt_id,
@@ -154,6 +215,7 @@ impl PairRow {
             prompt_tokens: self.prompt_tokens,
             responses: vec![chosen, rejected],
             chosen_probability: Some(self.chosen_probs),
+            values_of_all: self.values_of_all,
         })
     }
 }

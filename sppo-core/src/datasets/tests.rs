@@ -6,9 +6,11 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::objective::Objective;
+use crate::plugin::order::OrderMatrix;
 use crate::plugin::{Conversation, FinishReason, Message};
 use crate::preference::PreferenceMatrix;
 use crate::records::{Judgment, Prompt, Response, Rollout, TrainingExample, TrainingResponse};
+use crate::stages::JudgedComparison;
 use crate::tables;
 use crate::win_rate::{Preferences, VerdictKind};
 
@@ -98,11 +100,12 @@ fn ranked_candidates_keep_the_columns_that_they_came_with() {
             .into_iter()
             .map(|set| RankedCandidates {
                 set,
-                preferences: Preferences {
+                judged: JudgedComparison::from(Preferences {
                     matrix: PreferenceMatrix::new(2, vec![0.5, 0.75, 0.25, 0.5]).unwrap(),
                     scores: vec![1.0, 0.0],
+                    orders: None,
                     kind: VerdictKind::Scores,
-                },
+                }),
             })
             .collect();
         for name in ["out.jsonl", "out.parquet"] {
@@ -222,7 +225,7 @@ fn generated_answers_have_the_official_columns() {
         responses: vec![response("a"), response("b")],
     }];
     let matrix = PreferenceMatrix::new(2, vec![0.5, 1.0, 0.0, 0.5]).unwrap();
-    let judgments = [Judgment { prompt_id: 0, matrix, scores: vec![2.0, -2.0] }];
+    let judgments = [judgment(0, matrix, vec![2.0, -2.0])];
     let says = |text: &str| json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": text}]);
     let expected = json!({
         "prompt": "Hi", "generate_0": says("a"), "generate_1": says("b"),
@@ -239,6 +242,11 @@ fn generated_answers_have_the_official_columns() {
     }
 }
 
+fn judgment(prompt_id: u64, matrix: PreferenceMatrix, scores: Vec<f64>) -> Judgment {
+    let (read_first, asked_pairs, oracle_matrix) = (None, None, None);
+    Judgment { prompt_id, matrix, scores, read_first, asked_pairs, oracle_matrix }
+}
+
 fn training_response() -> impl Strategy<Value = TrainingResponse> {
     let prompt = prop::option::of(prop::collection::vec(any::<u32>(), 1..3));
     let tokens = prop::collection::vec(any::<u32>(), 1..4);
@@ -249,8 +257,22 @@ fn training_response() -> impl Strategy<Value = TrainingResponse> {
             prompt_tokens_override,
             win_rate,
             reference_log_prob,
+            ..TrainingResponse::default()
         },
     )
+}
+
+/// Examples with all that is optional.
+fn with_targets(mut examples: Vec<TrainingExample>) -> Vec<TrainingExample> {
+    for example in &mut examples {
+        example.values_of_all = Some(vec![0.25, 0.5, 0.75]);
+        for (index, response) in example.responses.iter_mut().enumerate() {
+            response.score = Some(-1.5);
+            response.starting_log_prob = Some(-12.5);
+            response.earlier_log_probs = Some(vec![-3.25; index]);
+        }
+    }
+    examples
 }
 
 fn training_set(answers: std::ops::Range<usize>) -> impl Strategy<Value = Vec<TrainingExample>> {
@@ -262,6 +284,7 @@ fn training_set(answers: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Tr
             prompt_tokens: vec![1, 2],
             chosen_probability: (responses.len() == 2).then_some(probability),
             responses,
+            values_of_all: None,
         },
     );
     prop::collection::vec(example, 0..4)
@@ -274,7 +297,8 @@ proptest! {
         let directory = tempfile::tempdir().unwrap();
         for name in ["set.parquet", "set.jsonl"] {
             let path = directory.path().join(name);
-            for examples in [&pairs, &any] {
+            let [full_pairs, full] = [&pairs, &any].map(|examples| with_targets(examples.clone()));
+            for examples in [&pairs, &any, &full_pairs, &full] {
                 TrainingExample::write(&path, examples).unwrap();
                 prop_assert_eq!(&TrainingExample::read(&path).unwrap(), examples);
             }
@@ -284,12 +308,23 @@ proptest! {
     #[test]
     fn judgments_come_back_as_they_were(scores in prop::collection::vec(-1e3f64..1e3, 2..5)) {
         let matrix = PreferenceMatrix::from_scores(&scores, 1.0).unwrap();
-        let judgments = [Judgment { prompt_id: u64::MAX, matrix, scores }];
+        let plain = judgment(u64::MAX, matrix, scores);
+        let size = plain.matrix.size();
+        let read_first = OrderMatrix::new(size, (0..size * size).map(|entry| (entry % 3 > 0).then_some(0.25)).collect());
+        let full = Judgment {
+            read_first: Some(read_first.unwrap()),
+            asked_pairs: Some(vec![(0, 1)]),
+            oracle_matrix: Some(plain.matrix.clone()),
+            ..plain.clone()
+        };
+
         let directory = tempfile::tempdir().unwrap();
         for name in ["judgments.parquet", "judgments.jsonl"] {
             let path = directory.path().join(name);
-            Judgment::write(&path, &judgments).unwrap();
-            prop_assert_eq!(Judgment::read(&path).unwrap(), &judgments);
+            for judgments in [vec![plain.clone()], vec![plain.clone(), full.clone()]] {
+                Judgment::write(&path, &judgments).unwrap();
+                prop_assert_eq!(Judgment::read(&path).unwrap(), judgments);
+            }
         }
     }
 }

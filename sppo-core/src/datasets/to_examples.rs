@@ -1,6 +1,6 @@
 //! Training examples of preference pairs from any source.
 
-use super::{Pair, PairContent};
+use super::{Pair, PairContent, PairTargets};
 use crate::error::Result;
 use crate::plugin::{Codec, PluginError, PolicyInfo};
 use crate::records::{TrainingExample, TrainingResponse};
@@ -20,19 +20,19 @@ pub fn to_example(
     pair: Pair,
     settings: TokenizationSettings,
 ) -> Result<(TrainingExample, bool)> {
-    let response = |win_rate: Option<f64>| TrainingResponse {
-        text: String::new(),
-        tokens: Vec::new(),
-        prompt_tokens_override: None,
+    let response = |(win_rate, score): (Option<f64>, Option<f64>)| TrainingResponse {
         win_rate: win_rate.unwrap_or(UNKNOWN_WIN_RATE),
-        reference_log_prob: None,
+        score,
+        ..TrainingResponse::default()
     };
+    let PairTargets { scores, values_of_all, starting_log_probs, earlier_log_probs } = pair.targets;
+    let win_rates = [pair.chosen_win_rate, pair.rejected_win_rate];
     let mut example = TrainingExample {
         prompt_id,
-        messages: Vec::new(),
-        prompt_tokens: Vec::new(),
-        responses: vec![response(pair.chosen_win_rate), response(pair.rejected_win_rate)],
+        responses: win_rates.into_iter().zip(scores).map(response).collect(),
         chosen_probability: pair.chosen_probability,
+        values_of_all,
+        ..TrainingExample::default()
     };
     let (tokenized, is_cut) = match pair.content {
         PairContent::Text { messages, chosen, rejected } => {
@@ -63,9 +63,12 @@ pub fn to_example(
     }
     stages::set_tokens(&mut example, tokenized);
     let references = [pair.reference_chosen_log_prob, pair.reference_rejected_log_prob];
-    for (response, reference) in example.responses.iter_mut().zip(references) {
-        // That of a whole answer is not that of its beginning.
+    let known = references.into_iter().zip(starting_log_probs).zip(earlier_log_probs);
+    for (response, ((reference, starting), earlier)) in example.responses.iter_mut().zip(known) {
+        // Those of a whole answer are not those of its beginning.
         response.reference_log_prob = reference.filter(|_| !is_cut);
+        response.starting_log_prob = starting.filter(|_| !is_cut);
+        response.earlier_log_probs = earlier.filter(|_| !is_cut);
     }
     Ok((example, is_cut))
 }

@@ -21,9 +21,11 @@
 //! and `P(pi_t > pi_t) = 1/2`, so dividing by `T` gives for the mixture
 //! `gap <= 2 (|log pi_1|_inf / (eta T) + eta / 8)`, which is `O(1 / sqrt T)` at `eta` of that order.
 
+mod algorithms;
 mod games;
 mod nash;
 
+pub use algorithms::{AlgorithmPlay, AlgorithmRecord, GameAlgorithm};
 pub use games::{cycle, random, read_matrix};
 pub use nash::nash_mixture;
 

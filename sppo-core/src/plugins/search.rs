@@ -24,7 +24,7 @@ pub enum SearchStep {
     User,
     /// Built into the program.
     Embedded,
-    /// In the directory of the program.
+    /// In the directory of the program, or in `lib/sppo` beside that.
     BesideProgram,
 }
 
@@ -64,6 +64,9 @@ pub(super) fn search(places: &PluginSearch, added: &AddedPlugins) -> Vec<Found> 
     }
     if let Some(directory) = program_directory() {
         found.directory(&directory, SearchStep::BesideProgram);
+        if let Some(prefix) = directory.parent() {
+            found.directory(&prefix.join("lib").join("sppo"), SearchStep::BesideProgram);
+        }
     }
     found.0
 }

@@ -25,12 +25,18 @@ pub struct RunIdentity {
 }
 
 /// Identity of the weights that self-play starts from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelIdentity {
     /// Its short name, hub id or path.
     pub name: String,
     /// SHA-256 of its weights, in hexadecimal.
     pub sha256: String,
+    /// Its id on the Hugging Face hub, if that is where it comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub_id: Option<String>,
+    /// Its licence as it declares it, by the hub's identifier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
 }
 
 /// Identity of a plugin.
@@ -122,6 +128,7 @@ fn comparable(identity: &Value, by_content: bool) -> Value {
     // Each rank's memory, and not what comes out.
     if let Some(Value::Object(training)) = all.get_mut("training") {
         training.shift_remove("sharding");
+        training.shift_remove("recompute_activations");
     }
     // A model may be named in several ways (a short name, a path); its weights tell.
     let weights = identity.get("model").and_then(|model| model.get("sha256")).cloned();

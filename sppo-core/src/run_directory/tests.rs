@@ -12,7 +12,7 @@ fn identity() -> RunIdentity {
     RunIdentity {
         prompts_sha256: "11".into(),
         config: Config::default(),
-        model: ModelIdentity { name: "tiny".into(), sha256: "ab".into() },
+        model: ModelIdentity { name: "tiny".into(), sha256: "ab".into(), ..Default::default() },
         plugins: vec![PluginIdentity {
             kind: "backend".into(),
             name: "candle".into(),

@@ -159,7 +159,17 @@ pub(super) fn not_saved(directory: &Path, error: PluginError) -> Error {
 pub(super) fn write_json(file: &Path, record: &impl Serialize) -> Result<()> {
     let text = serde_json::to_vec_pretty(record)
         .map_err(|error| Error::run_directory(file, error.to_string()))?;
-    std::fs::write(file, text).map_err(|error| run_directory_error(file, "write this file", &error))
+    write_bytes(file, &text)
+}
+
+/// Writes a small text.
+pub(super) fn write_text(file: &Path, text: &str) -> Result<()> {
+    write_bytes(file, text.as_bytes())
+}
+
+fn write_bytes(file: &Path, bytes: &[u8]) -> Result<()> {
+    std::fs::write(file, bytes)
+        .map_err(|error| run_directory_error(file, "write this file", &error))
 }
 
 /// Reads a record of [`write_json`].

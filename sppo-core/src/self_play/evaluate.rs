@@ -8,10 +8,29 @@ use super::SelfPlay;
 use super::artifacts::{Names, read_json, write_json};
 use crate::error::Result;
 use crate::evaluation::win_rates;
-use crate::observer::IterationReport;
+use crate::observer::{IterationReport, OracleUse};
+use crate::oracle_quality::{ServiceCounters, VerdictCounts};
 use crate::records::{DuelVerdict, HeldOutDuels, Rollout, TrainingExample};
 use crate::selection::SkipCounts;
 use crate::statistics::Interval;
+
+/// Counts of an iteration's stages.
+pub(super) struct Counts {
+    /// Prompts without an example.
+    pub(super) skipped: SkipCounts,
+    /// Examples that were cut to fit.
+    pub(super) cut: usize,
+    /// The oracle's verdicts on the sampled responses.
+    pub(super) verdicts: VerdictCounts,
+}
+
+/// The beginning of an iteration in this process.
+pub(super) struct Begun {
+    /// Its time.
+    pub(super) at: Instant,
+    /// The counters of the oracle's service at that time.
+    pub(super) service: ServiceCounters,
+}
 
 impl SelfPlay<'_> {
     /// The report of an iteration that an earlier process finished.
@@ -45,9 +64,10 @@ impl SelfPlay<'_> {
         iteration: u32,
         checkpoint: PathBuf,
         examples: &[TrainingExample],
-        (skipped, cut): (SkipCounts, usize),
-        started: Instant,
+        counts: Counts,
+        begun: &Begun,
     ) -> Result<IterationReport> {
+        let Counts { skipped, cut, verdicts } = counts;
         let mut report = IterationReport::new(iteration, checkpoint);
         report.examples = examples.len();
         report.skipped_identical = skipped.identical_texts;
@@ -63,7 +83,10 @@ impl SelfPlay<'_> {
         report.describe_responses(&held_out);
         report.win_rate = self.compare_with_earlier(iteration, &held_out)?;
         report.log_prob_difference = self.log_prob_difference();
-        report.seconds = started.elapsed().as_secs_f64();
+        let service = self.service.counters().since(&begun.service);
+        let cost = service.cost(&self.session.config.preference.prices);
+        report.oracle = Some(OracleUse { verdicts, service, cost });
+        report.seconds = begun.at.elapsed().as_secs_f64();
         self.commit_report(&report)?;
         Ok(report)
     }
@@ -107,7 +130,7 @@ impl SelfPlay<'_> {
             let opponents = if is_free { 0..iteration } else { 0..1 };
             let mut judgments = Vec::new();
             for against in opponents {
-                judgments.extend(self.judge_against(against, held_out)?);
+                judgments.extend(self.judge_against(against, iteration, held_out)?);
             }
             self.commit_rows(&name, &judgments)?;
             judgments
@@ -117,10 +140,17 @@ impl SelfPlay<'_> {
         Ok(Some(self.session.win_rate_interval(&win_rates(&duels))))
     }
 
-    /// Judgments of held-out responses against those of an earlier model.
-    fn judge_against(&mut self, against: u32, held_out: &[Rollout]) -> Result<Vec<HeldOutDuels>> {
+    /// Judgments of an iteration's held-out responses against those of an earlier model.
+    fn judge_against(
+        &mut self,
+        against: u32,
+        iteration: u32,
+        held_out: &[Rollout],
+    ) -> Result<Vec<HeldOutDuels>> {
         let earlier = self.respond_to_held_out(against)?;
-        let duels = self.session.duels(self.oracle, held_out, &earlier)?;
+        let session = self.session;
+        let duels =
+            self.judged_after(iteration, |oracle| session.duels(oracle, held_out, &earlier))?;
         let of_prompts = held_out.iter().zip(duels);
         let judgment = |(rollout, duels): (&Rollout, Vec<DuelVerdict>)| {
             HeldOutDuels::new(against, rollout.prompt.id, &duels)

@@ -48,7 +48,7 @@ pub fn kept_answers(
 }
 
 /// The run directory and the iteration of a checkpoint, by its path.
-fn run_of(model: &Path) -> Option<(PathBuf, u32)> {
+pub(super) fn run_of(model: &Path) -> Option<(PathBuf, u32)> {
     let model = std::path::absolute(model).ok()?;
     let directory = model.parent()?;
     let iteration = directory.file_name()?.to_str()?.strip_prefix("iteration-")?.parse().ok()?;

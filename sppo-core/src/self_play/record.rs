@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::artifacts::{Names, read_json};
+use super::kept::run_of;
 use crate::datasets::Stored;
 use crate::error::Result;
 use crate::metrics::{self, MetricsEntry};
+use crate::model_card::{ModelCard, Publication};
 use crate::observer::IterationReport;
 use crate::records::{HeldOutDuels, Judgment, Prompt, Rollout, TrainingExample};
 use crate::run_directory::{ArtifactName, ProcessRecord, RunDirectory, RunIdentity};
@@ -133,6 +135,43 @@ impl RunRecord {
     /// When the file cannot be read.
     pub fn training_set(&self, iteration: u32) -> Result<Option<Vec<TrainingExample>>> {
         self.rows(&Names::training_set(iteration))
+    }
+
+    /// The run and the iteration that this checkpoint is of, by its path; `None` for any other directory.
+    #[must_use]
+    pub fn of_checkpoint(checkpoint: &Path) -> Option<(Self, u32)> {
+        let (root, iteration) = run_of(checkpoint)?;
+        Some((Self::open(root).ok()?, iteration))
+    }
+
+    /// The last iteration that is finished.
+    #[must_use]
+    pub fn last_iteration(&self) -> Option<u32> {
+        let is_finished = |iteration: &u32| {
+            let files = [Names::checkpoint(*iteration), Names::report(*iteration)];
+            files.iter().all(|name| self.committed(name).is_some())
+        };
+        (1..=self.identity.config.iterations).rev().find(is_finished)
+    }
+
+    /// The checkpoint of an iteration, compared with its manifest: `None` if it is not there or was altered.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn checkpoint(&self, iteration: u32) -> Result<Option<PathBuf>> {
+        RunDirectory::verified_path(&self.root, &Names::checkpoint(iteration))
+    }
+
+    /// The model card of an iteration's checkpoint, with all results up to it.
+    ///
+    /// # Errors
+    /// When a report cannot be read.
+    pub fn model_card(&self, iteration: u32, publication: Publication) -> Result<String> {
+        let reports = (0..=iteration).map(|iteration| self.report(iteration));
+        let reports: Vec<_> = reports.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+        let card =
+            ModelCard { identity: &self.identity, iteration, reports: &reports, publication };
+        Ok(card.render())
     }
 
     fn rows<T: Stored>(&self, name: &ArtifactName) -> Result<Option<Vec<T>>> {

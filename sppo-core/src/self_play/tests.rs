@@ -145,7 +145,7 @@ fn config() -> Config {
 fn run_directory(path: &Path, config: &Config) -> RunDirectory {
     let identity = RunIdentity {
         config: config.clone(),
-        model: ModelIdentity { name: "drawer".into(), sha256: String::new() },
+        model: ModelIdentity { name: "drawer".into(), ..ModelIdentity::default() },
         prompts_sha256: String::new(),
         plugins: Vec::new(),
     };
@@ -160,9 +160,10 @@ fn sampled(config: &Config, run: &mut RunDirectory, shards_per_call: usize) -> V
         starting_model: "drawer".into(),
         prompts: PromptSet { training: prompts(), held_out: Vec::new() },
     };
-    let session = Session { config, plugins: &plugins, backend, observer };
+    let session = Session { config, plugins: &plugins, backend, observer, lent_policy: None };
     let oracle = &mut NoOracle;
-    SelfPlay { session, oracle, inputs, run, policy: None, engine: None, shards_per_call }
+    let service = &ServiceMeter::default();
+    SelfPlay { session, oracle, inputs, run, policy: None, engine: None, shards_per_call, service }
         .sample(1)
         .unwrap()
 }
@@ -181,7 +182,8 @@ fn one_of_two_sessions_commits_what_both_make() {
     // The other makes the second shard with a sampler of its own, and commits nothing.
     let plugins = PluginRegistry::default();
     let (backend, observer) = (&DrawerBackend, &SilentObserver);
-    let other = Session { config: &config, plugins: &plugins, backend, observer };
+    let other =
+        Session { config: &config, plugins: &plugins, backend, observer, lent_policy: None };
     let pass = other.sampling_pass(1);
     let meter = other.stage(Stage::Sample, 1, "tokens");
     let made = other.rollouts(&meter, &mut drawer(), &[&prompts()[2..4]], &pass).unwrap().concat();

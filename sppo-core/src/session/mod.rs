@@ -4,11 +4,13 @@
 //! the oracle, and runs each stage as one that its observer can follow. It commits nothing; what a stage
 //! makes is kept by its caller.
 
+mod lent_policy;
 mod progress;
 mod stages;
 
 use std::path::Path;
 
+pub use lent_policy::LentPolicy;
 pub use progress::{StageHost, StageMeter};
 pub use stages::TrainingSummary;
 
@@ -17,6 +19,8 @@ use crate::error::{Error, Result};
 use crate::observer::{Observer, Stage};
 use crate::plugin::{Backend, Candidate, Comparison, Message, Oracle, Policy, PolicySpec};
 use crate::plugins::PluginRegistry;
+use crate::stages::{PairRule, refuse_scores};
+use crate::win_rate::Preferences;
 
 /// Shared inputs of all stages. It is cheap to copy, so that a part of the work can have another observer:
 /// `Session { observer, ..session }`.
@@ -30,6 +34,8 @@ pub struct Session<'a> {
     pub backend: &'a dyn Backend,
     /// Follows the stages, and may stop them.
     pub observer: &'a dyn Observer,
+    /// The place of the policy while it is lent to the oracle; `None` where no policy is trained.
+    pub lent_policy: Option<&'a LentPolicy<'a>>,
 }
 
 impl<'a> Session<'a> {
@@ -52,19 +58,32 @@ impl<'a> Session<'a> {
     /// # Errors
     /// When the oracle cannot judge the answers.
     pub fn try_oracle(&self, oracle: &mut dyn Oracle) -> Result<()> {
-        if oracle.expected_requests(1, 2).is_none() {
-            return Ok(());
+        match oracle.expected_requests(1, 2) {
+            Some(_) => self.ask_in_a_trial(oracle).map(drop),
+            None => Ok(()),
         }
+    }
+
+    /// As [`Self::try_oracle`], before a run: also asks other oracles, where the settings do not suit all of them.
+    ///
+    /// # Errors
+    /// When the oracle cannot judge the answers, or not in the way of the settings.
+    pub fn try_oracle_for_training(&self, oracle: &mut dyn Oracle) -> Result<()> {
+        match self.config.preference.pairs {
+            PairRule::All => self.try_oracle(oracle),
+            _ => refuse_scores(&self.ask_in_a_trial(oracle)?),
+        }
+    }
+
+    fn ask_in_a_trial(&self, oracle: &mut dyn Oracle) -> Result<Vec<Preferences>> {
         let answers = ["4", "It may well be 5."];
         let question = Comparison {
             prompt: [Message::user("What is 2 + 2?")].into(),
             rendered_prompt: None,
             candidates: answers.map(Candidate::from_text).into(),
         };
-        let judged =
-            crate::stages::judge(oracle, &[question], &self.config.preference, &self.host());
-        judged.map_err(in_a_trial)?;
-        Ok(())
+        let settings = &self.config.preference;
+        crate::stages::judge(oracle, &[question], settings, &self.host()).map_err(in_a_trial)
     }
 
     /// Loads a model that is only sampled from and scored.

@@ -1,9 +1,10 @@
 //! A stage under way: its progress, and the program as a plugin sees it meanwhile.
 
 use std::cell::Cell;
+use std::path::PathBuf;
 use std::time::Instant;
 
-use super::Session;
+use super::{LentPolicy, Session};
 use crate::error::Error;
 use crate::observer::{Event, Stage};
 use crate::plugin::{ModelSpec, Oracle, PluginError, PluginErrorKind, Progress, Scorer, Services};
@@ -85,6 +86,15 @@ impl<'a> StageHost<'a> {
     }
 }
 
+impl<'a> StageHost<'a> {
+    fn lent_policy(&self) -> Result<&'a LentPolicy<'a>, PluginError> {
+        self.session.lent_policy.ok_or_else(|| {
+            PluginError::configuration("no policy is trained here that could judge")
+                .with_hint("name the model that judges, a checkpoint of a run for instance")
+        })
+    }
+}
+
 impl Progress for StageHost<'_> {
     fn is_cancelled(&self) -> bool {
         self.session.observer.is_cancelled()
@@ -113,6 +123,14 @@ impl Services for StageHost<'_> {
         }
         let settings = config.backend.settings_of(backend);
         plugins.create_backend(backend, settings).map_err(as_plugin_error)?.load_scorer(model)
+    }
+
+    fn starting_model(&self) -> Result<PathBuf, PluginError> {
+        self.lent_policy()?.starting_model()
+    }
+
+    fn policy_scorer(&self, next_tokens: &[u32]) -> Result<Box<dyn Scorer>, PluginError> {
+        Ok(self.lent_policy()?.scorer(next_tokens))
     }
 
     fn oracle(&self, name: &str) -> Result<Box<dyn Oracle>, PluginError> {

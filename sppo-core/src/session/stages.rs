@@ -4,19 +4,27 @@
 use std::path::Path;
 
 use super::{Session, StageMeter};
-use crate::datasets::ScoredResponse;
+use crate::datasets::{LabelledPair, ScoredResponse};
 use crate::error::Result;
 use crate::evaluation::{self, JudgedPair};
 use crate::observer::{Event, Stage, TrainingStep};
+use crate::oracle_quality::LabelledVerdict;
 use crate::plugin::{Comparison, Learner, Oracle, Sampler};
-use crate::records::{DuelVerdict, Prompt, ResponseStatistics, Rollout, TrainingExample};
-use crate::stages::{self, SamplingPass, TokenizedResponse, TrainingPass, TrainingProgress};
+use crate::records::{
+    DuelVerdict, Prompt, ResponseStatistics, Rollout, TrainingExample, TrainingResponse,
+};
+use crate::stages::{
+    self, JudgedComparison, LabelDraw, SamplingPass, TokenizedResponse, TrainingPass,
+    TrainingProgress,
+};
 use crate::statistics::{Bootstrap, Interval};
-use crate::win_rate::Preferences;
 
 /// Iteration `t` samples on stream `t`; all models that are compared share this one, so that two equal
 /// models give equal responses.
 const EVALUATION_STREAM: u64 = u64::MAX;
+
+/// Labelled pairs that an oracle is asked about in one call: an even number.
+const LABELLED_PAIRS_PER_CALL: usize = 256;
 
 /// Training examples that changes of log-probability are measured on.
 const MEASURED_EXAMPLES: usize = 16;
@@ -121,7 +129,7 @@ impl<'a> Session<'a> {
         Ok(rollouts)
     }
 
-    /// Asks the oracle about all comparisons, one shard after the other.
+    /// Asks the oracle about all comparisons, as the settings want it for training, one shard after the other.
     ///
     /// # Errors
     /// As [`stages::judge`], or when the observer cancels.
@@ -129,20 +137,21 @@ impl<'a> Session<'a> {
         &self,
         oracle: &mut dyn Oracle,
         comparisons: &[Comparison<'_>],
-    ) -> Result<Vec<Preferences>> {
+    ) -> Result<Vec<JudgedComparison>> {
         let meter = self.stage(Stage::Judge, comparisons.len() as u64, "prompts");
-        let mut preferences = Vec::with_capacity(comparisons.len());
+        let mut judged = Vec::with_capacity(comparisons.len());
         for shard in comparisons.chunks(self.config.sampling.prompts_per_shard) {
-            preferences.extend(self.preferences(&meter, oracle, shard)?);
+            judged.extend(self.preferences(&meter, oracle, shard, 0)?);
         }
-        meter.finish(format!("{} comparisons", preferences.len()));
-        if let Some(warning) = stages::without_signal(comparisons, &preferences) {
+        meter.finish(format!("{} comparisons", judged.len()));
+        if let Some(warning) = stages::without_signal(comparisons, &judged) {
             self.observer.event(Event::Notice(warning));
         }
-        Ok(preferences)
+        Ok(judged)
     }
 
-    /// Makes the preferences of some of a judging stage's comparisons, in one call.
+    /// Makes the preferences of some of a judging stage's comparisons; labels are drawn for this iteration, 0
+    /// outside of self-play.
     ///
     /// # Errors
     /// As [`Self::judge`].
@@ -151,12 +160,15 @@ impl<'a> Session<'a> {
         meter: &StageMeter<'_>,
         oracle: &mut dyn Oracle,
         comparisons: &[Comparison<'_>],
-    ) -> Result<Vec<Preferences>> {
+        iteration: u32,
+    ) -> Result<Vec<JudgedComparison>> {
         self.require_running()?;
         let settings = self.config.preference;
-        let preferences = stages::judge(oracle, comparisons, &settings, &meter.host())?;
+        let draw = LabelDraw { seed: self.config.seed, iteration };
+        let judged =
+            stages::judge_for_training(oracle, comparisons, &settings, draw, &meter.host())?;
         meter.advance(comparisons.len() as u64);
-        Ok(preferences)
+        Ok(judged)
     }
 
     /// Intervals as the settings say.
@@ -214,6 +226,36 @@ impl<'a> Session<'a> {
         Ok(judged)
     }
 
+    /// Asks the oracle about pairs whose better answer is known. Every other pair is given with the better
+    /// answer second, so that a place tells nothing.
+    ///
+    /// # Errors
+    /// When the oracle fails, or the observer cancels.
+    pub fn judge_labelled(
+        &self,
+        oracle: &mut dyn Oracle,
+        pairs: &[LabelledPair],
+    ) -> Result<Vec<LabelledVerdict>> {
+        let meter = self.stage(Stage::Judge, pairs.len() as u64, "pairs");
+        let mut verdicts = Vec::with_capacity(pairs.len());
+        for shard in pairs.chunks(LABELLED_PAIRS_PER_CALL) {
+            self.require_running()?;
+            let is_first = |index: usize| (verdicts.len() + index).is_multiple_of(2);
+            let places: Vec<bool> = (0..shard.len()).map(is_first).collect();
+            let comparisons: Vec<_> =
+                shard.iter().zip(&places).map(|(pair, &first)| pair.comparison(first)).collect();
+            let settings = self.config.preference;
+            let judged = stages::judge(oracle, &comparisons, &settings, &meter.host())?;
+            let of_pairs = shard.iter().zip(places).zip(&judged);
+            verdicts.extend(of_pairs.map(|((pair, chosen_first), judged)| {
+                LabelledVerdict::new(judged, chosen_first, pair.subset.clone())
+            }));
+            meter.advance(shard.len() as u64);
+        }
+        meter.finish(format!("{} pairs", verdicts.len()));
+        Ok(verdicts)
+    }
+
     /// Mean of win rates by prompt, with its bootstrap interval over prompts.
     #[must_use]
     pub fn win_rate_interval(&self, win_rates: &[f64]) -> Interval {
@@ -229,10 +271,26 @@ impl<'a> Session<'a> {
         policy: &mut dyn Learner,
         examples: &mut [TrainingExample],
     ) -> Result<()> {
+        self.response_log_probs(policy, examples, |response, log_prob| {
+            response.reference_log_prob = Some(log_prob);
+        })
+    }
+
+    /// Computes the log-probabilities of all examples' responses under the policy as it is now, and hands each to
+    /// `keep`.
+    ///
+    /// # Errors
+    /// When the policy fails, or the observer cancels.
+    pub fn response_log_probs(
+        &self,
+        policy: &mut dyn Learner,
+        examples: &mut [TrainingExample],
+        keep: fn(&mut TrainingResponse, f64),
+    ) -> Result<()> {
         let budget = self.config.training.micro_batch_tokens;
         let meter = self.stage(Stage::Reference, examples.len() as u64, "examples");
         let mut reach = |done: usize| meter.reach(done as u64);
-        stages::reference_log_probs(policy, examples, budget, &mut reach)?;
+        stages::response_log_probs(policy, examples, budget, keep, &mut reach)?;
         meter.finish(String::new());
         Ok(())
     }
@@ -323,8 +381,7 @@ impl<'a> Session<'a> {
         if measured.is_empty() {
             return Ok(None);
         }
-        let budget = self.config.training.micro_batch_tokens;
-        stages::mean_log_prob_changes(policy, measured, budget).map(Some)
+        stages::mean_log_prob_changes(policy, measured, &self.config.training).map(Some)
     }
 }
 

@@ -1,58 +1,38 @@
 //! Stage 2: the oracle compares the responses, and its verdicts become preferences.
 
+mod adjust;
+mod pair_rules;
+mod settings;
+
 use std::borrow::Cow;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
 use crate::error::Result;
-use crate::plugin::check::{self, Check};
 use crate::plugin::thought::{self, Thought};
 use crate::plugin::{Candidate, Comparison, Message, Oracle, Progress};
+use crate::preference::PreferenceMatrix;
 use crate::records::Rollout;
-use crate::win_rate::{self, Preferences, WinRateEstimator};
+use crate::win_rate::{self, Preferences};
 
-/// Settings of the section `[preference]`: the way an oracle's verdicts become probabilities.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct PreferenceSettings {
-    /// Estimator of win rates from the pairwise logits of a ranker.
-    pub estimator: WinRateEstimator,
-    /// Temperature for oracles that return scores: `P(i > j) = sigmoid((s_i - s_j) / temperature)`.
-    pub bradley_terry_temperature: f64,
-    /// What the oracle sees of an answer.
-    pub oracle_sees: OracleView,
+pub use adjust::LabelDraw;
+pub use pair_rules::PairRule;
+pub(crate) use pair_rules::refuse_scores;
+pub use settings::{LabelRule, OracleView, PreferenceSettings};
+
+/// The preferences among the candidates of a comparison, as training takes them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JudgedComparison {
+    /// The preferences.
+    pub preferences: Preferences,
+    /// Pairs that the oracle was asked about, the lower index first; `None` for all.
+    pub asked_pairs: Option<Vec<(usize, usize)>>,
+    /// The oracle's own probabilities, where the settings have changed them.
+    pub oracle_matrix: Option<PreferenceMatrix>,
 }
 
-/// What an oracle sees of an answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum OracleView {
-    /// What follows the thought (`<think>...</think>` and its like); an answer that was cut off within its
-    /// thought is empty.
-    #[default]
-    Answer,
-    /// The whole text, thoughts included.
-    Everything,
-}
-
-impl Default for PreferenceSettings {
-    fn default() -> Self {
-        Self {
-            estimator: WinRateEstimator::default(),
-            bradley_terry_temperature: 1.0,
-            oracle_sees: OracleView::default(),
-        }
-    }
-}
-
-impl PreferenceSettings {
-    /// Checks the ranges.
-    ///
-    /// # Errors
-    /// When the temperature is not above 0.
-    pub fn check(&self) -> Check {
-        check::positive("bradley_terry_temperature", self.bradley_terry_temperature)
+/// All pairs were asked about, and nothing was changed.
+impl From<Preferences> for JudgedComparison {
+    fn from(preferences: Preferences) -> Self {
+        Self { preferences, asked_pairs: None, oracle_matrix: None }
     }
 }
 
@@ -85,9 +65,44 @@ pub fn judge(
     settings: &PreferenceSettings,
     progress: &dyn Progress,
 ) -> Result<Vec<Preferences>> {
-    let PreferenceSettings { estimator, bradley_terry_temperature, oracle_sees } = *settings;
-    let seen = as_seen(comparisons, oracle_sees);
-    Ok(win_rate::ask(oracle, &seen, estimator, bradley_terry_temperature, progress)?)
+    let seen = as_seen(comparisons, settings.oracle_sees);
+    ask_all_pairs(oracle, &seen, settings, progress)
+}
+
+/// As [`judge`], as the settings want it for training: about some pairs, with a price of length, and with labels.
+///
+/// # Errors
+/// As [`judge`].
+pub fn judge_for_training(
+    oracle: &mut dyn Oracle,
+    comparisons: &[Comparison<'_>],
+    settings: &PreferenceSettings,
+    draw: LabelDraw,
+    progress: &dyn Progress,
+) -> Result<Vec<JudgedComparison>> {
+    let seen = as_seen(comparisons, settings.oracle_sees);
+    let saves = |comparison: &Comparison<'_>| {
+        settings.pairs.asked_of(comparison.candidates.len()).is_some()
+    };
+    let judged: Vec<JudgedComparison> = match seen.iter().any(saves) {
+        true => pair_rules::ask_some_pairs(oracle, &seen, settings, progress)?,
+        false => {
+            let judged = ask_all_pairs(oracle, &seen, settings, progress)?;
+            judged.into_iter().map(JudgedComparison::from).collect()
+        }
+    };
+    let pairs = judged.into_iter().zip(&seen);
+    pairs.map(|(judged, seen)| adjust::adjust(judged, seen, settings, draw)).collect()
+}
+
+fn ask_all_pairs(
+    oracle: &mut dyn Oracle,
+    seen: &[Comparison<'_>],
+    settings: &PreferenceSettings,
+    progress: &dyn Progress,
+) -> Result<Vec<Preferences>> {
+    let PreferenceSettings { estimator, bradley_terry_temperature, .. } = *settings;
+    Ok(win_rate::ask(oracle, seen, estimator, bradley_terry_temperature, progress)?)
 }
 
 /// The comparisons as the oracle sees them.
@@ -164,16 +179,16 @@ pub(crate) const ROUNDING: f64 = 1e-9;
 #[must_use]
 pub fn without_signal(
     comparisons: &[Comparison<'_>],
-    preferences: &[Preferences],
+    judged: &[JudgedComparison],
 ) -> Option<String> {
     let differ = |comparison: &Comparison<'_>| {
         comparison.candidates.iter().any(|one| one.text != comparison.candidates[0].text)
     };
     let asked: Vec<&Preferences> = comparisons
         .iter()
-        .zip(preferences)
+        .zip(judged)
         .filter(|(comparison, _)| differ(comparison))
-        .map(|(_, preferences)| preferences)
+        .map(|(_, judged)| &judged.preferences)
         .collect();
     let are_equal = |Preferences { scores, .. }: &&Preferences| {
         scores.iter().all(|score| (score - scores[0]).abs() < ROUNDING)
@@ -192,6 +207,7 @@ pub fn without_signal(
 mod tests {
     use super::*;
     use crate::plugin::{PluginError, SilentHost, Verdict};
+    use crate::win_rate::WinRateEstimator;
 
     /// Remembers what it is shown.
     #[derive(Default)]
@@ -270,10 +286,11 @@ mod tests {
             let comparisons: Vec<_> = all.iter().map(|(texts, _)| comparison(texts)).collect();
             let of = |scores: &Vec<f64>| {
                 let verdict = Verdict::Scores(scores.clone());
-                win_rate::judge(verdict, scores.len(), WinRateEstimator::default(), 1.0).unwrap()
+                let estimator = WinRateEstimator::default();
+                win_rate::judge(verdict, scores.len(), estimator, 1.0).unwrap().into()
             };
-            let preferences: Vec<_> = all.iter().map(|(_, scores)| of(scores)).collect();
-            without_signal(&comparisons, &preferences).is_some()
+            let judged: Vec<JudgedComparison> = all.iter().map(|(_, scores)| of(scores)).collect();
+            without_signal(&comparisons, &judged).is_some()
         };
         assert!(warned(&[(&["a", "b"], vec![1.0, 1.0]), (&["c", "d"], vec![2.0, 2.0])]));
         assert!(warned(&[(&["a", "b", "c"], vec![0.0; 3])]));

@@ -8,7 +8,11 @@ mod tokenize;
 mod train;
 
 pub(crate) use judge::ROUNDING;
-pub use judge::{OracleView, PreferenceSettings, as_seen, comparison, judge, without_signal};
+pub(crate) use judge::refuse_scores;
+pub use judge::{
+    JudgedComparison, LabelDraw, LabelRule, OracleView, PairRule, PreferenceSettings, as_seen,
+    comparison, judge, judge_for_training, without_signal,
+};
 pub use sample::{SamplingPass, SamplingSettings, sample};
 pub use score::score;
 pub use select::assemble;
@@ -18,6 +22,10 @@ pub use tokenize::{
     tokenize_responses,
 };
 pub use train::{
-    ReferenceLogProbs, ShardingChoice, TrainingPass, TrainingProgress, TrainingSettings,
-    mean_log_prob_changes, reference_log_probs, require_finite, train,
+    CommitInterval, Recomputation, ReferenceLogProbs, ShardingChoice, TrainingPass,
+    TrainingProgress, TrainingSettings, mean_log_prob_changes, require_finite, response_log_probs,
+    train,
 };
+
+#[cfg(test)]
+pub(crate) use train::anchor_log_prob;

@@ -5,6 +5,7 @@ use crate::plugin::PluginError;
 use crate::preference::PreferenceMatrix;
 use crate::records::{Judgment, Rollout, TrainingExample, TrainingResponse};
 use crate::selection::{Selection, SelectionRule, SkipCounts, select};
+use crate::target::{Baseline, TargetMeasure, TargetSettings};
 
 /// Selects responses of every rollout and attaches their estimated win rates
 /// `P(y > pi_t | x) = (1/K) sum_k P(y > y_k | x)` (Algorithm 1, lines 5 and 6).
@@ -19,6 +20,7 @@ pub fn assemble(
     rollouts: &[Rollout],
     judgments: &[Judgment],
     rule: &SelectionRule,
+    targets: &TargetSettings,
     max_length: Option<usize>,
 ) -> Result<(Vec<TrainingExample>, SkipCounts, usize)> {
     let judged = judgments.iter().map(|judgment| judgment.prompt_id);
@@ -29,7 +31,7 @@ pub fn assemble(
     let mut skipped = SkipCounts::default();
     let mut cut = 0;
     for (rollout, judgment) in rollouts.iter().zip(judgments) {
-        let Judgment { prompt_id, matrix, scores } = judgment;
+        let Judgment { prompt_id, matrix, scores, .. } = judgment;
         let (judged, sampled) = (matrix.size(), rollout.responses.len());
         if (judged, scores.len()) != (sampled, sampled) {
             let message =
@@ -40,7 +42,8 @@ pub fn assemble(
             rollout.responses.iter().map(|response| response.text.as_str()).collect();
         match select(scores, &texts, rule) {
             Selection::Chosen { indices } => {
-                let example = example(rollout, matrix, &indices, max_length);
+                let mut example = example(rollout, matrix, &indices, max_length);
+                add_values(&mut example, matrix, &indices, targets);
                 cut += usize::from(is_cut(&example, rollout, &indices));
                 examples.push(example);
             }
@@ -48,6 +51,27 @@ pub fn assemble(
         }
     }
     Ok((examples, skipped, cut))
+}
+
+/// Adds what targets other than the win rates' distance from 1/2 are made of.
+fn add_values(
+    example: &mut TrainingExample,
+    matrix: &PreferenceMatrix,
+    indices: &[usize],
+    targets: &TargetSettings,
+) {
+    let is_score = targets.measure == TargetMeasure::Score;
+    let is_partition = targets.baseline == Baseline::LogPartition;
+    if !is_score && !is_partition {
+        return;
+    }
+    let values = targets.measures(matrix);
+    if is_score {
+        for (response, &index) in example.responses.iter_mut().zip(indices) {
+            response.score = Some(values[index]);
+        }
+    }
+    example.values_of_all = is_partition.then_some(values);
 }
 
 fn is_cut(example: &TrainingExample, rollout: &Rollout, indices: &[usize]) -> bool {
@@ -76,6 +100,7 @@ fn example(
                 reference_log_prob: Some(
                     response.log_probs[..kept].iter().map(|value| f64::from(*value)).sum(),
                 ),
+                ..TrainingResponse::default()
             }
         })
         .collect();
@@ -89,5 +114,6 @@ fn example(
         prompt_tokens: rollout.prompt_tokens.clone(),
         responses,
         chosen_probability,
+        values_of_all: None,
     }
 }

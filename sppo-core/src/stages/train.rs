@@ -1,6 +1,8 @@
 //! Stage 4: the regression. Reference log-probabilities, micro-batches, and optimiser steps.
 
+mod choices;
 mod settings;
+mod terms;
 
 use std::borrow::Borrow;
 use std::time::Instant;
@@ -12,9 +14,13 @@ use crate::error::{Error, Result};
 use crate::objective::{self, ExampleTerms, ResponseTerm};
 use crate::observer::TrainingStep;
 use crate::plugin::{Learner, PluginError, SequenceBatch, StepSettings};
-use crate::records::TrainingExample;
+use crate::records::{TrainingExample, TrainingResponse};
 
+pub use choices::{CommitInterval, Recomputation};
 pub use settings::{ReferenceLogProbs, ShardingChoice, TrainingSettings};
+#[cfg(test)]
+pub(crate) use terms::anchor_log_prob;
+use terms::{example_terms, require_terms};
 
 /// Training settings, and the seed that orders the examples.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,15 +38,16 @@ pub struct TrainingProgress {
     pub step: u64,
 }
 
-/// Computes the reference log-probabilities that are missing: one pass without gradients under the
-/// policy as it is now. Calls `done` with the examples finished so far.
+/// Computes the log-probability of each response: one pass without gradients under the policy as it is now.
+/// Hands each to `keep`, and calls `done` with the examples finished so far.
 ///
 /// # Errors
-/// When the policy fails.
-pub fn reference_log_probs(
+/// When the policy fails, or `done` does.
+pub fn response_log_probs(
     policy: &mut dyn Learner,
     examples: &mut [TrainingExample],
     micro_batch_tokens: usize,
+    keep: fn(&mut TrainingResponse, f64),
     done: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<()> {
     let mut finished = 0;
@@ -51,7 +58,7 @@ pub fn reference_log_probs(
         for (micro_batch, log_probs) in together.iter_mut().zip(log_probs(policy, &packed)?) {
             let responses = micro_batch.iter_mut().flat_map(|example| &mut example.responses);
             for (response, log_prob) in responses.zip(log_probs) {
-                response.reference_log_prob = Some(log_prob);
+                keep(response, log_prob);
             }
             finished += micro_batch.len();
         }
@@ -75,6 +82,7 @@ pub fn train(
     events: &mut dyn FnMut(&mut dyn Learner, &TrainingStep) -> Result<()>,
 ) -> Result<()> {
     let TrainingPass { settings, seed } = *pass;
+    require_terms(examples, settings)?;
     let steps = settings.steps(examples.len());
     let steps_per_epoch = settings.steps_per_epoch(examples.len());
     let has_team = policy.info().replicas > 1;
@@ -135,11 +143,11 @@ pub fn require_finite(policy: &mut dyn Learner, examples: &[TrainingExample]) ->
 pub fn mean_log_prob_changes(
     policy: &mut dyn Learner,
     examples: &[TrainingExample],
-    micro_batch_tokens: usize,
+    settings: &TrainingSettings,
 ) -> Result<(f64, f64)> {
     let (mut chosen, mut rejected) = (0.0, 0.0);
-    for together in rounds(examples, micro_batch_tokens, policy.info().replicas) {
-        for terms in terms_without_gradient(policy, &together)? {
+    for together in rounds(examples, settings.micro_batch_tokens, policy.info().replicas) {
+        for terms in terms_without_gradient(policy, &together, settings)? {
             chosen += terms.responses.first().map_or(0.0, log_ratio);
             rejected += terms.responses.last().map_or(0.0, log_ratio);
         }
@@ -186,7 +194,7 @@ fn accumulate_gradient(
     let mut whole_batch_coefficients = Vec::new();
     if coupled {
         for together in &rounds {
-            terms.extend(terms_without_gradient(policy, together)?);
+            terms.extend(terms_without_gradient(policy, together, settings)?);
         }
         let evaluated = objective::evaluate(&loss_settings, &terms).map_err(loss_error)?;
         loss = evaluated.mean;
@@ -202,7 +210,7 @@ fn accumulate_gradient(
             coefficients.push(if coupled {
                 whole_batch_coefficients[done..done + part.len()].concat()
             } else {
-                let part_terms = example_terms(part, &log_probs)?;
+                let part_terms = example_terms(part, &log_probs, settings)?;
                 let evaluated =
                     objective::evaluate(&loss_settings, &part_terms).map_err(loss_error)?;
                 let share = part.len() as f64 / batch.len() as f64;
@@ -240,42 +248,16 @@ fn means(terms: &[ExampleTerms], eta: f64) -> BatchMeans {
     means
 }
 
-/// Pairs each response's log-probability with its reference and target.
-fn example_terms<E: Borrow<TrainingExample>>(
-    part: &[E],
-    log_probs: &[f64],
-) -> Result<Vec<ExampleTerms>> {
-    let mut log_probs = log_probs.iter();
-    part.iter()
-        .map(|example| {
-            let example = example.borrow();
-            let responses = example
-                .responses
-                .iter()
-                .zip(log_probs.by_ref())
-                .map(|(response, &log_prob)| {
-                    let reference_log_prob = response.reference_log_prob.ok_or_else(|| {
-                        PluginError::failed(format!(
-                            "prompt {} has no reference log-probability yet",
-                            example.prompt_id
-                        ))
-                    })?;
-                    Ok(ResponseTerm { log_prob, reference_log_prob, win_rate: response.win_rate })
-                })
-                .collect::<Result<Vec<_>>>()?;
-            Ok(ExampleTerms { responses, chosen_probability: example.chosen_probability })
-        })
-        .collect()
-}
-
 /// Terms of the examples of some micro-batches that replicas compute at the same time.
 fn terms_without_gradient<E: Borrow<TrainingExample>>(
     policy: &mut dyn Learner,
     together: &[&[E]],
+    settings: &TrainingSettings,
 ) -> Result<Vec<ExampleTerms>> {
     let packed: Vec<SequenceBatch> = together.iter().map(|part| pack(part)).collect();
     let log_probs = log_probs(policy, &packed)?;
-    let terms = together.iter().zip(&log_probs).map(|(part, own)| example_terms(part, own));
+    let terms =
+        together.iter().zip(&log_probs).map(|(part, own)| example_terms(part, own, settings));
     Ok(terms.collect::<Result<Vec<_>>>()?.concat())
 }
 

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow_schema::{FieldRef, Schema};
+use arrow_schema::{DataType, FieldRef, Schema};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_arrow::schema::{SchemaLike, TracingOptions};
@@ -182,14 +182,45 @@ pub fn line_of_row(path: &Path, row: u64) -> Option<u64> {
 /// # Errors
 /// When the file cannot be written.
 pub fn write<T: Serialize + DeserializeOwned>(path: &Path, rows: &[T]) -> Result<()> {
+    write_without(path, rows, &[])
+}
+
+/// As [`write`], without the fields of these names, wherever they stand in `T`: optional ones that no row has,
+/// which are not serialised either.
+///
+/// # Errors
+/// As [`write`].
+pub(crate) fn write_without<T: Serialize + DeserializeOwned>(
+    path: &Path,
+    rows: &[T],
+    absent: &[&str],
+) -> Result<()> {
     match TableFormat::to_write(path)? {
         TableFormat::JsonLines => json_lines::write(path, rows.iter()),
         TableFormat::Parquet => {
             let columns = Vec::<FieldRef>::from_type::<T>(tracing_options())
                 .map_err(|error| parquet_file::fault(path, &error))?;
-            parquet_file::write(path, &columns, rows)
+            parquet_file::write(path, &without(&columns, absent), rows)
         }
     }
+}
+
+/// The columns without the fields of these names, within lists and structs too.
+fn without(columns: &[FieldRef], absent: &[&str]) -> Vec<FieldRef> {
+    let present = columns.iter().filter(|column| !absent.contains(&column.name().as_str()));
+    let inner = |column: &FieldRef| match column.data_type() {
+        DataType::Struct(fields) => {
+            let fields = DataType::Struct(without(fields, absent).into());
+            Arc::new(column.as_ref().clone().with_data_type(fields))
+        }
+        DataType::List(item) => {
+            let item = without(std::slice::from_ref(item), absent).pop();
+            let list = item.map(DataType::List).unwrap_or_else(|| column.data_type().clone());
+            Arc::new(column.as_ref().clone().with_data_type(list))
+        }
+        _ => Arc::clone(column),
+    };
+    present.map(inner).collect()
 }
 
 /// Writes rows whose columns are found by looking at the rows themselves, in the order in which they

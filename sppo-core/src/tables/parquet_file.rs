@@ -52,7 +52,7 @@ fn no_such_columns(path: &Path, schema: &Schema) -> Error {
     let names: Vec<String> =
         schema.fields().iter().map(|field| format!("`{}`", field.name())).collect();
     Error::input(path, format!("no column is one that is looked for; it has {}", names.join(", ")))
-        .with_hint("rename the columns: README.md says under \"Files\" which each command reads")
+        .with_hint("rename the columns: docs/files.md says which each command reads")
 }
 
 const READING: &str = "read this Parquet file";

@@ -120,7 +120,7 @@ impl Checkpoint {
         let text = TextCodec::from_directory(path)?;
         weights.check(path)?;
         let container = config.container(Some(&json));
-        check_other_weights(&weights, path, container)?;
+        check_other_weights(&weights, path, &config, container)?;
         let path = path.to_path_buf();
         Ok(Self { path, config, original_config: Some(json), text, weights, adapters: None })
     }
@@ -132,7 +132,7 @@ impl Checkpoint {
         let weights = Weights::of_gguf(&config, file);
         weights.check(path)?;
         // an architecture that only shares its name with ours
-        if let Some(name) = weights.unused() {
+        if let Some(name) = weights.unused(&config) {
             let model_type = config.family.model_type();
             return Err(ModelError::file(
                 path,
@@ -282,7 +282,12 @@ impl Checkpoint {
 }
 
 /// Refuses adapters among the weights, and warns of others that are not used, as transformers does.
-fn check_other_weights(weights: &Weights, path: &Path, container: Option<Container>) -> Result<()> {
+fn check_other_weights(
+    weights: &Weights,
+    path: &Path,
+    config: &DecoderConfig,
+    container: Option<Container>,
+) -> Result<()> {
     if let Some(name) = weights.adapter() {
         return Err(ModelError::file(
             path,
@@ -295,7 +300,7 @@ fn check_other_weights(weights: &Weights, path: &Path, container: Option<Contain
         tracing::warn!(
             "{shown}: of this {architecture}, the text part alone is used, and written where it is saved"
         );
-    } else if let Some(name) = weights.unused() {
+    } else if let Some(name) = weights.unused(config) {
         tracing::warn!("{shown}: the weight `{name}` is not used by this architecture");
     }
     if weights.has_another_head() {

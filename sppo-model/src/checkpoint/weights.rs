@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use crate::decoder::{DecoderConfig, TensorLayout, gguf_name, tensor_layout};
+use crate::decoder::{DecoderConfig, TensorLayout, gguf_source, rotary_tensors, tensor_layout};
 use crate::error::{ModelError, Result};
 use crate::formats::weight_names::NamedWeights;
 use crate::formats::{WeightFile, WeightSource};
@@ -43,14 +43,7 @@ impl Weights {
 
     /// Weights that llama.cpp's converter named and changed.
     pub(super) fn of_gguf(config: &DecoderConfig, file: impl WeightFile + 'static) -> Self {
-        let source = |tensor: &TensorLayout| {
-            if let Some(source) = config.family.gguf_source(config, &tensor.name) {
-                return source;
-            }
-            let mut source = config.family.source(config, &tensor.name);
-            source.tensor = gguf_name(config.family, &source.tensor).unwrap_or(source.tensor);
-            source
-        };
+        let source = |tensor: &TensorLayout| gguf_source(config, &tensor.name);
         Self {
             file: Box::new(file),
             places: places(config, source),
@@ -106,13 +99,15 @@ impl Weights {
     }
 
     /// A stored tensor that holds no weight of the model and is not a known by-product either.
-    pub(super) fn unused(&self) -> Option<&str> {
+    pub(super) fn unused(&self, config: &DecoderConfig) -> Option<&str> {
+        let divisors = rotary_tensors(config);
         let used: HashSet<&str> =
             self.places.iter().map(|(_, source)| source.tensor.as_str()).collect();
         let harmless = |name: &str| {
             name.ends_with("rotary_emb.inv_freq")
                 || name.ends_with(HEAD)
                 || name == "rope_freqs.weight"
+                || divisors.iter().any(|(known, _)| *known == name)
         };
         self.file.names().find(|name| !used.contains(name) && !harmless(name))
     }

@@ -352,7 +352,7 @@ mod tests {
             assert_eq!(files.names().count(), names.len() - 2 * config.layer_count);
             let weights = Weights::of_hugging_face(&config, files);
             weights.check(directory.path()).unwrap();
-            assert_eq!(weights.unused(), None);
+            assert_eq!(weights.unused(&config), None);
             for name in &names {
                 let expected = checkpoint.tensor(name).unwrap();
                 let found = weights.read(&config, name).unwrap();

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::rotary::Rotary;
 use crate::error::{ModelError, Result};
-use crate::formats::{GgufFile, GgufKeys, JsonObject, WeightSource};
+use crate::formats::{ArchitectureEntries, GgufFile, GgufKeys, JsonObject, WeightSource};
 use crate::ops::{Activation, Routing};
 
 /// A family of decoders: the names and settings by which its files differ from those of the others.
@@ -90,6 +90,32 @@ pub trait Family: Debug + Sync {
     fn restore_gguf(&self, config: &DecoderConfig, weight: &str, values: &mut Vec<f32>) {
         let _ = (config, weight, values);
     }
+
+    /// Does to the values of a weight what llama.cpp's converter does, which [`Self::restore_gguf`] undoes.
+    fn convert_gguf(&self, config: &DecoderConfig, weight: &str, values: &mut Vec<f32>) {
+        let _ = (config, weight, values);
+    }
+
+    /// Adds the settings of its GGUF files that not all families have.
+    fn write_gguf(&self, config: &DecoderConfig, entries: &mut ArchitectureEntries<'_>) {
+        let _ = (config, entries);
+    }
+
+    /// The part of attention windows in its GGUF files.
+    fn gguf_windows(&self) -> GgufWindows {
+        GgufWindows::Absent
+    }
+}
+
+/// The part of attention windows in GGUF files of a family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GgufWindows {
+    /// They have none.
+    Absent,
+    /// They have them, and llama.cpp computes without.
+    Unused,
+    /// They have them, and llama.cpp computes with them.
+    Used,
 }
 
 /// A model that holds a language model beside other parts, for instance one that sees images.

@@ -99,7 +99,7 @@ impl InputLimits {
 }
 
 #[derive(Default)]
-struct Packer {
+pub(super) struct Packer {
     tokens: Vec<u32>,
     positions: Vec<Position>,
     segments: Vec<AttentionSegment>,
@@ -110,7 +110,12 @@ struct Packer {
 
 impl Packer {
     /// Adds rows that see `prefix` and continue its sequence, which is long or not; returns the rows.
-    fn push(&mut self, tokens: &[u32], prefix: Range<usize>, is_long: bool) -> Range<usize> {
+    pub(super) fn push(
+        &mut self,
+        tokens: &[u32],
+        prefix: Range<usize>,
+        is_long: bool,
+    ) -> Range<usize> {
         let before = prefix.len();
         let rows = self.tokens.len()..self.tokens.len() + tokens.len();
         if !tokens.is_empty() {
@@ -137,7 +142,14 @@ impl Packer {
         self.targets.extend_from_slice(tokens);
     }
 
-    fn finish(self) -> PackedBatch {
+    /// Has a row predict each of these tokens.
+    pub(super) fn ask(&mut self, row: usize, next_tokens: &[u32]) {
+        self.predicting_rows.extend(next_tokens.iter().map(|_| row as u32));
+        self.responses.push(self.targets.len()..self.targets.len() + next_tokens.len());
+        self.targets.extend_from_slice(next_tokens);
+    }
+
+    pub(super) fn finish(self) -> PackedBatch {
         PackedBatch {
             tokens: self.tokens.into(),
             positions: self.positions.into(),

@@ -147,6 +147,11 @@ impl Rotary {
         }
     }
 
+    /// The divisor that the scaling gives to the plain frequency of a pair of features.
+    pub(super) fn divisor(&self, pair: usize) -> f64 {
+        self.base.powf(-2.0 * pair as f64 / self.features as f64) / self.frequency(pair, false)
+    }
+
     /// The frequency of a pair of features in radians per position.
     fn frequency(&self, pair: usize, in_long_sequence: bool) -> f64 {
         let frequency = self.base.powf(-2.0 * pair as f64 / self.features as f64);

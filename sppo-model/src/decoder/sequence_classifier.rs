@@ -1,4 +1,6 @@
-//! A decoder as a sequence classifier with one label: a score from the hidden state of the last token.
+//! A decoder with linear heads in place of a language model's: numbers from the hidden state of the last token.
+
+use serde::{Deserialize, Serialize};
 
 use super::packing::{InputLimits, PackedBatch};
 use super::weights::{DecoderWeights, tensor_layout};
@@ -7,23 +9,37 @@ use crate::error::{ModelError, Result};
 use crate::formats::WeightFile;
 use crate::ops::{Graph, Ops, ParameterId, ParameterStore};
 
-const SCORE: &str = "score.weight";
+/// A linear map of the last hidden state, without a bias.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Head {
+    /// Name of its weight, `[outputs, features]`.
+    pub(crate) name: String,
+    /// Numbers that it gives.
+    pub(crate) outputs: usize,
+}
 
-/// A decoder with a score in place of a language model's head.
+impl Head {
+    /// The score of a sequence classifier of transformers with one label.
+    pub(crate) fn score() -> Self {
+        Self { name: "score.weight".into(), outputs: 1 }
+    }
+}
+
+/// A decoder with heads that score.
 pub(crate) struct DecoderClassifier<O: Ops> {
     decoder: Decoder,
     parameters: ParameterStore<O>,
-    score: ParameterId,
+    heads: Vec<(ParameterId, usize)>,
     padding: Option<u32>,
 }
 
 impl<O: Ops> DecoderClassifier<O> {
     /// Stored names of the weights that [`Self::load`] reads.
-    pub(crate) fn weight_names(config: &DecoderConfig) -> Vec<String> {
+    pub(crate) fn weight_names(config: &DecoderConfig, heads: &[Head]) -> Vec<String> {
         let config = without_head(config);
         let weights = tensor_layout(&config).into_iter();
         let stored = weights.map(|weight| config.family.source(&config, &weight.name).tensor);
-        stored.chain([SCORE.to_string()]).collect()
+        stored.chain(heads.iter().map(|head| head.name.clone())).collect()
     }
 
     /// Loads the weights. `padding` is the token that does not count as the last one.
@@ -31,6 +47,7 @@ impl<O: Ops> DecoderClassifier<O> {
         ops: &O,
         config: &DecoderConfig,
         padding: Option<u32>,
+        heads: &[Head],
         files: &dyn WeightFile,
     ) -> Result<Self> {
         let config = without_head(config);
@@ -39,19 +56,22 @@ impl<O: Ops> DecoderClassifier<O> {
             Ok((source.shape(files).unwrap_or_default(), source.values(files)?))
         };
         let (weights, mut parameters) = DecoderWeights::load(ops, &config, &mut tensor, false)?;
-        let (shape, values) = tensor(SCORE)?;
-        if shape != [1, config.hidden_size] {
-            return Err(ModelError::Input(format!(
-                "the weight `{SCORE}` has the shape {shape:?}, but a score from {} features has {:?}",
-                config.hidden_size,
-                [1, config.hidden_size]
-            )));
-        }
-        let score = parameters.push(ops, SCORE.into(), shape, values, false)?;
-        Ok(Self { decoder: Decoder::new(config, weights), parameters, score, padding })
+        let mut load = |Head { name, outputs }: &Head| {
+            let (shape, values) = tensor(name)?;
+            if shape != [*outputs, config.hidden_size] {
+                return Err(ModelError::Input(format!(
+                    "the weight `{name}` has the shape {shape:?}, but a score from {} features has {:?}",
+                    config.hidden_size,
+                    [*outputs, config.hidden_size]
+                )));
+            }
+            Ok((parameters.push(ops, name.clone(), shape, values, false)?, *outputs))
+        };
+        let heads = heads.iter().map(&mut load).collect::<Result<_>>()?;
+        Ok(Self { decoder: Decoder::new(config, weights), parameters, heads, padding })
     }
 
-    /// One score per sequence.
+    /// The numbers of each sequence.
     pub(crate) fn scores(&self, ops: &O, sequences: &[Vec<u32>]) -> Result<Vec<f32>> {
         let config = self.decoder.config();
         let limits = InputLimits::of(config);
@@ -65,8 +85,17 @@ impl<O: Ops> DecoderClassifier<O> {
         let batch = PackedBatch::from_prompts(counted, limits);
         let mut graph = Graph::inference(ops, &self.parameters);
         let states = self.decoder.predicting_states(&mut graph, &batch)?;
-        let scores = graph.linear(&states, self.score, None)?;
-        ops.values(scores.value())
+        let mut outputs = Vec::with_capacity(self.heads.len());
+        for (weight, width) in &self.heads {
+            let values = ops.values(graph.linear(&states, *weight, None)?.value())?;
+            outputs.push((values, *width));
+        }
+        let of_sequence = |number: usize| {
+            outputs.iter().flat_map(move |(values, width)| {
+                values[number * width..(number + 1) * width].iter().copied()
+            })
+        };
+        Ok((0..sequences.len()).flat_map(of_sequence).collect())
     }
 
     /// transformers takes the last token that is not padding, even where a text's own end is spelled

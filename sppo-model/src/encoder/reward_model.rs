@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::EncoderConfig;
 use super::forward::{Encoder, EncoderBatch, linear};
 use super::weights::{Linear, Loader};
-use crate::decoder::{DecoderClassifier, DecoderConfig, FAMILIES, InputLimits};
+use crate::decoder::{DecoderClassifier, DecoderConfig, FAMILIES, Head, InputLimits};
 use crate::error::{ModelError, Result};
 use crate::formats::json::read_config;
 use crate::formats::safetensors::SafetensorsFiles;
@@ -137,9 +137,11 @@ impl<O: EncoderOps> RewardModel<O> {
                 Classifier::Encoder(EncoderClassifier::load(ops, config, &files)?)
             }
             RewardModelConfig::Decoder { decoder, padding } => {
-                let wanted = DecoderClassifier::<O>::weight_names(decoder);
+                let heads = [Head::score()];
+                let wanted = DecoderClassifier::<O>::weight_names(decoder, &heads);
                 let files = NamedWeights::find(files, &wanted, &[])?;
-                Classifier::Decoder(DecoderClassifier::load(ops, decoder, *padding, &files)?)
+                let decoder = DecoderClassifier::load(ops, decoder, *padding, &heads, &files)?;
+                Classifier::Decoder(decoder)
             }
         };
         Ok(Self { classifier })

@@ -4,33 +4,15 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use sppo_plugin::{
-    FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, PlannedSampling, Progress,
-};
+use sppo_plugin::{FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, Progress};
 
+use super::limits::{GenerationLimits, cache_plan};
+use super::pages::FreeSpans;
+use super::rows::{Interrupted, Row, RowPages};
 use super::sampler::{SampleKey, SampleRequest, Sampler};
-use super::slots::{CachePlan, FreeSpans};
-use crate::decoder::{AttentionSource, Decoder, DecoderConfig, InputLimits, PackedBatch};
+use crate::decoder::{AttentionSource, Decoder, InputLimits, PackedBatch};
 use crate::error::{ModelError, Result};
 use crate::ops::{CachedRow, Graph, Ops, ParameterStore, Position, SampledToken};
-
-/// Limits of what generation computes at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GenerationLimits {
-    /// Most responses that decode together.
-    pub max_batch_size: usize,
-    /// Most prompt tokens that are computed together (one longer prompt alone is allowed).
-    pub prefill_tokens: usize,
-    /// Most bytes of the key-value cache, at four bytes per number. With less, fewer rows decode
-    /// together; one row and the longest prompt are always allowed.
-    pub cache_bytes: usize,
-}
-
-impl Default for GenerationLimits {
-    fn default() -> Self {
-        Self { max_batch_size: 64, prefill_tokens: 2048, cache_bytes: 1 << 30 }
-    }
-}
 
 /// Generates `samples_per_prompt` responses for each prompt: all of prompt 0, then of prompt 1, ...
 /// Progress is reported in generated tokens, of the most that there can be.
@@ -64,37 +46,6 @@ pub fn generate<O: Ops>(
     scheduler.into_responses()
 }
 
-fn cache_plan(
-    config: &DecoderConfig,
-    limits: &GenerationLimits,
-    prompt_lengths: &[usize],
-    samples_per_prompt: usize,
-    max_new_tokens: usize,
-) -> CachePlan {
-    let bytes_per_slot = 2 * 4 * config.layer_count * config.key_value_heads * config.head_size;
-    // The last token of a response is never fed back, so it needs no slot.
-    let row_slots = max_new_tokens.saturating_sub(1).min(config.context_length).max(1);
-    // A row that starts again as a long sequence keeps its prompt in its own slots.
-    let limit = InputLimits::of(config);
-    let becomes_long =
-        |&length: &usize| !limit.is_long(length) && limit.is_long(length + max_new_tokens);
-    let row_slots =
-        row_slots + prompt_lengths.iter().copied().filter(becomes_long).max().unwrap_or(0);
-    let budget = limits.cache_bytes / bytes_per_slot.max(1);
-    CachePlan::new(budget, limits.max_batch_size, row_slots, prompt_lengths, samples_per_prompt)
-}
-
-/// The division of the cache for a request of this size.
-pub(crate) fn planned_cache(
-    config: &DecoderConfig,
-    limits: &GenerationLimits,
-    sampling: &PlannedSampling,
-) -> CachePlan {
-    let lengths = vec![sampling.longest_prompt; sampling.prompts];
-    let (samples, tokens) = (sampling.samples_per_prompt, sampling.max_new_tokens);
-    cache_plan(config, limits, &lengths, samples, tokens)
-}
-
 fn check_prompts(prompts: &[GenerationPrompt], decoder: &Decoder) -> Result<()> {
     let config = decoder.config();
     let limits = InputLimits::of(config);
@@ -124,27 +75,6 @@ struct PromptState {
     finished: usize,
 }
 
-/// A response that is being decoded.
-struct Row {
-    prompt: usize,
-    sample: usize,
-    /// Number of its span of cache slots.
-    span: usize,
-    /// Slots of its prompt, which it shares with other samples.
-    prefix: Range<usize>,
-    /// Tokens of its prompt in its own span, if it started again as a long sequence.
-    own_prompt: usize,
-    tokens: Vec<u32>,
-    log_probs: Vec<f32>,
-}
-
-impl Row {
-    /// Tokens so far, those of the prompt included.
-    fn length(&self) -> usize {
-        self.prefix.len() + self.own_prompt + self.tokens.len()
-    }
-}
-
 struct Scheduler<'a, O: Ops> {
     ops: &'a O,
     decoder: &'a Decoder,
@@ -152,10 +82,12 @@ struct Scheduler<'a, O: Ops> {
     request: &'a GenerationRequest,
     sampler: Sampler,
     prefill_tokens: usize,
-    plan: CachePlan,
     cache: O::Cache,
     prompt_region: FreeSpans,
-    free_spans: Vec<usize>,
+    pages: RowPages,
+    /// Rows that have started.
+    started: u64,
+    interrupted: VecDeque<Interrupted>,
     /// The next prompt to prefill.
     next_prompt: usize,
     /// Prompts in the cache, oldest first.
@@ -180,7 +112,8 @@ impl<'a, O: Ops> Scheduler<'a, O> {
         let lengths: Vec<usize> =
             request.prompts.iter().map(|prompt| prompt.tokens.len()).collect();
         let samples = request.samples_per_prompt;
-        let plan = cache_plan(config, limits, &lengths, samples, request.sampling.max_new_tokens);
+        let most = request.sampling.max_new_tokens;
+        let plan = cache_plan(config, limits, ops.cache_number_bytes(), &lengths, samples, most);
         Ok(Self {
             ops,
             decoder,
@@ -188,10 +121,11 @@ impl<'a, O: Ops> Scheduler<'a, O> {
             request,
             sampler,
             prefill_tokens: limits.prefill_tokens,
-            plan,
             cache: ops.cache(config.layer_count, plan.slots(), features)?,
             prompt_region: plan.prompt_region(),
-            free_spans: (0..plan.rows).rev().collect(),
+            pages: RowPages::new(plan),
+            started: 0,
+            interrupted: VecDeque::new(),
             next_prompt: 0,
             prompts: VecDeque::new(),
             rows: Vec::new(),
@@ -216,9 +150,14 @@ impl<'a, O: Ops> Scheduler<'a, O> {
             .ok_or_else(|| ModelError::Backend("generation left a response out".into()))
     }
 
-    /// Starts samples until every span of slots is taken or no sample is waiting.
+    /// Starts samples until there is no room for another or no sample is waiting.
     fn admit(&mut self) -> Result<()> {
-        while !self.free_spans.is_empty() {
+        while self.room() > 0
+            && let Some(interrupted) = self.interrupted.pop_front()
+        {
+            self.restart(interrupted);
+        }
+        while self.room() > 0 {
             if self.prompts.iter().all(|prompt| prompt.started == self.request.samples_per_prompt)
                 && !self.prefill()?
             {
@@ -229,10 +168,58 @@ impl<'a, O: Ops> Scheduler<'a, O> {
         Ok(())
     }
 
-    /// Computes as many waiting prompts together as the free spans and the limits allow; `false` when
+    /// Rows that may start now.
+    fn room(&self) -> usize {
+        self.pages.room(&self.rows)
+    }
+
+    fn restart(&mut self, interrupted: Interrupted) {
+        let Interrupted { prompt, sample, first } = interrupted;
+        // A prompt stays in the cache until all its responses have ended.
+        let in_cache = self.prompts.iter().find(|state| state.index == prompt);
+        let slots = in_cache.map(|state| state.slots.clone()).unwrap_or_default();
+        if let Some(row) = self.new_row(prompt, sample, slots) {
+            self.advance(vec![row], &[first]);
+        }
+    }
+
+    /// A row with its first page, if there is one.
+    fn new_row(&mut self, prompt: usize, sample: usize, prefix: Range<usize>) -> Option<Row> {
+        let pages = vec![self.pages.first()?];
+        self.started += 1;
+        Some(Row::new(prompt, sample, self.started, pages, prefix))
+    }
+
+    /// The rows that have pages for all their tokens. Where pages run out, the youngest rows give theirs up.
+    fn with_pages(&mut self, [first, second]: [Vec<Row>; 2]) -> [Vec<Row>; 2] {
+        let boundary = first.len();
+        let mut rows: Vec<Option<Row>> = first.into_iter().chain(second).map(Some).collect();
+        for index in 0..rows.len() {
+            while let Some(row) = rows.get_mut(index).and_then(Option::as_mut)
+                && !self.pages.suffice(row)
+            {
+                if !self.pages.grow(row) {
+                    self.interrupt_youngest(&mut rows);
+                }
+            }
+        }
+        let second = rows.split_off(boundary);
+        [rows, second].map(|rows| rows.into_iter().flatten().collect())
+    }
+
+    fn interrupt_youngest(&mut self, rows: &mut [Option<Row>]) {
+        let age = |row: &Option<Row>| row.as_ref().map(|row| row.age);
+        let youngest = rows.iter_mut().max_by_key(|row| age(row));
+        let Some(row) = youngest.and_then(Option::take) else { return };
+        self.pages.release(&row);
+        self.generated_tokens -= row.tokens.len() as u64;
+        self.interrupted.extend(row.interrupted());
+    }
+
+    /// Computes as many waiting prompts together as the free pages and the limits allow; `false` when
     /// there is none or no room for it.
     fn prefill(&mut self) -> Result<bool> {
-        let wanted = self.free_spans.len().div_ceil(self.request.samples_per_prompt);
+        let wanted = self.room().div_ceil(self.request.samples_per_prompt);
         let mut chosen: Vec<(usize, Range<usize>)> = Vec::new();
         let mut total = 0;
         while chosen.len() < wanted
@@ -286,26 +273,24 @@ impl<'a, O: Ops> Scheduler<'a, O> {
         self.download(&logits, batch.predicting_rows.len())
     }
 
-    /// Gives free spans to waiting samples and samples their first tokens from their prompts' logits.
+    /// Gives free pages to waiting samples and samples their first tokens from their prompts' logits.
     fn start_samples(&mut self) -> Result<()> {
         let samples = self.request.samples_per_prompt;
+        let mut room = self.room();
         let mut rows = Vec::new();
         let mut logits = Vec::new();
-        for prompt in &mut self.prompts {
-            while prompt.started < samples
-                && let Some(span) = self.free_spans.pop()
+        for at in 0..self.prompts.len() {
+            while room > 0
+                && let Some(prompt) = self.prompts.get(at)
+                && prompt.started < samples
             {
-                rows.push(Row {
-                    prompt: prompt.index,
-                    sample: prompt.started,
-                    span,
-                    prefix: prompt.slots.clone(),
-                    own_prompt: 0,
-                    tokens: Vec::new(),
-                    log_probs: Vec::new(),
-                });
-                logits.push(prompt.logits.clone());
-                prompt.started += 1;
+                let (index, sample, slots) = (prompt.index, prompt.started, prompt.slots.clone());
+                let of_prompt = prompt.logits.clone();
+                let Some(row) = self.new_row(index, sample, slots) else { break };
+                rows.push(row);
+                logits.push(of_prompt);
+                self.prompts[at].started += 1;
+                room -= 1;
             }
         }
         let tokens = self.sample(&rows, logits.iter().map(AsRef::as_ref))?;
@@ -319,7 +304,12 @@ impl<'a, O: Ops> Scheduler<'a, O> {
     /// One step: feeds every active row's last token and samples its next.
     fn decode(&mut self) -> Result<()> {
         let rows = std::mem::take(&mut self.rows);
-        let (become_long, rows) = rows.into_iter().partition(|row| self.becomes_long(row));
+        let (mut become_long, rows): (Vec<Row>, _) =
+            rows.into_iter().partition(|row| self.becomes_long(row));
+        for row in &mut become_long {
+            (row.prefix, row.own_prompt) = (0..0, self.request.prompts[row.prompt].tokens.len());
+        }
+        let [become_long, rows] = self.with_pages([become_long, rows]);
         self.start_again(become_long)?;
         self.decode_rows(rows)
     }
@@ -336,27 +326,20 @@ impl<'a, O: Ops> Scheduler<'a, O> {
         let mut waiting = VecDeque::from(rows);
         while let Some(longest) = waiting.iter().map(Row::length).max() {
             let count = (self.prefill_tokens / longest).clamp(1, waiting.len());
-            let mut rows: Vec<Row> = waiting.drain(..count).collect();
-            let mut sequences = Vec::with_capacity(count);
-            for row in &mut rows {
-                let prompt = &self.request.prompts[row.prompt].tokens;
-                sequences.push([prompt.as_slice(), &row.tokens].concat());
-                (row.prefix, row.own_prompt) = (0..0, prompt.len());
-            }
+            let rows: Vec<Row> = waiting.drain(..count).collect();
+            let sequence = |row: &Row| {
+                [self.request.prompts[row.prompt].tokens.as_slice(), &row.tokens].concat()
+            };
+            let sequences: Vec<Vec<u32>> = rows.iter().map(sequence).collect();
             let batch = PackedBatch::from_prompts(sequences.iter().map(Vec::as_slice), limits);
-            let slots: Vec<usize> = rows.iter().flat_map(|row| self.own_slots(row)).collect();
+            let slots: Vec<usize> =
+                rows.iter().flat_map(|row| self.pages.slots_of(row)).flatten().collect();
             let logits = self.prefill_batch(&batch, slots.into_iter())?;
             let vocabulary = self.decoder.config().vocabulary_size;
             let tokens = self.sample(&rows, logits.chunks_exact(vocabulary))?;
             self.advance(rows, &tokens);
         }
         Ok(())
-    }
-
-    /// The slots of the tokens in a row's own span.
-    fn own_slots(&self, row: &Row) -> Range<usize> {
-        let start = row.span * self.plan.row_slots;
-        start..start + row.own_prompt + row.tokens.len()
     }
 
     fn decode_rows(&mut self, rows: Vec<Row>) -> Result<()> {
@@ -369,13 +352,13 @@ impl<'a, O: Ops> Scheduler<'a, O> {
         let mut slots = Vec::with_capacity(rows.len());
         let mut seen = Vec::with_capacity(rows.len());
         for row in &rows {
-            let own = self.own_slots(row);
+            let own = self.pages.slots_of(row);
             tokens.extend(row.tokens.last());
             positions.push(Position {
                 index: row.length() as u32 - 1,
                 is_in_long_sequence: limits.is_long(row.length()),
             });
-            slots.push(own.end as u32 - 1);
+            slots.extend(own.last().map(|run| run.end as u32 - 1));
             seen.push(CachedRow { prefix: row.prefix.clone(), own });
         }
         let mut source =
@@ -471,11 +454,11 @@ impl<'a, O: Ops> Scheduler<'a, O> {
 
     fn retire(&mut self, row: Row, finish_reason: FinishReason) {
         let samples = self.request.samples_per_prompt;
-        let Row { prompt, sample, span, tokens, log_probs, .. } = row;
+        self.pages.retire(&row);
+        let Row { prompt, sample, tokens, log_probs, .. } = row;
         let response = GeneratedResponse { tokens, log_probs, finish_reason };
         self.responses[prompt * samples + sample] = Some(response);
         self.finished += 1;
-        self.free_spans.push(span);
         if let Some(at) = self.prompts.iter().position(|state| state.index == prompt) {
             self.prompts[at].finished += 1;
             if self.prompts[at].finished == samples
@@ -486,3 +469,6 @@ impl<'a, O: Ops> Scheduler<'a, O> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ mod lora;
 mod scorers;
 mod training;
 
-pub use scorers::{check_ranker, check_reward_models};
+pub use scorers::{check_preferring_models, check_ranker, check_reward_models};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,13 +1,14 @@
-//! Scorers: PairRM against LLM-Blender, and reward models of every supported architecture against
-//! transformers, on tiny models with random weights.
+//! Scorers: PairRM against LLM-Blender, and reward models of every supported architecture, General Preference
+//! Models and judges against transformers, on tiny models with random weights.
 
 use serde::Deserialize;
+use sppo_plugin::Scorer;
 
 use super::{Failures, MakeOps, compare, fixture, read_json, widen};
 use crate::decoder::FAMILIES;
 use crate::error::{ModelError, Result};
 use crate::ops::encoder::EncoderOps;
-use crate::serve::load_scorer;
+use crate::serve::{load_next_token_scorer, load_scorer};
 
 /// Largest error of a logit. float32 itself is within 4e-6 of float64 here.
 const LOGIT_TOLERANCE: f64 = 1e-4;
@@ -125,6 +126,75 @@ fn reward_failures<O: EncoderOps>(make: &MakeOps<'_, O>, name: &str) -> Failures
     for (number, (sequence, expected)) in sequences.chunks(1).zip(expected.chunks(1)).enumerate() {
         let alone = score(sequence)?;
         failures.extend(compare(&format!("sequence {number}"), &alone, expected, SCORE_TOLERANCE));
+    }
+    Ok(failures)
+}
+
+/// Families whose language models are asked for preferences.
+const PREFERRING: [&str; 2] = ["llama", "gemma2"];
+
+#[derive(Deserialize)]
+struct VectorGolden {
+    sequences: Vec<Vec<u32>>,
+    numbers: Vec<Vec<f64>>,
+}
+
+#[derive(Deserialize)]
+struct NextTokenGolden {
+    sequences: Vec<Vec<u32>>,
+    tokens: Vec<u32>,
+    log_probs: Vec<Vec<f64>>,
+}
+
+/// Has General Preference Models and language models read the sequences of the golden numbers, packed, alone and
+/// with the beginnings that they share; describes each vector and each log-probability of a next token that is off
+/// by more than 1e-4.
+pub fn check_preferring_models<O: EncoderOps + 'static>(make: &MakeOps<'_, O>) -> Vec<String> {
+    let check_one = |name: &&'static str| {
+        let found = preferring_failures(make, name).unwrap_or_else(|error| vec![error.to_string()]);
+        let name = *name;
+        found.into_iter().map(move |line| format!("{name}: {line}"))
+    };
+    PREFERRING.iter().flat_map(check_one).collect()
+}
+
+fn preferring_failures<O: EncoderOps + 'static>(make: &MakeOps<'_, O>, name: &str) -> Failures {
+    let directory = fixture(&format!("reward/gpm-{name}"));
+    let golden: VectorGolden = read_json(&directory.join("golden.json"))?;
+    let mut failures = scorer_failures(
+        "vectors",
+        load_scorer(make()?, &directory)?.as_mut(),
+        &golden.sequences,
+        &golden.numbers,
+    )?;
+    let golden: NextTokenGolden = read_json(&fixture(&format!("judge/{name}.json")))?;
+    let path = fixture(&format!("lm/{name}"));
+    let mut judge = load_next_token_scorer(make()?, &path, &golden.tokens)?;
+    let judged =
+        scorer_failures("next tokens", judge.as_mut(), &golden.sequences, &golden.log_probs)?;
+    failures.extend(judged);
+    Ok(failures)
+}
+
+/// Has a scorer score sequences packed and alone.
+fn scorer_failures(
+    what: &str,
+    scorer: &mut dyn Scorer,
+    sequences: &[Vec<u32>],
+    expected: &[Vec<f64>],
+) -> Failures {
+    let mut score = |sequences: &[Vec<u32>]| -> Result<Vec<f64>> {
+        let scores = scorer.score(sequences);
+        Ok(widen(&scores.map_err(|error| ModelError::Backend(error.message))?))
+    };
+    let packed = score(sequences)?;
+    let whole = format!("{what}, packed");
+    let mut failures =
+        Vec::from_iter(compare(&whole, &packed, &expected.concat(), SCORE_TOLERANCE));
+    for (number, (sequence, expected)) in sequences.chunks(1).zip(expected).enumerate() {
+        let alone = score(sequence)?;
+        let what = format!("{what} of sequence {number}");
+        failures.extend(compare(&what, &alone, expected, SCORE_TOLERANCE));
     }
     Ok(failures)
 }

@@ -127,7 +127,7 @@ fn embedding<O: Ops>(
     [vocabulary, features]: [usize; 2],
 ) -> Result<Outcome> {
     let values = noise.values(vocabulary * features);
-    let mut table = ops.parameter(values, &[vocabulary, features], true)?;
+    let mut table = ops.table(values, &[vocabulary, features], true)?;
     let tokens = noise.indices(tokens, vocabulary);
     let output = ops.embedding(&table, &tokens)?;
     ops.prepare_for_decoding(&mut table)?;
@@ -489,8 +489,10 @@ fn cases() -> Vec<Case> {
 
 fn attention_cases() -> Vec<Case> {
     let (segments, rows) = shared_prompts();
-    let cached =
-        |prefix: std::ops::Range<usize>, own: std::ops::Range<usize>| CachedRow { prefix, own };
+    let cached = |prefix: std::ops::Range<usize>, own: std::ops::Range<usize>| CachedRow {
+        prefix,
+        own: vec![own],
+    };
     let cached_rows = vec![
         cached(3..20, 40..41),
         cached(3..20, 50..61),
@@ -504,14 +506,19 @@ fn attention_cases() -> Vec<Case> {
     // All of them see a prompt, or none does.
     let prompted_rows = cached_rows[..3].to_vec();
     let lone_rows = vec![cached(0..0, 30..33), cached(0..0, 5..28)];
-    let of_shape =
-        |shape: AttentionShape| {
-            let cached = [&cached_rows, &prompted_rows, &lone_rows].map(|rows| {
-                Case::CachedAttention { shape: shape.clone(), rows: rows.clone(), slots: 99 }
-            });
-            let packed = Case::Attention { shape, segments: segments.clone(), rows };
-            std::iter::once(packed).chain(cached)
-        };
+    // In pages that do not all follow each other.
+    let paged_rows = vec![
+        CachedRow { prefix: 3..20, own: vec![40..48, 88..91] },
+        cached(3..20, 50..61),
+        CachedRow { prefix: 3..20, own: vec![80..88, 72..80, 64..65] },
+    ];
+    let of_shape = |shape: AttentionShape| {
+        let cached = [&cached_rows, &prompted_rows, &lone_rows, &paged_rows].map(|rows| {
+            Case::CachedAttention { shape: shape.clone(), rows: rows.clone(), slots: 99 }
+        });
+        let packed = Case::Attention { shape, segments: segments.clone(), rows };
+        std::iter::once(packed).chain(cached)
+    };
     shapes.into_iter().flat_map(of_shape).collect()
 }
 

@@ -10,7 +10,7 @@
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
-use sppo_plugin::{Optimizer, SamplingParameters};
+use sppo_plugin::{DeviceMemory, GradientDtype, Optimizer, SamplingParameters};
 
 use super::Routes;
 use super::random::drop_values;
@@ -63,8 +63,40 @@ pub struct AttentionSegment {
 pub struct CachedRow {
     /// Slots of the shared prompt.
     pub prefix: Range<usize>,
-    /// Slots of the response so far, the row's own token included.
-    pub own: Range<usize>,
+    /// Slots of the response so far, the row's own token included: runs of slots that follow each other, in the
+    /// order of the tokens. None is empty; there is at least one.
+    pub own: Vec<Range<usize>>,
+}
+
+impl CachedRow {
+    /// Slots of the response so far.
+    #[must_use]
+    pub fn own_count(&self) -> usize {
+        self.own.iter().map(ExactSizeIterator::len).sum()
+    }
+
+    /// The row without the keys beyond a window.
+    #[must_use]
+    pub fn within(&self, window: Option<usize>) -> Self {
+        let Some(window) = window else { return self.clone() };
+        let of_prompt = window.saturating_sub(self.own_count());
+        let last =
+            |run: &Range<usize>, most: usize| run.start.max(run.end.saturating_sub(most))..run.end;
+        let mut left = window;
+        let mut own: Vec<Range<usize>> = Vec::with_capacity(self.own.len());
+        for run in self.own.iter().rev().filter(|run| !run.is_empty()) {
+            let visible = last(run, left);
+            left -= visible.len();
+            own.extend(Some(visible).filter(|visible| !visible.is_empty()));
+        }
+        own.reverse();
+        Self { prefix: last(&self.prefix, of_prompt), own }
+    }
+
+    /// All its slots, those of the prompt first.
+    pub fn slots(&self) -> impl Iterator<Item = usize> + '_ {
+        self.prefix.clone().chain(self.own.iter().cloned().flatten())
+    }
 }
 
 /// The place of a row in its sequence.
@@ -200,8 +232,31 @@ pub trait Ops: 'static {
     /// Keys and values of past tokens: for each layer, `slots` rows of `key_value_features`.
     type Cache;
 
+    /// This op set with gradients of new weights that are summed in a number format.
+    ///
+    /// # Errors
+    /// When it sums them in f32 only, and is asked for another format.
+    fn with_gradients_in(self, dtype: GradientDtype) -> Result<Self>
+    where
+        Self: Sized,
+    {
+        match dtype {
+            GradientDtype::F32 => Ok(self),
+            GradientDtype::Bf16 => Err(ModelError::Unsupported(
+                "training.gradient_dtype: this backend sums gradients in f32 only; set it to \"f32\", \
+                 or choose the backend tch"
+                    .into(),
+            )),
+        }
+    }
+
     /// The device, for instance `cpu`, and the number format, for instance `f32`.
     fn describe(&self) -> (String, String);
+
+    /// Memory of the device, where it is not the machine's own.
+    fn device_memory(&self) -> Result<Option<DeviceMemory>> {
+        Ok(None)
+    }
 
     // Data in and out.
 
@@ -419,6 +474,10 @@ pub trait Ops: 'static {
 
     // Decoding.
 
+    /// Bytes of a number in a cache.
+    fn cache_number_bytes(&self) -> usize {
+        size_of::<f32>()
+    }
     /// An empty cache.
     fn cache(&self, layers: usize, slots: usize, key_value_features: usize) -> Result<Self::Cache>;
     /// Writes row `i` of `keys` and `values` (already rotated) to slot `slots[i]` of a layer.
@@ -463,5 +522,21 @@ pub trait Ops: 'static {
     fn end_decoding(&self, parameter: &mut Self::Parameter) -> Result<()> {
         let _ = parameter;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::CachedRow;
+
+    #[test]
+    fn a_window_cuts_the_prompt_before_the_row_itself() {
+        let row = CachedRow { prefix: 3..9, own: vec![20..22, 10..12] };
+        assert_eq!(row.within(None), row);
+        assert_eq!(row.within(Some(20)), row);
+        assert_eq!(row.within(Some(6)), CachedRow { prefix: 7..9, ..row.clone() });
+        assert_eq!(row.within(Some(3)), CachedRow { prefix: 9..9, own: vec![21..22, 10..12] });
+        assert_eq!(row.within(Some(1)).slots().collect::<Vec<_>>(), [11]);
+        assert_eq!(row.slots().collect::<Vec<_>>(), [3, 4, 5, 6, 7, 8, 20, 21, 10, 11]);
     }
 }

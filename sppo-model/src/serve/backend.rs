@@ -6,11 +6,12 @@ use std::sync::Once;
 use std::time::Instant;
 
 use sppo_plugin::{
-    Backend, MemoryEstimate, ModelSpec, PlannedWork, PluginError, Policy, PolicySpec, Progress,
-    Scorer, TeamPlace,
+    Backend, DeviceMemory, MemoryEstimate, ModelSpec, PlannedWork, PluginError, Policy, PolicySpec,
+    Progress, Scorer, TeamPlace,
 };
 
 use super::memory_estimate::MemoryTraits;
+use super::next_token::{AskedPolicy, load_next_token_scorer};
 use super::policy::{DecoderPolicy, estimate_policy_memory};
 use super::scorer::load_scorer;
 use super::team::{Collective, Controller, Member, TeamPolicy, TeamScorer};
@@ -91,9 +92,18 @@ impl<O: EncoderOps + MatrixRate + Clone> Backend for ModelBackend<O> {
     }
 
     fn load_scorer(&self, model: &ModelSpec) -> std::result::Result<Box<dyn Scorer>, PluginError> {
+        let ModelSpec { path, next_tokens } = model;
+        let has_own_head = next_tokens.is_empty();
         Ok(match &self.team {
-            Team::Alone => load_scorer(self.ops.clone(), &model.path)?,
-            Team::Controller(team) => Box::new(TeamScorer::load(Rc::clone(team), &model.path)?),
+            Team::Alone if has_own_head => load_scorer(self.ops.clone(), path)?,
+            Team::Alone => load_next_token_scorer(self.ops.clone(), path, next_tokens)?,
+            Team::Controller(team) if has_own_head => {
+                Box::new(TeamScorer::load(Rc::clone(team), path)?)
+            }
+            Team::Controller(_) => Box::new(AskedPolicy {
+                policy: self.load_policy(&PolicySpec::new(path))?,
+                next_tokens: next_tokens.clone(),
+            }),
             Team::Member { .. } => return Err(serves()),
         })
     }
@@ -109,6 +119,10 @@ impl<O: EncoderOps + MatrixRate + Clone> Backend for ModelBackend<O> {
             )
         })?;
         Ok(estimate_policy_memory(spec, traits, self.limits, self.place().size, work)?)
+    }
+
+    fn device_memory(&self) -> std::result::Result<Option<DeviceMemory>, PluginError> {
+        Ok(self.ops.device_memory()?)
     }
 
     fn matrix_product_rate(

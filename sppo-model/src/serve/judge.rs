@@ -8,10 +8,9 @@ use std::time::Instant;
 use sppo_plugin::{Comparison, Message, ModelSpec, PluginError, Progress, Scorer, Services};
 
 use crate::checkpoint::scorer_identity;
-use crate::checkpoint::source::{
-    self, DownloadProgress, ModelOrigin, ModelSourceOptions, ResolvedModel,
-};
+use crate::checkpoint::source::{self, ModelOrigin, ModelSourceOptions, ResolvedModel};
 use crate::error::Result;
+use crate::hub::TransferProgress;
 
 type PluginResult<T> = std::result::Result<T, PluginError>;
 
@@ -56,9 +55,9 @@ impl JudgeSettings<'_> {
     /// As [`source::resolve`].
     pub fn find(&self, progress: &dyn Progress) -> Result<ResolvedModel> {
         let told = RefCell::new(String::new());
-        let report = |DownloadProgress { file, received, total }: DownloadProgress| {
+        let report = |TransferProgress { file, done, total }: TransferProgress| {
             let Some(total) = total.filter(|&total| total >= LARGE_DOWNLOAD) else { return };
-            progress.progress(received, total);
+            progress.progress(done, total);
             if *told.borrow() != file {
                 tracing::warn!(
                     "fetching {file} ({} MiB) of {}; it is kept for next time",
@@ -71,6 +70,21 @@ impl JudgeSettings<'_> {
         let options = ModelSourceOptions::default();
         source::resolve(self.model, self.revision, &options, &report)
     }
+
+    /// Has the program load a scorer on the backend of these settings.
+    ///
+    /// # Errors
+    /// When the backend cannot load it.
+    pub fn scorer(
+        &self,
+        spec: &ModelSpec,
+        services: &dyn Services,
+    ) -> PluginResult<Box<dyn Scorer>> {
+        match self.backend {
+            Some(backend) => services.scorer_on(backend, spec),
+            None => services.scorer(spec),
+        }
+    }
 }
 
 /// Names in metrics of the numbers of sequences, of sequences per second and of tokens.
@@ -82,6 +96,7 @@ pub struct ModelJudge {
     /// The name on the hub, if the model comes from there, and the hash of what was loaded.
     identity: String,
     batch_tokens: usize,
+    shares_beginnings: bool,
     metrics: MetricNames,
     totals: Totals,
 }
@@ -107,18 +122,40 @@ impl ModelJudge {
         metrics: MetricNames,
         services: &dyn Services,
     ) -> PluginResult<Self> {
-        let identity = identity(&found, text_files)?;
-        let spec = ModelSpec { path: found.path };
-        let scorer = match settings.backend {
-            Some(backend) => services.scorer_on(backend, &spec)?,
-            None => services.scorer(&spec)?,
-        };
-        let batch_tokens = settings.batch_tokens;
-        Ok(Self { scorer, identity, batch_tokens, metrics, totals: Totals::default() })
+        let sha256 = scorer_identity(&found.path, text_files)?.sha256;
+        let identity = identity(&found, &sha256);
+        let scorer = settings.scorer(&ModelSpec::new(found.path), services)?;
+        Ok(Self::new(scorer, identity, settings.batch_tokens, metrics))
     }
 
-    /// Scores the sequences that `ask` makes of each comparison. Returns for each comparison one score per
-    /// sequence, in order.
+    /// A scorer that is there, with the judge's identity for the record.
+    #[must_use]
+    pub fn new(
+        scorer: Box<dyn Scorer>,
+        identity: String,
+        batch_tokens: usize,
+        metrics: MetricNames,
+    ) -> Self {
+        let (shares_beginnings, totals) = (false, Totals::default());
+        Self { scorer, identity, batch_tokens, shares_beginnings, metrics, totals }
+    }
+
+    /// The judge with a scorer that computes the beginning of neighbouring sequences once, so that only the
+    /// rest counts as tokens of a batch.
+    #[must_use]
+    pub fn sharing_beginnings(mut self) -> Self {
+        self.shares_beginnings = true;
+        self
+    }
+
+    /// Numbers per sequence.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.scorer.width()
+    }
+
+    /// Scores the sequences that `ask` makes of each comparison. Returns for each comparison
+    /// [`width`](Self::width) numbers per sequence, in order.
     ///
     /// # Errors
     /// When `ask` or the backend fails, or the user asks to stop.
@@ -189,17 +226,15 @@ impl<L> PreparedJudge<L> {
     }
 }
 
-fn identity<'a>(
-    found: &ResolvedModel,
-    text_files: impl Iterator<Item = &'a str>,
-) -> Result<String> {
-    let sha256 = scorer_identity(&found.path, text_files)?.sha256;
+/// A judge's identity for the record: the name on the hub, if it comes from there, and the hash of its files.
+#[must_use]
+pub fn identity(found: &ResolvedModel, sha256: &str) -> String {
     let name = &found.identity;
-    Ok(match (name.source, &name.revision) {
+    match (name.source, &name.revision) {
         (ModelOrigin::Local, _) => format!("sha256 {sha256}"),
         (_, Some(revision)) => format!("{}@{revision}, sha256 {sha256}", name.name),
         (_, None) => format!("{}, sha256 {sha256}", name.name),
-    })
+    }
 }
 
 /// One call of an oracle. Batches are filled without regard to the comparison that a sequence is from.
@@ -217,7 +252,7 @@ struct Round<'a> {
     total: usize,
 }
 
-/// The scores of a comparison.
+/// The numbers of a comparison.
 struct Row {
     scores: Vec<f32>,
     /// Sequences of the comparison.
@@ -229,10 +264,12 @@ impl Round<'_> {
         let comparison = self.rows.len();
         self.rows.push(Row { scores: Vec::new(), count: sequences.len() });
         for sequence in sequences {
-            if self.batched_tokens + sequence.len() > self.judge.batch_tokens {
+            let mut tokens = self.new_tokens(&sequence);
+            if self.batched_tokens + tokens > self.judge.batch_tokens {
                 self.close_batch()?;
+                tokens = self.new_tokens(&sequence);
             }
-            self.batched_tokens += sequence.len();
+            self.batched_tokens += tokens;
             match self.batches.last_mut() {
                 Some(batch) => batch.push(sequence),
                 None => self.batches.push(vec![sequence]),
@@ -240,6 +277,16 @@ impl Round<'_> {
             self.sources.push(comparison);
         }
         Ok(())
+    }
+
+    /// Tokens of a sequence that the last batch does not compute anyhow.
+    fn new_tokens(&self, sequence: &[u32]) -> usize {
+        let before = self.batches.last().and_then(|batch| batch.last());
+        let Some(before) = before.filter(|_| self.judge.shares_beginnings) else {
+            return sequence.len();
+        };
+        let is_same = |(one, other): &(&u32, &u32)| one == other;
+        sequence.len() - sequence.iter().zip(before).take_while(is_same).count()
     }
 
     /// Begins another batch, and scores those that are full if they are enough.
@@ -264,17 +311,18 @@ impl Round<'_> {
         }
         let started = Instant::now();
         let scores = self.judge.scorer.score_each(&self.batches)?.concat();
-        if scores.len() != self.sources.len() {
+        let width = self.judge.width();
+        if width == 0 || scores.len() != width * self.sources.len() {
             return Err(PluginError::failed(format!(
-                "the backend gave {} scores for {} sequences",
+                "the backend gave {} numbers for {} sequences",
                 scores.len(),
                 self.sources.len()
             )));
         }
         let totals = &mut self.judge.totals;
         totals.sequences += self.sources.len() as u64;
-        for (comparison, score) in self.sources.drain(..).zip(scores) {
-            self.rows[comparison].scores.push(score);
+        for (comparison, numbers) in self.sources.drain(..).zip(scores.chunks(width)) {
+            self.rows[comparison].scores.extend_from_slice(numbers);
         }
         let totals = &mut self.judge.totals;
         totals.tokens += (self.full_tokens + self.batched_tokens) as u64;
@@ -286,7 +334,9 @@ impl Round<'_> {
     }
 
     fn report(&self) {
-        let completed = self.rows.iter().filter(|row| row.scores.len() == row.count).count();
+        let width = self.judge.width();
+        let is_complete = |row: &&Row| row.scores.len() == width * row.count;
+        let completed = self.rows.iter().filter(is_complete).count();
         self.progress.progress(completed as u64, self.total as u64);
         let Totals { sequences, tokens, seconds } = self.judge.totals;
         let [asked, per_second, counted] = self.judge.metrics;

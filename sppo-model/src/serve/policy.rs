@@ -36,6 +36,7 @@ impl<O: Ops> DecoderPolicy<O> {
     /// settings than those of `spec`.
     pub fn load(ops: O, spec: &PolicySpec, limits: GenerationLimits) -> Result<Self, ModelError> {
         let checkpoint = open_checkpoint(spec)?;
+        let ops = ops.with_gradients_in(spec.gradient_dtype)?;
         let (device, dtype) = ops.describe();
         let mut model = load_model(
             ops,
@@ -277,6 +278,14 @@ impl<O: Ops> Learner for DecoderPolicy<O> {
         Ok(self.model.token_log_probs(batch)?)
     }
 
+    fn next_token_log_probs(
+        &mut self,
+        sequences: &[Vec<u32>],
+        next_tokens: &[u32],
+    ) -> Result<Vec<f32>, PluginError> {
+        Ok(self.model.next_token_log_probs(sequences, next_tokens)?)
+    }
+
     fn forward(&mut self, batch: &SequenceBatch) -> Result<Vec<f64>, PluginError> {
         Ok(self.model.forward(batch)?)
     }
@@ -287,6 +296,10 @@ impl<O: Ops> Learner for DecoderPolicy<O> {
 
     fn begin_training(&mut self, optimizer: &Optimizer) -> Result<(), PluginError> {
         Ok(self.model.begin_training(optimizer)?)
+    }
+
+    fn end_training(&mut self) -> Result<(), PluginError> {
+        Ok(self.model.end_training()?)
     }
 
     fn step(&mut self, settings: &StepSettings) -> Result<StepReport, PluginError> {

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sppo_plugin::{PluginError, Scorer};
 
+use crate::decoder::{DecoderClassifier, GeneralPreferenceConfig};
 use crate::encoder::{PairRanker, PairRankerConfig, RewardModel, RewardModelConfig, architectures};
 use crate::error::{ModelError, Result};
 use crate::formats::json::read_config;
@@ -23,13 +24,16 @@ pub enum ScorerKind {
     PairRanker,
     /// A sequence shows one answer, and its score is how good that is.
     RewardModel,
+    /// A sequence shows one answer, and its numbers are a vector that is compared with those of others; see
+    /// [`GeneralPreferenceConfig`].
+    GeneralPreference,
 }
 
 impl ScorerKind {
-    /// Reads the `config.json` of a model directory.
+    /// Reads the `config.json` of a model directory, and the names of its weights.
     ///
     /// # Errors
-    /// When it cannot be read, or the model is of neither kind.
+    /// When it cannot be read, or the model is of no such kind.
     pub fn read(directory: &Path) -> Result<Self> {
         let path = directory.join("config.json");
         let json = read_config(&path)?;
@@ -39,13 +43,16 @@ impl ScorerKind {
         if settings.get("ranker_type").is_some() || architecture == PAIR_RANKER {
             return Ok(Self::PairRanker);
         }
+        if GeneralPreferenceConfig::is_in(directory) {
+            return Ok(Self::GeneralPreference);
+        }
         if architectures().any(|supported| supported == architecture) {
             return Ok(Self::RewardModel);
         }
         let supported: Vec<_> = architectures().collect();
         Err(ModelError::Unsupported(format!(
             "{}: the architecture {architecture} cannot score text here; supported: {}, {PAIR_RANKER}, \
-             and the pairranker of LLM-Blender",
+             the pairranker of LLM-Blender, and General Preference Models",
             path.display(),
             supported.join(", ")
         )))
@@ -59,10 +66,11 @@ impl ScorerKind {
 pub fn load_scorer<O: EncoderOps>(ops: O, directory: &Path) -> Result<Box<dyn Scorer>> {
     let load = || {
         let files = SafetensorsFiles::open(directory)?;
-        ScorerConfig::read(directory, &files)?.load(&ops, &files)
+        let config = ScorerConfig::read(directory, &files)?;
+        Ok((config.load(&ops, &files)?, config.width()))
     };
-    let model = load().map_err(|error| of_directory(error, directory))?;
-    Ok(Box::new(LocalScorer { ops, model }))
+    let (model, width) = load().map_err(|error| of_directory(error, directory))?;
+    Ok(Box::new(LocalScorer { ops, model, width }))
 }
 
 /// Names the directory in an error about what it holds.
@@ -79,9 +87,18 @@ pub(super) fn of_directory(error: ModelError, directory: &Path) -> ModelError {
 pub(super) enum ScorerConfig {
     PairRanker(PairRankerConfig),
     RewardModel(RewardModelConfig),
+    GeneralPreference(GeneralPreferenceConfig),
 }
 
 impl ScorerConfig {
+    /// Numbers per sequence.
+    pub(super) fn width(&self) -> usize {
+        match self {
+            Self::PairRanker(_) | Self::RewardModel(_) => 1,
+            Self::GeneralPreference(config) => config.width(),
+        }
+    }
+
     pub(super) fn read(directory: &Path, files: &dyn WeightFile) -> Result<Self> {
         Ok(match ScorerKind::read(directory)? {
             ScorerKind::PairRanker => {
@@ -89,6 +106,9 @@ impl ScorerConfig {
                 Self::PairRanker(PairRankerConfig::read(directory, &files)?)
             }
             ScorerKind::RewardModel => Self::RewardModel(RewardModelConfig::read(directory)?),
+            ScorerKind::GeneralPreference => {
+                Self::GeneralPreference(GeneralPreferenceConfig::read(directory)?)
+            }
         })
     }
 
@@ -104,6 +124,9 @@ impl ScorerConfig {
             Self::RewardModel(config) => {
                 LoadedScorer::RewardModel(RewardModel::with_weights(ops, config, files)?)
             }
+            Self::GeneralPreference(config) => {
+                LoadedScorer::GeneralPreference(config.load(ops, files)?)
+            }
         })
     }
 }
@@ -112,6 +135,7 @@ impl ScorerConfig {
 pub(super) enum LoadedScorer<O: EncoderOps> {
     PairRanker(PairRanker<O>),
     RewardModel(RewardModel<O>),
+    GeneralPreference(DecoderClassifier<O>),
 }
 
 impl<O: EncoderOps> LoadedScorer<O> {
@@ -119,6 +143,7 @@ impl<O: EncoderOps> LoadedScorer<O> {
         match self {
             Self::PairRanker(ranker) => ranker.logits(ops, sequences),
             Self::RewardModel(model) => model.scores(ops, sequences),
+            Self::GeneralPreference(model) => model.scores(ops, sequences),
         }
     }
 }
@@ -127,9 +152,14 @@ impl<O: EncoderOps> LoadedScorer<O> {
 struct LocalScorer<O: EncoderOps> {
     ops: O,
     model: LoadedScorer<O>,
+    width: usize,
 }
 
 impl<O: EncoderOps> Scorer for LocalScorer<O> {
+    fn width(&self) -> usize {
+        self.width
+    }
+
     fn score(&mut self, sequences: &[Vec<u32>]) -> std::result::Result<Vec<f32>, PluginError> {
         Ok(self.model.score(&self.ops, sequences)?)
     }

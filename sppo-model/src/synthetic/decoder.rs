@@ -55,13 +55,17 @@ impl Shape {
         }
     }
 
+    /// The decoder of this shape.
+    pub(crate) fn config(self) -> Result<DecoderConfig> {
+        DecoderConfig::from_hugging_face(&self.config_json(), Path::new("config.json"))
+    }
+
     /// Size of the weights that [`write_synthetic_model`] writes, in bytes.
     ///
     /// # Errors
     /// When the shape is not one that a model can have, which would be a fault of this program.
     pub fn file_bytes(self) -> Result<u64> {
-        let config =
-            DecoderConfig::from_hugging_face(&self.config_json(), Path::new("config.json"))?;
+        let config = self.config()?;
         let values =
             |tensor: TensorLayout| tensor.shape.iter().map(|&size| size as u64).product::<u64>();
         Ok(2 * tensor_layout(&config).into_iter().map(values).sum::<u64>())

@@ -49,8 +49,8 @@ pub struct TextCodec {
     template: Option<ChatTemplate>,
     special_tokens: SpecialTokens,
     files: Vec<TextFile>,
-    /// The padding token's spelling.
-    padding: Option<String>,
+    /// Special tokens by their names in transformers, `pad_token` for instance.
+    named_tokens: Vec<(String, String)>,
     /// Token ids from here on are none that the model knows.
     limit: Option<usize>,
 }
@@ -161,10 +161,9 @@ impl TextCodec {
         stop_tokens.sort_unstable();
         stop_tokens.dedup();
         special_tokens.stop_tokens = stop_tokens;
-        let padding = variables.iter().find(|(name, _)| name == "pad_token");
-        let padding = padding.map(|(_, token)| token.clone());
+        let named_tokens = variables.clone();
         let template = source.map(|source| ChatTemplate::new(source, variables));
-        Ok(Self { tokenizer, template, special_tokens, files, padding, limit: None })
+        Ok(Self { tokenizer, template, special_tokens, files, named_tokens, limit: None })
     }
 
     /// Renders a conversation with the model's chat template.
@@ -285,7 +284,7 @@ impl TextCodec {
             *bos_token == Some(id) || *eos_token == Some(id) || stop_tokens.contains(&id);
         let is_named_so =
             || token.to_lowercase().contains("pad") && self.tokenizer.is_special(token);
-        let is_padding = self.padding.as_deref() == Some(token) || is_named_so();
+        let is_padding = self.spelling("pad_token") == Some(token) || is_named_so();
         let is_written = self.template.as_ref().is_some_and(|template| {
             template.source().contains(token) || template.source().contains("pad_token")
         });
@@ -296,6 +295,40 @@ impl TextCodec {
     #[must_use]
     pub fn special_tokens(&self) -> &SpecialTokens {
         &self.special_tokens
+    }
+
+    /// The chat template, if the model has one.
+    pub(super) fn template_source(&self) -> Option<&str> {
+        self.template.as_ref().map(ChatTemplate::source)
+    }
+
+    /// The special token with this name in transformers, `unk_token` for instance.
+    pub(super) fn spelling(&self, name: &str) -> Option<&str> {
+        let (_, token) = self.named_tokens.iter().find(|(known, _)| known == name)?;
+        Some(token)
+    }
+
+    /// The id of a token by its exact spelling.
+    pub(super) fn token_id(&self, token: &str) -> Option<u32> {
+        self.tokenizer.token_id(token)
+    }
+
+    /// The spelling of a token.
+    pub(super) fn token(&self, id: u32) -> Option<String> {
+        self.tokenizer.token(id)
+    }
+
+    /// Whether the token stands for no text.
+    pub(super) fn is_special(&self, token: &str) -> bool {
+        self.tokenizer.is_special(token)
+    }
+
+    /// One of the files that [`Self::save`] writes, as JSON.
+    ///
+    /// # Errors
+    /// When it is not JSON.
+    pub(super) fn json(&self, name: &str) -> Result<Value> {
+        FileReader { path: Path::new(""), files: &self.files }.json(name)
     }
 
     /// Names of the files that [`Self::save`] writes.

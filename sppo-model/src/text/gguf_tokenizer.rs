@@ -10,96 +10,9 @@ use serde_json::{Map, Value, json};
 
 use super::files::{END_OF_TURN_TOKENS, TextFile};
 use super::gguf_vocabulary::Vocabulary;
+use super::gguf_word_rules::{pre_tokenizer, word_rule};
 use crate::error::{ModelError, Result};
 use crate::formats::GgufMetadata;
-
-const LLAMA3_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const TEKKEN_SPLIT: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
-/// llama.cpp's rule where nothing is known of the model's own: each expression divides the words that those
-/// before it left.
-const DEFAULT_SPLITS: [&str; 4] = [
-    r"[\p{P}\$\+<=>\^~\|]+",
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
-    r"\p{N}+",
-    r"[0-9][0-9][0-9]",
-];
-
-/// Splitting of text into words, before byte-level BPE merges within them.
-#[derive(Clone, Copy)]
-enum Split {
-    /// GPT-2's rule.
-    Gpt2,
-    /// Every digit alone, then GPT-2's rule.
-    Digits,
-    /// Regular expressions, one after the other.
-    Patterns(&'static [&'static str]),
-}
-
-/// The rule for words behind a name in `tokenizer.ggml.pre`.
-struct WordRule {
-    names: &'static [&'static str],
-    split: Split,
-    /// Words that are tokens are taken whole, whatever the merges say.
-    ignore_merges: bool,
-    /// Text is put into Unicode's composed form first.
-    compose: bool,
-    /// Whether a begin token is added where the file does not say.
-    add_beginning: bool,
-}
-
-const WORD_RULES: [WordRule; 7] = [
-    WordRule {
-        names: &["default"],
-        split: Split::Patterns(&DEFAULT_SPLITS),
-        ignore_merges: false,
-        compose: false,
-        add_beginning: false,
-    },
-    WordRule {
-        names: &["gpt-2"],
-        split: Split::Gpt2,
-        ignore_merges: false,
-        compose: false,
-        add_beginning: false,
-    },
-    WordRule {
-        names: &["smollm", "starcoder", "refact"],
-        split: Split::Digits,
-        ignore_merges: false,
-        compose: false,
-        add_beginning: false,
-    },
-    WordRule {
-        names: &["llama-bpe", "llama3", "llama-v3", "falcon3"],
-        split: Split::Patterns(&[LLAMA3_SPLIT]),
-        ignore_merges: true,
-        compose: false,
-        add_beginning: true,
-    },
-    WordRule {
-        names: &["smaug-bpe", "dbrx"],
-        split: Split::Patterns(&[LLAMA3_SPLIT]),
-        ignore_merges: false,
-        compose: false,
-        add_beginning: false,
-    },
-    WordRule {
-        names: &["qwen2", "deepseek-r1-qwen"],
-        split: Split::Patterns(&[QWEN2_SPLIT]),
-        ignore_merges: false,
-        compose: true,
-        add_beginning: false,
-    },
-    WordRule {
-        names: &["tekken"],
-        split: Split::Patterns(&[TEKKEN_SPLIT]),
-        ignore_merges: true,
-        compose: false,
-        add_beginning: true,
-    },
-];
 
 /// The tokenizer files of a GGUF model.
 ///
@@ -139,43 +52,6 @@ pub(super) fn tokenizer_files(
     ])
 }
 
-/// The rule that `tokenizer.ggml.pre` names.
-fn word_rule(metadata: &GgufMetadata) -> Result<&'static WordRule> {
-    const KEY: &str = "tokenizer.ggml.pre";
-    let name = match metadata.text(KEY)? {
-        Some(name) if !name.is_empty() => name,
-        _ => {
-            return Err(ModelError::file(
-                metadata.path(),
-                format!(
-                    "metadata key `{KEY}` is missing, so it is not known how the model splits text into \
-                     words; files from before May 2024 lack it"
-                ),
-            )
-            .with_hint(
-                "convert the model again with a current convert_hf_to_gguf.py of llama.cpp, or name its \
-                 Hugging Face directory",
-            ));
-        }
-    };
-    if name == "default" {
-        let path = metadata.path().display();
-        tracing::warn!(
-            "{path}: `{KEY}` is `default`, llama.cpp's guess; the model may have been trained on text that \
-             was split otherwise"
-        );
-    }
-    WORD_RULES.iter().find(|rule| rule.names.contains(&name)).ok_or_else(|| {
-        let known: Vec<&str> = WORD_RULES.iter().flat_map(|rule| rule.names).copied().collect();
-        ModelError::Unsupported(format!(
-            "{}: the pre-tokenizer `{name}` is not supported; supported: {}; \
-             use the model's Hugging Face directory instead",
-            metadata.path().display(),
-            known.join(", ")
-        ))
-    })
-}
-
 /// The pairs of `tokenizer.ggml.merges`, in order.
 fn merges(metadata: &GgufMetadata) -> Result<Vec<Value>> {
     const KEY: &str = "tokenizer.ggml.merges";
@@ -199,24 +75,13 @@ fn merges(metadata: &GgufMetadata) -> Result<Vec<Value>> {
 fn byte_level(metadata: &GgufMetadata, vocabulary: &Vocabulary<'_>) -> Result<Value> {
     let rule = word_rule(metadata)?;
     let merges = merges(metadata)?;
-    let byte_level = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
-    let sequence = |mut steps: Vec<Value>, use_regex: bool| {
-        steps.push(byte_level(use_regex));
-        json!({"type": "Sequence", "pretokenizers": steps})
-    };
-    let split = |pattern: &&str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
-    let pre_tokenizer = match rule.split {
-        Split::Gpt2 => byte_level(true),
-        Split::Digits => sequence(vec![json!({"type": "Digits", "individual_digits": true})], true),
-        Split::Patterns(patterns) => sequence(patterns.iter().map(split).collect(), false),
-    };
     Ok(json!({
         "version": "1.0",
         "truncation": null,
         "padding": null,
         "added_tokens": vocabulary.added_tokens(),
         "normalizer": if rule.compose { json!({"type": "NFC"}) } else { Value::Null },
-        "pre_tokenizer": pre_tokenizer,
+        "pre_tokenizer": pre_tokenizer(rule.split),
         "post_processor": post_processor(vocabulary, rule.add_beginning)?,
         "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
         "model": {

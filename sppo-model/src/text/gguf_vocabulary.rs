@@ -12,11 +12,13 @@ use crate::error::{ModelError, Result};
 use crate::formats::{GgufMetadata, GgufValue};
 
 /// The kinds of token in `tokenizer.ggml.token_type`.
-const NORMAL: i128 = 1;
-const UNKNOWN: i128 = 2;
-const CONTROL: i128 = 3;
-const USER_DEFINED: i128 = 4;
-const LAST_KIND: i128 = 6;
+pub(super) const NORMAL: i128 = 1;
+pub(super) const UNKNOWN: i128 = 2;
+pub(super) const CONTROL: i128 = 3;
+pub(super) const USER_DEFINED: i128 = 4;
+pub(super) const UNUSED: i128 = 5;
+pub(super) const BYTE: i128 = 6;
+const LAST_KIND: i128 = BYTE;
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const KINDS: &str = "tokenizer.ggml.token_type";

@@ -164,6 +164,12 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// The spelling of a token.
+    #[must_use]
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
     /// Whether the token was added to the vocabulary, and is found in text before all else.
     #[must_use]
     pub fn is_added(&self, token: &str) -> bool {

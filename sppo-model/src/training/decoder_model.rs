@@ -56,6 +56,19 @@ impl<O: Ops> DecoderModel<O> {
         Ok(Self::new(ops, config, weights, parameters, None))
     }
 
+    /// As [`Self::load`], with weights that are never trained.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_frozen(
+        ops: O,
+        config: &DecoderConfig,
+        tensor: &mut TensorSource<'_>,
+    ) -> Result<Self> {
+        let (weights, parameters) = DecoderWeights::load(&ops, config, tensor, false)?;
+        Ok(Self::new(ops, config, weights, parameters, None))
+    }
+
     /// As [`Self::load`], with weights that stay as they are and adapters that are trained.
     ///
     /// # Errors
@@ -209,6 +222,22 @@ impl<O: Ops> DecoderModel<O> {
         batch.responses.iter().map(list).collect::<Option<_>>().ok_or_else(short_answer)
     }
 
+    /// Log-probabilities of these tokens as the one after each sequence, sequence after sequence. Beginnings
+    /// that neighbours share are computed once.
+    ///
+    /// # Errors
+    /// When a sequence does not fit the model, or the computation fails.
+    pub fn next_token_log_probs(
+        &self,
+        sequences: &[Vec<u32>],
+        next_tokens: &[u32],
+    ) -> Result<Vec<f32>> {
+        let limits = InputLimits::of(self.decoder.config());
+        let batch = PackedBatch::from_questions(sequences, next_tokens, limits)?;
+        let mut graph = Graph::inference(&self.ops, &self.parameters);
+        self.decoder.token_log_probs(&mut graph, &batch)
+    }
+
     /// Summed log-probability of each response, keeping what [`Self::backward`] needs.
     ///
     /// # Errors
@@ -263,6 +292,15 @@ impl<O: Ops> DecoderModel<O> {
         self.pass = self.passes.first;
         self.training = Some(Training::begin(&self.ops, &mut self.parameters, optimizer)?);
         Ok(())
+    }
+
+    /// Ends training: gradients and optimiser state are given up.
+    ///
+    /// # Errors
+    /// When the tensor library fails.
+    pub fn end_training(&mut self) -> Result<()> {
+        (self.pending, self.training) = (None, None);
+        Training::end(&self.ops, &mut self.parameters)
     }
 
     /// Applies the accumulated gradient and clears it.

@@ -21,11 +21,17 @@ impl Training {
         parameters: &mut ParameterStore<O>,
         optimizer: &Optimizer,
     ) -> Result<Self> {
+        Self::end(ops, parameters)?;
+        Ok(Self { optimizer: optimizer.clone(), steps: 0 })
+    }
+
+    /// Gives all gradients and optimiser state up.
+    pub(crate) fn end<O: Ops>(ops: &O, parameters: &mut ParameterStore<O>) -> Result<()> {
         for entry in parameters.entries_mut() {
             ops.clear_gradient(&mut entry.value)?;
             ops.set_optimizer_state(&mut entry.value, Vec::new())?;
         }
-        Ok(Self { optimizer: optimizer.clone(), steps: 0 })
+        Ok(())
     }
 
     /// The optimiser.

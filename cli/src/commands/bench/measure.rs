@@ -151,7 +151,7 @@ pub(crate) fn measure_judging(
 ) -> Result<Rate> {
     let meter = session.stage(Stage::Judge, comparisons.len() as u64, "prompts");
     let seconds = repeat(workload.repetitions, |_| {
-        session.preferences(&meter, oracle, comparisons).map(|_| ())
+        session.preferences(&meter, oracle, comparisons, 0).map(|_| ())
     })?;
     Ok(rate("prompts", comparisons.len() as f64, None, &seconds))
 }

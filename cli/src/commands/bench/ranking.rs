@@ -24,7 +24,7 @@ pub(super) fn measure_ranking(
     let place = directory.path().display();
     terminal.note(&format!("writing random weights in the shape of PairRM, 1.6 GiB, to {place}"));
     write_synthetic_ranker(directory.path())?;
-    let model = ModelSpec { path: directory.path().to_path_buf() };
+    let model = ModelSpec::new(directory.path());
     let mut scorer = backend.load_scorer(&model).map_err(sppo_core::Error::from)?;
     drop(directory);
     let sequences: Vec<Vec<u32>> =

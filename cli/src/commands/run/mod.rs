@@ -1,6 +1,7 @@
 //! `sppo run`: self-play from start to end, or from where it was stopped.
 
 mod live_report;
+mod notifier;
 mod plan;
 mod report;
 
@@ -10,8 +11,8 @@ use sppo_core::plugin::PluginKind;
 use sppo_core::plugins::{UsedPlugin, schema_of};
 use sppo_core::run_directory::{ModelIdentity, PluginIdentity, RunDirectory, RunIdentity};
 use sppo_core::self_play::{RunInputs, self_play};
+use sppo_core::session::{LentPolicy, Session};
 use sppo_core::{Error, Result as CoreResult};
-use sppo_model::checkpoint::Checkpoint;
 
 use crate::args::RunArguments;
 use crate::failure::{Failure, Result};
@@ -20,13 +21,16 @@ use crate::models::{self, LocalModel};
 use crate::settings::{Flags, SettingFlags};
 use crate::terminal::Terminal;
 use live_report::LiveReport;
+use notifier::Notifier;
 pub(super) use plan::RunPlan;
 pub(super) use report::typed_command;
 
 pub(crate) use live_report::FILE_NAME as REPORT_FILE_NAME;
 
-/// Settings that may differ on resuming: a run and its plugins may be moved.
-const ALWAYS_ALLOWED: [&str; 3] = ["name", "run_directory", "plugins"];
+/// Settings that may differ on resuming: a run and its plugins may be moved, others may be told of it, and prices
+/// change.
+const ALWAYS_ALLOWED: [&str; 5] =
+    ["name", "run_directory", "plugins", "notify", "preference.prices"];
 
 impl SettingFlags for RunArguments {
     fn add_to(&self, flags: &mut Flags) -> CoreResult<()> {
@@ -74,8 +78,17 @@ pub(super) fn play(
     prepare: &mut Preparation<'_>,
     terminal: &Terminal,
 ) -> Result<Vec<IterationReport>> {
+    let notifier = Notifier::new(&plan.config)?;
     let backend = models::backend(&plan.plugins, &plan.config)?;
-    let mut oracle = plan.session(backend.as_ref(), &SilentObserver).oracle()?;
+    let (name, config) = (plan.config.model.clone(), plan.config.clone());
+    let find_model = || {
+        let found = LocalModel::find(&name, &config, options.offline, terminal);
+        found.map(|model| model.path).map_err(Failure::into_plugin_error)
+    };
+    let lent_policy = LentPolicy::new(&find_model, backend.place().size);
+    let lent_policy = Some(&lent_policy);
+    let session = Session { lent_policy, ..plan.session(backend.as_ref(), &SilentObserver) };
+    let mut oracle = session.oracle()?;
     let engine = plan.session(backend.as_ref(), &SilentObserver).sampling_engine()?;
     let model = LocalModel::find(&plan.config.model, &plan.config, options.offline, terminal)?;
     let memory = plan.fit_memory(backend.as_ref(), &model, terminal)?;
@@ -83,12 +96,12 @@ pub(super) fn play(
         memory.require_fit()?;
     }
     let go_on = options.go_on.clone().unwrap_or_else(|| report::resume_command(&plan.config));
-    let identity = identity(plan, &model.checkpoint, oracle.identity())?;
+    let identity = identity(plan, &model, oracle.identity())?;
     let session = plan.session(backend.as_ref(), &SilentObserver);
-    if let Err(error) = session.try_oracle(oracle.as_mut()) {
+    if let Err(error) = session.try_oracle_for_training(oracle.as_mut()) {
         return Err(not_begun(error, plan, identity, go_on, terminal));
     }
-    let LocalModel { path: starting_model, checkpoint } = model;
+    let LocalModel { path: starting_model, checkpoint, .. } = model;
     drop(checkpoint);
     let inputs = RunInputs { starting_model, prompts: plan.prompts.clone() };
     let mut directory = open(plan, identity)?;
@@ -104,12 +117,13 @@ pub(super) fn play(
     interrupt::watch();
     let display = terminal.progress().with_forecast(plan.expected_stages());
     let live_report = LiveReport::new(&directory, memory, terminal);
-    let observers = Observers(&[&display, &live_report]);
-    let session = plan.session(backend.as_ref(), &observers);
+    let observers = Observers(&[&display, &live_report, &notifier]);
+    let session = Session { lent_policy, ..plan.session(backend.as_ref(), &observers) };
     let played = self_play(session, oracle.as_mut(), engine, inputs, &mut directory);
     drop((display, directory));
     // Once the directory is given up, a run that is not at its end is one that was stopped.
     live_report.write();
+    notifier.ended(&played);
     played.map_err(|error| stopped(error, go_on, terminal))
 }
 
@@ -161,17 +175,18 @@ fn open(plan: &RunPlan, identity: RunIdentity) -> CoreResult<RunDirectory> {
     }
 }
 
-fn identity(
-    plan: &RunPlan,
-    checkpoint: &Checkpoint,
-    oracle: Option<String>,
-) -> Result<RunIdentity> {
+fn identity(plan: &RunPlan, model: &LocalModel, oracle: Option<String>) -> Result<RunIdentity> {
     let config = &plan.config;
-    let sha256 = checkpoint.identity()?.sha256;
+    let model = ModelIdentity {
+        name: config.model.clone(),
+        sha256: model.checkpoint.identity()?.sha256,
+        hub_id: model.hub_id.clone(),
+        license: model.license(),
+    };
     Ok(RunIdentity {
         config: config.with_absolute_paths(&schema_of),
         prompts_sha256: plan.prompts.sha256(),
-        model: ModelIdentity { name: config.model.clone(), sha256 },
+        model,
         plugins: plan
             .plugins
             .used()

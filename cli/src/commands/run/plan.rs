@@ -63,7 +63,8 @@ impl RunPlan {
         backend: &'a dyn Backend,
         observer: &'a dyn Observer,
     ) -> Session<'a> {
-        Session { config: &self.config, plugins: &self.plugins, backend, observer }
+        let (config, plugins) = (&self.config, &self.plugins);
+        Session { config, plugins, backend, observer, lent_policy: None }
     }
 
     /// The chosen plugins that are there.
@@ -137,16 +138,17 @@ impl RunPlan {
         let table = &self.config.oracle;
         let oracle = self.plugins.create_oracle(&table.name, table.chosen_settings())?;
         let requests = self.expected_requests(oracle.as_ref());
+        let sequences = self.expected_sequences(oracle.as_ref());
         self.session(backend.as_ref(), &SilentObserver).sampling_engine()?;
         let memory = match LocalModel::find_at_hand(&self.config.model, &self.config, terminal)? {
             Some(model) => self.fit_memory(backend.as_ref(), &model, terminal)?,
             None => None,
         };
         if arguments.report.json {
-            output::json(&self.summary(requests, memory))?;
+            output::json(&self.summary(requests, sequences, memory))?;
         } else {
             let style = terminal.stdout_style();
-            let mut sections = self.sections(requests);
+            let mut sections = self.sections(requests, sequences);
             let lines = match memory {
                 Some(memory) => memory.lines(style),
                 None => vec![
@@ -219,6 +221,8 @@ impl RunPlan {
             return Ok(None);
         };
         self.config.training.fitting_sharding = plan.sharding;
+        self.config.training.recomputes_to_fit = plan.recompute_activations;
+        memory::note_recomputation(&self.config, terminal);
         if found < wanted {
             terminal.note(&format!(
                 "memory is short: training.micro_batch_tokens is {found} instead of {wanted}"
@@ -233,7 +237,8 @@ impl RunPlan {
     }
 
     /// The largest micro-batches that fit, up to those of the settings, with as little division among ranks as
-    /// they need; or those of the settings where none fit.
+    /// they need; where none fit, the largest with which activations are computed again; or those of the
+    /// settings where that does not help either.
     fn fitting_work(
         &self,
         backend: &dyn Backend,
@@ -248,16 +253,22 @@ impl RunPlan {
             });
         let ranks = backend.place().size;
         let shardings = memory::shardings(&self.config, ranks);
-        let candidates =
-            sizes.flat_map(|tokens| shardings.iter().map(move |sharding| (tokens, *sharding)));
+        let sizes: Vec<usize> = sizes.collect();
+        let candidates = memory::recomputations(&self.config).iter().flat_map(|&recompute| {
+            let shardings = &shardings;
+            sizes.iter().flat_map(move |&tokens| {
+                shardings.iter().map(move |&sharding| (recompute, tokens, sharding))
+            })
+        });
         let mut plans: Vec<(usize, MemoryPlan)> = Vec::new();
-        for (tokens, sharding) in candidates {
+        for (recompute, tokens, sharding) in candidates {
             if !memory::comes_to(sharding, plans.last().map(|(_, plan)| plan)) {
                 continue;
             }
             let mut config = self.config.clone();
             config.training.micro_batch_tokens = tokens;
             config.training.fitting_sharding = sharding;
+            config.training.recomputes_to_fit = recompute;
             let work = memory::run_work(&config, prompts, ranks);
             let spec = config.policy_spec(model.to_path_buf());
             plans.push((tokens, MemoryPlan::new(backend, &spec, &work)?));
@@ -279,23 +290,43 @@ impl RunPlan {
 
     /// Largest number of requests of the oracle to a service in the whole run, without failures.
     fn expected_requests(&self, oracle: &dyn Oracle) -> Option<u64> {
-        let Config { iterations, sampling, evaluation, .. } = &self.config;
+        let ask = |comparisons, answers| oracle.expected_requests(comparisons, answers);
+        // One question before all others; see `Session::try_oracle`.
+        Some(self.judged_in_all(&ask, &|_| 1)? + ask(1, 2)?)
+    }
+
+    /// Largest number of sequences that a model of the oracle's computes in the whole run.
+    fn expected_sequences(&self, oracle: &dyn Oracle) -> Option<u64> {
+        let ask = |comparisons, answers| oracle.expected_sequences(comparisons, answers);
+        self.judged_in_all(&ask, &u64::from)
+    }
+
+    /// Sum of a cost of judging (of so many comparisons of so many answers) over the whole run, in which the
+    /// held-out responses of an iteration meet those of so many `opponents`.
+    fn judged_in_all(
+        &self,
+        cost: &dyn Fn(u64, u64) -> Option<u64>,
+        opponents: &dyn Fn(u32) -> u64,
+    ) -> Option<u64> {
+        let Config { iterations, sampling, evaluation, preference, .. } = &self.config;
         let answers = sampling.samples_per_prompt as u64;
         let duels = match evaluation.enabled {
             true => self.prompts.held_out.len() * evaluation.samples_per_prompt,
             false => 0,
         };
         let of_iteration = |iteration| {
-            let judged = oracle.expected_requests(self.prompts_of(iteration) as u64, answers)?;
-            Some(judged + oracle.expected_requests(duels as u64, 2)?)
+            let prompts = self.prompts_of(iteration) as u64;
+            let judged = preference.expected_cost(cost, prompts, answers)?;
+            Some(judged + cost(duels as u64 * opponents(iteration), 2)?)
         };
-        // One question before all others; see `Session::try_oracle`.
-        let trial = oracle.expected_requests(1, 2)?;
-        let played: Option<u64> = (1..=*iterations).map(of_iteration).sum();
-        played.map(|played| played + trial)
+        (1..=*iterations).map(of_iteration).sum()
     }
 
-    fn sections(&self, requests: Option<u64>) -> Vec<(&'static str, Vec<String>)> {
+    fn sections(
+        &self,
+        requests: Option<u64>,
+        sequences: Option<u64>,
+    ) -> Vec<(&'static str, Vec<String>)> {
         let config = &self.config;
         let state = if self.resume { "goes on" } else { "new" };
         let table = &config.prompts;
@@ -328,7 +359,12 @@ impl RunPlan {
                     Some(requests) => format!(
                         "up to {requests} in all, failures and answers that are known already aside"
                     ),
-                    None => "none, it asks no service".into(),
+                    None => match sequences {
+                        Some(sequences) => format!(
+                            "none; its model computes up to {sequences} sequences on the backend"
+                        ),
+                        None => "none, it asks no service".into(),
+                    },
                 }],
             ),
             (
@@ -390,6 +426,7 @@ impl RunPlan {
     fn summary(
         &self,
         expected_requests: Option<u64>,
+        expected_sequences: Option<u64>,
         memory: Option<MemoryPlan>,
     ) -> PlanSummary<'_> {
         PlanSummary {
@@ -400,6 +437,7 @@ impl RunPlan {
             held_out_prompts: self.prompts.held_out.len(),
             stages: self.stages(),
             expected_requests,
+            expected_sequences,
             memory,
             config: &self.config,
         }
@@ -417,6 +455,8 @@ struct PlanSummary<'a> {
     stages: Vec<String>,
     /// To a service, at most; `null` when the oracle asks none.
     expected_requests: Option<u64>,
+    /// By a model of the oracle on the run's backend, at most; `null` when it has none.
+    expected_sequences: Option<u64>,
     /// In bytes; `null` where it is not known.
     memory: Option<MemoryPlan>,
     config: &'a Config,

@@ -4,11 +4,12 @@
 
 use abi_stable::erased_types::TD_Opaque;
 use abi_stable::sabi_trait;
-use abi_stable::std_types::{RBox, RSlice, RVec};
+use abi_stable::std_types::{RBox, ROption, RVec};
 
 use super::guard::guarded;
 use super::mirror::{
-    AbiPath, AbiResult, Crosses, mirror, only, path, received, received_each, received_object,
+    AbiResult, AbiSequences, Crosses, lent_sequences, mirror, only, owned_sequences, received,
+    received_each, received_object,
 };
 use super::module::{Exported, IntoObject, Pluggable, root_module};
 use super::policy::{PolicyBox, export_policy, import_policy};
@@ -16,8 +17,9 @@ use super::progress::{ExportedProgress, ImportedProgress, ProgressRef};
 use crate::calls::PluginCall;
 use crate::plugin::PluginKind;
 use crate::{
-    Backend, LoraSettings, MemoryEstimate, ModelSpec, PlannedSampling, PlannedTraining,
-    PlannedWork, PluginError, Policy, PolicySpec, Progress, Scorer, Sharding, TeamPlace,
+    Backend, DeviceMemory, GradientDtype, LoraSettings, MemoryEstimate, ModelSpec, PlannedSampling,
+    PlannedTraining, PlannedWork, PluginError, Policy, PolicySpec, Progress, Scorer, Sharding,
+    TeamPlace,
 };
 
 pub type BackendBox = AbiBackend_TO<'static, RBox<()>>;
@@ -33,7 +35,8 @@ pub trait AbiBackend {
         spec: AbiPolicySpec,
         work: AbiPlannedWork,
     ) -> AbiResult<MemoryEstimate>;
-    fn load_scorer(&self, model: AbiPath) -> AbiResult<ScorerBox>;
+    fn device_memory(&self) -> AbiResult<ROption<DeviceMemory>>;
+    fn load_scorer(&self, model: AbiModelSpec) -> AbiResult<ScorerBox>;
     #[sabi(last_prefix_field)]
     fn matrix_product_rate(&self, rows: usize, inner: usize, columns: usize) -> AbiResult<f64>;
 }
@@ -41,10 +44,15 @@ pub trait AbiBackend {
 #[sabi_trait]
 pub trait AbiScorer {
     fn replicas(&self) -> AbiResult<usize>;
+    fn width(&self) -> AbiResult<usize>;
     #[sabi(last_prefix_field)]
-    fn score_each(&mut self, batches: RVec<RVec<RSlice<'_, u32>>>) -> AbiResult<RVec<RVec<f32>>>;
+    fn score_each(&mut self, batches: AbiSequences<'_>) -> AbiResult<RVec<RVec<f32>>>;
 }
 
+mirror!(AbiModelSpec of ModelSpec {
+    path: std::path::PathBuf,
+    next_tokens: Vec<u32>,
+});
 mirror!(AbiLoraSettings of LoraSettings {
     rank: usize,
     alpha: f64,
@@ -58,6 +66,7 @@ mirror!(AbiPolicySpec of PolicySpec {
     adapters: Option<LoraSettings>,
     recompute_activations: bool,
     sharding: Sharding,
+    gradient_dtype: GradientDtype,
     template_variables: String,
 });
 mirror!(AbiPlannedWork of PlannedWork {
@@ -113,9 +122,12 @@ impl AbiBackend for Exported<dyn Backend> {
         guarded(|| self.0.estimate_memory(&PolicySpec::receive(spec), &PlannedWork::receive(work)))
     }
 
-    fn load_scorer(&self, model: AbiPath) -> AbiResult<ScorerBox> {
-        let model = ModelSpec { path: Crosses::receive(model) };
-        guarded(|| self.0.load_scorer(&model).map(export_scorer))
+    fn device_memory(&self) -> AbiResult<ROption<DeviceMemory>> {
+        guarded(|| Ok(self.0.device_memory()?.cross()))
+    }
+
+    fn load_scorer(&self, model: AbiModelSpec) -> AbiResult<ScorerBox> {
+        guarded(|| self.0.load_scorer(&ModelSpec::receive(model)).map(export_scorer))
     }
 
     fn matrix_product_rate(&self, rows: usize, inner: usize, columns: usize) -> AbiResult<f64> {
@@ -154,9 +166,13 @@ impl Backend for ImportedBackend {
         received(self.plugin, self.backend.estimate_memory(spec, work))
     }
 
+    fn device_memory(&self) -> Result<Option<DeviceMemory>, PluginError> {
+        received(self.plugin, self.backend.device_memory())
+    }
+
     fn load_scorer(&self, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
         let _call = PluginCall::enter(self.plugin);
-        import_scorer(self.plugin, self.backend.load_scorer(path(&model.path)))
+        import_scorer(self.plugin, self.backend.load_scorer(model.clone().cross()))
     }
 
     fn matrix_product_rate(
@@ -178,14 +194,12 @@ impl AbiScorer for Exported<dyn Scorer> {
         guarded(|| Ok(self.0.replicas()))
     }
 
-    fn score_each(&mut self, batches: RVec<RVec<RSlice<'_, u32>>>) -> AbiResult<RVec<RVec<f32>>> {
-        guarded(|| {
-            let batches: Vec<Vec<Vec<u32>>> = batches
-                .iter()
-                .map(|sequences| sequences.iter().map(|tokens| tokens.to_vec()).collect())
-                .collect();
-            Ok(self.0.score_each(&batches)?.cross())
-        })
+    fn width(&self) -> AbiResult<usize> {
+        guarded(|| Ok(self.0.width()))
+    }
+
+    fn score_each(&mut self, batches: AbiSequences<'_>) -> AbiResult<RVec<RVec<f32>>> {
+        guarded(|| Ok(self.0.score_each(&owned_sequences(&batches))?.cross()))
     }
 }
 
@@ -194,6 +208,7 @@ struct ImportedScorer {
     plugin: &'static str,
     scorer: ScorerBox,
     replicas: usize,
+    width: usize,
 }
 
 pub(super) fn import_scorer(
@@ -202,18 +217,18 @@ pub(super) fn import_scorer(
 ) -> Result<Box<dyn Scorer>, PluginError> {
     let scorer = received_object(plugin, made)?;
     let replicas = received(plugin, scorer.replicas())?;
-    Ok(Box::new(ImportedScorer { plugin, scorer, replicas }))
-}
-
-/// Sequences on their way, lent.
-fn lent(sequences: &[Vec<u32>]) -> RVec<RSlice<'_, u32>> {
-    sequences.iter().map(|tokens| RSlice::from(tokens.as_slice())).collect()
+    let width = received(plugin, scorer.width())?;
+    Ok(Box::new(ImportedScorer { plugin, scorer, replicas, width }))
 }
 
 impl Scorer for ImportedScorer {
     fn score(&mut self, sequences: &[Vec<u32>]) -> Result<Vec<f32>, PluginError> {
-        let made = self.scorer.score_each(RVec::from(vec![lent(sequences)]));
+        let made = self.scorer.score_each(RVec::from(vec![lent_sequences(sequences)]));
         received_each(self.plugin, 1, made).and_then(|each| only(self.plugin, each))
+    }
+
+    fn width(&self) -> usize {
+        self.width
     }
 
     fn replicas(&self) -> usize {
@@ -221,7 +236,7 @@ impl Scorer for ImportedScorer {
     }
 
     fn score_each(&mut self, batches: &[Vec<Vec<u32>>]) -> Result<Vec<Vec<f32>>, PluginError> {
-        let lent = batches.iter().map(|sequences| lent(sequences)).collect();
+        let lent = batches.iter().map(|sequences| lent_sequences(sequences)).collect();
         received_each(self.plugin, batches.len(), self.scorer.score_each(lent))
     }
 }

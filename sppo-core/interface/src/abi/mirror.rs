@@ -4,11 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use abi_stable::StableAbi;
-use abi_stable::std_types::{ROption, RResult, RString, RVec};
+use abi_stable::std_types::{ROption, RResult, RSlice, RString, RVec};
 
 use crate::{
-    FinishReason, MemoryEstimate, Optimizer, PlannedSampling, PlannedTraining, PluginError,
-    PluginErrorKind, SamplingParameters, Sharding, StepReport, TeamPlace,
+    DeviceMemory, FinishReason, GradientDtype, MemoryEstimate, Optimizer, PlannedSampling,
+    PlannedTraining, PluginError, PluginErrorKind, SamplingParameters, Sharding, StepReport,
+    TeamPlace,
 };
 
 /// A value that crosses the boundary.
@@ -54,7 +55,9 @@ cross_as_they_are!(
     usize,
     f32,
     f64,
+    DeviceMemory,
     FinishReason,
+    GradientDtype,
     MemoryEstimate,
     Optimizer,
     PlannedSampling,
@@ -100,6 +103,19 @@ impl<T: Crosses> Crosses for Option<T> {
     fn receive(abi: ROption<T::Abi>) -> Self {
         abi.into_option().map(T::receive)
     }
+}
+
+/// Sequences of tokens on their way, lent.
+pub(super) fn lent_sequences(sequences: &[Vec<u32>]) -> RVec<RSlice<'_, u32>> {
+    sequences.iter().map(|tokens| RSlice::from(tokens.as_slice())).collect()
+}
+
+/// Batches of sequences that arrived.
+pub(super) fn owned_sequences(batches: &[RVec<RSlice<'_, u32>>]) -> Vec<Vec<Vec<u32>>> {
+    let owned = |sequences: &RVec<RSlice<'_, u32>>| {
+        sequences.iter().map(|tokens| tokens.to_vec()).collect()
+    };
+    batches.iter().map(owned).collect()
 }
 
 /// A path as the system has it, which need not be UTF-8.
@@ -164,6 +180,9 @@ macro_rules! mirror {
     };
 }
 pub(super) use mirror;
+
+/// Sequences of tokens, lent, in batches.
+pub(super) type AbiSequences<'a> = RVec<RVec<RSlice<'a, u32>>>;
 
 /// The result of a call into the other side.
 pub type AbiResult<T> = RResult<T, AbiError>;

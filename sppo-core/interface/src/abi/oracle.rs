@@ -2,15 +2,17 @@
 
 #![allow(non_local_definitions, reason = "`sabi_trait` expands to such code")]
 
+use std::path::PathBuf;
+
 use abi_stable::StableAbi;
 use abi_stable::erased_types::TD_Opaque;
 use abi_stable::sabi_trait;
 use abi_stable::sabi_types::RRef;
 use abi_stable::std_types::{RBox, ROption, RSlice, RStr, RString, RVec};
 
-use super::backend::{ScorerBox, export_scorer, import_scorer};
+use super::backend::{AbiModelSpec, ScorerBox, export_scorer, import_scorer};
 use super::guard::guarded;
-use super::mirror::{AbiPath, AbiResult, Crosses, path, received, received_object};
+use super::mirror::{AbiPath, AbiResult, Crosses, received, received_object};
 use super::module::{Exported, IntoObject, Pluggable, root_module};
 use super::progress::{ExportedProgress, ImportedProgress, ProgressRef};
 use super::texts::{AbiComparison, BorrowedTexts, ReceivedTexts};
@@ -23,8 +25,10 @@ pub type ServicesRef<'a> = AbiServices_TO<'a, RRef<'a, ()>>;
 
 #[sabi_trait]
 pub trait AbiServices {
-    fn scorer(&self, model: AbiPath) -> AbiResult<ScorerBox>;
-    fn scorer_on(&self, backend: RStr<'_>, model: AbiPath) -> AbiResult<ScorerBox>;
+    fn scorer(&self, model: AbiModelSpec) -> AbiResult<ScorerBox>;
+    fn scorer_on(&self, backend: RStr<'_>, model: AbiModelSpec) -> AbiResult<ScorerBox>;
+    fn starting_model(&self) -> AbiResult<AbiPath>;
+    fn policy_scorer(&self, next_tokens: RSlice<'_, u32>) -> AbiResult<ScorerBox>;
     #[sabi(last_prefix_field)]
     fn oracle(&self, name: RStr<'_>) -> AbiResult<OracleBox>;
 }
@@ -34,6 +38,7 @@ pub trait AbiOracle {
     fn prepare(&mut self, services: ServicesRef<'_>, progress: ProgressRef<'_>) -> AbiResult<()>;
     fn identity(&self) -> AbiResult<ROption<RString>>;
     fn expected_requests(&self, comparisons: u64, candidates: u64) -> AbiResult<ROption<u64>>;
+    fn expected_sequences(&self, comparisons: u64, candidates: u64) -> AbiResult<ROption<u64>>;
     #[sabi(last_prefix_field)]
     fn preferences(
         &mut self,
@@ -46,6 +51,7 @@ pub trait AbiOracle {
 #[derive(StableAbi)]
 pub enum AbiVerdict {
     Probabilities(RVec<f64>),
+    Orders(RVec<ROption<f64>>),
     Logits(RVec<f32>),
     Scores(RVec<f64>),
 }
@@ -56,6 +62,7 @@ impl Crosses for Verdict {
     fn cross(self) -> AbiVerdict {
         match self {
             Self::Probabilities(values) => AbiVerdict::Probabilities(values.into()),
+            Self::Orders(values) => AbiVerdict::Orders(values.cross()),
             Self::Logits(values) => AbiVerdict::Logits(values.into()),
             Self::Scores(values) => AbiVerdict::Scores(values.into()),
         }
@@ -64,6 +71,7 @@ impl Crosses for Verdict {
     fn receive(abi: AbiVerdict) -> Self {
         match abi {
             AbiVerdict::Probabilities(values) => Self::Probabilities(values.into()),
+            AbiVerdict::Orders(values) => Self::Orders(Crosses::receive(values)),
             AbiVerdict::Logits(values) => Self::Logits(values.into()),
             AbiVerdict::Scores(values) => Self::Scores(values.into()),
         }
@@ -107,6 +115,10 @@ impl AbiOracle for Exported<dyn Oracle> {
 
     fn expected_requests(&self, comparisons: u64, candidates: u64) -> AbiResult<ROption<u64>> {
         guarded(|| Ok(self.0.expected_requests(comparisons, candidates).cross()))
+    }
+
+    fn expected_sequences(&self, comparisons: u64, candidates: u64) -> AbiResult<ROption<u64>> {
+        guarded(|| Ok(self.0.expected_sequences(comparisons, candidates).cross()))
     }
 
     fn preferences(
@@ -175,6 +187,10 @@ impl Oracle for ImportedOracle {
     fn expected_requests(&self, comparisons: u64, candidates: u64) -> Option<u64> {
         self.reply(self.oracle.expected_requests(comparisons, candidates))
     }
+
+    fn expected_sequences(&self, comparisons: u64, candidates: u64) -> Option<u64> {
+        self.reply(self.oracle.expected_sequences(comparisons, candidates))
+    }
 }
 
 /// The program's services, for plugins to reach.
@@ -186,17 +202,22 @@ impl ExportedServices<'_> {
     }
 }
 
-fn model_at(path: AbiPath) -> ModelSpec {
-    ModelSpec { path: Crosses::receive(path) }
-}
-
 impl AbiServices for ExportedServices<'_> {
-    fn scorer(&self, model: AbiPath) -> AbiResult<ScorerBox> {
-        guarded(|| self.0.scorer(&model_at(model)).map(export_scorer))
+    fn scorer(&self, model: AbiModelSpec) -> AbiResult<ScorerBox> {
+        guarded(|| self.0.scorer(&ModelSpec::receive(model)).map(export_scorer))
     }
 
-    fn scorer_on(&self, backend: RStr<'_>, model: AbiPath) -> AbiResult<ScorerBox> {
-        guarded(|| self.0.scorer_on(backend.as_str(), &model_at(model)).map(export_scorer))
+    fn scorer_on(&self, backend: RStr<'_>, model: AbiModelSpec) -> AbiResult<ScorerBox> {
+        let model = ModelSpec::receive(model);
+        guarded(|| self.0.scorer_on(backend.as_str(), &model).map(export_scorer))
+    }
+
+    fn starting_model(&self) -> AbiResult<AbiPath> {
+        guarded(|| Ok(self.0.starting_model()?.cross()))
+    }
+
+    fn policy_scorer(&self, next_tokens: RSlice<'_, u32>) -> AbiResult<ScorerBox> {
+        guarded(|| self.0.policy_scorer(next_tokens.as_slice()).map(export_scorer))
     }
 
     fn oracle(&self, name: RStr<'_>) -> AbiResult<OracleBox> {
@@ -207,17 +228,26 @@ impl AbiServices for ExportedServices<'_> {
 /// Names in errors of objects that another plugin lends.
 const LENT_SCORER: &str = "the scorer";
 const LENT_ORACLE: &str = "another oracle";
+const PROGRAM: &str = "the program";
 
 /// The program's services, from within a plugin.
 pub(super) struct ImportedServices<'a>(pub(super) ServicesRef<'a>);
 
 impl Services for ImportedServices<'_> {
     fn scorer(&self, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
-        import_scorer(LENT_SCORER, self.0.scorer(path(&model.path)))
+        import_scorer(LENT_SCORER, self.0.scorer(model.clone().cross()))
     }
 
     fn scorer_on(&self, backend: &str, model: &ModelSpec) -> Result<Box<dyn Scorer>, PluginError> {
-        import_scorer(LENT_SCORER, self.0.scorer_on(backend.into(), path(&model.path)))
+        import_scorer(LENT_SCORER, self.0.scorer_on(backend.into(), model.clone().cross()))
+    }
+
+    fn starting_model(&self) -> Result<PathBuf, PluginError> {
+        received(PROGRAM, self.0.starting_model())
+    }
+
+    fn policy_scorer(&self, next_tokens: &[u32]) -> Result<Box<dyn Scorer>, PluginError> {
+        import_scorer(LENT_SCORER, self.0.policy_scorer(next_tokens.into()))
     }
 
     fn oracle(&self, name: &str) -> Result<Box<dyn Oracle>, PluginError> {

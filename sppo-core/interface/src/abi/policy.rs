@@ -10,7 +10,10 @@ use abi_stable::sabi_trait;
 use abi_stable::std_types::{RBox, ROption, RSlice, RStr, RString, RVec};
 
 use super::guard::guarded;
-use super::mirror::{AbiPath, AbiResult, Crosses, mirror, only, path, received, received_each};
+use super::mirror::{
+    AbiPath, AbiResult, AbiSequences, Crosses, lent_sequences, mirror, only, owned_sequences, path,
+    received, received_each,
+};
 use super::module::Exported;
 use super::progress::{ExportedProgress, ImportedProgress, ProgressRef};
 use super::texts::AbiMessage;
@@ -42,9 +45,15 @@ pub trait AbiPolicy {
         &mut self,
         batches: RVec<AbiBatch<'_>>,
     ) -> AbiResult<RVec<RVec<RVec<f32>>>>;
+    fn next_token_log_probs_each(
+        &mut self,
+        batches: AbiSequences<'_>,
+        next_tokens: RSlice<'_, u32>,
+    ) -> AbiResult<RVec<RVec<f32>>>;
     fn forward_each(&mut self, batches: RVec<AbiBatch<'_>>) -> AbiResult<RVec<RVec<f64>>>;
     fn backward_each(&mut self, coefficients: RVec<RSlice<'_, f64>>) -> AbiResult<()>;
     fn begin_training(&mut self, optimizer: Optimizer) -> AbiResult<()>;
+    fn end_training(&mut self) -> AbiResult<()>;
     fn step(&mut self, settings: AbiStepSettings) -> AbiResult<StepReport>;
     fn save(&self, directory: AbiPath) -> AbiResult<()>;
     fn save_optimizer_state(&self, file: AbiPath) -> AbiResult<()>;
@@ -178,6 +187,17 @@ impl AbiPolicy for Exported<dyn Policy> {
         guarded(|| Ok(self.0.token_log_probs_each(&received_batches(batches))?.cross()))
     }
 
+    fn next_token_log_probs_each(
+        &mut self,
+        batches: AbiSequences<'_>,
+        next_tokens: RSlice<'_, u32>,
+    ) -> AbiResult<RVec<RVec<f32>>> {
+        guarded(|| {
+            let batches = owned_sequences(&batches);
+            Ok(self.0.next_token_log_probs_each(&batches, next_tokens.as_slice())?.cross())
+        })
+    }
+
     fn forward_each(&mut self, batches: RVec<AbiBatch<'_>>) -> AbiResult<RVec<RVec<f64>>> {
         guarded(|| Ok(self.0.forward_each(&received_batches(batches))?.cross()))
     }
@@ -192,6 +212,10 @@ impl AbiPolicy for Exported<dyn Policy> {
 
     fn begin_training(&mut self, optimizer: Optimizer) -> AbiResult<()> {
         guarded(|| self.0.begin_training(&optimizer))
+    }
+
+    fn end_training(&mut self) -> AbiResult<()> {
+        guarded(|| self.0.end_training())
     }
 
     fn step(&mut self, settings: AbiStepSettings) -> AbiResult<StepReport> {
@@ -297,6 +321,25 @@ impl Learner for ImportedPolicy {
         received_each(self.plugin, batches.len(), made)
     }
 
+    fn next_token_log_probs(
+        &mut self,
+        sequences: &[Vec<u32>],
+        next_tokens: &[u32],
+    ) -> Result<Vec<f32>, PluginError> {
+        self.next_token_log_probs_each(&[sequences.to_vec()], next_tokens)
+            .and_then(|each| only(self.plugin, each))
+    }
+
+    fn next_token_log_probs_each(
+        &mut self,
+        batches: &[Vec<Vec<u32>>],
+        next_tokens: &[u32],
+    ) -> Result<Vec<Vec<f32>>, PluginError> {
+        let lent = batches.iter().map(|sequences| lent_sequences(sequences)).collect();
+        let made = self.policy.next_token_log_probs_each(lent, next_tokens.into());
+        received_each(self.plugin, batches.len(), made)
+    }
+
     fn forward(&mut self, batch: &SequenceBatch) -> Result<Vec<f64>, PluginError> {
         self.forward_each(std::slice::from_ref(batch)).and_then(|each| only(self.plugin, each))
     }
@@ -318,6 +361,10 @@ impl Learner for ImportedPolicy {
 
     fn begin_training(&mut self, optimizer: &Optimizer) -> Result<(), PluginError> {
         received(self.plugin, self.policy.begin_training(optimizer.clone()))
+    }
+
+    fn end_training(&mut self) -> Result<(), PluginError> {
+        received(self.plugin, self.policy.end_training())
     }
 
     fn step(&mut self, settings: &StepSettings) -> Result<StepReport, PluginError> {

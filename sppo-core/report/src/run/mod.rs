@@ -14,7 +14,7 @@ use sppo_core::run_directory::{PluginIdentity, ProcessRecord};
 use sppo_core::statistics::Interval;
 
 pub(crate) use held_out::HeldOutPrompt;
-pub(crate) use oracle::{OracleReport, OrderReport, PairCounts};
+pub(crate) use oracle::{OracleReport, OrderReport};
 pub use origin::shell_quoted;
 pub(crate) use origin::{Origin, Setting};
 pub use reader::RunReader;

@@ -5,8 +5,8 @@ use sppo_core::config::{Config, Difference, Layers, Override, Preset};
 use sppo_core::plugins::schema_of;
 use sppo_core::run_directory::RunIdentity;
 
-/// Settings that tell where a run is, and not what it does.
-const PLACES: [&str; 2] = ["name", "run_directory"];
+/// Settings that tell where a run is and who is told of it, and not what it does.
+const PLACES: [&str; 3] = ["name", "run_directory", "notify.url"];
 
 /// Settings, hashes, and the command that repeats a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -120,7 +120,8 @@ mod tests {
     use sppo_core::run_directory::ModelIdentity;
 
     fn identity(config: Config) -> RunIdentity {
-        let model = ModelIdentity { name: config.model.clone(), sha256: "00".into() };
+        let model =
+            ModelIdentity { name: config.model.clone(), sha256: "00".into(), ..Default::default() };
         RunIdentity { config, model, prompts_sha256: String::new(), plugins: Vec::new() }
     }
 

@@ -8,16 +8,18 @@ use sppo_core::config::Config;
 use sppo_core::metrics::MetricsEntry;
 use sppo_core::objective::Objective;
 use sppo_core::observer::IterationReport;
+use sppo_core::oracle_quality::{Prices, VerdictCounts};
 use sppo_core::records::{Judgment, TrainingExample};
 use sppo_core::self_play::RunRecord;
+use sppo_core::stages::TrainingSettings;
 use sppo_core::statistics::Interval;
 
 use super::held_out::{self, HeldOutPart};
 use super::oracle::{OrderReport, service_counters};
 use super::time::{self, iteration_of, number};
 use super::{
-    IterationSummary, OracleReport, Origin, PairCounts, RunReport, RunState, SkippedPrompt,
-    StepSummary, Throughput,
+    IterationSummary, OracleReport, Origin, RunReport, RunState, SkippedPrompt, StepSummary,
+    Throughput,
 };
 
 /// Reads the report of a run, again and again while it is played: finished iterations are read once.
@@ -33,7 +35,7 @@ struct FinishedIteration {
     report: IterationReport,
     held_out: HeldOutPart,
     length_controlled: Option<Interval>,
-    pairs: PairCounts,
+    pairs: VerdictCounts,
     prompts: usize,
     targets: Option<(f64, f64)>,
     skipped: Vec<SkippedPrompt>,
@@ -88,8 +90,6 @@ impl FinishedIteration {
             judgments: record.held_out_duels(iteration)?.unwrap_or_default(),
         };
         let judgments = record.judgments(iteration)?;
-        let mut pairs = PairCounts::default();
-        judgments.iter().for_each(|judgment| pairs.add(&judgment.matrix));
         let examples = record.training_set(iteration)?.unwrap_or_default();
         let Config { training, evaluation, seed, .. } = &record.identity().config;
         let duels = start.and_then(|start| held_out.with_lengths(start));
@@ -98,9 +98,9 @@ impl FinishedIteration {
             report,
             length_controlled: duels.and_then(|duels| duels.length_controlled_win_rate(&bootstrap)),
             held_out,
-            pairs,
+            pairs: VerdictCounts::of(&judgments),
             prompts: judgments.len(),
-            targets: mean_targets(training.objective, training.eta, &examples),
+            targets: mean_targets(training, &examples),
             skipped: skipped(record, iteration, &judgments, &examples)?,
         }))
     }
@@ -139,24 +139,24 @@ fn reason(judgment: &Judgment) -> &'static str {
 
 /// Means of the targets of the log-ratios of the chosen and the rejected responses, where the objective
 /// regresses each of them onto one.
-fn mean_targets(
-    objective: Objective,
-    eta: f64,
-    examples: &[TrainingExample],
-) -> Option<(f64, f64)> {
-    let targets = |example: &TrainingExample| {
-        let [chosen, rejected] = [example.responses.first()?, example.responses.last()?];
-        match objective {
-            Objective::Sppo | Objective::SppoAll => {
-                Some((eta * (chosen.win_rate - 0.5), eta * (rejected.win_rate - 0.5)))
-            }
-            Objective::SppoSingle => {
-                let target = eta * (example.chosen_probability? - 0.5);
-                Some((target, -target))
-            }
-            Objective::SppoHard => Some((0.5 * eta, -0.5 * eta)),
-            Objective::Dpo | Objective::Ipo | Objective::Hinge | Objective::KtoPair => None,
+fn mean_targets(training: &TrainingSettings, examples: &[TrainingExample]) -> Option<(f64, f64)> {
+    let eta = training.eta;
+    let targets = |example: &TrainingExample| match training.objective {
+        Objective::Sppo | Objective::SppoAll => {
+            let advantages = training.targets().advantages(example).ok()?;
+            Some((eta * advantages.first()?, eta * advantages.last()?))
         }
+        Objective::SppoSingle => {
+            let target = eta * (example.chosen_probability? - 0.5);
+            Some((target, -target))
+        }
+        Objective::SppoHard => Some((0.5 * eta, -0.5 * eta)),
+        Objective::Dpo
+        | Objective::Ipo
+        | Objective::Hinge
+        | Objective::KtoPair
+        | Objective::Inpo
+        | Objective::Mnpo => None,
     };
     let all: Vec<(f64, f64)> = examples.iter().map(targets).collect::<Option<_>>()?;
     let count = all.len() as f64;
@@ -186,7 +186,7 @@ fn report(record: &RunRecord, finished: &[&FinishedIteration]) -> Result<RunRepo
         iterations: finished.iter().map(|part| summary(part, record)).collect(),
         steps: steps(&metrics, config.training.eta),
         win_rate_matrix: held_out::matrix(&parts),
-        oracle: oracle(finished, &metrics),
+        oracle: oracle(finished, &metrics, &config.preference.prices),
         held_out: held_out::prompts(&parts),
         skipped: finished.iter().flat_map(|part| part.skipped.clone()).collect(),
         stages: time::stages(&metrics),
@@ -238,13 +238,19 @@ fn steps(metrics: &[MetricsEntry], eta: f64) -> Vec<StepSummary> {
     steps.enumerate().map(summary).collect()
 }
 
-fn oracle(finished: &[&FinishedIteration], metrics: &[MetricsEntry]) -> OracleReport {
+fn oracle(
+    finished: &[&FinishedIteration],
+    metrics: &[MetricsEntry],
+    prices: &Prices,
+) -> OracleReport {
+    let service = service_counters(metrics);
     let duels: Vec<_> =
         finished.iter().flat_map(|part| part.held_out.duels_with(0).concat()).collect();
     OracleReport {
         iterations: finished.iter().skip(1).map(|part| part.pairs).collect(),
         held_out_orders: OrderReport::of(&duels),
-        service: service_counters(metrics),
+        cost: service.cost(prices),
+        service,
     }
 }
 

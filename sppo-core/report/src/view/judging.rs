@@ -1,8 +1,10 @@
 //! The oracle, the matrix of win rates, and the prompts without a pair.
 
+use sppo_core::oracle_quality::VerdictCounts;
+
 use super::{counted, iteration_name, of_run, share, with_details};
 use crate::page::{BarSeries, Bars, Block, Cell, Column, Figure, Format, Heatmap, Section, Table};
-use crate::run::{OrderReport, PairCounts, RunReport};
+use crate::run::{OrderReport, RunReport};
 
 /// Most prompts that are listed by name.
 const MOST_LISTED: usize = 200;
@@ -12,8 +14,8 @@ const MOST_CHARACTERS: usize = 300;
 /// Position bias, ties, circles, and the oracle's requests.
 pub(super) fn section(runs: &[RunReport]) -> Section {
     let mut section = Section::new("oracle", "Oracle").note(
-        "The oracle compares every pair of answers to a prompt. A triple is intransitive where A beats B, B beats \
-         C, and C beats A: no score could say that.",
+        "The oracle compares pairs of answers to a prompt. A triple is intransitive where A beats B, B beats C, and \
+         C beats A: no score could say that.",
     );
     let has_pairs = |run: &&RunReport| run.oracle.iterations.iter().any(|counts| counts.pairs > 0);
     match runs {
@@ -47,7 +49,7 @@ fn oracles(runs: &[RunReport]) -> Table {
             share(order_dependent, duels).into(),
             share(ties, duels).into(),
             share(circles, triples).into(),
-            run.oracle.service.get("requests").copied().into(),
+            requests(run).into(),
         ]);
     }
     table.note = Some(
@@ -56,6 +58,12 @@ fn oracles(runs: &[RunReport]) -> Table {
             .into(),
     );
     table
+}
+
+/// Requests to a service; `None` where the oracle asks none.
+fn requests(run: &RunReport) -> Option<f64> {
+    let service = &run.oracle.service;
+    (!service.is_empty()).then(|| service.get("requests"))
 }
 
 /// Triples of sampled answers without ties, and those of them that are intransitive.
@@ -101,14 +109,47 @@ fn figures(run: &RunReport) -> Vec<Figure> {
         let circles = share(circles, triples);
         figures.push(figure("Intransitive triples", circles.into(), Format::Percent, detail));
     }
+    figures.extend(sampled_figures(run));
     figures.extend(service_figures(run));
+    figures
+}
+
+/// Places and pairs left out, over the sampled answers.
+fn sampled_figures(run: &RunReport) -> Vec<Figure> {
+    let sum = |of: fn(&VerdictCounts) -> usize| run.oracle.iterations.iter().map(of).sum::<usize>();
+    let presentations = sum(|counts| counts.presentations);
+    let mut figures = Vec::new();
+    if presentations > 0 {
+        let part = |counts: &VerdictCounts| {
+            counts.first_place_probability.unwrap_or(0.0) * counts.presentations as f64
+        };
+        let total: f64 = run.oracle.iterations.iter().map(part).sum();
+        figures.push(Figure {
+            label: "Probability of what it reads first, sampled answers".into(),
+            value: (total / presentations as f64).into(),
+            format: Format::Percent,
+            detail: Some(format!("over {}", counted(presentations, "question"))),
+        });
+    }
+    let (asked, unasked) = (sum(|counts| counts.pairs), sum(|counts| counts.unasked));
+    if unasked > 0 {
+        figures.push(Figure {
+            label: "Pairs that were asked about".into(),
+            value: share(asked, asked + unasked).into(),
+            format: Format::Percent,
+            detail: Some(format!(
+                "of {}; the others follow from these",
+                counted(asked + unasked, "pair")
+            )),
+        });
+    }
     figures
 }
 
 /// Requests and tokens of an oracle that asks a service.
 fn service_figures(run: &RunReport) -> Vec<Figure> {
     let service = &run.oracle.service;
-    let count = |name: &str| service.get(name).copied().unwrap_or(0.0);
+    let count = |name: &str| service.get(name);
     let figure = |label: &str, value: f64, detail: String| Figure {
         label: label.into(),
         value: value.into(),
@@ -118,7 +159,7 @@ fn service_figures(run: &RunReport) -> Vec<Figure> {
     if service.is_empty() {
         return Vec::new();
     }
-    vec![
+    let mut figures = vec![
         figure("Requests", count("requests"), format!("{} were tried again", count("retries"))),
         figure(
             "Invalid replies",
@@ -131,25 +172,35 @@ fn service_figures(run: &RunReport) -> Vec<Figure> {
             count("prompt_tokens") + count("completion_tokens"),
             format!("{} read, {} written", count("prompt_tokens"), count("completion_tokens")),
         ),
-    ]
+    ];
+    if let Some(cost) = run.oracle.cost {
+        let detail = "by `preference.prices`, in their currency".to_owned();
+        figures.push(Figure { format: Format::Number, ..figure("Cost", cost, detail) });
+    }
+    figures
 }
 
 fn pairs(runs: &[RunReport], run: &RunReport) -> Table {
     let mut table = Table::new([
         Column::text("iteration"),
         Column::number("pairs", Format::Integer),
+        Column::number("not asked", Format::Integer),
         Column::number("ties", Format::Integer),
+        Column::number("read first", Format::Percent),
         Column::number("winner depends on the order", Format::Integer),
         Column::number("triples without ties", Format::Integer),
         Column::number("intransitive", Format::Integer),
     ]);
     table.title = Some(of_run(runs, run, "Sampled answers"));
     for (index, counts) in run.oracle.iterations.iter().enumerate() {
-        let PairCounts { pairs, ties, order_dependent, triples, intransitive } = *counts;
+        let VerdictCounts { pairs, unasked, ties, order_dependent, triples, intransitive, .. } =
+            *counts;
         table.row([
             iteration_name(index as u32 + 1).into(),
             pairs.into(),
+            unasked.into(),
             ties.into(),
+            counts.first_place_probability.into(),
             order_dependent.into(),
             triples.into(),
             intransitive.into(),

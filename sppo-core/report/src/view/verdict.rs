@@ -149,7 +149,7 @@ fn doubts(run: &RunReport) -> Vec<(Level, String)> {
             percent(first)
         ));
     }
-    let service = |name: &str| run.oracle.service.get(name).copied().unwrap_or(0.0);
+    let service = |name: &str| run.oracle.service.get(name);
     let invalid = service("invalid_verdicts");
     if invalid > MANY_INVALID * (invalid + service("judgments")) {
         doubt(format!("{invalid:.0} replies of the oracle were no verdicts"));

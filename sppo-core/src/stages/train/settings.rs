@@ -6,9 +6,12 @@ use serde::{Deserialize, Serialize};
 use crate::config::zero_is_none;
 use crate::objective::{Objective, ObjectiveSettings};
 use crate::plugin::check::{self, Check};
-use crate::plugin::{LoraSettings, Optimizer, Sharding};
+use crate::plugin::{GradientDtype, LoraSettings, Optimizer, Sharding};
 use crate::schedule::{Schedule, ScheduleShape};
 use crate::stages::{TokenizationRule, TokenizationSettings};
+use crate::target::{Baseline, TargetMeasure, TargetSettings};
+
+use super::choices::{CommitInterval, Recomputation};
 
 /// Settings of training: the loss, the optimiser and its schedule, lengths, and adapters.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -19,6 +22,17 @@ pub struct TrainingSettings {
     /// The step size of self-play, `1 / beta` (paper: 1000). A win rate of `P` asks for a change of
     /// `eta (P - 1/2)` in log-probability.
     pub eta: f64,
+    /// Measure of a response that its target is made of, for `sppo` and `sppo_all`.
+    pub target: TargetMeasure,
+    /// What is taken off the measure, for `sppo` and `sppo_all`.
+    pub baseline: Baseline,
+    /// Largest logit of a pair in scores: certain preferences count as this much.
+    pub score_limit: f64,
+    /// Weight of the starting model among the policies that `inpo` and `mnpo` stay near to, from 0 to 1.
+    pub reference_share: f64,
+    /// Weights of the others, for `mnpo`: of the current policy, the one before it, and so on. `inpo` takes the
+    /// current policy alone. Each but the first costs a pass over the training set.
+    pub history_weights: Vec<f64>,
     /// Probability that a label is wrong, from 0 to below 1/2, for `dpo`.
     pub label_smoothing: f64,
     /// Passes over the training set.
@@ -34,8 +48,16 @@ pub struct TrainingSettings {
     /// not the result, except for the features that dropout leaves out.
     pub micro_batch_tokens: usize,
     /// Whether the backward pass computes activations again instead of keeping them (gradient
-    /// checkpointing): less memory for more time, and the same result.
-    pub recompute_activations: bool,
+    /// checkpointing): less memory for more time, and the same result. `true`, `false`, or `"auto"`: where
+    /// the work would not fit into memory otherwise, as far as the backend predicts it. May be changed when a
+    /// run is resumed.
+    pub recompute_activations: Recomputation,
+    /// What `auto` stands for in this process: no setting of its own.
+    #[serde(skip)]
+    pub recomputes_to_fit: bool,
+    /// Number format that gradients are summed in: `f32`, or `bf16` for half the memory and sums that are
+    /// rounded after each micro-batch. The backend `tch` has both.
+    pub gradient_dtype: GradientDtype,
     /// What ranks divide among themselves of that which training keeps (ZeRO): less memory on each. May be
     /// changed when a run is resumed.
     pub sharding: ShardingChoice,
@@ -67,6 +89,10 @@ pub struct TrainingSettings {
     pub max_prompt_length: Option<usize>,
     /// Steps between two commits of weights and optimiser state.
     pub commit_every_steps: u64,
+    /// Steps, or time, between two commits of weights and optimiser state: a whole number, or a time such as
+    /// `"15m"`, `"90s"` or `"2h"`. Commits by time take at most a twentieth of it, and come later if they are
+    /// slow. 0 for `commit_every_steps`.
+    pub commit_every: CommitInterval,
     /// Source of the reference log-probabilities.
     pub reference_log_probs: ReferenceLogProbs,
     /// Low-rank adapters to train in place of the weights.
@@ -105,12 +131,19 @@ impl Default for TrainingSettings {
         Self {
             objective: Objective::default(),
             eta: 1000.0,
+            target: TargetMeasure::default(),
+            baseline: Baseline::default(),
+            score_limit: 10.0,
+            reference_share: 1.0 / 3.0,
+            history_weights: vec![1.0, 1.0],
             label_smoothing: 0.0,
             epochs: 1,
             planned_epochs: None,
             global_batch_size: 64,
             micro_batch_tokens: 1024,
-            recompute_activations: false,
+            recompute_activations: Recomputation::default(),
+            recomputes_to_fit: false,
+            gradient_dtype: GradientDtype::default(),
             sharding: ShardingChoice::default(),
             fitting_sharding: Sharding::default(),
             optimizer: Optimizer::default(),
@@ -122,6 +155,7 @@ impl Default for TrainingSettings {
             max_length: None,
             max_prompt_length: None,
             commit_every_steps: 25,
+            commit_every: CommitInterval::Steps(0),
             reference_log_probs: ReferenceLogProbs::default(),
             lora: LoraSettings::default(),
         }
@@ -139,6 +173,27 @@ impl TrainingSettings {
         }
     }
 
+    /// The way targets are made.
+    #[must_use]
+    pub fn targets(&self) -> TargetSettings {
+        TargetSettings {
+            measure: self.target,
+            baseline: self.baseline,
+            score_limit: self.score_limit,
+            eta: self.eta,
+        }
+    }
+
+    /// Weights of the current policy and of those before it in the objective; empty where it stays near to none.
+    #[must_use]
+    pub fn weights_of_earlier(&self) -> &[f64] {
+        match self.objective {
+            Objective::Inpo => self.history_weights.get(..1).unwrap_or_default(),
+            Objective::Mnpo => &self.history_weights,
+            _ => &[],
+        }
+    }
+
     /// Division of the training state among ranks.
     #[must_use]
     pub fn sharding(&self) -> Sharding {
@@ -147,6 +202,25 @@ impl TrainingSettings {
             ShardingChoice::None => Sharding::None,
             ShardingChoice::Optimizer => Sharding::Optimizer,
             ShardingChoice::Gradients => Sharding::Gradients,
+        }
+    }
+
+    /// Whether activations are computed again.
+    #[must_use]
+    pub fn recompute_activations(&self) -> bool {
+        match self.recompute_activations {
+            Recomputation::Auto => self.recomputes_to_fit,
+            Recomputation::Always => true,
+            Recomputation::Never => false,
+        }
+    }
+
+    /// Distance between two commits of weights and optimiser state.
+    #[must_use]
+    pub fn commit_interval(&self) -> CommitInterval {
+        match self.commit_every {
+            CommitInterval::Steps(0) => CommitInterval::Steps(self.commit_every_steps),
+            given => given,
         }
     }
 
@@ -187,6 +261,7 @@ impl TrainingSettings {
     /// When a value is out of its range or contradicts another.
     pub fn check(&self) -> Check {
         check::positive("eta", self.eta)?;
+        self.check_targets()?;
         check::require(
             (0.0..0.5).contains(&self.label_smoothing),
             "label_smoothing",
@@ -214,6 +289,32 @@ impl TrainingSettings {
         self.check_tokenization()?;
         self.lora.check().map_err(|refusal| refusal.within("lora"))?;
         self.optimizer.check().map_err(|refusal| refusal.within("optimizer"))
+    }
+
+    fn check_targets(&self) -> Check {
+        let is_default = self.target == TargetMeasure::WinRate && self.baseline == Baseline::Half;
+        let key = if self.target == TargetMeasure::WinRate { "baseline" } else { "target" };
+        check::require(
+            is_default || matches!(self.objective, Objective::Sppo | Objective::SppoAll),
+            key,
+            format!("the objective `{}` has no target for each answer", self.objective),
+            "set `training.objective` to `sppo` or `sppo_all`, or leave the setting out",
+        )?;
+        check::positive("score_limit", self.score_limit)?;
+        check::require(
+            (0.0..=1.0).contains(&self.reference_share),
+            "reference_share",
+            format!("{} is not from 0 to 1", self.reference_share),
+            "give the weight of the starting model, for instance 0.333",
+        )?;
+        let are_weights =
+            self.history_weights.iter().all(|weight| weight.is_finite() && *weight > 0.0);
+        check::require(
+            are_weights && !self.history_weights.is_empty(),
+            "history_weights",
+            "needs at least one number, and all of them above 0",
+            "give for instance [1.0, 1.0]: the current policy and the one before it alike",
+        )
     }
 
     fn check_tokenization(&self) -> Check {

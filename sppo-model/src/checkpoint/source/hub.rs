@@ -4,23 +4,22 @@ use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use hf_hub::api::sync::{ApiBuilder, ApiRepo};
-use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 
-use super::origin::{
-    DownloadProgress, ModelOrigin, ModelSourceIdentity, ModelSourceOptions, ResolvedModel,
-};
+use super::origin::{ModelOrigin, ModelSourceIdentity, ModelSourceOptions, ResolvedModel};
 use crate::error::{ModelError, Result};
+use crate::hub::{
+    CachedRepository, HubAccess, HubError, RemoteFile, TransferProgress, download, encoded,
+    hub_cache,
+};
 
-const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// A download is given up when nothing has arrived for this long.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// Small files that a model may have.
-const TEXT_FILES: [&str; 9] = [
+const TEXT_FILES: [&str; 10] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -30,6 +29,7 @@ const TEXT_FILES: [&str; 9] = [
     "chat_template.jinja",
     "vocab.json",
     "merges.txt",
+    "README.md",
 ];
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -60,18 +60,22 @@ pub(super) fn find(
     id: &str,
     revision: Option<&str>,
     options: &ModelSourceOptions,
-    progress: &dyn Fn(DownloadProgress),
+    progress: &dyn Fn(TransferProgress),
 ) -> Result<ResolvedModel> {
     let revision = revision.unwrap_or("main");
     if !is_revision(revision) {
         return Err(ModelError::file(id, format!("`{revision}` cannot be a revision")));
     }
-    let source = HubModel { name, id, revision, cache: hub_cache(id)? };
-    let offline =
-        options.offline || std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| value == "1");
+    let access = HubAccess::from_environment();
+    let cache = hub_cache().ok_or_else(|| {
+        ModelError::file(id, "there is no home directory to keep it in")
+            .with_hint("name a directory in the environment variable HF_HOME")
+    })?;
+    let offline = options.offline || access.offline;
+    let source = HubModel { name, id, revision, access, cached: CachedRepository::new(&cache, id) };
     if offline {
         return source.cached().ok_or_else(|| {
-            ModelError::file(id, format!("revision {revision} is not in the cache ({}), and offline mode fetches nothing", source.cache.path().display()))
+            ModelError::file(id, format!("revision {revision} is not in the cache ({}), and offline mode fetches nothing", cache.display()))
                 .with_hint("run once without offline mode")
         });
     }
@@ -93,14 +97,11 @@ struct HubModel<'a> {
     name: &'a str,
     id: &'a str,
     revision: &'a str,
-    cache: Cache,
+    access: HubAccess,
+    cached: CachedRepository,
 }
 
 impl HubModel<'_> {
-    fn repo(&self, revision: &str) -> Repo {
-        Repo::with_revision(self.id.to_string(), RepoType::Model, revision.to_string())
-    }
-
     fn resolved(&self, path: PathBuf, commit: &str) -> ResolvedModel {
         ResolvedModel {
             path,
@@ -114,14 +115,12 @@ impl HubModel<'_> {
 
     /// The revision's snapshot in the cache, if its configuration is there.
     fn cached(&self) -> Option<ResolvedModel> {
-        let repo = self.repo(self.revision);
-        let reference = self.cache.path().join(repo.folder_name()).join("refs").join(self.revision);
-        let commit = std::fs::read_to_string(reference)
-            .map_or_else(|_| self.revision.to_string(), |text| text.trim().to_string());
+        let commit = self.cached.commit_of(self.revision);
+        let commit = commit.unwrap_or_else(|| self.revision.to_string());
         if !is_commit(&commit) {
             return None;
         }
-        let snapshot = self.cache.repo(repo).pointer_path(&commit);
+        let snapshot = self.cached.snapshot(&commit);
         let complete = snapshot.join("config.json").is_file()
             && [SINGLE_FILE, INDEX_FILE].iter().any(|file| snapshot.join(file).is_file());
         complete.then(|| self.resolved(snapshot, &commit))
@@ -136,10 +135,12 @@ impl HubModel<'_> {
             .timeout_global(Some(ANSWER_LIMIT))
             .build()
             .into();
-        let url = format!("{}/api/{}", endpoint(), self.repo(self.revision).api_url());
-        let mut request = agent.get(&url);
-        if let Some(token) = token(&self.cache) {
-            request = request.header("Authorization", format!("Bearer {token}"));
+        let HubAccess { endpoint, token, .. } = &self.access;
+        let revision = encoded(self.revision);
+        let mut request =
+            agent.get(format!("{endpoint}/api/models/{}/revision/{revision}", self.id));
+        if let Some(token) = token {
+            request = request.header("Authorization", token.header());
         }
         let mut response = request.call().map_err(|error| self.refusal(error))?;
         let info: RevisionInfo =
@@ -170,68 +171,56 @@ impl HubModel<'_> {
     fn fetch(
         &self,
         info: &RevisionInfo,
-        progress: &dyn Fn(DownloadProgress),
+        progress: &dyn Fn(TransferProgress),
     ) -> Result<ResolvedModel> {
         let names: Vec<&str> = info.siblings.iter().map(|file| file.rfilename.as_str()).collect();
         let files = wanted_files(self.id, &names)?;
-        let cached = self.cache.repo(self.repo(&info.sha));
-        let snapshot = cached.pointer_path(&info.sha);
+        let snapshot = self.cached.snapshot(&info.sha);
         for file in files {
             if !snapshot.join(file).is_file() {
                 self.download(&info.sha, file, progress)?;
             }
         }
         // lets the offline mode, here and in Python, find the commit by the revision's name
-        self.cache
-            .repo(self.repo(self.revision))
-            .create_ref(&info.sha)
-            .map_err(|error| ModelError::file(self.cache.path(), error.to_string()))?;
+        self.cached
+            .set_commit(self.revision, &info.sha)
+            .map_err(|error| ModelError::file(&snapshot, error.to_string()))?;
         Ok(self.resolved(snapshot, &info.sha))
     }
 
-    fn api(&self, commit: &str) -> Result<ApiRepo> {
-        let api = ApiBuilder::from_cache(self.cache.clone())
-            .with_endpoint(endpoint())
-            .with_token(token(&self.cache))
-            .with_progress(false)
-            .with_retries(2)
-            .build()
-            .map_err(|error| ModelError::file(self.id, error.to_string()))?;
-        Ok(api.repo(self.repo(commit)))
-    }
-
-    /// Downloads one file on a thread of its own: the client sets no limit of time and panics on some
-    /// malformed answers, and neither must reach the caller.
+    /// Downloads one file on a thread of its own: no limit of time is set for a content, only for the pauses
+    /// in it.
     fn download(
         &self,
         commit: &str,
         file: &str,
-        progress: &dyn Fn(DownloadProgress),
+        progress: &dyn Fn(TransferProgress),
     ) -> Result<()> {
         let failed = |cause: String| {
             ModelError::file(self.id, format!("{file} cannot be fetched: {cause}"))
                 .with_hint("run again: the download goes on where it stopped")
         };
-        let repo = self.api(commit)?;
         let (sender, receiver) = mpsc::channel();
-        let file_name = file.to_string();
+        let (access, cached) = (self.access.clone(), self.cached.clone());
+        let remote = RemoteFile { id: self.id.into(), commit: commit.into(), path: file.into() };
         std::thread::Builder::new()
             .name("download".into())
             .spawn(move || {
-                let sink = ProgressSender(sender.clone());
-                let outcome = repo.download_with_progress(&file_name, sink);
                 // nobody listens any more when the caller gave up
-                let _ =
-                    sender.send(Event::Finished(outcome.map(|_| ()).map_err(|e| e.to_string())));
+                let outcome = download(&access, &cached, &remote, &mut |done, total| {
+                    let _ = sender.send(Event::Received(done, total));
+                });
+                let _ = sender.send(Event::Finished(outcome));
             })
             .map_err(|error| failed(error.to_string()))?;
-
-        let (mut received, mut total) = (0, None);
         loop {
             match receiver.recv_timeout(STALL_LIMIT) {
-                Ok(Event::Size(size)) => (received, total) = (0, Some(size)),
-                Ok(Event::Bytes(count)) => received += count,
-                Ok(Event::Finished(outcome)) => return outcome.map_err(failed),
+                Ok(Event::Received(done, total)) => {
+                    progress(TransferProgress { file: file.to_string(), done, total });
+                }
+                Ok(Event::Finished(outcome)) => {
+                    return outcome.map_err(|error| failed(error.to_string()));
+                }
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     return Err(failed(format!(
                         "nothing arrived for {} seconds",
@@ -242,29 +231,14 @@ impl HubModel<'_> {
                     return Err(failed("the hub's answer is malformed".into()));
                 }
             }
-            progress(DownloadProgress { file: file.to_string(), received, total });
         }
     }
 }
 
 enum Event {
-    Size(u64),
-    Bytes(u64),
-    Finished(std::result::Result<(), String>),
-}
-
-struct ProgressSender(mpsc::Sender<Event>);
-
-impl hf_hub::api::Progress for ProgressSender {
-    fn init(&mut self, size: usize, _file: &str) {
-        let _ = self.0.send(Event::Size(size as u64));
-    }
-
-    fn update(&mut self, size: usize) {
-        let _ = self.0.send(Event::Bytes(size as u64));
-    }
-
-    fn finish(&mut self) {}
+    /// Bytes so far, and in all.
+    Received(u64, Option<u64>),
+    Finished(std::result::Result<(), HubError>),
 }
 
 /// The files of a model that we read; never pickled ones.
@@ -293,31 +267,6 @@ fn wanted_files<'a>(id: &str, names: &[&'a str]) -> Result<Vec<&'a str>> {
         );
     }
     Ok(files)
-}
-
-fn endpoint() -> String {
-    std::env::var("HF_ENDPOINT")
-        .ok()
-        .filter(|endpoint| !endpoint.is_empty())
-        .map_or_else(|| DEFAULT_ENDPOINT.to_string(), |text| text.trim_end_matches('/').to_string())
-}
-
-fn token(cache: &Cache) -> Option<String> {
-    std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty()).or_else(|| cache.token())
-}
-
-/// `$HF_HUB_CACHE`, else `$HF_HOME/hub`, else `~/.cache/huggingface/hub`.
-fn hub_cache(id: &str) -> Result<Cache> {
-    let from_environment =
-        |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    from_environment("HF_HUB_CACHE")
-        .or_else(|| from_environment("HF_HOME").map(|home| home.join("hub")))
-        .or_else(|| std::env::home_dir().map(|home| home.join(".cache/huggingface/hub")))
-        .map(Cache::new)
-        .ok_or_else(|| {
-            ModelError::file(id, "there is no home directory to keep it in")
-                .with_hint("name a directory in the environment variable HF_HOME")
-        })
 }
 
 fn is_revision(text: &str) -> bool {
@@ -376,8 +325,9 @@ mod tests {
         fs_err::create_dir_all(folder.join("refs")).unwrap();
         fs_err::write(folder.join("refs/main"), commit).unwrap();
         let find = |revision| {
-            let cache = Cache::new(directory.path().to_path_buf());
-            HubModel { name: "org/name", id: "org/name", revision, cache }.cached()
+            let (name, access) = ("org/name", HubAccess::from_environment());
+            let cached = CachedRepository::new(directory.path(), name);
+            HubModel { name, id: name, revision, access, cached }.cached()
         };
         assert_eq!(find("main"), None, "an empty snapshot is not a model");
         fs_err::write(snapshot.join("config.json"), "{}").unwrap();

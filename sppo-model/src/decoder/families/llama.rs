@@ -1,17 +1,16 @@
 //! Llama 2 and 3, SmolLM, and every other model that calls itself `LlamaForCausalLM`.
 
-use std::f64::consts::TAU;
-
 use serde_json::{Value, json};
 
 use super::gguf;
+use super::gguf_writing::LLAMA3_DIVISORS;
 use super::hugging_face::{self, Defaults};
 use super::rotary_settings::USUAL;
 use crate::decoder::{DecoderConfig, Family, Rotary, RotaryScaling};
 use crate::error::{ModelError, Result};
 use crate::formats::{GgufFile, GgufKeys, JsonObject, WeightFile};
 
-/// Constants of Llama 3.1 to 3.3, which the converter does not write into the metadata.
+/// Constants of Llama 3.1 to 3.3, which llama.cpp's converter does not write into the metadata.
 const LLAMA3_LOW_FREQUENCY_FACTOR: f64 = 1.0;
 const LLAMA3_HIGH_FREQUENCY_FACTOR: f64 = 4.0;
 const LLAMA3_ORIGINAL_CONTEXT: f64 = 8192.0;
@@ -66,7 +65,7 @@ impl Family for Llama {
         let config = gguf::plain(&Self, file, keys)?;
         match config.main_rotary() {
             Some(Rotary { base, scaling: RotaryScaling::Unscaled, .. }) => {
-                let scaling = llama3_scaling(file, *base, config.head_size)?;
+                let scaling = llama3_scaling(file, keys, *base, config.head_size)?;
                 let rotary = Rotary { base: *base, features: config.head_size, scaling };
                 Ok(DecoderConfig { rotary: vec![Some(rotary); config.rotary.len()], ..config })
             }
@@ -79,72 +78,91 @@ impl Family for Llama {
     fn restore_gguf(&self, config: &DecoderConfig, weight: &str, values: &mut Vec<f32>) {
         restore_queries_and_keys(config, weight, values);
     }
+
+    fn convert_gguf(&self, config: &DecoderConfig, weight: &str, values: &mut Vec<f32>) {
+        convert_queries_and_keys(config, weight, values);
+    }
 }
 
-/// Undoes the reordering of the rows of queries and keys.
+/// Undoes the reordering of the rows of queries and keys: row `(pair, half)` of each head becomes row
+/// `(half, pair)`.
 pub(super) fn restore_queries_and_keys(
     config: &DecoderConfig,
     weight: &str,
     values: &mut Vec<f32>,
 ) {
-    if weight.ends_with("q_proj.weight") || weight.ends_with("k_proj.weight") {
-        *values = restore_head_order(values, config.head_size, config.hidden_size);
-    }
+    let half = config.head_size / 2;
+    reorder_heads(config, weight, values, |row| row % half * 2 + row / half);
 }
 
-/// Row `(pair, half)` of each head becomes row `(half, pair)`.
-fn restore_head_order(values: &[f32], head_size: usize, row: usize) -> Vec<f32> {
-    let half = head_size / 2;
-    let mut restored = Vec::with_capacity(values.len());
+/// Reorders the rows of queries and keys: row `(half, pair)` of each head becomes row `(pair, half)`.
+pub(super) fn convert_queries_and_keys(
+    config: &DecoderConfig,
+    weight: &str,
+    values: &mut Vec<f32>,
+) {
+    let half = config.head_size / 2;
+    reorder_heads(config, weight, values, |row| row % 2 * half + row / 2);
+}
+
+/// Takes each row of a head of queries or keys from the row that `source` says.
+fn reorder_heads(
+    config: &DecoderConfig,
+    weight: &str,
+    values: &mut Vec<f32>,
+    source: impl Fn(usize) -> usize,
+) {
+    if !weight.ends_with("q_proj.weight") && !weight.ends_with("k_proj.weight") {
+        return;
+    }
+    let (head_size, row) = (config.head_size, config.hidden_size);
+    let mut reordered = Vec::with_capacity(values.len());
     for head in values.chunks_exact(head_size * row) {
         for target in 0..head_size {
-            let source = target % half * 2 + target / half;
-            restored.extend_from_slice(&head[source * row..][..row]);
+            reordered.extend_from_slice(&head[source(target) * row..][..row]);
         }
     }
-    restored
+    *values = reordered;
 }
 
 /// Llama 3's scaling is written as one divisor per frequency, `rope_freqs.weight`.
-fn llama3_scaling(file: &GgufFile, base: f64, head_size: usize) -> Result<RotaryScaling> {
-    const NAME: &str = "rope_freqs.weight";
-    if file.shape(NAME).is_none() {
+fn llama3_scaling(
+    file: &GgufFile,
+    keys: &GgufKeys<'_>,
+    base: f64,
+    head_size: usize,
+) -> Result<RotaryScaling> {
+    if file.shape(LLAMA3_DIVISORS).is_none() {
         return Ok(RotaryScaling::Unscaled);
     }
-    let divisors = file.values(NAME)?;
+    let divisors = file.values(LLAMA3_DIVISORS)?;
     let factor = f64::from(divisors.iter().copied().fold(1.0_f32, f32::max));
+    let original = keys.count("rope.scaling.original_context_length")?;
+    let original_context = original.map_or(LLAMA3_ORIGINAL_CONTEXT, |context| context as f64);
+    let scaling = llama3(factor, original_context);
+    let rotary = Rotary { base, features: head_size, scaling };
     let agree = divisors.len() == head_size / 2
         && divisors.iter().enumerate().all(|(pair, &divisor)| {
-            let expected = llama3_divisor(factor, base, pair, head_size);
+            let expected = rotary.divisor(pair);
             (f64::from(divisor) - expected).abs() <= 1e-3 * expected
         });
     if !agree {
         return Err(ModelError::Unsupported(format!(
-            "{}: the rotary divisors in `{NAME}` are not those of Llama 3, which alone are supported",
+            "{}: the rotary divisors in `{LLAMA3_DIVISORS}` are not those of Llama 3, which alone are supported",
             file.metadata().path().display()
         )));
     }
     if factor == 1.0 {
         return Ok(RotaryScaling::Unscaled);
     }
-    Ok(RotaryScaling::Llama3 {
+    Ok(rotary.scaling)
+}
+
+fn llama3(factor: f64, original_context: f64) -> RotaryScaling {
+    RotaryScaling::Llama3 {
         factor,
         low_frequency_factor: LLAMA3_LOW_FREQUENCY_FACTOR,
         high_frequency_factor: LLAMA3_HIGH_FREQUENCY_FACTOR,
-        original_context: LLAMA3_ORIGINAL_CONTEXT,
-    })
-}
-
-/// Divisor of the frequency of a feature pair in Llama 3.
-fn llama3_divisor(factor: f64, base: f64, pair: usize, head_size: usize) -> f64 {
-    let wavelength = TAU * base.powf(2.0 * pair as f64 / head_size as f64);
-    if wavelength < LLAMA3_ORIGINAL_CONTEXT / LLAMA3_HIGH_FREQUENCY_FACTOR {
-        1.0
-    } else if wavelength > LLAMA3_ORIGINAL_CONTEXT / LLAMA3_LOW_FREQUENCY_FACTOR {
-        factor
-    } else {
-        let smooth = (LLAMA3_ORIGINAL_CONTEXT / wavelength - LLAMA3_LOW_FREQUENCY_FACTOR)
-            / (LLAMA3_HIGH_FREQUENCY_FACTOR - LLAMA3_LOW_FREQUENCY_FACTOR);
-        1.0 / ((1.0 - smooth) / factor + smooth)
+        original_context,
     }
 }

@@ -3,10 +3,11 @@
 use serde_json::{Value, json};
 
 use super::hugging_face::{self, Defaults};
+use super::llama::convert_queries_and_keys;
 use super::rotary_settings::USUAL;
 use crate::decoder::{DecoderConfig, Family};
 use crate::error::Result;
-use crate::formats::JsonObject;
+use crate::formats::{GgufKeys, JsonObject};
 
 #[derive(Debug)]
 pub(super) struct Mistral;
@@ -47,5 +48,18 @@ impl Family for Mistral {
 
     fn write_hugging_face(&self, config: &DecoderConfig) -> Value {
         json!({"sliding_window": config.attention_windows.iter().copied().flatten().next()})
+    }
+
+    /// That of Llama, as which such files are read.
+    fn gguf_architecture(&self) -> Option<&'static str> {
+        Some("llama")
+    }
+
+    fn reads_gguf(&self, _: &GgufKeys<'_>) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn convert_gguf(&self, config: &DecoderConfig, weight: &str, values: &mut Vec<f32>) {
+        convert_queries_and_keys(config, weight, values);
     }
 }

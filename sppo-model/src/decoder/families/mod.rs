@@ -5,6 +5,7 @@
 mod gemma2;
 mod gemma3;
 mod gguf;
+mod gguf_writing;
 mod hugging_face;
 mod llama;
 mod mistral;
@@ -29,7 +30,8 @@ use super::{Container, DecoderConfig, Family};
 use crate::error::{ModelError, Result};
 use crate::formats::{GgufFile, GgufKeys, JsonObject};
 
-pub(crate) use gguf::gguf_name;
+pub(crate) use gguf::gguf_source;
+pub(crate) use gguf_writing::{as_gguf_says, gguf_tensors, rotary_tensors, write_gguf_settings};
 
 /// Every family.
 pub static FAMILIES: &[&dyn Family] = &[

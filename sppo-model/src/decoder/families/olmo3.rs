@@ -3,12 +3,13 @@
 use serde_json::{Value, json};
 
 use super::gguf;
+use super::gguf_writing::write_windowed_layers;
 use super::hugging_face::{self, Defaults, layer_types, windows, with_windowed_rotary};
 use super::olmo2::{self, GGUF_PARTS, peculiar, refuse_unsupported};
 use super::rotary_settings::{RotaryDefaults, USUAL};
-use crate::decoder::{DecoderConfig, Family, Rotary, RotaryScaling};
+use crate::decoder::{DecoderConfig, Family, GgufWindows, Rotary, RotaryScaling};
 use crate::error::Result;
-use crate::formats::{GgufFile, GgufKeys, JsonObject};
+use crate::formats::{ArchitectureEntries, GgufFile, GgufKeys, JsonObject};
 
 const BASE: f64 = 500_000.0;
 
@@ -70,6 +71,14 @@ impl Family for Olmo3 {
         };
         let rotary = config.rotary.into_iter().zip(&attention_windows).map(of_layer).collect();
         Ok(DecoderConfig { rotary, attention_windows, ..config })
+    }
+
+    fn write_gguf(&self, config: &DecoderConfig, entries: &mut ArchitectureEntries<'_>) {
+        write_windowed_layers(config, entries);
+    }
+
+    fn gguf_windows(&self) -> GgufWindows {
+        GgufWindows::Used
     }
 
     fn gguf_parts(&self) -> &'static [(&'static str, &'static str)] {

@@ -4,16 +4,16 @@
 use serde_json::{Value, json};
 
 use super::gguf;
+use super::gguf_writing::{LONG_ROPE_DIVISORS, write_window};
 use super::hugging_face::{self, Defaults};
 use super::rotary_settings::{RotaryDefaults, USUAL};
-use crate::decoder::{DecoderConfig, Family, RotaryScaling};
+use crate::decoder::{DecoderConfig, Family, GgufWindows, RotaryScaling};
 use crate::error::{ModelError, Result};
-use crate::formats::{GgufFile, GgufKeys, JsonObject, WeightFile, WeightSource};
+use crate::formats::{
+    ArchitectureEntries, GgufFile, GgufKeys, JsonObject, WeightFile, WeightSource,
+};
 
 const CONTEXT: usize = 4096;
-
-/// The tensors of LongRoPE's divisors in GGUF files, of short and of long sequences.
-const DIVISORS: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
 
 #[derive(Debug)]
 pub(super) struct Phi3;
@@ -98,7 +98,7 @@ impl Family for Phi3 {
     fn read_gguf(&self, file: &GgufFile, keys: &GgufKeys<'_>) -> Result<DecoderConfig> {
         keys.refuse_unless("expert_count", 0)?;
         let mut config = gguf::unscaled(&Self, file, keys)?;
-        let scaling = match DIVISORS.iter().any(|name| file.shape(name).is_some()) {
+        let scaling = match LONG_ROPE_DIVISORS.iter().any(|name| file.shape(name).is_some()) {
             true => long_rope(file, keys, config.context_length)?,
             false => gguf::rotary_scaling(keys)?,
         };
@@ -107,6 +107,14 @@ impl Family for Phi3 {
         let window = keys.count("attention.sliding_window")?.filter(|&window| window > 0);
         config.attention_windows.fill(window);
         Ok(config)
+    }
+
+    fn write_gguf(&self, config: &DecoderConfig, entries: &mut ArchitectureEntries<'_>) {
+        write_window(config, entries);
+    }
+
+    fn gguf_windows(&self) -> GgufWindows {
+        GgufWindows::Unused
     }
 
     fn gguf_parts(&self) -> &'static [(&'static str, &'static str)] {
@@ -131,8 +139,8 @@ fn long_rope(file: &GgufFile, keys: &GgufKeys<'_>, context_length: usize) -> Res
     let factor = context_length as f64 / original;
     let usual = (1.0 + factor.max(1.0).ln() / original.ln()).sqrt();
     Ok(RotaryScaling::LongRope {
-        short: divisors(DIVISORS[0])?,
-        long: divisors(DIVISORS[1])?,
+        short: divisors(LONG_ROPE_DIVISORS[0])?,
+        long: divisors(LONG_ROPE_DIVISORS[1])?,
         original_context: original,
         attention_factor: keys.number("rope.scaling.attn_factor")?.unwrap_or(usual),
     })

@@ -8,7 +8,9 @@ use super::hugging_face::{self, Defaults, layer_types};
 use super::qwen2::DEFAULTS;
 use crate::decoder::{DecoderConfig, Experts, Family, QueryKeyNorm};
 use crate::error::{ModelError, Result};
-use crate::formats::{GgufFile, GgufKeys, JsonObject, WeightFile, WeightSource};
+use crate::formats::{
+    ArchitectureEntries, GgufFile, GgufKeys, JsonObject, WeightFile, WeightSource,
+};
 use crate::ops::Routing;
 
 #[derive(Debug)]
@@ -92,6 +94,14 @@ impl Family for Qwen3Moe {
             experts: Some(Experts { routing, intermediate_size, layers }),
             ..config
         })
+    }
+
+    fn write_gguf(&self, config: &DecoderConfig, entries: &mut ArchitectureEntries<'_>) {
+        if let Some(Experts { routing, intermediate_size, .. }) = &config.experts {
+            entries.set_count("expert_count", routing.expert_count);
+            entries.set_count("expert_used_count", routing.chosen);
+            entries.set_count("expert_feed_forward_length", *intermediate_size);
+        }
     }
 
     /// The experts of a layer are one tensor, one after the other.

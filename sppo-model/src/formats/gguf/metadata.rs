@@ -1,6 +1,7 @@
 //! The key-value metadata of a GGUF file.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::reader::ByteReader;
@@ -168,21 +169,27 @@ fn as_number(value: &GgufValue) -> Option<f64> {
     }
 }
 
+/// The bytes of each value with its type, by key, in the order of the file.
+pub(super) type EntryPlaces = Vec<(String, Range<usize>)>;
+
 /// Reads `count` key-value pairs.
 pub(super) fn read_entries(
     reader: &mut ByteReader<'_>,
     count: u64,
-) -> Result<HashMap<String, GgufValue>> {
+) -> Result<(HashMap<String, GgufValue>, EntryPlaces)> {
     let mut entries = HashMap::new();
+    let mut places = Vec::new();
     for _ in 0..count {
         let key = reader.text()?.to_string();
+        let start = reader.position();
         let kind = reader.u32()?;
         let value = read_value(reader, kind, &key)?;
         if entries.insert(key.clone(), value).is_some() {
             return Err(reader.error(format!("metadata key `{key}` stands there twice")));
         }
+        places.push((key, start..reader.position()));
     }
-    Ok(entries)
+    Ok((entries, places))
 }
 
 fn read_value(reader: &mut ByteReader<'_>, kind: u32, key: &str) -> Result<GgufValue> {

@@ -1,24 +1,32 @@
 //! GGUF files, versions 2 and 3: metadata and quantised tensors in one file, or in the several that
-//! `llama-gguf-split` makes of it.
+//! `llama-gguf-split` makes of it; and writing them.
 //!
 //! Everything in the header is untrusted: counts, offsets and sizes are checked against the file
 //! before they are used.
 
 mod dequantize;
+mod entries;
 mod keys;
 mod metadata;
+mod quantize;
 mod reader;
 mod split;
+mod writer;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
 pub use dequantize::GgufType;
+pub use entries::{ArchitectureEntries, GgufEntries};
 pub use keys::GgufKeys;
 pub use metadata::{GgufMetadata, GgufValue};
+pub use quantize::GgufFormat;
+pub use writer::{GgufTensor, GgufWriter};
 
+use self::metadata::EntryPlaces;
 use self::reader::ByteReader;
 use self::split::Split;
 use super::WeightFile;
@@ -48,6 +56,14 @@ pub struct GgufFile {
     /// One file, or the parts of a model that was split, in order.
     parts: Vec<(PathBuf, Mmap)>,
     metadata: GgufMetadata,
+    entries: EntryPlaces,
+    tensors: HashMap<String, TensorEntry>,
+}
+
+/// The parts of a header.
+struct Header {
+    metadata: GgufMetadata,
+    entries: EntryPlaces,
     tensors: HashMap<String, TensorEntry>,
 }
 
@@ -60,8 +76,9 @@ impl GgufFile {
     /// is missing or belongs to another model.
     pub fn open(path: &Path) -> Result<Self> {
         let map = map_file(path)?;
-        let (metadata, tensors) = read_header(&map, path)?;
-        let mut model = Self { parts: vec![(path.to_path_buf(), map)], metadata, tensors };
+        let Header { metadata, entries, tensors } = read_header(&map, path)?;
+        let parts = vec![(path.to_path_buf(), map)];
+        let mut model = Self { parts, metadata, entries, tensors };
         if let Some(split) = Split::of(&model.metadata)? {
             for other in split.other_parts(path)? {
                 model.add_part(other, &split)?;
@@ -73,7 +90,7 @@ impl GgufFile {
 
     fn add_part(&mut self, path: PathBuf, split: &Split) -> Result<()> {
         let map = map_file(&path)?;
-        let (metadata, tensors) = read_header(&map, &path)?;
+        let Header { metadata, tensors, .. } = read_header(&map, &path)?;
         split.check_part(self.parts.len(), &metadata)?;
         for (name, entry) in tensors {
             let entry = TensorEntry { part: self.parts.len(), ..entry };
@@ -94,6 +111,16 @@ impl GgufFile {
     #[must_use]
     pub fn metadata(&self) -> &GgufMetadata {
         &self.metadata
+    }
+
+    /// The metadata as they stand in the first part, to be written to another file. What tells of the parts
+    /// is left out.
+    #[must_use]
+    pub fn entries(&self) -> GgufEntries {
+        let bytes = self.parts.first().map_or(&[][..], |(_, map)| map);
+        let value = |place: &Range<usize>| bytes.get(place.clone()).unwrap_or_default();
+        let all = self.entries.iter().map(|(key, place)| (key.as_str(), value(place)));
+        GgufEntries::of_file(all.filter(|(key, _)| !key.starts_with("split.")))
     }
 }
 
@@ -129,7 +156,7 @@ impl WeightFile for GgufFile {
     }
 }
 
-fn read_header(bytes: &[u8], path: &Path) -> Result<(GgufMetadata, HashMap<String, TensorEntry>)> {
+fn read_header(bytes: &[u8], path: &Path) -> Result<Header> {
     let mut reader = ByteReader::new(bytes, path);
     if bytes.first_chunk() != Some(&MAGIC) {
         return Err(ModelError::file(path, "is not a GGUF file: it does not begin with `GGUF`"));
@@ -150,8 +177,8 @@ fn read_header(bytes: &[u8], path: &Path) -> Result<(GgufMetadata, HashMap<Strin
     }
     let tensor_count = reader.u64()?;
     let entry_count = reader.u64()?;
-    let entries = metadata::read_entries(&mut reader, entry_count)?;
-    let metadata = GgufMetadata::new(path, entries);
+    let (values, entries) = metadata::read_entries(&mut reader, entry_count)?;
+    let metadata = GgufMetadata::new(path, values);
     let alignment = metadata.integer("general.alignment")?.unwrap_or(DEFAULT_ALIGNMENT);
     if !alignment.is_power_of_two() || alignment > 1 << 20 {
         return Err(reader.error(format!("general.alignment is {alignment}, not a power of two")));
@@ -169,7 +196,7 @@ fn read_header(bytes: &[u8], path: &Path) -> Result<(GgufMetadata, HashMap<Strin
             return Err(reader.error(format!("tensor `{name}` stands there twice")));
         }
     }
-    Ok((metadata, tensors))
+    Ok(Header { metadata, entries, tensors })
 }
 
 /// One tensor as the header describes it.

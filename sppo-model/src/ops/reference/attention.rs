@@ -81,7 +81,7 @@ pub(super) fn cached(
 ) -> ReferenceTensor {
     let mut output = ReferenceTensor::zeros(queries.rows, queries.columns);
     for (query, row) in cached_rows.iter().enumerate() {
-        let rows = visible(&row.prefix, row.own.clone(), shape.window);
+        let rows: Vec<usize> = row.within(shape.window).slots().collect();
         attend(queries.row(query), keys, values, shape, &rows, output.row_mut(query));
     }
     output

@@ -156,6 +156,13 @@ impl<O: EncoderOps + Clone> Member<O> {
                 }
                 None => Ok(Reply::TokenLogProbs(Vec::new())),
             },
+            Command::NextTokenLogProbs(handle, batches, next_tokens) => match batches.get(rank) {
+                Some(batch) => {
+                    let model = &self.policy(*handle)?.model;
+                    model.next_token_log_probs(batch, next_tokens).map(Reply::Scores)
+                }
+                None => Ok(Reply::Scores(Vec::new())),
+            },
             Command::Forward(handle, batches) => {
                 let nothing = SequenceBatch::new();
                 let batch = batches.get(rank).unwrap_or(&nothing);
@@ -167,6 +174,10 @@ impl<O: EncoderOps + Clone> Member<O> {
                 let model = &mut self.policy_mut(*handle)?.model;
                 model.number_passes(rank as u64, size as u64);
                 model.begin_training(optimizer)?;
+                Ok(Reply::Done)
+            }
+            Command::EndTraining(handle) => {
+                self.policy_mut(*handle)?.model.end_training()?;
                 Ok(Reply::Done)
             }
             Command::Step(handle, settings) => self.step(*handle, settings),
@@ -191,6 +202,7 @@ impl<O: EncoderOps + Clone> Member<O> {
         };
         let settings = plan.adapters.as_ref().map(Adapters::settings);
         let ops = self.collective.divide(&self.ops, plan.sharding).map_err(ModelError::Team)?;
+        let ops = ops.with_gradients_in(plan.gradient_dtype)?;
         let exchange = Exchange::new(&*self.collective);
         let model = load_model(
             ops,

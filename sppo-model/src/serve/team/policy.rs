@@ -36,6 +36,7 @@ impl<O: EncoderOps + Clone> TeamPolicy<O> {
             adapters: spec.adapters.as_ref().map(Adapters::of),
             recompute_activations: spec.recompute_activations,
             sharding: spec.sharding,
+            gradient_dtype: spec.gradient_dtype,
             stop_tokens: checkpoint.text().special_tokens().stop_tokens.clone(),
         };
         let handle = team.new_handle();
@@ -230,6 +231,32 @@ impl<O: EncoderOps + Clone> Learner for TeamPolicy<O> {
         Ok(log_probs)
     }
 
+    fn next_token_log_probs(
+        &mut self,
+        sequences: &[Vec<u32>],
+        next_tokens: &[u32],
+    ) -> Answer<Vec<f32>> {
+        only(self.next_token_log_probs_each(&[sequences.to_vec()], next_tokens)?)
+    }
+
+    fn next_token_log_probs_each(
+        &mut self,
+        batches: &[Vec<Vec<u32>>],
+        next_tokens: &[u32],
+    ) -> Answer<Vec<Vec<f32>>> {
+        let mut log_probs = Vec::with_capacity(batches.len());
+        for together in batches.chunks(self.team.size()) {
+            let (batches, tokens) = (together.to_vec(), next_tokens.to_vec());
+            let replies =
+                self.team.ask(&Command::NextTokenLogProbs(self.handle, batches, tokens))?;
+            log_probs.extend(parts(replies, together.len(), |reply| match reply {
+                Reply::Scores(log_probs) => Some(log_probs),
+                _ => None,
+            })?);
+        }
+        Ok(log_probs)
+    }
+
     fn forward(&mut self, batch: &SequenceBatch) -> Answer<Vec<f64>> {
         only(self.forward_each(std::slice::from_ref(batch))?)
     }
@@ -259,6 +286,10 @@ impl<O: EncoderOps + Clone> Learner for TeamPolicy<O> {
         let begun = self.team.ask(&Command::BeginTraining(self.handle, optimizer.clone()));
         self.team.take_times();
         begun.map(drop)
+    }
+
+    fn end_training(&mut self) -> Answer<()> {
+        self.team.ask(&Command::EndTraining(self.handle)).map(drop)
     }
 
     fn step(&mut self, settings: &StepSettings) -> Answer<StepReport> {

@@ -3,8 +3,8 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sppo_plugin::{
-    GeneratedResponse, GenerationRequest, LoraSettings, Optimizer, PluginError, PluginErrorKind,
-    SequenceBatch, Sharding, StepReport, StepSettings,
+    GeneratedResponse, GenerationRequest, GradientDtype, LoraSettings, Optimizer, PluginError,
+    PluginErrorKind, SequenceBatch, Sharding, StepReport, StepSettings,
 };
 
 use crate::decoder::DecoderConfig;
@@ -21,9 +21,11 @@ pub(super) enum Command {
     Drop(Handle),
     Generate(Handle, Vec<GenerationRequest>),
     TokenLogProbs(Handle, Vec<SequenceBatch>),
+    NextTokenLogProbs(Handle, Vec<Vec<Vec<u32>>>, Vec<u32>),
     Forward(Handle, Vec<SequenceBatch>),
     Backward(Handle, Vec<Vec<f64>>),
     BeginTraining(Handle, Optimizer),
+    EndTraining(Handle),
     Step(Handle, StepSettings),
     LoadOptimizerState(Handle),
     /// A weight by its place among all of the model, for rank 0 to have whole.
@@ -47,6 +49,7 @@ pub(super) struct PolicyPlan {
     pub(super) adapters: Option<Adapters>,
     pub(super) recompute_activations: bool,
     pub(super) sharding: Sharding,
+    pub(super) gradient_dtype: GradientDtype,
     pub(super) stop_tokens: Vec<u32>,
 }
 

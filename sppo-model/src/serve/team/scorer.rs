@@ -18,6 +18,7 @@ use crate::serve::scorer::{ScorerConfig, of_directory};
 pub(crate) struct TeamScorer<O: EncoderOps + Clone> {
     team: Rc<Controller<O>>,
     handle: Handle,
+    width: usize,
 }
 
 impl<O: EncoderOps + Clone> TeamScorer<O> {
@@ -28,11 +29,11 @@ impl<O: EncoderOps + Clone> TeamScorer<O> {
         let config = ScorerConfig::read(directory, &files).map_err(named)?;
         let shape = |name: &str| Some((name.to_owned(), files.shape(name)?.to_vec()));
         let shapes = files.names().filter_map(shape).collect();
-        let handle = team.new_handle();
+        let (handle, width) = (team.new_handle(), config.width());
         let command = Command::LoadScorer(handle, Box::new(ScorerPlan { config, shapes }));
         team.ask_about(&command, OwnFiles::Weights(&files), &SilentHost)
             .inspect_err(|_| team.give_up(handle))?;
-        Ok(Self { team, handle })
+        Ok(Self { team, handle, width })
     }
 }
 
@@ -45,6 +46,10 @@ impl<O: EncoderOps + Clone> Drop for TeamScorer<O> {
 impl<O: EncoderOps + Clone> Scorer for TeamScorer<O> {
     fn score(&mut self, sequences: &[Vec<u32>]) -> Result<Vec<f32>, PluginError> {
         only(self.score_each(&[sequences.to_vec()])?)
+    }
+
+    fn width(&self) -> usize {
+        self.width
     }
 
     fn replicas(&self) -> usize {

@@ -281,7 +281,7 @@ fn a_team_ranks_to_the_bit_what_one_process_does() {
         let batches: Vec<Vec<Vec<u32>>> =
             (0..5).map(|part| vec![sequence(part), sequence(part + 7)]).collect();
         let score = |backend: &dyn Backend| {
-            let mut scorer = backend.load_scorer(&ModelSpec { path: path.clone() }).unwrap();
+            let mut scorer = backend.load_scorer(&ModelSpec::new(&path)).unwrap();
             scorer.score_each(&batches).unwrap()
         };
         let (found, ends) = with_team(3, score);

@@ -29,7 +29,8 @@ pub(super) fn check(
         PluginKind::ORACLE => {
             let backend = models::backend(plugins, config)?;
             let observer = &SilentObserver;
-            let session = Session { config, plugins, backend: backend.as_ref(), observer };
+            let backend = backend.as_ref();
+            let session = Session { config, plugins, backend, observer, lent_policy: None };
             let host = session.host();
             let settings = config.oracle.settings_of(&manifest.name);
             let mut create = |settings| {

@@ -139,6 +139,11 @@ impl GgufType {
         Err(other.map_or_else(|| format!("number {number}"), |(_, name)| (*name).to_string()))
     }
 
+    /// ggml's number of the format.
+    pub(super) fn number(self) -> u32 {
+        NUMBERS.iter().find(|(_, kind)| *kind == self).map_or(0, |(number, _)| *number)
+    }
+
     /// Values and bytes of one block.
     fn block(self) -> (usize, usize) {
         match self {
