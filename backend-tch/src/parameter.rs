@@ -12,7 +12,7 @@ use crate::sharding::{Part, Shares};
 use crate::tensors::{TorchError, TorchResult, download, upload};
 
 /// A weight, its gradient and the optimiser's state, changed in place. Of what its `Shares` divide, a rank keeps
-/// its own part, flat. State is f32; the values are as [`Values`] says, the gradient as its [`Format`].
+/// its own part, flat. State is f32; values and gradient are in the formats given at creation.
 #[derive(Debug)]
 pub struct Parameter {
     shape: Vec<i64>,
