@@ -2,9 +2,7 @@
 //! against transformers and PyTorch.
 
 use sppo_backend_burn::{BurnOps, choose_device};
-use sppo_model::golden::{
-    check_model, check_preferring_models, check_ranker, check_reward_models,
-};
+use sppo_model::golden::{check_model, check_preferring_models, check_ranker, check_reward_models};
 use sppo_model::ops::conformance::check_ops;
 use sppo_model::ops::encoder_conformance::check_encoder_ops;
 
