@@ -81,7 +81,7 @@ impl Masters<'_> {
     }
 }
 
-/// What copies in bf16 lack of their numbers in f32.
+/// Differences of numbers in f32 from their copies in bf16.
 #[derive(Debug)]
 pub(crate) struct Remainders {
     /// Flat, 16-bit integers.

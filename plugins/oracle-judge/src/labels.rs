@@ -5,7 +5,7 @@ use sppo_plugin::PluginError;
 
 use crate::config::{JudgeConfig, JudgePreset};
 
-/// What may stand before a label where it is the next thing that the judge says. Tokenizers have tokens of
+/// Beginnings of a label where it is the next thing that the judge says. Tokenizers have tokens of
 /// their own for a word after a space, and after the beginning of a line.
 const BEFORE: [&str; 3] = ["", " ", "\n"];
 
@@ -62,7 +62,7 @@ impl Labels {
     }
 }
 
-/// What a judge's next token says of two responses.
+/// A verdict on two responses by a judge's next token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct LabelVerdict {
     /// Probability that the response shown first is better, given that the next token is a label.

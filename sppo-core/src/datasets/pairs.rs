@@ -35,7 +35,7 @@ pub struct Pair {
     pub reference_chosen_log_prob: Option<f64>,
     /// log pi_ref(rejected | prompt), where it is known.
     pub reference_rejected_log_prob: Option<f64>,
-    /// What else a training set of a run may tell.
+    /// Columns that only a training set of a run has.
     pub targets: PairTargets,
 }
 

@@ -33,7 +33,7 @@ impl Row {
         Self { prompt, sample, age, pages, prefix, own_prompt: 0, tokens, log_probs }
     }
 
-    /// What is left of it when it gives its place up.
+    /// Remains of a row that gives its place up.
     pub(super) fn interrupted(&self) -> Option<Interrupted> {
         let (&token, &log_prob) = self.tokens.first().zip(self.log_probs.first())?;
         let first = SampledToken { token, log_prob };

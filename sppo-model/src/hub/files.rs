@@ -31,7 +31,7 @@ pub struct UploadFile {
     size: u64,
 }
 
-/// What a file is known by: to git, and to the storage of large files.
+/// Identity of a file: to git, and to the storage of large files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hashes {
     /// SHA-1 of the file as a blob of git.

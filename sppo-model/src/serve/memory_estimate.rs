@@ -431,7 +431,7 @@ mod tests {
         estimate_memory(&shape.config().unwrap(), setting, spec, &work)
     }
 
-    /// What docs/performance.md measured on an H200, 16 or 4 pairs of 46 and twice 205 tokens at a time, when
+    /// Measurements of docs/performance.md on an H200, 16 or 4 pairs of 46 and twice 205 tokens at a time, when
     /// masters were in f32.
     #[test]
     fn predictions_for_cuda_agree_with_what_was_measured() {

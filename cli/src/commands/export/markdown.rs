@@ -41,7 +41,7 @@ fn without_code(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// What the functions of `utils/add_markdown_info.py` of arena-hard-auto count.
+    /// Counts of the functions of `utils/add_markdown_info.py` of arena-hard-auto.
     #[test]
     fn markdown_is_counted_outside_of_code() {
         let answer = "# One\n## Two\n```python\n# no header\n- no item\n```\n1. a\n2. b\n  - c\n* **bold** and __so__\n\

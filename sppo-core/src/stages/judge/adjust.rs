@@ -1,4 +1,4 @@
-//! What training makes of an oracle's probabilities: a price of length, and labels.
+//! Adjustments of an oracle's probabilities for training: a price of length, and labels.
 
 use sha2::{Digest, Sha256};
 

@@ -24,7 +24,7 @@ pub struct TrainingSettings {
     pub eta: f64,
     /// Measure of a response that its target is made of, for `sppo` and `sppo_all`.
     pub target: TargetMeasure,
-    /// What is taken off the measure, for `sppo` and `sppo_all`.
+    /// Baseline that is taken off the measure, for `sppo` and `sppo_all`.
     pub baseline: Baseline,
     /// Largest logit of a pair in scores: certain preferences count as this much.
     pub score_limit: f64,
@@ -52,7 +52,7 @@ pub struct TrainingSettings {
     /// the work would not fit into memory otherwise, as far as the backend predicts it. May be changed when a
     /// run is resumed.
     pub recompute_activations: Recomputation,
-    /// What `auto` stands for in this process: no setting of its own.
+    /// Meaning of `auto` in this process: no setting of its own.
     #[serde(skip)]
     pub recomputes_to_fit: bool,
     /// Number format that gradients are summed in: `f32`, or `bf16` for half the memory and sums that are
