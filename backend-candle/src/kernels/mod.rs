@@ -9,6 +9,7 @@ pub(crate) mod block;
 pub(crate) mod cached_attention;
 pub(crate) mod disentangled_attention;
 pub(crate) mod elementwise;
+pub(crate) mod lanes;
 pub(crate) mod log_probs;
 pub(crate) mod matrix;
 pub(crate) mod norm;

@@ -7,12 +7,15 @@
 //!   ...                            ...                     (zeros after the last output)
 //! ```
 
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::block::{Left, ProductSize, Right, TILE_COLUMNS, Target, multiply_block};
-use super::{copy, produce, rows_per_task};
+use super::block::{Left, ProductSize, Right, TILE_COLUMNS, multiply_columns};
+use super::vector::vectorised;
+use super::{Uninitialised, produce};
 
 /// Elements of one panel.
 pub(crate) fn panel_elements(inputs: usize) -> usize {
@@ -43,6 +46,16 @@ impl<'a> Panels<'a> {
                 scratch.extend(panel.iter().map(|&bits| bf16_to_f32(bits)));
                 scratch
             }
+        }
+    }
+
+    /// The memory of one panel; none after the last.
+    fn bytes(self, index: usize, inputs: usize) -> &'a [u8] {
+        let length = panel_elements(inputs);
+        let range = index * length..(index + 1) * length;
+        match self {
+            Self::F32(values) => bytemuck::cast_slice(values.get(range).unwrap_or_default()),
+            Self::Bf16(bits) => bytemuck::cast_slice(bits.get(range).unwrap_or_default()),
         }
     }
 }
@@ -81,26 +94,19 @@ pub(crate) fn linear(
     [inputs, outputs]: [usize; 2],
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
-    let mut by_panel = vec![0.0; outputs.div_ceil(TILE_COLUMNS) * rows * TILE_COLUMNS];
-    by_panel.par_chunks_mut(rows * TILE_COLUMNS).enumerate().for_each_init(
-        Vec::new,
-        |scratch, (index, values)| {
-            let panel = panels.panel(index, inputs, scratch);
-            let target = Target { values, stride: TILE_COLUMNS, adds: false };
-            let left = Left::Rows { values: x, stride: inputs };
-            let right = Right { values: panel, stride: TILE_COLUMNS };
-            let size = ProductSize { rows, depth: inputs, columns: TILE_COLUMNS };
-            multiply_block(target, left, right, size);
-        },
-    );
+    let x = Left::Rows { values: &x[..rows * inputs], stride: inputs };
+    let size = ProductSize { rows, depth: inputs, columns: TILE_COLUMNS };
     let mut result = produce(rows * outputs, |out| {
-        let rows_out = out.par_chunks_mut(outputs).enumerate();
-        rows_out.with_min_len(rows_per_task(outputs)).for_each(|(row, out)| {
-            let pieces = by_panel.chunks_exact(rows * TILE_COLUMNS);
-            for (out, panel) in out.chunks_mut(TILE_COLUMNS).zip(pieces) {
-                copy(&panel[row * TILE_COLUMNS..][..out.len()], out);
-            }
-        });
+        let out = ColumnWriter::new(out, rows, outputs);
+        (0..outputs.div_ceil(TILE_COLUMNS)).into_par_iter().for_each_init(
+            Vec::new,
+            |scratch, index| {
+                let next = panels.bytes(index + 1, inputs);
+                let panel = panels.panel(index, inputs, scratch);
+                let columns = index * TILE_COLUMNS..outputs.min((index + 1) * TILE_COLUMNS);
+                multiply_panel(x, panel, size, next, &out, columns);
+            },
+        );
     });
     if let Some(bias) = bias {
         for row in result.chunks_exact_mut(outputs) {
@@ -108,4 +114,55 @@ pub(crate) fn linear(
         }
     }
     result
+}
+
+vectorised! {
+    /// Writes one panel's columns of a product; meanwhile fetches the next panel's bytes.
+    fn multiply_panel(
+        x: Left,
+        panel: &[f32],
+        size: ProductSize,
+        next: &[u8],
+        out: &ColumnWriter,
+        columns: Range<usize>,
+    ) {
+        let right = Right { values: panel, stride: TILE_COLUMNS };
+        multiply_columns::<FUSED, 2>(x, right, size, next, |row, sums| {
+            // SAFETY: each panel has columns of its own, and one task computes it.
+            unsafe { out.write(row, columns.start, &sums[..columns.len()]) };
+        });
+    }
+}
+
+/// A row-major matrix to which several tasks write at once, each to columns of its own.
+struct ColumnWriter<'a> {
+    pointer: *mut f32,
+    rows: usize,
+    columns: usize,
+    borrow: PhantomData<&'a mut Uninitialised>,
+}
+
+// SAFETY: the memory is borrowed mutably as a whole, and who writes promises not to share columns.
+unsafe impl Sync for ColumnWriter<'_> {}
+
+impl<'a> ColumnWriter<'a> {
+    fn new(values: &'a mut Uninitialised, rows: usize, columns: usize) -> Self {
+        assert_eq!(values.len(), rows * columns, "a matrix differs from its shape");
+        Self { pointer: values.as_mut_ptr().cast(), rows, columns, borrow: PhantomData }
+    }
+
+    /// Writes values into a row, from a column on.
+    ///
+    /// # Safety
+    /// No other thread writes to these columns at the same time.
+    #[inline(always)]
+    unsafe fn write(&self, row: usize, column: usize, values: &[f32]) {
+        assert!(row < self.rows && column + values.len() <= self.columns, "beyond the matrix");
+        // SAFETY: the assertion and the constructor keep the elements within the borrowed memory, to which
+        // only this thread writes here.
+        unsafe {
+            let target = self.pointer.add(row * self.columns + column);
+            target.copy_from_nonoverlapping(values.as_ptr(), values.len());
+        }
+    }
 }
