@@ -12,7 +12,7 @@ use sppo_model::ModelError;
 use sppo_model::checkpoint::Checkpoint;
 use sppo_model::checkpoint::source::{self, ModelSourceOptions, ResolvedModel};
 use sppo_model::formats::GgufFile;
-use sppo_model::text::TEMPLATE_HINT;
+use sppo_model::text::{TEMPLATE_HINT, TextCodec};
 
 use crate::failure::{Failure, Result};
 use crate::prompts;
@@ -163,39 +163,67 @@ impl LocalModel {
         max_length: Option<usize>,
     ) -> Result<usize> {
         self.require_template()?;
-        let context = self.checkpoint.config().context_length;
+        let limits = PromptLimits {
+            text: self.checkpoint.text(),
+            context_length: self.checkpoint.config().context_length,
+            max_length,
+            file,
+        };
         let mut longest = 0;
         for prompt in prompts {
-            let refused = |message: String, hint: &str| {
-                Failure::from(prompts::error_about(file, prompt.id, message).with_hint(hint))
-            };
-            let text = self.checkpoint.text().render(&prompt.messages, true).map_err(|error| {
-                refused(
-                    format!("the model's chat template refuses this prompt: {error}"),
-                    "change the conversation's roles, or choose a model with another chat template",
-                )
-            })?;
-            let tokens = self.checkpoint.text().encode(&text, false)?.len();
-            if tokens >= context {
-                return Err(refused(
-                    format!(
-                        "this prompt has {tokens} tokens, and the model's context holds {context}"
-                    ),
-                    "shorten it, or choose a model with a longer context",
-                ));
-            }
-            if let Some(max_length) = max_length.filter(|max_length| tokens >= *max_length) {
-                return Err(refused(
-                    format!(
-                        "this prompt has {tokens} tokens, and no answer fits into `training.max_length` \
-                         ({max_length}) beside it"
-                    ),
-                    "shorten it, leave it out, or raise --max-length",
-                ));
-            }
-            longest = longest.max(tokens);
+            longest = longest.max(limits.tokens(prompt, longest)?);
         }
         Ok(longest)
+    }
+}
+
+/// The conditions under which a model can answer a prompt of a file.
+struct PromptLimits<'a> {
+    text: &'a TextCodec,
+    context_length: usize,
+    max_length: Option<usize>,
+    file: Option<&'a Path>,
+}
+
+impl PromptLimits<'_> {
+    /// The number of tokens of a prompt that can be answered; 0 for a text so short that it cannot have more
+    /// than `longest`, which saves most of the time where prompts differ in length.
+    fn tokens(&self, prompt: &Prompt, longest: usize) -> Result<usize> {
+        let text = self.text.render(&prompt.messages, true).map_err(|error| {
+            self.refused(
+                prompt,
+                format!("the model's chat template refuses this prompt: {error}"),
+                "change the conversation's roles, or choose a model with another chat template",
+            )
+        })?;
+        // No tokenizer makes more tokens of ASCII than it has characters, but for one at the beginning.
+        if text.is_ascii() && text.len() < longest {
+            return Ok(0);
+        }
+        let tokens = self.text.encode(&text, false)?.len();
+        let context = self.context_length;
+        if tokens >= context {
+            return Err(self.refused(
+                prompt,
+                format!("this prompt has {tokens} tokens, and the model's context holds {context}"),
+                "shorten it, or choose a model with a longer context",
+            ));
+        }
+        if let Some(max_length) = self.max_length.filter(|max_length| tokens >= *max_length) {
+            return Err(self.refused(
+                prompt,
+                format!(
+                    "this prompt has {tokens} tokens, and no answer fits into `training.max_length` \
+                     ({max_length}) beside it"
+                ),
+                "shorten it, leave it out, or raise --max-length",
+            ));
+        }
+        Ok(tokens)
+    }
+
+    fn refused(&self, prompt: &Prompt, message: String, hint: &str) -> Failure {
+        prompts::error_about(self.file, prompt.id, message).with_hint(hint).into()
     }
 }
 

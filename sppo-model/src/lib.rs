@@ -197,7 +197,7 @@ pub mod checkpoint {
     }
 
     pub use gguf::{GgufExport, write_gguf};
-    pub use open::{Checkpoint, CheckpointIdentity, TensorData, scorer_identity};
+    pub use open::{Checkpoint, CheckpointIdentity, ModelShape, TensorData, scorer_identity};
     pub use write::{WeightFiles, WeightFormat, write_checkpoint};
 }
 

@@ -52,6 +52,63 @@ pub struct Checkpoint {
     adapters: Option<AdapterFiles>,
 }
 
+/// The shape of a model on disk. Its tokenizer, which takes more time and memory to read, is left out.
+#[derive(Debug)]
+pub struct ModelShape {
+    /// Shape and settings.
+    pub config: DecoderConfig,
+    /// Whether every matrix is stored in bf16.
+    pub stored_in_bf16: bool,
+}
+
+impl ModelShape {
+    /// Reads what [`Checkpoint::open`] opens; of adapters, their base model.
+    ///
+    /// # Errors
+    /// When the path holds no model, or one that is damaged or not supported.
+    pub fn read(path: &Path) -> Result<Self> {
+        let base;
+        let path = if AdapterFiles::are_in(path) {
+            base = base_of(&AdapterFiles::open(path)?, path)?;
+            &base
+        } else {
+            path
+        };
+        let (config, weights) = if path.is_dir() {
+            let config_path = path.join("config.json");
+            let config =
+                DecoderConfig::from_hugging_face(&read_config(&config_path)?, &config_path)?;
+            let weights = Weights::of_wrapped(&config, SafetensorsFiles::open(path)?)?;
+            (config, weights)
+        } else {
+            let file = GgufFile::open(path)?;
+            let config = DecoderConfig::from_gguf(&file)?;
+            let weights = Weights::of_gguf(&config, file);
+            (config, weights)
+        };
+        Ok(Self { stored_in_bf16: weights.are_bf16(), config })
+    }
+}
+
+/// The path of the model that adapters were made for.
+fn base_of(adapters: &AdapterFiles, directory: &Path) -> Result<PathBuf> {
+    let offline = ModelSourceOptions { offline: true, ..ModelSourceOptions::default() };
+    let base = adapters.base();
+    let found = source::resolve(base, adapters.revision(), &offline, &|_| ())
+        .map_err(|error| {
+            ModelError::file(directory, format!("the model that these adapters were made for cannot be found: {error}"))
+                .with_hint(format!("fetch it by naming {base} with --model once, or correct base_model_name_or_path in {ADAPTER_CONFIG}"))
+        })?;
+    if AdapterFiles::are_in(&found.path) {
+        return Err(ModelError::file(
+            directory,
+            "its base model is a directory of adapters itself",
+        )
+        .with_hint("merge those adapters first: sppo merge"));
+    }
+    Ok(found.path)
+}
+
 impl Checkpoint {
     /// Opens a Hugging Face model directory or a `.gguf` file, and checks that every weight is there
     /// with the shape that the configuration demands. A PEFT directory is opened together with the
@@ -90,21 +147,7 @@ impl Checkpoint {
 
     fn open_adapters(directory: &Path) -> Result<Self> {
         let adapters = AdapterFiles::open(directory)?;
-        let offline = ModelSourceOptions { offline: true, ..ModelSourceOptions::default() };
-        let base = adapters.base();
-        let found = source::resolve(base, adapters.revision(), &offline, &|_| ())
-            .map_err(|error| {
-                ModelError::file(directory, format!("the model that these adapters were made for cannot be found: {error}"))
-                    .with_hint(format!("fetch it by naming {base} with --model once, or correct base_model_name_or_path in {ADAPTER_CONFIG}"))
-            })?;
-        if AdapterFiles::are_in(&found.path) {
-            return Err(ModelError::file(
-                directory,
-                "its base model is a directory of adapters itself",
-            )
-            .with_hint("merge those adapters first: sppo merge"));
-        }
-        let base = Self::open(&found.path)?;
+        let base = Self::open(&base_of(&adapters, directory)?)?;
         let stored = stored_tensors(&base.config);
         adapters
             .check(stored.iter().map(|tensor| (&*tensor.layout.name, &*tensor.layout.shape)))?;

@@ -1,6 +1,6 @@
 //! Files of a model: mapped into memory for reading, written whole, and their SHA-256.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -77,10 +77,19 @@ pub(crate) fn unwritable(path: &Path, error: &std::io::Error) -> ModelError {
     ModelError::file(path, cause(error)).with_hint(hint)
 }
 
-/// SHA-256 of a file in hexadecimal.
+/// SHA-256 of a file in hexadecimal, read part by part: a mapped file would count as memory of this process.
 pub(crate) fn file_sha256(path: &Path) -> Result<String> {
-    let map = map_file(path)?;
-    Ok(hexadecimal(&Sha256::digest(&map)))
+    let read = || {
+        let mut file = fs_err::File::open(path)?;
+        let (mut hash, mut part) = (Sha256::new(), vec![0; 1 << 20]);
+        loop {
+            match file.read(&mut part)? {
+                0 => return Ok(hexadecimal(&hash.finalize())),
+                length => hash.update(&part[..length]),
+            }
+        }
+    };
+    read().map_err(|error| ModelError::file(path, cause(&error)))
 }
 
 /// Two lower-case hexadecimal digits per byte.

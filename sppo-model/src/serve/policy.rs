@@ -10,7 +10,7 @@ use sppo_plugin::{
 };
 
 use super::memory_estimate::{MemorySetting, MemoryTraits, estimate_memory};
-use crate::checkpoint::{Checkpoint, WeightFiles, write_checkpoint};
+use crate::checkpoint::{Checkpoint, ModelShape, WeightFiles, write_checkpoint};
 use crate::decoder::{
     AdapterSource, DecoderConfig, Experts, TensorSource, own_targets, stored_adapters,
 };
@@ -215,10 +215,9 @@ pub(super) fn estimate_policy_memory(
     ranks: usize,
     work: &PlannedWork,
 ) -> Result<MemoryEstimate, ModelError> {
-    let checkpoint = Checkpoint::open(&spec.path)?;
-    let stored_in_bf16 = checkpoint.is_stored_in_bf16();
+    let ModelShape { config, stored_in_bf16 } = ModelShape::read(&spec.path)?;
     let setting = MemorySetting { traits, limits, stored_in_bf16, ranks };
-    Ok(estimate_memory(checkpoint.config(), setting, spec, work))
+    Ok(estimate_memory(&config, setting, spec, work))
 }
 
 /// The order of target modules means nothing.
