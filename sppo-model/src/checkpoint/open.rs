@@ -3,6 +3,7 @@
 //! Weights are mapped into memory and converted to f32 one tensor at a time. Pickled files are never
 //! read.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -12,12 +13,13 @@ use super::source::{self, ModelSourceOptions};
 use super::weights::Weights;
 use crate::decoder::{Container, DecoderConfig, merge, stored_tensors};
 use crate::error::{ModelError, Result};
+use crate::formats::bitsandbytes::{self, Nf4Files};
 use crate::formats::files::{file_sha256, hexadecimal, listing_sha256};
 use crate::formats::json::read_config;
 use crate::formats::peft::ADAPTER_CONFIG;
 use crate::formats::safetensors::{INDEX_FILE, SafetensorsFiles};
 use crate::formats::weight_file::check_finite;
-use crate::formats::{AdapterFiles, AdapterValues, GgufFile, WeightFile};
+use crate::formats::{AdapterFiles, AdapterValues, GgufFile, QuantizedMatrix, WeightFile};
 use crate::text::{TemplateVariables, TextCodec};
 
 /// One weight in f32.
@@ -114,9 +116,14 @@ impl Checkpoint {
 
     fn open_directory(path: &Path) -> Result<Self> {
         let config_path = path.join("config.json");
-        let json = read_config(&config_path)?;
+        let mut json = read_config(&config_path)?;
+        let is_in_nf4 = bitsandbytes::take_config(&mut json, &config_path)?;
         let config = DecoderConfig::from_hugging_face(&json, &config_path)?;
-        let weights = Weights::of_wrapped(&config, SafetensorsFiles::open(path)?)?;
+        let files = SafetensorsFiles::open(path)?;
+        let weights = match is_in_nf4 {
+            true => Weights::of_wrapped(&config, Nf4Files::new(files)?)?,
+            false => Weights::of_wrapped(&config, files)?,
+        };
         let text = TextCodec::from_directory(path)?;
         weights.check(path)?;
         let container = config.container(Some(&json));
@@ -245,6 +252,34 @@ impl Checkpoint {
             ModelError::file(&self.path, format!("the model has no weight `{name}`"))
         })?;
         Ok(TensorData { shape, values })
+    }
+
+    /// A matrix in the blocks in which it is stored, without its adapter; `None` for a weight that is stored
+    /// number by number.
+    ///
+    /// # Errors
+    /// When a value is infinite or not a number.
+    pub fn quantized_base_matrix(&self, name: &str) -> Result<Option<QuantizedMatrix>> {
+        self.weights.quantized(&self.config, name)
+    }
+
+    /// The weights that [`Self::quantized_base_matrix`] gives, and the size of their blocks in bytes.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn quantized_bytes(&self) -> Result<HashMap<String, u64>> {
+        let found = self.weights.quantized_bytes();
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        Err(ModelError::file(
+            &self.path,
+            "holds no quantized weights, which `training.frozen_weights = \"quantized\"` would keep as they are",
+        )
+        .with_hint(
+            "name a .gguf file of Q8_0 or fewer bits (sppo export gguf makes one) or a model in bitsandbytes' NF4, \
+             or set training.frozen_weights = \"dense\"",
+        ))
     }
 
     /// Identity of the model's content. Reads all of its files.
