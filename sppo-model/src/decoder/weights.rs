@@ -103,6 +103,10 @@ pub enum FrozenWeight {
 /// Reads a weight that is not trained by name.
 pub type FrozenWeightSource<'a> = dyn FnMut(&str) -> Result<FrozenWeight> + 'a;
 
+/// Adds the weight of a name and shape to a store.
+type LoadWeight<'a, O> =
+    dyn FnMut(&mut ParameterStore<O>, String, &[usize]) -> Result<ParameterId> + 'a;
+
 /// Receives a parameter's name and shape, and returns its id in the store.
 type Request<'a> = dyn FnMut(String, &[usize]) -> Result<ParameterId> + 'a;
 
@@ -145,7 +149,7 @@ impl DecoderWeights {
 
     fn load_each<O: Ops>(
         config: &DecoderConfig,
-        load: &mut dyn FnMut(&mut ParameterStore<O>, String, &[usize]) -> Result<ParameterId>,
+        load: &mut LoadWeight<'_, O>,
     ) -> Result<(Self, ParameterStore<O>)> {
         if let Some(problem) = config.problem() {
             return Err(ModelError::Unsupported(format!("the model's configuration: {problem}")));
