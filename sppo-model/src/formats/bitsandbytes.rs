@@ -297,7 +297,7 @@ mod tests {
             assert!(error.contains(&format!("quantization_config.{key}")), "{error}");
         }
         let gptq = json!({"quant_method": "gptq", "bits": 4});
-        assert_eq!(take(&gptq).unwrap().0, false);
-        assert_eq!(take(&Value::Null).unwrap().0, false);
+        assert!(!take(&gptq).unwrap().0);
+        assert!(!take(&Value::Null).unwrap().0);
     }
 }
