@@ -5,12 +5,12 @@ mod support;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use support::{
-    fixture, json_lines, numbers, read_json, reference_sequences, require_success, small_run, sppo,
-    stdout_of,
+    Running, fixture, free_port, json_lines, numbers, read_json, reference_sequences,
+    require_success, small_run, sppo, stdout_of,
 };
 
 /// What the script exits with where transformers cannot be used.
@@ -195,4 +195,118 @@ fn an_exported_model_of_every_family_is_read_back_and_computed_alike_by_llama_cp
         let script = fixture("python/check_gguf.py");
         check(python().arg(script).arg(&file).arg(&scored).arg(&rollouts).arg(tolerance));
     }
+}
+
+/// A tiny model that answers with `A` or `B`: their rows of the head are moved towards the embedding of the token
+/// before the answer.
+fn model_with_likely_labels(directory: &Path) -> PathBuf {
+    let model = exportable("llama", directory);
+    let file = model.join("model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let place = |tensor: &str, row: usize| {
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let tensor = tensors.tensor(tensor).unwrap();
+        let width = size_of::<f32>() * tensor.shape()[1];
+        let start = tensor.data().as_ptr() as usize - bytes.as_ptr() as usize + row * width;
+        start..start + width
+    };
+    let values = |bytes: &[u8]| -> Vec<f32> {
+        bytes.chunks(4).map(|value| f32::from_le_bytes(value.try_into().unwrap())).collect()
+    };
+    // The tokens "\n\n", "A" and "B".
+    let last = place("model.embed_tokens.weight", 298);
+    let labels = [32, 33].map(|label| place("lm_head.weight", label));
+    let last = values(&bytes[last]);
+    let length = last.iter().map(|value| value * value).sum::<f32>().sqrt();
+    for label in labels {
+        let moved = values(&bytes[label.clone()]);
+        let moved = moved.iter().zip(&last).map(|(own, last)| own + 2.0 * last / length);
+        let moved: Vec<u8> = moved.flat_map(f32::to_le_bytes).collect();
+        bytes[label].copy_from_slice(&moved);
+    }
+    std::fs::write(file, bytes).unwrap();
+    model
+}
+
+/// Pairs of responses to each prompt, in both orders: 42 questions.
+fn comparisons_for_judges() -> String {
+    let subjects = ["rain", "a red door", "nine birds", "the sea", "bread", "a slow train", "iron"];
+    let line = |subject: &&str| {
+        let candidates = [
+            format!("It is {subject}."),
+            format!("No one knows what {subject} is, or was."),
+            format!("Ask again about {subject} in the morning, and bring a friend."),
+        ];
+        json!({ "prompt": format!("What is {subject}?"), "candidates": candidates }).to_string()
+            + "\n"
+    };
+    subjects.iter().map(line).collect()
+}
+
+/// The oracle's probabilities by the order of presentation, row by row.
+fn read_first(candidates: &Path, oracle: &str, settings: &[String]) -> Vec<f64> {
+    let mut command = sppo();
+    command.arg("rank").arg(candidates).args(["--oracle", oracle]);
+    for setting in settings {
+        command.args(["--set", &format!("oracle.{oracle}.{setting}")]);
+    }
+    let ranked = json_lines(&stdout_of(&mut command));
+    let rows = ranked.iter().flat_map(|line| line["read_first"].as_array().unwrap().clone());
+    rows.flat_map(|row| row.as_array().unwrap().clone()).filter_map(|one| one.as_f64()).collect()
+}
+
+/// The oracle `judge` beside `openai-judge`, which asks the same model behind llama.cpp's server.
+#[test]
+fn judge_says_what_openai_judge_says_of_the_same_model_behind_a_server() {
+    let can_serve = python().args(["-c", "import llama_cpp.server.app"]).output();
+    if !can_serve.is_ok_and(|output| output.status.success()) {
+        eprintln!(
+            "skipped: no llama-cpp-python[server]; name a Python that has it with SPPO_PYTHON"
+        );
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("judge.gguf");
+    export(&model_with_likely_labels(directory.path()), "f32", &file);
+    let port = free_port();
+    let mut serve = python();
+    serve.args(["-m", "llama_cpp.server", "--host", "127.0.0.1", "--port", &port.to_string()]);
+    // ggml's number of f32 is 0: by default the cache of keys and values is in f16.
+    serve.args(["--n_ctx", "256", "--type_k", "0", "--type_v", "0", "--flash_attn", "false"]);
+    serve.args(["--logits_all", "true", "--n_threads", "1"]).arg("--model").arg(&file);
+    let mut server = Running(serve.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    server.wait_for_port(port);
+
+    let candidates = directory.path().join("candidates.jsonl");
+    std::fs::write(&candidates, comparisons_for_judges()).unwrap();
+    let question = fixture("fixtures/judge/question.jinja");
+    let template = std::fs::read_to_string(&question).unwrap();
+    let own = [
+        format!("model='{}'", file.display()),
+        format!("template_file='{}'", question.display()),
+        "answer_prefix=''".into(),
+        "system=''".into(),
+        "min_label_probability=0".into(),
+    ];
+    let served = [
+        "protocol='openai-judge'".into(),
+        format!("endpoints=['http://127.0.0.1:{port}/v1']"),
+        "model='judge'".into(),
+        "cache.enabled=false".into(),
+        format!("judge.template={}", json!(template)),
+        "judge.system=''".into(),
+        "judge.min_label_probability=0".into(),
+        "judge.max_tokens=1".into(),
+        // All spellings of the labels are among the 512 tokens, and not always among the 20 likeliest.
+        "judge.top_log_probs=512".into(),
+    ];
+    let own = read_first(&candidates, "judge", &own);
+    let served = read_first(&candidates, "http", &served);
+    assert_eq!((own.len(), served.len()), (42, 42));
+    let differences = own.iter().zip(&served).map(|(own, served)| (own - served).abs());
+    let largest = differences.fold(0.0, f64::max);
+    eprintln!("42 questions, largest difference {largest:.2e}");
+    assert!(largest < 1e-3, "{own:?}\n{served:?}");
+    // The judge has a mind of its own.
+    assert!(own.iter().any(|one| (one - own[0]).abs() > 0.01), "{own:?}");
 }
