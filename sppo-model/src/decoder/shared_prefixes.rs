@@ -205,22 +205,25 @@ mod tests {
 
     #[test]
     fn a_prefix_in_two_pieces_is_there_once_more_behind_all_rows() {
-        let sequences = [[1, 2, 5, 6], [1, 2, 5, 7], [1, 2, 8, 6], [1, 2, 8, 7]].map(Vec::from);
+        let sequence = |first: u32, second: u32| vec![1, 2, first, first, first, second];
+        let sequences = [(5, 6), (5, 7), (8, 6), (8, 7)].map(|(a, b)| sequence(a, b));
         let packed = PackedBatch::from_questions(&sequences, &[9], LIMITS).unwrap();
-        assert_eq!(*packed.tokens, [1, 2, 5, 6, 7, 8, 6, 7]);
+        assert_eq!(*packed.tokens, [1, 2, 5, 5, 5, 6, 7, 8, 8, 8, 6, 7]);
         let expected = [
             segment(0..2, 0..0),
-            segment(2..3, 0..2),
-            segment(3..4, 0..3),
-            segment(4..5, 0..3),
-            segment(5..6, 0..2),
-            segment(6..7, 8..11),
-            segment(7..8, 8..11),
+            segment(2..5, 0..2),
+            segment(5..6, 0..5),
+            segment(6..7, 0..5),
+            segment(7..10, 0..2),
+            segment(10..11, 12..17),
+            segment(11..12, 12..17),
         ];
         assert_eq!(*packed.segments, expected);
         let rows = packed.key_value_rows.unwrap();
-        assert_eq!(*rows, [0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 5]);
-        assert_eq!(*packed.positions, [0, 1, 2, 3, 3, 2, 3, 3].map(Position::of));
+        assert_eq!(rows[..12], std::array::from_fn::<u32, 12, _>(|row| row as u32));
+        assert_eq!(rows[12..], [0, 1, 7, 8, 9]);
+        let expected = [0, 1, 2, 3, 4, 5, 5, 2, 3, 4, 5, 5].map(Position::of);
+        assert_eq!(*packed.positions, expected);
     }
 
     #[test]

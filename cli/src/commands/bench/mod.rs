@@ -66,8 +66,13 @@ struct BenchReport<'a> {
 }
 
 pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<()> {
-    let flags =
-        Flags::of(&[&arguments.settings, &arguments.model, &arguments.backend, &arguments.lora])?;
+    let flags = Flags::of(&[
+        &arguments.settings,
+        &arguments.model,
+        &arguments.oracle,
+        &arguments.backend,
+        &arguments.lora,
+    ])?;
     let mut setup = Setup::new(arguments.settings.resolve(flags)?.config, terminal)?;
     let ranks = setup.backend.place().size;
     let alone = match ranks {
