@@ -164,6 +164,9 @@ fn the_policy_judges_itself_as_it_is_in_each_iteration() {
     assert!(is_same("iteration-1/checkpoint/model.safetensors"));
     assert!(!is_same("iteration-2/generated.parquet"));
     assert!(!is_same("iteration-2/checkpoint/model.safetensors"));
+    // About some pairs only.
+    let fewer = judged_run(directory.path(), "fewer", "policy");
+    require_success(&with(fewer, &["preference.pairs=circular"]).output().unwrap());
 }
 
 #[test]
