@@ -146,53 +146,77 @@ fn largest_difference(one: &[Value], other: &[Value]) -> f64 {
     one.iter().zip(&other).map(|(one, other)| (one - other).abs()).fold(0.0, f64::max)
 }
 
+/// Scores of a GGUF file with their prompts, in the form of the script that asks llama.cpp.
+fn scored(file: &Path, sequences: &Path, to: &Path) {
+    let prompts = json_lines(&std::fs::read_to_string(sequences).unwrap());
+    let mut lines = String::new();
+    for (mut row, prompt) in scores(file, sequences).into_iter().zip(prompts) {
+        row["prompt_tokens"] = prompt["prompt_tokens"].clone();
+        writeln!(lines, "{row}").unwrap();
+    }
+    std::fs::write(to, lines).unwrap();
+}
+
+/// Greedy continuations by a GGUF file.
+fn continuations(file: &Path, to: &Path) {
+    let mut generate = sppo();
+    generate.arg("generate").arg(fixture("fixtures/prompts-small.jsonl")).arg("--model").arg(file);
+    generate.args(["--samples", "1", "--temperature", "0", "--max-new-tokens", "24", "--output"]);
+    generate.arg(to.with_file_name("candidates.jsonl")).arg("--rollouts").arg(to);
+    stdout_of(&mut generate);
+}
+
 #[test]
 fn an_exported_model_of_every_family_is_read_back_and_computed_alike_by_llama_cpp() {
     for family in FAMILIES {
         let directory = tempfile::tempdir().unwrap();
+        let in_directory = |name: &str| directory.path().join(name);
         let model = exportable(family, directory.path());
-        let sequences = directory.path().join("sequences.jsonl");
+        let sequences = in_directory("sequences.jsonl");
         std::fs::write(&sequences, twenty_sequences(&model)).unwrap();
         let original = scores(&model, &sequences);
-        for (kind, tolerance) in [("f32", 1e-5), ("f16", 5e-2)] {
-            let file = directory.path().join(format!("{kind}.gguf"));
+        let [full, half] = [("f32", 1e-5), ("f16", 5e-2)].map(|(kind, tolerance)| {
+            let file = in_directory(&format!("{kind}.gguf"));
             export(&model, kind, &file);
             let difference = largest_difference(&original, &scores(&file, &sequences));
             assert!(difference < tolerance, "{family} in {kind}: {difference}");
+            file
+        });
+        // With weights in f16, llama.cpp rounds what they are multiplied with to f16 too. So it computes the
+        // values of that file, stored in f32, and by these it agrees about the file.
+        let widened = in_directory("widened.gguf");
+        export(&half, "f32", &widened);
+        let rollouts = in_directory("rollouts.jsonl");
+        for (file, computed, same_values) in [(&full, &full, &full), (&half, &widened, &half)] {
+            let of_file = in_directory("scores.jsonl");
+            scored(file, &sequences, &of_file);
+            continuations(file, &rollouts);
+            eprint!("{family}, {}: ", file.file_name().unwrap().display());
+            // llama.cpp takes GELU from a table in half precision
+            let tolerance = if family.starts_with("gemma") { "1e-2" } else { "1e-3" };
+            let mut script = python();
+            script.arg(fixture("python/check_gguf.py")).arg(computed).arg(of_file);
+            check(script.arg(&rollouts).arg(tolerance).arg(same_values));
         }
-        let file = directory.path().join("f32.gguf");
-        let scored = directory.path().join("scores.jsonl");
-        let mut lines = String::new();
-        let prompts = json_lines(&std::fs::read_to_string(&sequences).unwrap());
-        for (mut row, prompt) in scores(&file, &sequences).into_iter().zip(prompts) {
-            row["prompt_tokens"] = prompt["prompt_tokens"].clone();
-            writeln!(lines, "{row}").unwrap();
-        }
-        std::fs::write(&scored, lines).unwrap();
-        let rollouts = directory.path().join("rollouts.jsonl");
-        stdout_of(
-            sppo()
-                .arg("generate")
-                .arg(fixture("fixtures/prompts-small.jsonl"))
-                .arg("--model")
-                .arg(&file)
-                .args([
-                    "--samples",
-                    "1",
-                    "--temperature",
-                    "0",
-                    "--max-new-tokens",
-                    "24",
-                    "--output",
-                ])
-                .arg(directory.path().join("candidates.jsonl"))
-                .arg("--rollouts")
-                .arg(&rollouts),
-        );
-        eprint!("{family}: ");
-        // llama.cpp takes GELU from a table in half precision
-        let tolerance = if family.starts_with("gemma") { "1e-2" } else { "1e-3" };
-        let script = fixture("python/check_gguf.py");
-        check(python().arg(script).arg(&file).arg(&scored).arg(&rollouts).arg(tolerance));
     }
+}
+
+#[test]
+fn alpaca_eval_reads_and_judges_exported_answers() {
+    let directory = tempfile::tempdir().unwrap();
+    let questions = directory.path().join("questions.json");
+    let rows: Vec<Value> = ["Name a colour.", "Why?", "Say \"yes\".\nThen stop \u{e9}."]
+        .map(|instruction| json!({ "instruction": instruction, "dataset": "helpful_base" }))
+        .into();
+    std::fs::write(&questions, json!(rows).to_string()).unwrap();
+    let answers = |name: &str, longest: &str| {
+        let output = directory.path().join(format!("{name}.json"));
+        let mut export = sppo();
+        export.args(["export", "alpaca-eval"]).arg(fixture("fixtures/lm/llama"));
+        export.arg("--questions").arg(&questions).args(["--max-new-tokens", longest]);
+        stdout_of(export.args(["--name", name, "--output"]).arg(&output));
+        output
+    };
+    let (long, short) = (answers("long", "24"), answers("short", "4"));
+    check(python().arg(fixture("python/check_alpaca_eval.py")).arg(long).arg(short));
 }
