@@ -66,6 +66,8 @@ fn the_hub_gets_the_checkpoint_and_a_complete_card_and_nothing_twice() {
         assert!(card.contains(part), "no `{part}` in\n{card}");
     }
     assert!(!card.contains(directory.path().to_str().unwrap()), "{card}");
+    let picture = String::from_utf8(files["win-rate.svg"].clone()).unwrap();
+    assert!(card.contains("](win-rate.svg)") && picture.matches("<circle").count() == 2);
 
     hub.requests();
     let again = pushed(&mut command());

@@ -65,6 +65,14 @@ fn matrix(value: &Value) -> Vec<Vec<f64>> {
     value.as_array().unwrap().iter().map(numbers).collect()
 }
 
+/// The matrix of both orders without its diagonal, and without pairs that read the same.
+fn in_order(value: &Value) -> Vec<Vec<f64>> {
+    let rows = value.as_array().unwrap().iter();
+    let told = |row: &Value| row.as_array().unwrap().iter().filter_map(Value::as_f64).collect();
+    let told = rows.map(told).map(|row: Vec<f64>| row.into_iter().filter(|one| *one != 0.5));
+    told.map(Iterator::collect).collect()
+}
+
 fn close(found: &[Vec<f64>], expected: &[Vec<f64>], what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
     for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
@@ -99,6 +107,7 @@ fn verdicts_are_those_of_transformers() {
                 for (number, (line, case)) in ranked.iter().zip(cases).enumerate() {
                     let what = format!("{name}, {form}, line {number}");
                     close(&matrix(&line["probability"]), &matrix(&case["probability"]), &what);
+                    close(&in_order(&line["read_first"]), &in_order(&case["shown_first"]), &what);
                     assert!(line["oracle"].as_str().unwrap().starts_with("judge "), "{line}");
                 }
             }
@@ -155,6 +164,9 @@ fn the_policy_judges_itself_as_it_is_in_each_iteration() {
     assert!(is_same("iteration-1/checkpoint/model.safetensors"));
     assert!(!is_same("iteration-2/generated.parquet"));
     assert!(!is_same("iteration-2/checkpoint/model.safetensors"));
+    // About some pairs only.
+    let fewer = judged_run(directory.path(), "fewer", "policy");
+    require_success(&with(fewer, &["preference.pairs=circular"]).output().unwrap());
 }
 
 #[test]

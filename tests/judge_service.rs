@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use service::{Behaviour, Service};
-use support::{Running, refused, require_success, small_run, sppo, stdout_of};
+use support::{Running, free_port, refused, require_success, small_run, sppo, stdout_of};
 
 /// Nothing like it stands in any file by chance.
 const KEY: &str = "sk-test-Zq81vLw0PnXe77";
@@ -439,19 +439,6 @@ fn proxies_are_those_of_the_environment_and_exceptions_are_heeded() {
     assert!(said.iter().all(|said| said == &["user", "pAssW0rd", "judge.invalid"]), "{said:?}");
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
-}
-
-fn wait_for(port: u16, server: &mut Running) {
-    let started = Instant::now();
-    while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-        assert!(server.0.try_wait().unwrap().is_none(), "the server ended");
-        assert!(started.elapsed() < Duration::from_secs(60), "the server does not answer");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[test]
 fn the_example_server_judges() {
     let script = support::fixture("../oracle-http/examples/pairwise_server.py");
@@ -463,7 +450,7 @@ fn the_example_server_judges() {
         return;
     };
     let mut server = Running(child);
-    wait_for(port, &mut server);
+    server.wait_for_port(port);
     let directory = tempfile::tempdir().unwrap();
     let mut command = sppo();
     command.arg("rank").arg(candidates(directory.path(), 2));
@@ -491,7 +478,7 @@ fn a_llama_cpp_server_judges() {
     start.args(["-m", "llama_cpp.server", "--host", "127.0.0.1", "--logits_all", "true"]);
     start.arg("--model").arg(model).args(["--port", &port.to_string(), "--n_ctx", "1024"]);
     let mut server = Running(start.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-    wait_for(port, &mut server);
+    server.wait_for_port(port);
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("candidates.jsonl");
     let row = json!({

@@ -5,13 +5,18 @@ mod support;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use support::{fixture, kill_after, library, require_success, small_run, sppo, stdout_of};
+use support::{
+    fixture, kill_after, library, require_success, small_run, small_run_of, sppo, stdout_of,
+};
 
 /// What the script exits with where PEFT cannot be used.
 const SKIPPED: i32 = 77;
 
 fn adapted_run(directory: &Path, name: &str) -> Command {
-    let mut command = small_run(directory, name);
+    with_adapters(small_run(directory, name))
+}
+
+fn with_adapters(mut command: Command) -> Command {
     command.args(["--lora-rank", "4", "--lora-alpha", "8", "--lora-dropout", "0.1"]);
     command.args(["--learning-rate", "1e-2", "--optimizer", "adamw"]);
     command
@@ -174,4 +179,83 @@ fn adapters_that_cannot_be_used_are_refused() {
         &damaged("base_model_name_or_path", other.to_str().unwrap().into()),
         "do not belong to this model",
     );
+}
+
+/// The fixture as a GGUF file in blocks of 32 values.
+fn quantized_model(directory: &Path) -> std::path::PathBuf {
+    let file = directory.join("q8_0.gguf");
+    let model = fixture("fixtures/lm/llama");
+    let mut export = sppo();
+    export.args(["export", "gguf"]).arg(model).args(["--type", "q8_0", "--output"]).arg(&file);
+    stdout_of(&mut export);
+    file
+}
+
+fn run_on(model: &Path, directory: &Path, name: &str, frozen_weights: &str) -> Command {
+    let mut command = with_adapters(small_run_of(model, directory, name));
+    command.args(["--frozen-weights", frozen_weights]);
+    command
+}
+
+#[test]
+fn weights_that_stay_in_their_blocks_train_the_same_adapters() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let model = quantized_model(path);
+    let started = std::time::Instant::now();
+    require_success(&run_on(&model, path, "quantized", "quantized").output().unwrap());
+    let time = started.elapsed();
+    require_success(&run_on(&model, path, "dense", "dense").output().unwrap());
+    assert!(weights(path, "quantized") == weights(path, "dense"));
+    let nf4 = fixture("fixtures/nf4/llama");
+    for (name, frozen_weights) in [("nf4-quantized", "quantized"), ("nf4-dense", "dense")] {
+        require_success(&run_on(&nf4, path, name, frozen_weights).output().unwrap());
+    }
+    assert!(weights(path, "nf4-quantized") == weights(path, "nf4-dense"));
+    assert!(weights(path, "nf4-dense") != weights(path, "dense"));
+
+    // A run that is faster this time has ended by itself, and its resumption has nothing to do.
+    let mut killed = run_on(&model, path, "killed", "quantized");
+    let _ = kill_after(&mut killed, time.mul_f64(0.6));
+    let mut again = run_on(&model, path, "killed", "quantized");
+    if path.join("killed").exists() {
+        again.arg("--resume");
+    }
+    require_success(&again.output().unwrap());
+    assert!(weights(path, "killed") == weights(path, "quantized"));
+    let mut other = run_on(&model, path, "killed", "dense");
+    refused(&other.arg("--resume").output().unwrap(), "training.frozen_weights");
+
+    let merged = path.join("merged");
+    let adapters = adapters(path, "quantized");
+    require_success(
+        &sppo().arg("merge").arg(&adapters).arg("--output").arg(&merged).output().unwrap(),
+    );
+    let (_, adapted) = scores(path, &adapters);
+    assert!(largest_difference(&adapted, &scores(path, &merged).1) == 0.0);
+}
+
+#[test]
+fn blocks_are_kept_only_where_there_are_some_and_adapters_are_trained() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let dense = fixture("fixtures/lm/llama");
+    let run = run_on(&dense, path, "dense", "quantized").output().unwrap();
+    refused(&run, "holds no quantized weights");
+    let model = quantized_model(path);
+    let mut all = small_run_of(&model, path, "all");
+    all.args(["--frozen-weights", "quantized"]);
+    refused(&all.output().unwrap(), "without adapters all are");
+
+    // the plan counts the blocks: 34 bytes for 32 numbers
+    let weights = |frozen_weights: &str| -> f64 {
+        let mut run = run_on(&model, path, "plan", frozen_weights);
+        let plan = stdout_of(run.arg("--dry-run"));
+        let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+        plan["memory"]["estimate"]["training"]["weights"]
+            .as_f64()
+            .unwrap_or_else(|| panic!("{plan}"))
+    };
+    let ratio = weights("dense") / weights("quantized");
+    assert!((2.0..4.0).contains(&ratio), "{ratio}");
 }

@@ -3,15 +3,20 @@
 mod support;
 
 use std::fs;
+use std::io::{BufReader, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sppo_core::datasets::Stored;
 use sppo_core::records::{HeldOutDuels, Rollout};
 use sppo_core::statistics::{Bootstrap, Duel, Duels};
 use support::{
-    Running, fixture, json_lines, read_json, require_success, small_run, sppo, stdout_of,
+    Running, fixture, json_lines, read_json, read_request, require_success, small_run, sppo,
+    stdout_of,
 };
 
 /// Whatever a model may answer to make a page misbehave.
@@ -384,4 +389,72 @@ fn a_run_that_is_stopped_says_so_in_its_report() {
     if let Some(chromium) = chromium() {
         assert!(shown(&chromium, &run.join("report.html")).contains("Stopped after"));
     }
+}
+
+/// An address that takes messages about runs; `meanwhile` happens while a message is delivered.
+fn hook(meanwhile: impl Fn(&Value) + Send + 'static) -> (String, Receiver<Value>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let (sender, messages) = mpsc::channel();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut reader = BufReader::new(stream);
+            let Some((path, message)) = read_request(&mut reader) else { continue };
+            assert_eq!(path, "/hook");
+            meanwhile(&message);
+            let reply = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
+            // The test may have ended.
+            let _ = sender.send(message);
+            let _ = reader.get_mut().write_all(reply);
+        }
+    });
+    (url, messages)
+}
+
+fn told_to(url: &str, run: &mut Command) -> Output {
+    run.env("HOOK", url).args(["--set", "notify.url=$HOOK"]).output().unwrap()
+}
+
+#[test]
+fn a_hook_hears_of_every_iteration_of_the_end_and_of_a_failure() {
+    let directory = tempfile::tempdir().unwrap();
+    let (url, messages) = hook(|_| {});
+    require_success(&told_to(&url, &mut small_run(directory.path(), "whole")));
+    let heard: Vec<Value> = messages.try_iter().collect();
+    let of = |message: &Value| (message["event"].clone(), message["iteration"].clone());
+    let expected = [("iteration", 1), ("iteration", 2), ("finished", 2)];
+    assert_eq!(
+        heard.iter().map(of).collect::<Vec<_>>(),
+        expected.map(|(e, i)| (json!(e), json!(i)))
+    );
+    for message in &heard {
+        let iteration = message["iteration"].as_u64().unwrap() as u32;
+        let report = directory.path().join(format!("whole/iteration-{iteration}/report.json"));
+        assert_eq!(message["win_rate"], read_json(&report)["win_rate"]);
+        assert_eq!((&message["run"], &message["iterations"]), (&json!("whole"), &json!(2)));
+        assert!(message["text"].as_str().unwrap().starts_with("whole: "), "{message}");
+        assert!(!message.to_string().contains(directory.path().to_str().unwrap()), "{message}");
+    }
+
+    // After the first iteration there is no place for the second.
+    let second = directory.path().join("blocked/iteration-2");
+    let (url, messages) = hook(move |message| {
+        if message["event"] == "iteration" {
+            std::fs::write(&second, "").unwrap();
+        }
+    });
+    let output = told_to(&url, &mut small_run(directory.path(), "blocked"));
+    assert!(!output.status.success());
+    let heard: Vec<Value> = messages.try_iter().collect();
+    let expected = [("iteration", 1), ("failed", 1)];
+    assert_eq!(
+        heard.iter().map(of).collect::<Vec<_>>(),
+        expected.map(|(e, i)| (json!(e), json!(i)))
+    );
+
+    // Nobody listens: a warning that shows no address, and a run that ends.
+    let output = told_to("http://127.0.0.1:9/secret", &mut small_run(directory.path(), "alone"));
+    require_success(&output);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("notify.url") && !said.contains("secret"), "{said}");
 }

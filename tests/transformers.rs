@@ -5,12 +5,12 @@ mod support;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use support::{
-    fixture, json_lines, numbers, read_json, reference_sequences, require_success, small_run, sppo,
-    stdout_of,
+    Running, fixture, free_port, json_lines, numbers, read_json, reference_sequences,
+    require_success, small_run, sppo, stdout_of,
 };
 
 /// What the script exits with where transformers cannot be used.
@@ -146,53 +146,191 @@ fn largest_difference(one: &[Value], other: &[Value]) -> f64 {
     one.iter().zip(&other).map(|(one, other)| (one - other).abs()).fold(0.0, f64::max)
 }
 
+/// Scores of a GGUF file with their prompts, in the form of the script that asks llama.cpp.
+fn scored(file: &Path, sequences: &Path, to: &Path) {
+    let prompts = json_lines(&std::fs::read_to_string(sequences).unwrap());
+    let mut lines = String::new();
+    for (mut row, prompt) in scores(file, sequences).into_iter().zip(prompts) {
+        row["prompt_tokens"] = prompt["prompt_tokens"].clone();
+        writeln!(lines, "{row}").unwrap();
+    }
+    std::fs::write(to, lines).unwrap();
+}
+
+/// Greedy continuations by a GGUF file.
+fn continuations(file: &Path, to: &Path) {
+    let mut generate = sppo();
+    generate.arg("generate").arg(fixture("fixtures/prompts-small.jsonl")).arg("--model").arg(file);
+    generate.args(["--samples", "1", "--temperature", "0", "--max-new-tokens", "24", "--output"]);
+    generate.arg(to.with_file_name("candidates.jsonl")).arg("--rollouts").arg(to);
+    stdout_of(&mut generate);
+}
+
 #[test]
 fn an_exported_model_of_every_family_is_read_back_and_computed_alike_by_llama_cpp() {
     for family in FAMILIES {
         let directory = tempfile::tempdir().unwrap();
+        let in_directory = |name: &str| directory.path().join(name);
         let model = exportable(family, directory.path());
-        let sequences = directory.path().join("sequences.jsonl");
+        let sequences = in_directory("sequences.jsonl");
         std::fs::write(&sequences, twenty_sequences(&model)).unwrap();
         let original = scores(&model, &sequences);
-        for (kind, tolerance) in [("f32", 1e-5), ("f16", 5e-2)] {
-            let file = directory.path().join(format!("{kind}.gguf"));
+        let [full, half] = [("f32", 1e-5), ("f16", 5e-2)].map(|(kind, tolerance)| {
+            let file = in_directory(&format!("{kind}.gguf"));
             export(&model, kind, &file);
             let difference = largest_difference(&original, &scores(&file, &sequences));
             assert!(difference < tolerance, "{family} in {kind}: {difference}");
+            file
+        });
+        // With weights in f16, llama.cpp rounds what they are multiplied with to f16 too. So it computes the
+        // values of that file, stored in f32, and by these it agrees about the file.
+        let widened = in_directory("widened.gguf");
+        export(&half, "f32", &widened);
+        let rollouts = in_directory("rollouts.jsonl");
+        for (file, computed, same_values) in [(&full, &full, &full), (&half, &widened, &half)] {
+            let of_file = in_directory("scores.jsonl");
+            scored(file, &sequences, &of_file);
+            continuations(file, &rollouts);
+            eprint!("{family}, {}: ", file.file_name().unwrap().display());
+            // llama.cpp takes GELU from a table in half precision
+            let tolerance = if family.starts_with("gemma") { "1e-2" } else { "1e-3" };
+            let mut script = python();
+            script.arg(fixture("python/check_gguf.py")).arg(computed).arg(of_file);
+            check(script.arg(&rollouts).arg(tolerance).arg(same_values));
         }
-        let file = directory.path().join("f32.gguf");
-        let scored = directory.path().join("scores.jsonl");
-        let mut lines = String::new();
-        let prompts = json_lines(&std::fs::read_to_string(&sequences).unwrap());
-        for (mut row, prompt) in scores(&file, &sequences).into_iter().zip(prompts) {
-            row["prompt_tokens"] = prompt["prompt_tokens"].clone();
-            writeln!(lines, "{row}").unwrap();
-        }
-        std::fs::write(&scored, lines).unwrap();
-        let rollouts = directory.path().join("rollouts.jsonl");
-        stdout_of(
-            sppo()
-                .arg("generate")
-                .arg(fixture("fixtures/prompts-small.jsonl"))
-                .arg("--model")
-                .arg(&file)
-                .args([
-                    "--samples",
-                    "1",
-                    "--temperature",
-                    "0",
-                    "--max-new-tokens",
-                    "24",
-                    "--output",
-                ])
-                .arg(directory.path().join("candidates.jsonl"))
-                .arg("--rollouts")
-                .arg(&rollouts),
-        );
-        eprint!("{family}: ");
-        // llama.cpp takes GELU from a table in half precision
-        let tolerance = if family.starts_with("gemma") { "1e-2" } else { "1e-3" };
-        let script = fixture("python/check_gguf.py");
-        check(python().arg(script).arg(&file).arg(&scored).arg(&rollouts).arg(tolerance));
     }
+}
+
+/// A tiny model that answers with `A` or `B`: their rows of the head are moved towards the embedding of the token
+/// before the answer.
+fn model_with_likely_labels(directory: &Path) -> PathBuf {
+    let model = exportable("llama", directory);
+    let file = model.join("model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let place = |tensor: &str, row: usize| {
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let tensor = tensors.tensor(tensor).unwrap();
+        let width = size_of::<f32>() * tensor.shape()[1];
+        let start = tensor.data().as_ptr() as usize - bytes.as_ptr() as usize + row * width;
+        start..start + width
+    };
+    let values = |bytes: &[u8]| -> Vec<f32> {
+        bytes.chunks(4).map(|value| f32::from_le_bytes(value.try_into().unwrap())).collect()
+    };
+    // The tokens "\n\n", "A" and "B".
+    let last = place("model.embed_tokens.weight", 298);
+    let labels = [32, 33].map(|label| place("lm_head.weight", label));
+    let last = values(&bytes[last]);
+    let length = last.iter().map(|value| value * value).sum::<f32>().sqrt();
+    for label in labels {
+        let moved = values(&bytes[label.clone()]);
+        let moved = moved.iter().zip(&last).map(|(own, last)| own + 2.0 * last / length);
+        let moved: Vec<u8> = moved.flat_map(f32::to_le_bytes).collect();
+        bytes[label].copy_from_slice(&moved);
+    }
+    std::fs::write(file, bytes).unwrap();
+    model
+}
+
+/// Pairs of responses to each prompt, in both orders: 42 questions.
+fn comparisons_for_judges() -> String {
+    let subjects = ["rain", "a red door", "nine birds", "the sea", "bread", "a slow train", "iron"];
+    let line = |subject: &&str| {
+        let candidates = [
+            format!("It is {subject}."),
+            format!("No one knows what {subject} is, or was."),
+            format!("Ask again about {subject} in the morning, and bring a friend."),
+        ];
+        json!({ "prompt": format!("What is {subject}?"), "candidates": candidates }).to_string()
+            + "\n"
+    };
+    subjects.iter().map(line).collect()
+}
+
+/// The oracle's probabilities by the order of presentation, row by row.
+fn read_first(candidates: &Path, oracle: &str, settings: &[String]) -> Vec<f64> {
+    let mut command = sppo();
+    command.arg("rank").arg(candidates).args(["--oracle", oracle]);
+    for setting in settings {
+        command.args(["--set", &format!("oracle.{oracle}.{setting}")]);
+    }
+    let ranked = json_lines(&stdout_of(&mut command));
+    let rows = ranked.iter().flat_map(|line| line["read_first"].as_array().unwrap().clone());
+    rows.flat_map(|row| row.as_array().unwrap().clone()).filter_map(|one| one.as_f64()).collect()
+}
+
+/// The oracle `judge` beside `openai-judge`, which asks the same model behind llama.cpp's server.
+#[test]
+fn judge_says_what_openai_judge_says_of_the_same_model_behind_a_server() {
+    let can_serve = python().args(["-c", "import llama_cpp.server.app"]).output();
+    if !can_serve.is_ok_and(|output| output.status.success()) {
+        eprintln!(
+            "skipped: no llama-cpp-python[server]; name a Python that has it with SPPO_PYTHON"
+        );
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("judge.gguf");
+    export(&model_with_likely_labels(directory.path()), "f32", &file);
+    let port = free_port();
+    let mut serve = python();
+    serve.args(["-m", "llama_cpp.server", "--host", "127.0.0.1", "--port", &port.to_string()]);
+    // ggml's number of f32 is 0: by default the cache of keys and values is in f16.
+    serve.args(["--n_ctx", "256", "--type_k", "0", "--type_v", "0", "--flash_attn", "false"]);
+    serve.args(["--logits_all", "true", "--n_threads", "1"]).arg("--model").arg(&file);
+    let mut server = Running(serve.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    server.wait_for_port(port);
+
+    let candidates = directory.path().join("candidates.jsonl");
+    std::fs::write(&candidates, comparisons_for_judges()).unwrap();
+    let question = fixture("fixtures/judge/question.jinja");
+    let template = std::fs::read_to_string(&question).unwrap();
+    let own = [
+        format!("model='{}'", file.display()),
+        format!("template_file='{}'", question.display()),
+        "answer_prefix=''".into(),
+        "system=''".into(),
+        "min_label_probability=0".into(),
+    ];
+    let served = [
+        "protocol='openai-judge'".into(),
+        format!("endpoints=['http://127.0.0.1:{port}/v1']"),
+        "model='judge'".into(),
+        "cache.enabled=false".into(),
+        format!("judge.template={}", json!(template)),
+        "judge.system=''".into(),
+        "judge.min_label_probability=0".into(),
+        "judge.max_tokens=1".into(),
+        // All spellings of the labels are among the 512 tokens, and not always among the 20 likeliest.
+        "judge.top_log_probs=512".into(),
+    ];
+    let own = read_first(&candidates, "judge", &own);
+    let served = read_first(&candidates, "http", &served);
+    assert_eq!((own.len(), served.len()), (42, 42));
+    let differences = own.iter().zip(&served).map(|(own, served)| (own - served).abs());
+    let largest = differences.fold(0.0, f64::max);
+    eprintln!("42 questions, largest difference {largest:.2e}");
+    assert!(largest < 1e-3, "{own:?}\n{served:?}");
+    // The judge has a mind of its own.
+    assert!(own.iter().any(|one| (one - own[0]).abs() > 0.01), "{own:?}");
+}
+
+#[test]
+fn alpaca_eval_reads_and_judges_exported_answers() {
+    let directory = tempfile::tempdir().unwrap();
+    let questions = directory.path().join("questions.json");
+    let rows: Vec<Value> = ["Name a colour.", "Why?", "Say \"yes\".\nThen stop \u{e9}."]
+        .map(|instruction| json!({ "instruction": instruction, "dataset": "helpful_base" }))
+        .into();
+    std::fs::write(&questions, json!(rows).to_string()).unwrap();
+    let answers = |name: &str, longest: &str| {
+        let output = directory.path().join(format!("{name}.json"));
+        let mut export = sppo();
+        export.args(["export", "alpaca-eval"]).arg(fixture("fixtures/lm/llama"));
+        export.arg("--questions").arg(&questions).args(["--max-new-tokens", longest]);
+        stdout_of(export.args(["--name", name, "--output"]).arg(&output));
+        output
+    };
+    let (long, short) = (answers("long", "24"), answers("short", "4"));
+    check(python().arg(fixture("python/check_alpaca_eval.py")).arg(long).arg(short));
 }

@@ -6,6 +6,7 @@ use sppo_model::GenerationLimits;
 use sppo_model::serve::{MemoryTraits, ModelBackend};
 use sppo_plugin::{Backend, IntoObject, Plugin, PluginError};
 
+use crate::kernels::parts::DEQUANTIZED_BYTES;
 use crate::ops::CandleOps;
 
 /// Memory of the program without a model, its tokenizer included.
@@ -61,6 +62,7 @@ impl Plugin for CandleBackend {
             splits_masters: false,
             keeps_frozen_bf16: true,
             copies_matrices_for_decoding: true,
+            dequantized: DEQUANTIZED_BYTES,
             logits: ops.limits,
             program: PROGRAM_BYTES,
         };

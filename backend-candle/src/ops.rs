@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use candle_core::Tensor;
+use sppo_model::formats::QuantizedMatrix;
 use sppo_model::ops::{
     Accumulation, Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow,
     LogitsLimits, Memo, MixtureGradients, Ops, Position, RotaryFrequencies, Routes, UpdateRule,
@@ -142,6 +143,10 @@ impl Ops for CandleOps {
 
     fn parameter(&self, values: Vec<f32>, shape: &[usize], trainable: bool) -> Result<Parameter> {
         Parameter::new(values, shape, trainable)
+    }
+
+    fn quantized(&self, matrix: QuantizedMatrix) -> Result<Parameter> {
+        Ok(Parameter::quantized(matrix))
     }
 
     fn parameter_values(&self, parameter: &Parameter) -> Result<Vec<f32>> {

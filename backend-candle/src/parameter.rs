@@ -1,6 +1,7 @@
 //! A weight with its gradient and the optimiser's state.
 
 use candle_core::Tensor;
+use sppo_model::formats::QuantizedMatrix;
 use sppo_model::ops::{Accumulation, GradientSlot, UpdateRule, ensure_state};
 use sppo_model::{ModelError, Result};
 use sppo_plugin::Optimizer;
@@ -9,7 +10,7 @@ use crate::kernels::bf16_matrix::Bf16Matrix;
 use crate::kernels::matrix::{Destination, Matrix, linear, multiply};
 use crate::kernels::optimizer::{AdamW, Momentum, RmsProp, sgd, square_sum};
 use crate::kernels::panels::{self, Panels};
-use crate::kernels::{elementwise, produce};
+use crate::kernels::{elementwise, produce, quantized_products};
 use crate::tensors::{Values, dimensions, modify, tensor, zeros};
 
 /// A weight, its gradient and the optimiser's state, f32, changed in place.
@@ -28,6 +29,8 @@ enum Weight {
     F32(Tensor),
     /// A matrix that is not trained and whose values bf16 holds exactly.
     Bf16(Bf16Matrix),
+    /// A matrix that is not trained, in the blocks of its file.
+    Quantized(QuantizedMatrix),
 }
 
 /// The layout from which products of few rows read a weight.
@@ -35,7 +38,7 @@ enum Weight {
 enum DecodingLayout {
     /// Row-major: nothing is being decoded.
     Off,
-    /// The panels that the weight itself is kept in.
+    /// The panels or blocks that the weight itself is kept in.
     Own,
     /// A copy in panels.
     Copy(Tensor),
@@ -45,9 +48,9 @@ impl Weight {
     fn in_f32(&self) -> Result<&Tensor> {
         match self {
             Self::F32(value) => Ok(value),
-            Self::Bf16(_) => {
-                Err(ModelError::Backend("this op takes no weight that is kept in bf16".into()))
-            }
+            Self::Bf16(_) | Self::Quantized(_) => Err(ModelError::Backend(
+                "this op takes no weight that is kept in another form than f32".into(),
+            )),
         }
     }
 }
@@ -62,8 +65,17 @@ impl Parameter {
             Some(matrix) => Weight::Bf16(matrix),
             None => Weight::F32(tensor(values, shape)?),
         };
+        Ok(Self::of(value, trainable))
+    }
+
+    /// A matrix that is not trained and stays in its blocks.
+    pub(crate) fn quantized(matrix: QuantizedMatrix) -> Self {
+        Self::of(Weight::Quantized(matrix), false)
+    }
+
+    fn of(value: Weight, trainable: bool) -> Self {
         let (gradient, decoding) = (GradientSlot::Absent, DecodingLayout::Off);
-        Ok(Self { value, trainable, gradient, state: Vec::new(), decoding })
+        Self { value, trainable, gradient, state: Vec::new(), decoding }
     }
 
     /// The weight itself, which must be in f32: a vector, or trained.
@@ -76,6 +88,7 @@ impl Parameter {
         match &self.value {
             Weight::F32(value) => Ok(Values::of(value)?.to_vec()),
             Weight::Bf16(matrix) => Ok(matrix.values()),
+            Weight::Quantized(matrix) => Ok(matrix.values()),
         }
     }
 
@@ -85,6 +98,7 @@ impl Parameter {
         match &self.value {
             Weight::F32(value) => Ok(elementwise::select_rows(&Values::of(value)?, features, rows)),
             Weight::Bf16(matrix) => Ok(matrix.select_rows(rows)),
+            Weight::Quantized(matrix) => Ok(quantized_products::select_rows(matrix, rows)),
         }
     }
 
@@ -107,6 +121,9 @@ impl Parameter {
                 }))
             }
             Weight::Bf16(matrix) => Ok(matrix.input_gradient(gradient, rows, threads)),
+            Weight::Quantized(matrix) => {
+                Ok(quantized_products::input_gradient(matrix, gradient, rows, threads))
+            }
         }
     }
 
@@ -115,6 +132,7 @@ impl Parameter {
         match &self.value {
             Weight::F32(value) => dimensions(value),
             Weight::Bf16(matrix) => Ok(matrix.dimensions()),
+            Weight::Quantized(matrix) => Ok(matrix.dimensions().into()),
         }
     }
 
@@ -206,7 +224,7 @@ impl Parameter {
     }
 
     /// Keeps a copy of a matrix in panels, in the memory that a gradient left; a matrix in bf16 is in
-    /// panels already.
+    /// panels already, and one in blocks stays so.
     pub(crate) fn prepare_for_decoding(&mut self) -> Result<()> {
         self.gradient.free_cleared();
         self.decoding = match &self.value {
@@ -217,7 +235,7 @@ impl Parameter {
                 DecodingLayout::Copy(tensor(packed, &[length])?)
             }
             Weight::F32(_) => DecodingLayout::Off,
-            Weight::Bf16(_) => DecodingLayout::Own,
+            Weight::Bf16(_) | Weight::Quantized(_) => DecodingLayout::Own,
         };
         Ok(())
     }
@@ -251,6 +269,12 @@ impl Parameter {
                 Ok(matrix.decoding_linear(x, rows, bias))
             }
             (Weight::Bf16(matrix), _) => Ok(matrix.linear(x, rows, bias, threads)),
+            (Weight::Quantized(matrix), DecodingLayout::Own) if is_small => {
+                Ok(quantized_products::decoding_linear(matrix, x, rows, bias))
+            }
+            (Weight::Quantized(matrix), _) => {
+                Ok(quantized_products::linear(matrix, x, rows, bias, threads))
+            }
         }
     }
 }

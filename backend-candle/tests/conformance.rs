@@ -2,7 +2,10 @@
 //! against transformers and PyTorch.
 
 use sppo_backend_candle::CandleOps;
-use sppo_model::golden::{check_model, check_preferring_models, check_ranker, check_reward_models};
+use sppo_model::golden::{
+    check_model, check_preferring_models, check_quantized_weights, check_ranker,
+    check_reward_models,
+};
 use sppo_model::ops::conformance::check_ops;
 use sppo_model::ops::encoder_conformance::check_encoder_ops;
 
@@ -35,4 +38,11 @@ fn reward_models_agree_with_transformers() {
 #[test]
 fn general_preference_models_and_judges_agree_with_transformers() {
     assert_eq!(check_preferring_models(&|| CandleOps::new(2, 0)), NONE);
+}
+
+#[test]
+fn weights_in_blocks_give_the_numbers_of_the_same_weights_in_f32() {
+    for keep_logits_limit in [0, 512 << 20] {
+        assert_eq!(check_quantized_weights(&|| CandleOps::new(2, keep_logits_limit)), NONE);
+    }
 }

@@ -13,6 +13,7 @@ use crate::device::{Context, choose_device, has_bf16_units};
 use crate::libraries::{MISSING_LIBTORCH_HINT, check_version};
 use crate::ops::{TchOps, TchOptions};
 use crate::process_group::ProcessGroup;
+use crate::quantized_weight::DEQUANTIZED_BYTES;
 use crate::team::{self, TchTeam};
 
 /// Memory of libtorch without a model.
@@ -177,6 +178,7 @@ fn memory_traits(ops: &TchOps) -> MemoryTraits {
         splits_masters: compute_dtype == Kind::BFloat16,
         keeps_frozen_bf16: false,
         copies_matrices_for_decoding: false,
+        dequantized: DEQUANTIZED_BYTES,
         logits: ops.limits,
         program: match device.is_cuda() {
             true => MemoryTraits::CUDA_PROGRAM_BYTES,

@@ -11,6 +11,7 @@
 mod attention;
 mod backend;
 mod device;
+mod device_blocks;
 mod draw;
 mod elementwise;
 mod encoder_ops;
@@ -23,6 +24,7 @@ mod ops;
 mod optimizer;
 mod parameter;
 mod process_group;
+mod quantized_weight;
 mod sharding;
 mod team;
 mod tensors;

@@ -18,17 +18,32 @@ pub(crate) fn linear(
     bias: Option<&Parameter>,
 ) -> TorchResult<Tensor> {
     let dtype = context.compute_dtype;
-    let (x, weight) = (context.operand(x)?, weight.operand(dtype)?);
+    let x = context.operand(x)?;
     let bias = bias.map(|bias| bias.operand(dtype)).transpose()?;
-    let (rows, _) = dimensions(&x)?;
+    let Some(blocks) = weight.in_blocks() else {
+        return product(context, &x, &weight.operand(dtype)?, bias.as_ref());
+    };
+    let sum = blocks.linear(context, |part| product(context, &x, part, None))?;
+    bias.map_or_else(|| Ok(sum.shallow_clone()), |bias| Ok(sum.f_add(&bias)?))
+}
+
+/// [`linear`] of operands in the compute dtype.
+fn product(
+    context: &Context,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+) -> TorchResult<Tensor> {
+    let (rows, _) = dimensions(x)?;
+    let dtype = context.compute_dtype;
     if context.device != Device::Cpu || dtype != Kind::Float || rows > FEW_ROWS {
-        return Ok(x.f_linear(&weight, bias.as_ref())?);
+        return Ok(x.f_linear(weight, bias)?);
     }
     // MKL lays out the right operand before it multiplies, which for few rows takes as long as the
     // product if that operand is the weight.
     let mut product = weight.f_mm(&x.f_transpose(0, 1)?)?.f_transpose(0, 1)?.f_contiguous()?;
     if let Some(bias) = bias {
-        let _ = product.f_add_(&bias)?;
+        let _ = product.f_add_(bias)?;
     }
     Ok(product)
 }
@@ -62,7 +77,10 @@ pub(crate) fn input_gradient(
     weight: &Parameter,
     gradient: &Tensor,
 ) -> TorchResult<Tensor> {
-    Ok(gradient.f_mm(&weight.operand(context.compute_dtype)?)?)
+    match weight.in_blocks() {
+        Some(blocks) => blocks.input_gradient(context, gradient),
+        None => Ok(gradient.f_mm(&weight.operand(context.compute_dtype)?)?),
+    }
 }
 
 /// A matrix product `[rows, inner] x [inner, columns]`, to be timed.

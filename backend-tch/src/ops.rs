@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use sppo_model::formats::QuantizedMatrix;
 use sppo_model::ops::Activation as ActivationFunction;
 use sppo_model::ops::encoder::{DisentangledShape, EncoderSegment};
 use sppo_model::ops::{
@@ -220,6 +221,10 @@ impl Ops for TchOps {
         Ok(self.new_parameter(&values, shape, trainable, true)?)
     }
 
+    fn quantized(&self, matrix: QuantizedMatrix) -> Result<Parameter> {
+        Ok(Parameter::quantized(matrix, self.context.device)?)
+    }
+
     fn parameter_values(&self, parameter: &Parameter) -> Result<Vec<f32>> {
         Ok(parameter.values()?)
     }
@@ -254,6 +259,9 @@ impl Ops for TchOps {
     }
 
     fn embedding(&self, table: &Parameter, tokens: &[u32]) -> Result<Activation> {
+        if let Some(blocks) = table.in_blocks() {
+            return Ok(Activation(blocks.select_rows(tokens, self.context.device)?));
+        }
         let rows = select_rows(table.value()?, tokens)?.f_to_kind(Kind::Float);
         Ok(Activation(rows.map_err(TorchError::from)?))
     }

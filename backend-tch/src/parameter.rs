@@ -3,11 +3,13 @@
 use std::cell::RefCell;
 
 use sppo_model::ModelError;
+use sppo_model::formats::QuantizedMatrix;
 use sppo_model::ops::{Accumulation, GradientSlot, UpdateRule, ensure_state};
 use tch::{Device, Kind, Tensor};
 
 use crate::masters::{Masters, Remainders};
 use crate::optimizer;
+use crate::quantized_weight::QuantizedWeight;
 use crate::sharding::{Part, Shares};
 use crate::tensors::{TorchError, TorchResult, download, upload};
 
@@ -39,6 +41,8 @@ enum Values {
     /// All of them rounded to bf16, as products read them, and what that lacks of the f32 values of each part
     /// that this rank updates.
     Split { copy: Tensor, remainders: Vec<Remainders> },
+    /// Of a frozen matrix, in the blocks of its file.
+    Quantized(QuantizedWeight),
 }
 
 /// Number formats of a weight, and the device that holds it.
@@ -64,10 +68,11 @@ impl Values {
     }
 
     /// The tensor that holds all of them.
-    fn tensor(&self) -> &Tensor {
+    fn tensor(&self) -> TorchResult<&Tensor> {
         match self {
-            Self::Whole { values, .. } => values,
-            Self::Split { copy, .. } => copy,
+            Self::Whole { values, .. } => Ok(values),
+            Self::Split { copy, .. } => Ok(copy),
+            Self::Quantized(_) => Err(in_blocks()),
         }
     }
 
@@ -79,8 +84,13 @@ impl Values {
                 let remainders = remainders.get(number).ok_or_else(divided)?;
                 remainders.values(&part.of(copy)?)
             }
+            Self::Quantized(_) => Err(in_blocks()),
         }
     }
+}
+
+fn in_blocks() -> TorchError {
+    ModelError::Backend("this op takes no weight that is kept in blocks".into()).into()
 }
 
 fn divided() -> TorchError {
@@ -97,18 +107,45 @@ impl Parameter {
     ) -> TorchResult<Self> {
         let shape: Vec<i64> = shape.iter().map(|&length| length as i64).collect();
         let values = upload(values, &shape, format.device)?.f_to_kind(format.values)?;
-        Ok(Self {
+        let values = Values::new(values, format, &shares)?;
+        Ok(Self::of(values, shape, shares, trainable, format.gradient))
+    }
+
+    /// A matrix that is not trained and stays in its blocks.
+    pub(crate) fn quantized(matrix: QuantizedMatrix, device: Device) -> TorchResult<Self> {
+        let shape: Vec<i64> = matrix.dimensions().map(|length| length as i64).to_vec();
+        let shares = Shares::whole(shape.iter().product());
+        let values = Values::Quantized(QuantizedWeight::new(matrix, device)?);
+        Ok(Self::of(values, shape, shares, false, Kind::Float))
+    }
+
+    fn of(
+        values: Values,
+        shape: Vec<i64>,
+        shares: Shares,
+        trainable: bool,
+        gradient_kind: Kind,
+    ) -> Self {
+        Self {
             shape,
             shares,
-            values: Values::new(values, format, &shares)?,
+            values,
             trainable,
-            gradient_kind: format.gradient,
+            gradient_kind,
             gradient: GradientSlot::Absent,
             summed: GradientSlot::Absent,
             square_sum: None,
             state: Vec::new(),
             is_updated: false,
-        })
+        }
+    }
+
+    /// The weight in its blocks, if it is kept so.
+    pub(crate) fn in_blocks(&self) -> Option<&QuantizedWeight> {
+        match &self.values {
+            Values::Quantized(quantized) => Some(quantized),
+            _ => None,
+        }
     }
 
     /// The weight itself, of one that does not consist of copies and remainders: a vector, a table or a frozen
@@ -120,11 +157,12 @@ impl Parameter {
                 Err(ModelError::Backend("this op takes no weight that is kept in bf16".into())
                     .into())
             }
+            Values::Quantized(_) => Err(in_blocks()),
         }
     }
 
-    fn device(&self) -> Device {
-        self.values.tensor().device()
+    fn device(&self) -> TorchResult<Device> {
+        Ok(self.values.tensor()?.device())
     }
 
     /// Rows and columns of a matrix.
@@ -151,6 +189,7 @@ impl Parameter {
             _ if self.shares.divide_values => Err(divided()),
             // Of f32 values that are not divided, a rank holds those of all parts, whichever it updates.
             Values::Whole { values, .. } => download(values),
+            Values::Quantized(quantized) => download(&quantized.values()?),
             Values::Split { .. } => {
                 let mut values = Vec::with_capacity(self.count());
                 for (number, part) in self.shares.updated_parts().enumerate() {
@@ -168,18 +207,18 @@ impl Parameter {
     }
 
     /// The whole weight as this rank computes with it.
-    pub(crate) fn replica(&self) -> Tensor {
-        self.values.tensor().shallow_clone()
+    pub(crate) fn replica(&self) -> TorchResult<Tensor> {
+        Ok(self.values.tensor()?.shallow_clone())
     }
 
     /// The whole weight as exactly as this rank holds it.
     pub(crate) fn replica_values(&self) -> TorchResult<Vec<f32>> {
-        if self.shares.divide_values { download(self.values.tensor()) } else { self.values() }
+        if self.shares.divide_values { download(self.values.tensor()?) } else { self.values() }
     }
 
     /// The weight in the compute dtype.
     pub(crate) fn operand(&self, dtype: Kind) -> TorchResult<Tensor> {
-        let tensor = self.values.tensor();
+        let tensor = self.values.tensor()?;
         let Values::Whole { copy, .. } = &self.values else { return Ok(tensor.f_to_kind(dtype)?) };
         if dtype == tensor.f_kind()? {
             return Ok(tensor.shallow_clone());
@@ -215,7 +254,7 @@ impl Parameter {
         if !self.trainable {
             return Ok(());
         }
-        let options = (self.gradient_kind, self.device());
+        let options = (self.gradient_kind, self.device()?);
         self.gradient.accumulate(|| Ok(Tensor::f_empty(&self.shape, options)?), add)
     }
 
@@ -236,7 +275,7 @@ impl Parameter {
         })?;
         match shared {
             Some(shared) => Ok(shared),
-            None => Ok(Tensor::f_zeros(&self.shape, (self.gradient_kind, self.device()))?),
+            None => Ok(Tensor::f_zeros(&self.shape, (self.gradient_kind, self.device()?))?),
         }
     }
 
@@ -303,7 +342,7 @@ impl Parameter {
 
     /// Replaces the optimiser's state by that of the whole weight.
     pub(crate) fn set_state(&mut self, state: &[Vec<f32>]) -> TorchResult<()> {
-        let device = self.device();
+        let device = self.device()?;
         let kept = |values: &Vec<f32>| match self.shares.own {
             Some(part) => upload(part.of_values(values), &[part.length()], device),
             None => upload(values, &self.shape, device),
@@ -319,7 +358,7 @@ impl Parameter {
             return Ok(());
         }
         self.is_updated = self.shares.own.is_some();
-        let options = (Kind::Float, self.device());
+        let options = (Kind::Float, self.device()?);
         let zeros = || {
             Ok::<_, TorchError>(match self.shares.own {
                 Some(part) => Tensor::f_zeros([part.length()], options)?,
@@ -356,6 +395,7 @@ impl Parameter {
                 let copy = part.of(copy)?;
                 optimizer::apply(rule, Masters::Split(&copy, remainders), &gradient, &state)
             }
+            Values::Quantized(_) => Err(in_blocks()),
         }
     }
 

@@ -4,7 +4,10 @@
 
 use sppo_backend_tch::{TchOps, TchOptions, choose_device};
 use sppo_model::Result;
-use sppo_model::golden::{check_model, check_preferring_models, check_ranker, check_reward_models};
+use sppo_model::golden::{
+    check_model, check_preferring_models, check_quantized_weights, check_ranker,
+    check_reward_models,
+};
 use sppo_model::ops::conformance::check_ops;
 use sppo_model::ops::encoder_conformance::check_encoder_ops;
 use tch::Kind;
@@ -52,4 +55,11 @@ fn reward_models_agree_with_transformers() {
 #[test]
 fn general_preference_models_and_judges_agree_with_transformers() {
     assert_eq!(check_preferring_models(&|| ops(Kind::Float, 0)), NONE);
+}
+
+#[test]
+fn weights_in_blocks_give_the_numbers_of_the_same_weights_in_f32() {
+    for keep_logits_limit in [0, 512 << 20] {
+        assert_eq!(check_quantized_weights(&|| ops(Kind::Float, keep_logits_limit)), NONE);
+    }
 }

@@ -125,6 +125,7 @@ flag_groups! {
         Flag("--lora-alpha", "training.lora.alpha", Long),
         Flag("--lora-dropout", "training.lora.dropout", Long),
         Flag("--lora-target-modules", "training.lora.target_modules", Long),
+        Flag("--frozen-weights", "training.frozen_weights", Long),
     ];
 }
 

@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::cache::{Cache, KeyMaker};
 use crate::config::{
-    CacheConfig, DecisionConfig, HttpConfig, JudgeConfig, ProtocolName, Scope, ScoringConfig,
+    CacheConfig, DecisionConfig, HttpConfig, JudgeConfig, ProtocolName, RubricConfig, RubricJudge,
+    Scope, ScoringConfig,
 };
 use crate::protocol::{self, Protocol};
 use crate::question::QuestionVerdict;
@@ -24,6 +25,11 @@ fn settings() -> Vec<HttpConfig> {
     let classes = |protocol, class: &str| HttpConfig {
         scoring: ScoringConfig { class: Some(class.into()), ..ScoringConfig::default() },
         ..of(protocol)
+    };
+    let rubric = |ask| {
+        let file = Some(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/rubric.json").into());
+        let rubric = RubricConfig { file, ask, ..RubricConfig::default() };
+        HttpConfig { rubric, ..of(ProtocolName::OpenaiRubric) }
     };
     vec![
         of(ProtocolName::Pairwise),
@@ -49,13 +55,19 @@ fn settings() -> Vec<HttpConfig> {
         of(ProtocolName::TeiPredict),
         classes(ProtocolName::TeiPredict, "LABEL_1"),
         of(ProtocolName::TeiRerank),
+        of(ProtocolName::NemoGymCompare),
+        rubric(RubricJudge::Chat),
+        rubric(RubricJudge::Systemone),
+        rubric(RubricJudge::OpenaiDecisions),
     ]
 }
 
 /// Reads the body of a reply, and of an error, under the settings with this number.
 pub fn read_reply(choice: usize, body: &[u8]) {
-    static PROTOCOLS: LazyLock<Vec<Box<dyn Protocol>>> =
-        LazyLock::new(|| settings().iter().flat_map(protocol::create).collect());
+    static PROTOCOLS: LazyLock<Vec<Box<dyn Protocol>>> = LazyLock::new(|| {
+        let create = |config| protocol::create(config).expect("every protocol can be made");
+        settings().iter().map(create).collect()
+    });
     let protocol = &PROTOCOLS[choice % PROTOCOLS.len()];
     let count = if protocol.takes_several() { 1 + choice / PROTOCOLS.len() % 3 } else { 1 };
     if let Ok(reply) = protocol.read(body, count) {

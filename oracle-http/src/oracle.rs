@@ -158,7 +158,7 @@ fn check(config: &HttpConfig) -> Result<(), PluginError> {
     if !(0.0..=1.0).contains(&config.max_refused_share) {
         return Err(PluginError::configuration("max_refused_share: not from 0 to 1"));
     }
-    if config.asks_chat() || config.asks_decisions() {
+    if config.may_be_invalid() {
         check_verdicts(&config.judge)?;
     }
     config.transport().check()
@@ -219,6 +219,7 @@ fn settings(config: &HttpConfig) -> serde_json::Result<Value> {
             let rubric = RubricConfig { file: None, ..config.rubric.clone() };
             json!({"rubric": rubric, "judge": reading_of_labels(judge)?})
         }
+        ProtocolName::NemoGymCompare => json!({"principle": genrm.principle, "reading": READING}),
         ProtocolName::OpenaiGroupwise => {
             let field = &judge.max_tokens_field;
             json!({"groupwise": groupwise, "max_tokens_field": field, "reading": READING})

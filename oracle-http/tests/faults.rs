@@ -119,7 +119,7 @@ fn expected(protocol: &str, comparisons: &[Comparison<'_>]) -> Vec<Verdict> {
     verdicts
 }
 
-const PROTOCOLS: [&str; 15] = [
+const PROTOCOLS: [&str; 16] = [
     "pairwise",
     "openai-judge",
     "systemone",
@@ -130,6 +130,7 @@ const PROTOCOLS: [&str; 15] = [
     "openai-rubric systemone",
     "openai-rubric openai-decisions",
     "openai-groupwise",
+    "nemo-gym-compare",
     "openrlhf",
     "vllm-classify",
     "vllm-score",
@@ -156,7 +157,7 @@ fn thirty_percent_faults_change_nothing_but_the_time() {
             assert_eq!(host.progress.get(), (24, 24), "{protocol}");
             let answered = service.answered();
             let is_reward_model =
-                ["openrlhf", "vllm", "tei"].iter().any(|one| protocol.starts_with(one));
+                ["nemo", "openrlhf", "vllm", "tei"].iter().any(|one| protocol.starts_with(one));
             // Four answers: twelve ordered pairs, or three criteria or orders for each.
             let questions = if is_reward_model { 4 } else { 12 };
             assert_eq!(answered.len(), 24 * questions, "{protocol}");

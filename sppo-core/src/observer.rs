@@ -110,7 +110,8 @@ pub struct OracleUse {
     /// Its verdicts on the sampled responses.
     #[serde(flatten)]
     pub verdicts: VerdictCounts,
-    /// Counters of the service that it asked in this process, held-out duels included; empty without one.
+    /// Counters of the service or the model that it asked in this process, held-out duels included; empty without
+    /// one.
     #[serde(default, skip_serializing_if = "ServiceCounters::is_empty")]
     pub service: ServiceCounters,
     /// Money that the service took in this process, by `preference.prices`; `None` without prices.

@@ -347,9 +347,9 @@ impl SelfPlay<'_> {
         let Some(lent) = self.session.lent_policy.filter(|lent| lent.is_wanted()) else {
             return judge(self.oracle);
         };
-        lent.put(self.take_policy_after(iterations)?);
-        let judged = judge(self.oracle);
-        self.policy = lent.take().map(|policy| (iterations, policy));
+        let policy = self.take_policy_after(iterations)?;
+        let (policy, judged) = lent.lend(policy, || judge(self.oracle));
+        self.policy = policy.map(|policy| (iterations, policy));
         judged
     }
 

@@ -31,10 +31,13 @@ pub use training::DecoderModel;
 pub mod formats {
     //! File formats: bytes on disk to tensors, metadata and settings, and back. Nothing here knows a model.
 
+    pub(crate) mod bitsandbytes;
     pub(crate) mod files;
     mod gguf;
     pub(crate) mod json;
+    mod nf4;
     pub(crate) mod peft;
+    mod quantized_matrix;
     pub(crate) mod safetensors;
     pub(crate) mod weight_file;
     pub(crate) mod weight_names;
@@ -45,6 +48,7 @@ pub mod formats {
     };
     pub use json::JsonObject;
     pub use peft::{AdapterFiles, AdapterValues, TARGET_MODULES, adapter_names, write_adapters};
+    pub use quantized_matrix::{QuantizedMatrix, SharedBytes};
     pub use weight_file::{WeightFile, WeightSource};
 }
 
@@ -126,7 +130,10 @@ pub mod decoder {
     pub use rotary::{Rotary, RotaryScaling};
     pub(crate) use sequence_classifier::{DecoderClassifier, Head};
     pub(crate) use stored::{StoredTensor, StoredWeight, stored_tensors};
-    pub use weights::{DecoderWeights, TensorLayout, TensorSource, tensor_layout};
+    pub(crate) use weights::EMBEDDING;
+    pub use weights::{
+        DecoderWeights, FrozenWeight, FrozenWeightSource, TensorLayout, TensorSource, tensor_layout,
+    };
 }
 
 pub mod encoder {

@@ -374,6 +374,29 @@ fn an_exported_file_is_read_as_the_same_model() {
     }
 }
 
+/// Rows in another order (llama, smollm3), several weights in one tensor (phi3) and experts (qwen3_moe).
+#[test]
+fn matrices_in_blocks_hold_the_values_that_are_read_from_them() {
+    for family in ["llama", "smollm3", "phi3", "qwen3_moe"] {
+        let directory = tempfile::tempdir().unwrap();
+        let checkpoint = Checkpoint::open(&fixture(family)).unwrap();
+        assert!(checkpoint.quantized_bytes().is_err(), "{family}");
+        let file = directory.path().join("q8_0.gguf");
+        write_gguf(&checkpoint, &file, GgufFormat::Q8_0, None).unwrap();
+        let read = Checkpoint::open(&file).unwrap();
+        let sizes = read.quantized_bytes().unwrap();
+        let mut found = 0;
+        for (name, expected) in tensors(&read) {
+            let Some(matrix) = read.quantized_base_matrix(&name).unwrap() else { continue };
+            assert_eq!(matrix.values(), expected.values, "{family}: {name}");
+            assert_eq!(matrix.dimensions(), *expected.shape, "{family}: {name}");
+            assert_eq!(sizes[&name], expected.values.len() as u64 / 32 * 34, "{family}: {name}");
+            found += 1;
+        }
+        assert!(found > 10 && found == sizes.len(), "{family}: {found}");
+    }
+}
+
 #[test]
 fn a_context_ends_where_windows_that_llama_cpp_lacks_begin_to_count() {
     for family in ["mistral", "phi3"] {

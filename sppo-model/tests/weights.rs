@@ -216,3 +216,31 @@ fn a_token_that_texts_can_hold_needs_a_row() {
         assert!(error.contains(&expected) && error.contains("resize_token_embeddings"), "{error}");
     }
 }
+
+#[test]
+fn a_model_in_nf4_is_near_the_one_that_was_quantized_and_is_saved_without_blocks() {
+    let path = fixture("../nf4/llama");
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let sizes = checkpoint.quantized_bytes().unwrap();
+    // seven matrices in each of three layers
+    assert_eq!(sizes.len(), 21);
+    assert!(checkpoint.original_config().unwrap()["quantization_config"].is_null());
+    let original = tensors(&Checkpoint::open(&fixture("llama")).unwrap());
+    for ((name, found), (_, original)) in tensors(&checkpoint).into_iter().zip(original) {
+        let largest = original.values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+        let pairs = found.values.iter().zip(&original.values);
+        let off = pairs.map(|(found, original)| (found - original).abs()).fold(0.0, f32::max);
+        let matrix = checkpoint.quantized_base_matrix(&name).unwrap();
+        assert_eq!(matrix.is_some(), sizes.contains_key(&name), "{name}");
+        let share = if matrix.is_some() { 0.2 } else { 1.0 / 128.0 };
+        assert!(off > 0.0 || share < 0.1, "{name}");
+        assert!(off <= share * largest, "{name}: {off} of {largest}");
+        if let Some(matrix) = matrix {
+            assert_eq!(matrix.values(), found.values, "{name}");
+        }
+    }
+    let directory = copy_of("../nf4/llama");
+    set(directory.path(), "config.json", "quantization_config", Value::Null);
+    let error = refusal(directory.path());
+    assert!(error.contains("has the shape"), "{error}");
+}

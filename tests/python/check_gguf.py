@@ -1,9 +1,10 @@
 """Loads a GGUF file that `sppo export gguf` wrote in llama.cpp, and compares tokens and log-probabilities.
 
-usage: check_gguf.py MODEL SCORES ROLLOUTS TOLERANCE
-  MODEL     the GGUF file
-  SCORES    JSON lines of `sppo score` with this file, each with prompt_tokens, tokens and log_probs
-  ROLLOUTS  JSON lines of `sppo generate --temperature 0 --rollouts` with this file
+usage: check_gguf.py MODEL SCORES ROLLOUTS TOLERANCE SOURCE
+  MODEL     the GGUF file that llama.cpp loads
+  SCORES    JSON lines of `sppo score` with SOURCE, each with prompt_tokens, tokens and log_probs
+  ROLLOUTS  JSON lines of `sppo generate --temperature 0 --rollouts` with SOURCE
+  SOURCE    the same file, or one whose weights MODEL holds in a wider format
 
 Prints the largest difference per token and fails above TOLERANCE. A greedy token must be llama.cpp's own choice, up to
 the first place where the two most probable tokens are closer than twice that. Exits with 77 where the package
@@ -47,10 +48,18 @@ def log_probs(model, tokens):
     return logits - top - np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
 
 
-def main(path, scores, rollouts, tolerance):
+def require_same_values(path, source):
+    """Compares all tensors of two files, as the package `gguf` reads them."""
+    wide, narrow = (gguf.GGUFReader(file).tensors for file in (path, source))
+    assert wide and [tensor.name for tensor in wide] == [tensor.name for tensor in narrow]
+    for one, other in zip(wide, narrow):
+        values = other.data.astype(np.float32)
+        assert np.isfinite(values).all() and np.array_equal(one.data, values), one.name
+
+
+def main(path, scores, rollouts, tolerance, source):
     if gguf is not None:
-        reader = gguf.GGUFReader(path)
-        assert reader.tensors and all(np.isfinite(tensor.data.view(np.uint8)).all() for tensor in reader.tensors)
+        require_same_values(path, source)
     model = llama_cpp.Llama(
         path, n_ctx=256, logits_all=True, type_k=F32, type_v=F32, flash_attn=False, n_threads=1, verbose=False
     )
@@ -79,4 +88,4 @@ def main(path, scores, rollouts, tolerance):
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:4], float(sys.argv[4])))
+    sys.exit(main(*sys.argv[1:4], float(sys.argv[4]), sys.argv[5]))

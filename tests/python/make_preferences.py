@@ -274,7 +274,8 @@ def conversation(messages):
 
 
 def chat(family, messages, first, second):
-    """The token ids of a question in a chat, and the tokens of each label after nothing, a space or a line."""
+    """The token ids of a question in a chat, and the tokens of each label after nothing, a space or a line, in
+    letters of either case."""
     question = jinja2.Template((FIXTURES / "judge/question.jinja").read_text()).render(
         conversation=conversation(messages),
         first=first,
@@ -287,8 +288,8 @@ def chat(family, messages, first, second):
     )
     labels = []
     for label in "AB":
-        last = [family.ids(before + label)[-1] for before in ("", " ", "\n")]
-        spelled = [token for token in last if family.tokenizer.decode([token]).strip() == label]
+        last = [family.ids(before + form)[-1] for form in (label, label.lower()) for before in ("", " ", "\n")]
+        spelled = [token for token in last if family.tokenizer.decode([token]).strip().upper() == label]
         labels.append(list(dict.fromkeys(spelled)))
     return family.ids(text), labels
 

@@ -8,13 +8,10 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::block::TILE_COLUMNS;
-use super::matrix::{Destination, Matrix, minimal_rows, multiply, padded_to, repeated};
+use super::matrix::{Destination, Matrix, multiply};
 use super::panels::{self, Panels, bf16_to_f32, panel_elements};
+use super::parts::{self, PART_ELEMENTS, parts};
 use super::produce;
-
-/// Numbers that are converted together: small enough to stay in the processor's cache, large enough for
-/// an efficient product.
-const PART_ELEMENTS: usize = 4 << 20;
 
 /// `[outputs, inputs]` as panels of 16 outputs, each `[inputs, 16]`: what decoding reads.
 #[derive(Debug)]
@@ -81,29 +78,9 @@ impl Bf16Matrix {
     ) -> Vec<f32> {
         let (inputs, outputs) = (self.inputs, self.outputs);
         let panels_per_part = (PART_ELEMENTS / panel_elements(inputs)).max(1);
-        let parts = parts(outputs, panels_per_part * TILE_COLUMNS);
-        let padded = parts.clone().map(|part| minimal_rows(part.len())).max().unwrap_or(0);
-        if rows > 0 && rows < padded {
-            let mut result = self.linear(&padded_to(padded, x, inputs), padded, bias, threads);
-            result.truncate(rows * outputs);
-            return result;
-        }
-        let x = Matrix::new(x, rows, inputs);
-        let product = |destination: Destination, part: Range<usize>| {
-            let weight = self.part(part.clone(), 0..inputs);
-            let weight = Matrix::new(&weight, part.len(), inputs).transposed();
-            multiply(destination.columns(part), x, weight, threads);
-        };
-        match bias {
-            None => produce(rows * outputs, |out| {
-                parts.for_each(|part| product(Destination::write(out, rows, outputs), part));
-            }),
-            Some(bias) => {
-                let mut result = repeated(bias, rows);
-                parts.for_each(|part| product(Destination::add(&mut result, rows, outputs), part));
-                result
-            }
-        }
+        let outputs_per_part = panels_per_part * TILE_COLUMNS;
+        let part = &mut |part: Range<usize>| self.part(part, 0..inputs);
+        parts::linear(x, rows, [inputs, outputs], outputs_per_part, bias, threads, part)
     }
 
     /// `gradient weight`.
@@ -138,11 +115,6 @@ impl Bf16Matrix {
         let numbers = numbers.step_by(TILE_COLUMNS);
         out.iter_mut().zip(numbers).for_each(|(out, &bits)| *out = bf16_to_f32(bits));
     }
-}
-
-/// `0..length` in parts of at most `most`.
-fn parts(length: usize, most: usize) -> impl Iterator<Item = Range<usize>> + Clone {
-    (0..length).step_by(most).map(move |start| start..(start + most).min(length))
 }
 
 #[cfg(test)]

@@ -40,6 +40,14 @@ impl<'a> Matrix<'a> {
         Self { values, rows, columns, row_stride, column_stride: 1 }
     }
 
+    /// Some of its columns.
+    pub(crate) fn columns(self, columns: Range<usize>) -> Self {
+        assert!(columns.end <= self.columns, "a matrix has not that many columns");
+        let first = columns.start * self.column_stride;
+        let values = self.values.get(first..).unwrap_or_default();
+        Self { values, columns: columns.len(), ..self }
+    }
+
     /// Rows and columns exchanged.
     pub(crate) fn transposed(self) -> Self {
         Self {

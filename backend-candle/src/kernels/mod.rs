@@ -15,6 +15,8 @@ pub(crate) mod matrix;
 pub(crate) mod norm;
 pub(crate) mod optimizer;
 pub(crate) mod panels;
+pub(crate) mod parts;
+pub(crate) mod quantized_products;
 pub(crate) mod rotary;
 pub(crate) mod vector;
 

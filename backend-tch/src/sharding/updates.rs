@@ -97,7 +97,7 @@ impl TchOps {
         })?;
         let mut broadcasts = Broadcasts::new(division);
         for parameter in &updated {
-            broadcasts.begin(&parameter.replica(), parameter.shares())?;
+            broadcasts.begin(&parameter.replica()?, parameter.shares())?;
         }
         broadcasts.finish_all()?;
         for parameter in &mut updated {

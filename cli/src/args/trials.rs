@@ -106,6 +106,7 @@ pub(crate) struct ChatArguments {
 #[command(after_help = "\
 Examples:
   sppo bench
+  sppo bench --oracle judge
   sppo bench --backend candle --set backend.candle.threads=2
   sppo bench --model my-model/ --json
   sppo bench --shape 1b --lora-rank 16 --samples 1 --new-tokens 32 --repetitions 1")]
@@ -136,6 +137,8 @@ pub(crate) struct BenchArguments {
     pub(crate) report: ReportArguments,
     #[command(flatten)]
     pub(crate) model: ModelArguments,
+    #[command(flatten)]
+    pub(crate) oracle: OracleArguments,
     #[command(flatten)]
     pub(crate) backend: BackendArguments,
     #[command(flatten)]

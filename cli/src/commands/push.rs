@@ -8,6 +8,7 @@ use sppo_core::model_card::{MODEL_CARD, Publication};
 use sppo_core::self_play::RunRecord;
 use sppo_model::checkpoint::source::{ModelSourceOptions, cache_directory};
 use sppo_model::hub::{self, HubAccess, PushTarget, UploadFile, Watch};
+use sppo_report::win_rate_picture;
 
 use super::report::find_run;
 use super::run::REPORT_FILE_NAME;
@@ -18,6 +19,8 @@ use crate::output;
 use crate::terminal::Terminal;
 
 const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// Name of the card's picture in the repository.
+const PICTURE: &str = "win-rate.svg";
 /// Name of the base model in the configuration of adapters.
 const BASE_KEY: &str = "base_model_name_or_path";
 
@@ -135,11 +138,16 @@ impl Source {
             if report_page.is_some() {
                 replace(&mut files, UploadFile::of_path(REPORT_FILE_NAME, &page)?);
             }
+            let picture = win_rate_picture(&run.reports(*iteration)?);
+            if let Some(picture) = &picture {
+                replace(&mut files, UploadFile::of_text(PICTURE, picture));
+            }
             let publication = Publication {
                 repository: Some(repository.into()),
                 base_model: arguments.base_model.clone(),
                 license: arguments.license.clone(),
                 datasets: arguments.dataset.clone(),
+                picture: picture.map(|_| PICTURE.to_owned()),
                 report_page,
             };
             let card = run.model_card(*iteration, publication)?;

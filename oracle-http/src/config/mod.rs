@@ -65,8 +65,8 @@ pub struct HttpConfig {
     /// The orders in which each pair is shown, for the protocols that compare.
     pub orders: Orders,
     /// Questions in one request, at most; 0 stands for a number that suits the protocol. Chat models, decisions on
-    /// one pair, and `vllm-classify` without a template are always asked one, and `openai-groupwise` about all
-    /// answers to a prompt.
+    /// one pair, and `vllm-classify` without a template are always asked one, and `openai-groupwise` and
+    /// `nemo-gym-compare` about all answers to a prompt.
     pub questions_per_request: usize,
     /// A file with the certificates (PEM) to trust in place of the public ones.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,7 +79,7 @@ pub struct HttpConfig {
     pub scoring: ScoringConfig,
     /// Questions of `systemone` and `openai-decisions`.
     pub decision: DecisionConfig,
-    /// Questions of `nvidia-genrm`.
+    /// Questions of `nvidia-genrm`; of `nemo-gym-compare` only its principle counts.
     pub genrm: GenrmConfig,
     /// Criteria of `openai-rubric`.
     pub rubric: RubricConfig,
@@ -154,7 +154,9 @@ impl HttpConfig {
     /// The tables that the protocol reads, for messages.
     pub(crate) fn tables(&self) -> Tables {
         let (questions, replies, max_tokens) = match self.protocol {
-            ProtocolName::NvidiaGenrm => ("genrm", "genrm", self.genrm.max_tokens),
+            ProtocolName::NvidiaGenrm | ProtocolName::NemoGymCompare => {
+                ("genrm", "genrm", self.genrm.max_tokens)
+            }
             ProtocolName::OpenaiGroupwise => ("groupwise", "groupwise", self.groupwise.max_tokens),
             ProtocolName::OpenaiRubric => ("rubric", "judge", self.judge.max_tokens),
             ProtocolName::Systemone | ProtocolName::OpenaiDecisions => {
@@ -163,6 +165,12 @@ impl HttpConfig {
             _ => ("judge", "judge", self.judge.max_tokens),
         };
         Tables { questions, replies, max_tokens }
+    }
+
+    /// Whether a reply of the service may hold no verdict.
+    pub(crate) fn may_be_invalid(&self) -> bool {
+        let compares_groups = self.protocol == ProtocolName::NemoGymCompare;
+        self.asks_chat() || self.asks_decisions() || compares_groups
     }
 
     /// Whether the service answers nobody who does not name a model.
@@ -208,6 +216,8 @@ pub enum ProtocolName {
     OpenaiRubric,
     /// A language model behind `/v1/chat/completions` that scores all answers to a prompt at once.
     OpenaiGroupwise,
+    /// A server `genrm_compare` of NeMo Gym behind `/compare`, which scores all answers to a prompt at once.
+    NemoGymCompare,
     /// A remote reward model of OpenRLHF.
     Openrlhf,
     /// A reward or classification model behind vLLM's `/classify`.
@@ -232,6 +242,7 @@ impl ProtocolName {
             Self::NvidiaGenrm => "nvidia-genrm",
             Self::OpenaiRubric => "openai-rubric",
             Self::OpenaiGroupwise => "openai-groupwise",
+            Self::NemoGymCompare => "nemo-gym-compare",
             Self::Openrlhf => "openrlhf",
             Self::VllmClassify => "vllm-classify",
             Self::VllmScore => "vllm-score",

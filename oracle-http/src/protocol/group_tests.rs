@@ -244,3 +244,41 @@ fn files_that_are_no_rubric_are_refused_by_what_is_wrong() {
         assert!(error.contains(named), "{error}");
     }
 }
+
+#[test]
+fn nemo_gym_is_sent_all_answers_and_its_made_up_ties_are_no_verdicts() {
+    let genrm = GenrmConfig { principle: Some("Prefer digits.".into()), ..GenrmConfig::default() };
+    let protocol = ProtocolName::NemoGymCompare;
+    let protocol = create(&HttpConfig { protocol, genrm, ..HttpConfig::default() }).unwrap();
+    let comparison = comparison();
+    let questions = protocol.questions(&comparison);
+    let parts: Vec<Part> = questions.iter().map(|one| protocol.part(*one).unwrap()).collect();
+    // Answers that read the same are sent once.
+    let numbers: Vec<u64> = parts.iter().map(|part| part.own.as_u64().unwrap()).collect();
+    assert_eq!(numbers.iter().max(), Some(&3));
+    assert!(numbers.is_sorted());
+    let body = Value::Object(protocol.body(parts));
+    assert_eq!(body["conversation_history"][2], json!({"role": "user", "content": "2 + 2?"}));
+    assert_eq!(body["principle"], "Prefer digits.");
+    let mut texts: Vec<&str> = body["response_objs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["output"][0]["content"][0]["text"].as_str().unwrap())
+        .collect();
+    texts.sort_unstable();
+    assert_eq!(texts, ["4", "5", "Four."]);
+    let reply = |ranking: f64| {
+        json!({
+            "rewards": [3.5, 4.2, 1],
+            "comparison_results": [{"response_i": 0, "response_j": 1, "ranking": 2.0}, {"ranking": ranking}],
+            "metrics": {},
+        })
+    };
+    assert_eq!(read(protocol.as_ref(), &reply(6.0), 3), Some(vec![3.5, 4.2, 1.0]));
+    assert_eq!(read(protocol.as_ref(), &reply(3.5), 3), None);
+    assert_eq!(read(protocol.as_ref(), &json!({"rewards": ["1", 2]}), 2), Some(vec![1.0, 2.0]));
+    for reply in [json!({"rewards": [1.0]}), json!({"rewards": [1.0, null]}), json!({})] {
+        assert!(protocol.read(reply.to_string().as_bytes(), 2).is_err(), "{reply}");
+    }
+}

@@ -100,11 +100,7 @@ impl Protocol for Groupwise {
         let mut questions = Vec::new();
         for variant in 0..self.variants() {
             let shown = self.order(comparison, variant);
-            let mut of_order: Vec<usize> = (0..comparison.candidates.len()).collect();
-            of_order
-                .sort_by_cached_key(|index| number(&shown, &comparison.candidates[*index].text));
-            let ask = |response| Question { variant, ..Question::about(comparison, response) };
-            questions.extend(of_order.into_iter().map(ask));
+            questions.extend(questions_in_order(comparison, &shown, variant));
         }
         questions
     }
@@ -150,8 +146,20 @@ fn range_values(config: &GroupwiseConfig) -> minijinja::Value {
     context! { lowest => lowest.to_string(), highest => highest.to_string() }
 }
 
+/// The questions about the answers to a prompt in the order in which these are shown.
+pub(super) fn questions_in_order<'a>(
+    comparison: &'a Comparison<'a>,
+    shown: &[&str],
+    variant: usize,
+) -> Vec<Question<'a>> {
+    let mut responses: Vec<usize> = (0..comparison.candidates.len()).collect();
+    responses.sort_by_cached_key(|index| number(shown, &comparison.candidates[*index].text));
+    let ask = |response| Question { variant, ..Question::about(comparison, response) };
+    responses.into_iter().map(ask).collect()
+}
+
 /// The number of an answer among those that are shown, from 1.
-fn number(answers: &[&str], text: &str) -> usize {
+pub(super) fn number(answers: &[&str], text: &str) -> usize {
     answers.iter().position(|one| *one == text).map_or(0, |index| index + 1)
 }
 

@@ -10,6 +10,7 @@ mod json_in_text;
 mod labels;
 mod lenient;
 mod log_probs;
+mod nemo_gym;
 mod openai_judge;
 mod openrlhf;
 mod pairwise;
@@ -124,6 +125,7 @@ pub(crate) fn create(config: &HttpConfig) -> Result<Box<dyn Protocol>, PluginErr
             }
         },
         ProtocolName::OpenaiGroupwise => Box::new(groupwise::Groupwise::new(config)?),
+        ProtocolName::NemoGymCompare => Box::new(nemo_gym::NemoGym::new(&config.genrm)),
         ProtocolName::Openrlhf => Box::new(openrlhf::OpenRlhf::new(&config.scoring)?),
         ProtocolName::VllmClassify => Box::new(vllm::Classify::new(&config.scoring)?),
         ProtocolName::VllmScore => Box::new(vllm::Score::new(&config.scoring)?),

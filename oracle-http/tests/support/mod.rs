@@ -324,6 +324,10 @@ fn questions(path: &str, request: &Value) -> Vec<String> {
         own.iter().map(|own| json!([shared, own]).to_string()).collect()
     };
     match path {
+        "/compare" if is_of_group(request) => {
+            let shared = json!([request["conversation_history"], request["response_objs"]]);
+            with(&shared, list("response_objs"))
+        }
         "/compare" => with(&Value::Null, list("items")),
         "/get_reward" => with(&Value::Null, list("query")),
         "/classify" => match request.get("messages") {
@@ -343,6 +347,11 @@ fn questions(path: &str, request: &Value) -> Vec<String> {
             count => with(&request["messages"], (1..=count).map(Value::from).collect()),
         },
     }
+}
+
+/// Whether a request is one to NeMo Gym.
+fn is_of_group(request: &Value) -> bool {
+    request.get("response_objs").is_some()
 }
 
 /// The text of the last turn of a chat.
@@ -374,6 +383,11 @@ fn reply_of(path: &str, request: &Value, values: &[f64]) -> String {
         Value::Array(all)
     };
     match path {
+        "/compare" if is_of_group(request) => json!({
+            "rewards": values,
+            "comparison_results": [{"response_i": 0, "response_j": 1, "judge_idx": 0, "ranking": 2.0}],
+            "metrics": {"mean_individual_score": 3.5},
+        }),
         "/compare" => json!({"probabilities": values}),
         "/get_reward" => json!({"rewards": values, "scores": values, "extra_logs": {}}),
         "/classify" => json!({

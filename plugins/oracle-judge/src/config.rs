@@ -37,8 +37,9 @@ pub struct JudgeConfig {
     /// `label_second`. The default is the question of the oracle `http`.
     #[schemars(extend("format" = "path"))]
     pub template_file: Option<PathBuf>,
-    /// The beginning of the judge's answer (`chat`), after which the label is to come, for instance
-    /// `The better answer is`. Models that seldom begin with a label need one.
+    /// The beginning of the judge's answer (`chat`), after which the label is to come; none when empty. When left
+    /// out, the default question is answered with `Answer` and a label, where each label is one token after a space,
+    /// and another question with a label alone.
     pub answer_prefix: Option<String>,
     /// Variables of the judge's own chat template (`chat`).
     pub template_variables: Map<String, Value>,

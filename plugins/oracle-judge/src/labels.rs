@@ -19,17 +19,26 @@ pub(crate) struct Labels {
 }
 
 impl Labels {
-    /// Finds the labels of the settings among a judge's tokens.
+    /// Finds the labels of the settings among a judge's tokens. Where an answer `begins_with_label`, one in other
+    /// letters is the same, as the oracle `http` reads it; after other words, ` a` is a word of its own.
     ///
     /// # Errors
     /// When a label is no single token, or two of them are the same.
-    pub(crate) fn find(config: &JudgeConfig, text: &TextCodec) -> Result<Self, PluginError> {
-        let first = spellings("label_first", &config.label_first, config.preset, text)?;
-        let second = spellings("label_second", &config.label_second, config.preset, text)?;
-        let tie = match &config.label_tie {
-            Some(label) => spellings("label_tie", label, config.preset, text)?,
-            None => Vec::new(),
-        };
+    pub(crate) fn find(
+        config: &JudgeConfig,
+        text: &TextCodec,
+        begins_with_label: bool,
+    ) -> Result<Self, PluginError> {
+        let JudgeConfig { label_first, label_second, label_tie, preset, .. } = config;
+        let lower = [Some(label_first), Some(label_second), label_tie.as_ref()]
+            .map(|label| label.map(|label| label.to_lowercase()));
+        let differ = lower[0] != lower[1] && lower[0] != lower[2] && lower[1] != lower[2];
+        let ignore_case = begins_with_label && differ && *preset == JudgePreset::Chat;
+        let find = |setting, label| spellings(setting, label, *preset, ignore_case, text);
+        let first = find("label_first", label_first)?;
+        let second = find("label_second", label_second)?;
+        let tie = label_tie.as_ref().map(|label| find("label_tie", label));
+        let tie = tie.transpose()?.unwrap_or_default();
         let counts = [first.len(), second.len(), tie.len()];
         let tokens = [first, second, tie].concat();
         let mut distinct = tokens.clone();
@@ -85,19 +94,24 @@ fn spellings(
     setting: &str,
     label: &str,
     preset: JudgePreset,
+    ignore_case: bool,
     text: &TextCodec,
 ) -> Result<Vec<u32>, PluginError> {
     let before = match preset {
         JudgePreset::Chat => &BEFORE[..],
         JudgePreset::PairPreference => &BEFORE[..1],
     };
+    let others = [label.to_lowercase(), label.to_uppercase()];
+    let others = others.into_iter().filter(|_| ignore_case);
     let mut tokens = Vec::new();
-    for before in before {
-        let encoded = text.encode(&format!("{before}{label}"), false)?;
-        let Some(&last) = encoded.last() else { continue };
-        let is_label = !label.trim().is_empty() && text.decode(&[last])?.trim() == label.trim();
-        if is_label && !tokens.contains(&last) {
-            tokens.push(last);
+    for label in std::iter::once(label.to_owned()).chain(others) {
+        for before in before {
+            let encoded = text.encode(&format!("{before}{label}"), false)?;
+            let Some(&last) = encoded.last() else { continue };
+            let is_label = !label.trim().is_empty() && text.decode(&[last])?.trim() == label.trim();
+            if is_label && !tokens.contains(&last) {
+                tokens.push(last);
+            }
         }
     }
     match tokens.is_empty() {

@@ -8,7 +8,9 @@ use sppo_plugin::{Message, PluginError};
 
 use crate::config::{JudgeConfig, JudgePreset};
 use crate::labels::Labels;
-use crate::question::{DEFAULT_SYSTEM, Question, QuestionTemplate, pair_preference};
+use crate::question::{
+    DEFAULT_ANSWER_PREFIX, DEFAULT_SYSTEM, Question, QuestionTemplate, pair_preference,
+};
 
 /// A builder of the judge's sequences.
 pub(crate) struct Layout {
@@ -46,9 +48,10 @@ impl Layout {
             let message = format!("{}: {fault}", path.display());
             return Err(PluginError::input(message).with_hint(TEMPLATE_HINT));
         }
-        let labels = Labels::find(config, &text)?;
+        let form = Form::of(config, &text)?;
+        let labels = Labels::find(config, &text, form.begins_with_label())?;
         let longest = config.maximum_tokens.unwrap_or(context);
-        let layout = Self { form: Form::of(config, &text)?, text, labels, longest };
+        let layout = Self { form, text, labels, longest };
         let least =
             layout.tokens(Question { prompt: &[Message::user("")], first: "", second: "" })?;
         if longest > context || longest <= least.len() {
@@ -141,7 +144,10 @@ impl Form {
         let trial = [system_turn(&system), Message::user("?")];
         let takes_system =
             text.render(&trial, true).is_ok_and(|shown| shown.contains(system.trim()));
-        let answer_prefix = config.answer_prefix.clone().unwrap_or_default();
+        let answer_prefix = match &config.answer_prefix {
+            Some(prefix) => prefix.clone(),
+            None => default_prefix(config, text)?,
+        };
         Ok(Self::Chat {
             template: Box::new(QuestionTemplate::of(config)?),
             system,
@@ -149,6 +155,30 @@ impl Form {
             answer_prefix,
         })
     }
+
+    /// Whether the judge's answer begins with the label.
+    fn begins_with_label(&self) -> bool {
+        match self {
+            Self::Chat { answer_prefix, .. } => answer_prefix.is_empty(),
+            Self::PairPreference => true,
+        }
+    }
+}
+
+/// The beginning of the answer where the settings name none.
+fn default_prefix(config: &JudgeConfig, text: &TextCodec) -> Result<String, PluginError> {
+    if config.template_file.is_some() {
+        return Ok(String::new());
+    }
+    let before = text.encode(DEFAULT_ANSWER_PREFIX, false)?.len();
+    let labels = [&config.label_first, &config.label_second].into_iter().chain(&config.label_tie);
+    for label in labels {
+        let with_label = text.encode(&format!("{DEFAULT_ANSWER_PREFIX} {label}"), false)?;
+        if with_label.len() != before + 1 {
+            return Ok(String::new());
+        }
+    }
+    Ok(DEFAULT_ANSWER_PREFIX.into())
 }
 
 fn system_turn(text: &str) -> Message<'_> {

@@ -172,10 +172,11 @@ fn verdict(
     let valid = |first: usize, second: usize| {
         said.get(pairs.place(first, second)?)?.valid(config.min_label_probability)
     };
-    let matrix = pairwise::probabilities(pairs.same_as.len(), valid);
+    let size = pairs.same_as.len();
+    let undecided = pairwise::probabilities(size, valid).undecided;
     // Responses that read the same were not asked about.
     let is_open = |&&(low, high): &&(usize, usize)| pairs.same_as[low] != pairs.same_as[high];
-    let open = matrix.undecided.iter().filter(is_open).count() as u64;
+    let open = undecided.iter().filter(is_open).count() as u64;
     if open > 0 && config.undecided == Undecided::Stop {
         return Err(PluginError::failed(format!(
             "there is no valid verdict on two answers; {}",
@@ -184,7 +185,8 @@ fn verdict(
         .with_hint(remedy()));
     }
     totals.undecided += open;
-    Ok(Verdict::Probabilities(matrix.values))
+    let orders = (0..size * size).map(|index| valid(index / size, index % size));
+    Ok(Verdict::Orders(orders.collect()))
 }
 
 impl Totals {
@@ -214,6 +216,7 @@ impl Totals {
     fn report(&self, progress: &dyn Progress) {
         progress.metrics(&[
             ("label_probability", self.mass / self.questions.max(1) as f64),
+            ("label_probability_sum", self.mass),
             ("invalid_verdicts", self.invalid as f64),
             ("undecided_pairs", self.undecided as f64),
         ]);

@@ -2,7 +2,8 @@
 //!
 //! A mixture of preferences is a preference, transitive or not, so that a committee of a cheap oracle
 //! and a careful one, or of judges with different tastes, is played against as one oracle. The others
-//! are named in the settings and have their own:
+//! are named in the settings and have their own. Where all of them tell both orders of presentation, so does the
+//! mixture:
 //!
 //! ```toml
 //! [oracle]
@@ -20,6 +21,8 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use sppo_plugin::order::OrderMatrix;
+use sppo_plugin::preference::PreferenceMatrix;
 use sppo_plugin::win_rate::{self, WinRateEstimator};
 use sppo_plugin::{Comparison, Oracle, Plugin, PluginError, Progress, Services, Verdict};
 
@@ -119,9 +122,10 @@ impl Oracle for MixtureOracle {
         if self.members.is_empty() {
             return Err(PluginError::failed("the mixture was not prepared"));
         }
-        let sizes = comparisons.iter().map(|comparison| comparison.candidates.len().pow(2));
-        let mut mixed: Vec<Vec<f64>> = sizes.map(|size| vec![0.0; size]).collect();
+        let sizes = comparisons.iter().map(|comparison| comparison.candidates.len());
+        let mut mixed: Vec<Mixed> = sizes.map(Mixed::of_size).collect();
         let count = self.members.len() as u64;
+        let MixtureConfig { estimator, bradley_terry_temperature, .. } = self.config;
         for (asked, member) in (0..).zip(&mut self.members) {
             let part = PartOfMembers { progress, asked, count };
             let verdicts = member.oracle.preferences(comparisons, &part);
@@ -134,22 +138,17 @@ impl Oracle for MixtureOracle {
                 );
                 return Err(named(&member.name, PluginError::failed(message)));
             }
-            for ((verdict, comparison), mixed) in
-                verdicts.into_iter().zip(comparisons).zip(&mut mixed)
-            {
-                let preferences = win_rate::judge(
-                    verdict,
-                    comparison.candidates.len(),
-                    self.config.estimator,
-                    self.config.bradley_terry_temperature,
-                )
-                .map_err(|error| named(&member.name, PluginError::failed(error.to_string())))?;
-                for (sum, probability) in mixed.iter_mut().zip(preferences.matrix.values()) {
-                    *sum += member.share * probability;
-                }
+            for (verdict, mixed) in verdicts.into_iter().zip(&mut mixed) {
+                // Only these are averaged over the orders by whoever takes them.
+                let is_by_order = matches!(verdict, Verdict::Orders(_));
+                let said =
+                    win_rate::judge(verdict, mixed.size, estimator, bradley_terry_temperature)
+                        .map_err(|error| PluginError::failed(error.to_string()))
+                        .map_err(|error| named(&member.name, error))?;
+                mixed.add(member.share, &said.matrix, said.orders.filter(|_| is_by_order));
             }
         }
-        Ok(mixed.into_iter().map(within_bounds).collect())
+        Ok(mixed.into_iter().map(Mixed::verdict).collect())
     }
 
     /// The identities of the members that have one.
@@ -173,12 +172,60 @@ impl Oracle for MixtureOracle {
     }
 }
 
-/// Sums of shares may miss 1 by a rounding error.
-fn within_bounds(mut matrix: Vec<f64>) -> Verdict {
-    let size = matrix.len().isqrt();
-    matrix.iter_mut().for_each(|probability| *probability = probability.clamp(0.0, 1.0));
-    (0..size).for_each(|index| matrix[index * size + index] = 0.5);
-    Verdict::Probabilities(matrix)
+/// Preferences among the candidates of a comparison, over the members that were asked so far.
+struct Mixed {
+    size: usize,
+    /// The weighted sum of their probabilities, row by row.
+    sums: Vec<f64>,
+    /// The share of each member with its word in each order of presentation, where it told of orders.
+    orders: Vec<(f64, Option<OrderMatrix>)>,
+}
+
+impl Mixed {
+    fn of_size(size: usize) -> Self {
+        Self { size, sums: vec![0.0; size * size], orders: Vec::new() }
+    }
+
+    /// Adds the word of a member.
+    fn add(&mut self, share: f64, matrix: &PreferenceMatrix, orders: Option<OrderMatrix>) {
+        for (sum, probability) in self.sums.iter_mut().zip(matrix.values()) {
+            *sum += share * probability;
+        }
+        self.orders.push((share, orders));
+    }
+
+    fn verdict(self) -> Verdict {
+        match self.mixed_orders() {
+            Some(orders) => Verdict::Orders(orders),
+            None => Verdict::Probabilities(self.probabilities()),
+        }
+    }
+
+    /// The probabilities in each order; `None` unless every member told both orders of every pair that any of them
+    /// was asked about.
+    fn mixed_orders(&self) -> Option<Vec<Option<f64>>> {
+        let told = self.orders.iter().map(|(share, orders)| Some((*share, orders.as_ref()?)));
+        let told: Vec<(f64, &OrderMatrix)> = told.collect::<Option<_>>()?;
+        let mix = |index: usize| {
+            let (first, second) = (index / self.size, index % self.size);
+            let is_silent = |(_, orders): &(f64, &OrderMatrix)| {
+                orders.get(first, second).is_none() && orders.get(second, first).is_none()
+            };
+            if told.iter().all(is_silent) {
+                return Some(None);
+            }
+            let parts = told.iter().map(|(share, one)| Some(share * one.get(first, second)?));
+            parts.sum::<Option<f64>>().map(|sum| Some(sum.clamp(0.0, 1.0)))
+        };
+        (0..self.size * self.size).map(mix).collect()
+    }
+
+    /// Sums of shares may miss 1 by a rounding error.
+    fn probabilities(mut self) -> Vec<f64> {
+        self.sums.iter_mut().for_each(|probability| *probability = probability.clamp(0.0, 1.0));
+        (0..self.size).for_each(|index| self.sums[index * self.size + index] = 0.5);
+        self.sums
+    }
 }
 
 fn named(member: &str, mut error: PluginError) -> PluginError {

@@ -42,13 +42,17 @@ impl Services for Club {
         Ok(Box::new(Fixed(match name {
             "first" => Verdict::Probabilities(vec![0.5, 1.0, 0.0, 0.5]),
             "second" => Verdict::Scores(vec![0.0, 0.0]),
+            "biased" => Verdict::Orders(vec![None, Some(0.9), Some(0.5), None]),
+            "fair" => Verdict::Orders(vec![None, Some(0.7), Some(0.3), None]),
+            "one-sided" => Verdict::Orders(vec![None, Some(0.9), None, None]),
+            "ranker" => Verdict::Logits(vec![0.0, 2.0, 1.0, 0.0]),
             "invalid" => Verdict::Probabilities(vec![0.5, 1.5, -0.5, 0.5]),
             other => return Err(PluginError::configuration(format!("there is no `{other}`"))),
         })))
     }
 }
 
-fn ask(weights: serde_json::Value) -> Result<Vec<f64>, String> {
+fn verdict(weights: serde_json::Value) -> Result<Verdict, String> {
     let comparison = Comparison {
         prompt: [Message::user("Which?")].into(),
         rendered_prompt: None,
@@ -56,7 +60,12 @@ fn ask(weights: serde_json::Value) -> Result<Vec<f64>, String> {
     };
     let mut mixture = create_oracle("mixture", json!({ "weights": weights })).unwrap();
     mixture.prepare(&Club, &Club).map_err(|error| error.to_string())?;
-    match mixture.preferences(&[comparison], &Club).map_err(|error| error.to_string())?.remove(0) {
+    let verdicts = mixture.preferences(&[comparison], &Club);
+    Ok(verdicts.map_err(|error| error.to_string())?.remove(0))
+}
+
+fn ask(weights: serde_json::Value) -> Result<Vec<f64>, String> {
+    match verdict(weights)? {
         Verdict::Probabilities(values) => Ok(values),
         other => panic!("expected probabilities, got {other:?}"),
     }
@@ -68,6 +77,23 @@ fn weights_are_relative_and_scores_count_as_bradley_terry_probabilities() {
     for scale in [1.0, 10.0] {
         let mixed = ask(json!({"first": 3.0 * scale, "second": scale})).unwrap();
         assert!(mixed.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-15), "{mixed:?}");
+    }
+}
+
+#[test]
+fn both_orders_are_kept_where_every_member_tells_them() {
+    let Verdict::Orders(orders) = verdict(json!({"biased": 3.0, "fair": 1.0})).unwrap() else {
+        panic!("the orders are lost");
+    };
+    let near = |entry: usize, expected: f64| (orders[entry].unwrap() - expected).abs() < 1e-15;
+    assert!(near(1, 0.75 * 0.9 + 0.25 * 0.7) && near(2, 0.75 * 0.5 + 0.25 * 0.3), "{orders:?}");
+    assert_eq!((orders[0], orders[3]), (None, None));
+    // One order stands for both, a ranker's estimator is no mean of its orders, and `first` knows no order.
+    for (other, first) in
+        [("one-sided", 0.9), ("ranker", 1.0 / (1.0 + (-1.0f64).exp())), ("first", 1.0)]
+    {
+        let mixed = ask(json!({"biased": 1.0, other: 1.0})).unwrap();
+        assert!((mixed[1] - (0.7 + first) / 2.0).abs() < 1e-7, "{other}: {mixed:?}");
     }
 }
 

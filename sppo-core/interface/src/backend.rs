@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use abi_stable::StableAbi;
 
 use crate::{
-    DeviceMemory, GradientDtype, LoraSettings, MemoryEstimate, PlannedWork, PluginError, Policy,
-    Progress, Sharding,
+    DeviceMemory, FrozenWeights, GradientDtype, LoraSettings, MemoryEstimate, PlannedWork,
+    PluginError, Policy, Progress, Sharding,
 };
 
 /// A model to load for scoring.
@@ -41,6 +41,8 @@ pub struct PolicySpec {
     pub sharding: Sharding,
     /// Number format that gradients of weights are summed in.
     pub gradient_dtype: GradientDtype,
+    /// Form in which weights are kept that are not trained because adapters are.
+    pub frozen_weights: FrozenWeights,
     /// Variables of the model's chat template, `{"enable_thinking": false}` for instance: a JSON object as
     /// text, empty for none.
     pub template_variables: String,

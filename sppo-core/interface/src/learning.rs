@@ -140,6 +140,21 @@ pub enum GradientDtype {
     Bf16,
 }
 
+/// Form in which weights that are not trained are kept in memory.
+#[repr(u8)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, StableAbi,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum FrozenWeights {
+    /// One number after the other, in the backend's number format.
+    #[default]
+    Dense,
+    /// In the blocks of the model's file where it is quantized (QLoRA): less memory. They are dequantized where
+    /// they are used, forward and backward, to the same numbers.
+    Quantized,
+}
+
 /// Settings of one optimiser step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepSettings {

@@ -40,7 +40,9 @@ pub use generation::{
     FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, SamplingParameters,
 };
 pub use host::{Progress, Services, SilentHost};
-pub use learning::{GradientDtype, LoraSettings, Optimizer, Sharding, StepReport, StepSettings};
+pub use learning::{
+    FrozenWeights, GradientDtype, LoraSettings, Optimizer, Sharding, StepReport, StepSettings,
+};
 pub use memory::{
     DeviceMemory, MemoryEstimate, MemoryUse, PlannedSampling, PlannedTraining, PlannedWork,
 };

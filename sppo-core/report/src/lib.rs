@@ -5,7 +5,8 @@
 //! and the scripts that draw them. Text never becomes HTML on its way: scripts insert it as text.
 //!
 //! [`RunReport`] gathers the numbers of a run from its directory, and [`run_page`] lays out one run or several
-//! side by side; [`comparison_page`] shows a comparison of runs, and [`game_page`] a game.
+//! side by side; [`comparison_page`] shows a comparison of runs, and [`game_page`] a game. [`win_rate_picture`] is an
+//! image of a run's win rates, for model cards.
 //!
 //! ```
 //! use sppo_report::page::{Block, Column, Format, Page, Section, Table};
@@ -22,11 +23,13 @@ mod comparison;
 mod game;
 mod html;
 pub mod page;
+mod picture;
 mod run;
 mod view;
 
 pub use comparison::comparison_page;
 pub use game::{drawn_rounds, game_page, is_told};
 pub use page::Page;
+pub use picture::win_rate_picture;
 pub use run::{RunReader, RunReport, shell_quoted};
 pub use view::run_page;

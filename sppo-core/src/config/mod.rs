@@ -86,6 +86,7 @@ impl Config {
             recompute_activations: self.training.recompute_activations(),
             sharding: self.training.sharding(),
             gradient_dtype: self.training.gradient_dtype,
+            frozen_weights: self.training.frozen_weights,
             template_variables: self.template_variables_json(),
         }
     }

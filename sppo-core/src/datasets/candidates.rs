@@ -126,9 +126,9 @@ pub fn write_candidates(path: &Path, sets: &[CandidateSet]) -> Result<()> {
 }
 
 /// Writes each row as it was read, then `probability`, `rm_scores` where the oracle
-/// scores, and the judge's name as `oracle`; where not all pairs were asked about, `asked_pairs`, and where the
-/// settings changed the oracle's probabilities, these as `oracle_probability`. Those of an earlier judge are
-/// replaced.
+/// scores, and the judge's name as `oracle`; where the oracle told of the orders of presentation, `read_first`,
+/// where not all pairs were asked about, `asked_pairs`, and where the settings changed the oracle's probabilities,
+/// these as `oracle_probability`. Those of an earlier judge are replaced.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -142,6 +142,10 @@ pub fn write_ranked(path: &Path, ranked: &[RankedCandidates], oracle: &str) -> R
             _ => row.set("rm_scores", &preferences.scores),
         }
         row.set("oracle", &oracle);
+        match &preferences.orders {
+            Some(orders) => row.set("read_first", orders),
+            None => row.remove("read_first"),
+        }
         match asked_pairs {
             Some(pairs) => row.set("asked_pairs", pairs),
             None => row.remove("asked_pairs"),

@@ -120,6 +120,9 @@ pub(super) fn results(card: &ModelCard<'_>) -> String {
             "\nThis checkpoint was written before its own iteration was measured; `sppo push` completes the table.\n",
         );
     }
+    if let Some(picture) = &card.publication.picture {
+        let _ = writeln!(text, "\n![Win rate against the starting model by iteration]({picture})");
+    }
     if let Some(page) = &card.publication.report_page {
         let _ = writeln!(text, "\nThe whole report, with answers side by side: [{page}]({page}).");
     }

@@ -40,6 +40,8 @@ pub struct Publication {
     pub license: Option<String>,
     /// Hub ids of the data sets that the prompts come from.
     pub datasets: Vec<String>,
+    /// Name of a picture of the win rates in the repository, if it is there.
+    pub picture: Option<String>,
     /// Name of the report's page in the repository, if it is there.
     pub report_page: Option<String>,
 }

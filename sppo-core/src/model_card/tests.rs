@@ -76,6 +76,7 @@ fn a_published_card_is_complete() {
     let publication = Publication {
         repository: Some("me/mine".into()),
         datasets: vec!["openbmb/UltraFeedback".into()],
+        picture: Some("win-rate.svg".into()),
         report_page: Some("report.html".into()),
         ..Publication::default()
     };
@@ -86,6 +87,7 @@ fn a_published_card_is_complete() {
         "LoRA adapters for [org/base](https://huggingface.co/org/base)",
         "AutoPeftModelForCausalLM.from_pretrained(\"me/mine\")",
         "| 2 | 70.0 % | 65.0 % to 75.0 % |",
+        "![Win rate against the starting model by iteration](win-rate.svg)",
         "[report.html](report.html)",
         "| `training.lora.rank` | 8 |",
     ] {

@@ -46,6 +46,28 @@ impl VerdictCounts {
         counts
     }
 
+    /// The counts of several sets of judgments together.
+    #[must_use]
+    pub fn total<'a>(counts: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut total = Self::default();
+        let mut first_places = 0.0;
+        for one in counts {
+            first_places += one.first_place_probability.unwrap_or(0.0) * one.presentations as f64;
+            total.pairs += one.pairs;
+            total.unasked += one.unasked;
+            total.ties += one.ties;
+            total.both_orders += one.both_orders;
+            total.order_dependent += one.order_dependent;
+            total.presentations += one.presentations;
+            total.triples += one.triples;
+            total.intransitive += one.intransitive;
+        }
+        let has_orders = total.presentations > 0;
+        total.first_place_probability =
+            has_orders.then(|| first_places / total.presentations as f64);
+        total
+    }
+
     fn add(&mut self, judgment: &Judgment) {
         let matrix = judgment.of_oracle();
         let size = matrix.size();
@@ -152,6 +174,21 @@ mod tests {
             assert_eq!((counts.pairs, counts.both_orders, counts.order_dependent), (1, 1, 1));
             assert!((counts.first_place_probability.unwrap() - 0.75).abs() < 1e-7, "{counts:?}");
         }
+    }
+
+    #[test]
+    fn counts_of_iterations_add_up_to_those_of_all_their_judgments() {
+        let orders = |one, other| Verdict::Orders(vec![None, Some(one), Some(other), None]);
+        let circle = vec![0.5, 0.9, 0.2, 0.1, 0.5, 0.7, 0.8, 0.3, 0.5];
+        let first = [judgment(2, orders(0.9, 0.5)), judgment(2, orders(0.25, 0.5))];
+        let second = [judgment(2, orders(1.0, 0.75)), judgment(3, Verdict::Probabilities(circle))];
+        let total = VerdictCounts::total(&[&first, &second].map(|some| VerdictCounts::of(some)));
+        let together = VerdictCounts::of(&[first, second].concat());
+        let VerdictCounts { first_place_probability: Some(expected), .. } = together else {
+            panic!("{together:?}");
+        };
+        assert!((total.first_place_probability.unwrap() - expected).abs() < 1e-12);
+        assert_eq!(VerdictCounts { first_place_probability: Some(expected), ..total }, together);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Requests, tokens and money of an oracle that asks a service.
+//! Counters of an oracle that asks a service or a model: requests, tokens and money, questions and labels.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -10,8 +10,8 @@ use crate::observer::{Event, Observer, Stage};
 use crate::plugin::check::{self, Check};
 
 /// Counters that only rise within a process, in the oracle's own names.
-const COUNTERS: [&str; 9] = [
-    "requests",
+const COUNTERS: [&str; 11] = [
+    REQUESTS,
     "retries",
     "judgments",
     "cache_hits",
@@ -20,7 +20,16 @@ const COUNTERS: [&str; 9] = [
     "refused_prompts",
     "prompt_tokens",
     "completion_tokens",
+    QUESTIONS,
+    LABEL_PROBABILITY_SUM,
 ];
+
+/// Requests to a service.
+const REQUESTS: &str = "requests";
+/// Questions to a model whose next token is the verdict.
+const QUESTIONS: &str = "questions";
+/// The sum over these of the probability that the next token is a label.
+const LABEL_PROBABILITY_SUM: &str = "label_probability_sum";
 
 /// Prices of a service that the oracle asks, in any one currency: the table `[preference.prices]`. Without
 /// prices no cost is shown.
@@ -47,16 +56,31 @@ impl Prices {
     }
 }
 
-/// Counters of a service.
+/// Counters of an oracle that asks a service or a model.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ServiceCounters(BTreeMap<String, f64>);
 
 impl ServiceCounters {
-    /// Whether there are none: the oracle asks no service.
+    /// Whether there are none: the oracle asks neither a service nor a model for labels.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether they are those of a service, which takes requests.
+    #[must_use]
+    pub fn are_of_service(&self) -> bool {
+        self.0.contains_key(REQUESTS)
+    }
+
+    /// Questions that a model was asked in process, and the mean probability that its next token is one of the
+    /// labels; `None` where no such question was asked.
+    #[must_use]
+    pub fn labels(&self) -> Option<(f64, f64)> {
+        let sum = self.0.get(LABEL_PROBABILITY_SUM)?;
+        let questions = self.get(QUESTIONS);
+        (questions > 0.0).then(|| (questions, sum / questions))
     }
 
     /// The value of a counter; 0 where the oracle has none of this name.
@@ -100,11 +124,11 @@ impl ServiceCounters {
     pub fn cost(&self, prices: &Prices) -> Option<f64> {
         const MILLION: f64 = 1e6;
         let Prices { million_prompt_tokens, million_completion_tokens, request } = *prices;
-        let is_known = !self.is_empty() && *prices != Prices::default();
+        let is_known = self.are_of_service() && *prices != Prices::default();
         is_known.then(|| {
             self.get("prompt_tokens") / MILLION * million_prompt_tokens
                 + self.get("completion_tokens") / MILLION * million_completion_tokens
-                + self.get("requests") * request
+                + self.get(REQUESTS) * request
         })
     }
 }
@@ -182,5 +206,12 @@ mod tests {
         assert!((used.cost(&prices).unwrap() - 1.7).abs() < 1e-12);
         assert_eq!(used.cost(&Prices::default()), None);
         assert_eq!(ServiceCounters::default().cost(&prices), None);
+    }
+
+    #[test]
+    fn a_model_that_is_asked_in_process_is_no_service_and_has_labels() {
+        let used = counters(&[("questions", 20.0), ("label_probability_sum", 15.0)]);
+        assert_eq!((used.are_of_service(), used.labels()), (false, Some((20.0, 0.75))));
+        assert_eq!(counters(&[("requests", 1.0)]).labels(), None);
     }
 }

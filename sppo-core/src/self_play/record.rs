@@ -167,11 +167,19 @@ impl RunRecord {
     /// # Errors
     /// When a report cannot be read.
     pub fn model_card(&self, iteration: u32, publication: Publication) -> Result<String> {
-        let reports = (0..=iteration).map(|iteration| self.report(iteration));
-        let reports: Vec<_> = reports.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+        let reports = self.reports(iteration)?;
         let card =
             ModelCard { identity: &self.identity, iteration, reports: &reports, publication };
         Ok(card.render())
+    }
+
+    /// The reports of the starting model and of the iterations up to this one, as far as they are there.
+    ///
+    /// # Errors
+    /// When a report cannot be read.
+    pub fn reports(&self, iteration: u32) -> Result<Vec<IterationReport>> {
+        let reports = (0..=iteration).map(|iteration| self.report(iteration));
+        Ok(reports.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 
     fn rows<T: Stored>(&self, name: &ArtifactName) -> Result<Option<Vec<T>>> {

@@ -42,18 +42,20 @@ impl<'a> LentPolicy<'a> {
     }
 
     /// Whether an oracle asks the policy.
-    pub(crate) fn is_wanted(&self) -> bool {
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
         self.is_wanted.get()
     }
 
-    /// Puts the policy in its place.
-    pub(crate) fn put(&self, policy: Box<dyn Policy>) {
+    /// Lends the policy for some work, and takes it back.
+    pub fn lend<T>(
+        &self,
+        policy: Box<dyn Policy>,
+        work: impl FnOnce() -> T,
+    ) -> (Option<Box<dyn Policy>>, T) {
         *self.place.borrow_mut() = Some(policy);
-    }
-
-    /// Takes the policy back.
-    pub(crate) fn take(&self) -> Option<Box<dyn Policy>> {
-        self.place.borrow_mut().take()
+        let done = work();
+        (self.place.borrow_mut().take(), done)
     }
 }
 

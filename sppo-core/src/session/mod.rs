@@ -64,13 +64,15 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// As [`Self::try_oracle`], before a run: also asks other oracles, where the settings do not suit all of them.
+    /// As [`Self::try_oracle`], before a run: also asks other oracles, where the settings do not suit all of them. One
+    /// that asks the policy is not asked: the policy is lent to it while it judges responses.
     ///
     /// # Errors
     /// When the oracle cannot judge the answers, or not in the way of the settings.
     pub fn try_oracle_for_training(&self, oracle: &mut dyn Oracle) -> Result<()> {
         match self.config.preference.pairs {
             PairRule::All => self.try_oracle(oracle),
+            _ if self.lent_policy.is_some_and(LentPolicy::is_wanted) => Ok(()),
             _ => refuse_scores(&self.ask_in_a_trial(oracle)?),
         }
     }

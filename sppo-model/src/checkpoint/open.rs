@@ -3,6 +3,7 @@
 //! Weights are mapped into memory and converted to f32 one tensor at a time. Pickled files are never
 //! read.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -12,12 +13,13 @@ use super::source::{self, ModelSourceOptions};
 use super::weights::Weights;
 use crate::decoder::{Container, DecoderConfig, merge, stored_tensors};
 use crate::error::{ModelError, Result};
+use crate::formats::bitsandbytes::{self, Nf4Files};
 use crate::formats::files::{file_sha256, hexadecimal, listing_sha256};
 use crate::formats::json::read_config;
 use crate::formats::peft::ADAPTER_CONFIG;
 use crate::formats::safetensors::{INDEX_FILE, SafetensorsFiles};
 use crate::formats::weight_file::check_finite;
-use crate::formats::{AdapterFiles, AdapterValues, GgufFile, WeightFile};
+use crate::formats::{AdapterFiles, AdapterValues, GgufFile, QuantizedMatrix, WeightFile};
 use crate::text::{TemplateVariables, TextCodec};
 
 /// One weight in f32.
@@ -52,13 +54,15 @@ pub struct Checkpoint {
     adapters: Option<AdapterFiles>,
 }
 
-/// The shape of a model on disk. Its tokenizer, which takes more time and memory to read, is left out.
+/// The shape of a model on disk and the places of its weights. Its tokenizer, which takes more time and memory to
+/// read, is left out.
 #[derive(Debug)]
 pub struct ModelShape {
+    path: PathBuf,
     /// Shape and settings.
     pub config: DecoderConfig,
-    /// Whether every matrix is stored in bf16.
-    pub stored_in_bf16: bool,
+    original_config: Option<Value>,
+    weights: Weights,
 }
 
 impl ModelShape {
@@ -67,27 +71,68 @@ impl ModelShape {
     /// # Errors
     /// When the path holds no model, or one that is damaged or not supported.
     pub fn read(path: &Path) -> Result<Self> {
-        let base;
-        let path = if AdapterFiles::are_in(path) {
-            base = base_of(&AdapterFiles::open(path)?, path)?;
-            &base
+        if AdapterFiles::are_in(path) {
+            return Self::read(&base_of(&AdapterFiles::open(path)?, path)?);
+        }
+        if path.is_dir() {
+            Self::of_directory(path)
         } else {
-            path
-        };
-        let (config, weights) = if path.is_dir() {
-            let config_path = path.join("config.json");
-            let config =
-                DecoderConfig::from_hugging_face(&read_config(&config_path)?, &config_path)?;
-            let weights = Weights::of_wrapped(&config, SafetensorsFiles::open(path)?)?;
-            (config, weights)
-        } else {
-            let file = GgufFile::open(path)?;
-            let config = DecoderConfig::from_gguf(&file)?;
-            let weights = Weights::of_gguf(&config, file);
-            (config, weights)
-        };
-        Ok(Self { stored_in_bf16: weights.are_bf16(), config })
+            Self::of_gguf(path, GgufFile::open(path)?)
+        }
     }
+
+    fn of_directory(path: &Path) -> Result<Self> {
+        let config_path = path.join("config.json");
+        let mut json = read_config(&config_path)?;
+        let is_in_nf4 = bitsandbytes::take_config(&mut json, &config_path)?;
+        let config = DecoderConfig::from_hugging_face(&json, &config_path)?;
+        let files = SafetensorsFiles::open(path)?;
+        let weights = match is_in_nf4 {
+            true => Weights::of_wrapped(&config, Nf4Files::new(files)?)?,
+            false => Weights::of_wrapped(&config, files)?,
+        };
+        Ok(Self { path: path.to_path_buf(), config, original_config: Some(json), weights })
+    }
+
+    fn of_gguf(path: &Path, file: GgufFile) -> Result<Self> {
+        let config = DecoderConfig::from_gguf(&file)?;
+        let weights = Weights::of_gguf(&config, file);
+        Ok(Self { path: path.to_path_buf(), config, original_config: None, weights })
+    }
+
+    /// Whether every matrix is stored in bf16.
+    #[must_use]
+    pub fn is_stored_in_bf16(&self) -> bool {
+        self.weights.are_bf16()
+    }
+
+    /// The weights that are stored in blocks, and the size of these in bytes.
+    ///
+    /// # Errors
+    /// As those of [`Checkpoint::quantized_bytes`].
+    pub fn quantized_bytes(&self) -> Result<HashMap<String, u64>> {
+        quantized_bytes(&self.weights, &self.path)
+    }
+
+    fn with_text(self, text: TextCodec) -> Checkpoint {
+        let Self { path, config, original_config, weights } = self;
+        Checkpoint { path, config, original_config, text, weights, adapters: None }
+    }
+}
+
+fn quantized_bytes(weights: &Weights, path: &Path) -> Result<HashMap<String, u64>> {
+    let found = weights.quantized_bytes();
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    Err(ModelError::file(
+        path,
+        "holds no quantized weights, which `training.frozen_weights = \"quantized\"` would keep as they are",
+    )
+    .with_hint(
+        "name a .gguf file of Q8_0 or fewer bits (sppo export gguf makes one) or a model in bitsandbytes' NF4, \
+         or set training.frozen_weights = \"dense\"",
+    ))
 }
 
 /// The path of the model that adapters were made for.
@@ -156,26 +201,22 @@ impl Checkpoint {
     }
 
     fn open_directory(path: &Path) -> Result<Self> {
-        let config_path = path.join("config.json");
-        let json = read_config(&config_path)?;
-        let config = DecoderConfig::from_hugging_face(&json, &config_path)?;
-        let weights = Weights::of_wrapped(&config, SafetensorsFiles::open(path)?)?;
+        let model = ModelShape::of_directory(path)?;
         let text = TextCodec::from_directory(path)?;
-        weights.check(path)?;
-        let container = config.container(Some(&json));
-        check_other_weights(&weights, path, &config, container)?;
-        let path = path.to_path_buf();
-        Ok(Self { path, config, original_config: Some(json), text, weights, adapters: None })
+        model.weights.check(path)?;
+        let container = model.config.container(model.original_config.as_ref());
+        check_other_weights(&model.weights, path, &model.config, container)?;
+        Ok(model.with_text(text))
     }
 
     fn open_gguf(path: &Path) -> Result<Self> {
         let file = GgufFile::open(path)?;
         let config = DecoderConfig::from_gguf(&file)?;
         let text = TextCodec::from_gguf(file.metadata(), config.context_length)?;
-        let weights = Weights::of_gguf(&config, file);
-        weights.check(path)?;
+        let model = ModelShape::of_gguf(path, file)?;
+        model.weights.check(path)?;
         // an architecture that only shares its name with ours
-        if let Some(name) = weights.unused(&config) {
+        if let Some(name) = model.weights.unused(&config) {
             let model_type = config.family.model_type();
             return Err(ModelError::file(
                 path,
@@ -183,8 +224,7 @@ impl Checkpoint {
             )
             .with_hint("this variant of the architecture is not supported"));
         }
-        let path = path.to_path_buf();
-        Ok(Self { path, config, original_config: None, text, weights, adapters: None })
+        Ok(model.with_text(text))
     }
 
     fn check_vocabulary(&mut self) -> Result<()> {
@@ -288,6 +328,23 @@ impl Checkpoint {
             ModelError::file(&self.path, format!("the model has no weight `{name}`"))
         })?;
         Ok(TensorData { shape, values })
+    }
+
+    /// A matrix in the blocks in which it is stored, without its adapter; `None` for a weight that is stored
+    /// number by number.
+    ///
+    /// # Errors
+    /// When a value is infinite or not a number.
+    pub fn quantized_base_matrix(&self, name: &str) -> Result<Option<QuantizedMatrix>> {
+        self.weights.quantized(&self.config, name)
+    }
+
+    /// The weights that [`Self::quantized_base_matrix`] gives, and the size of their blocks in bytes.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn quantized_bytes(&self) -> Result<HashMap<String, u64>> {
+        quantized_bytes(&self.weights, &self.path)
     }
 
     /// Identity of the model's content. Reads all of its files.

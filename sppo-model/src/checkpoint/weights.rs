@@ -1,18 +1,22 @@
 //! The weights of an opened model by their Hugging Face names, whatever file holds them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use crate::decoder::{DecoderConfig, TensorLayout, gguf_source, rotary_tensors, tensor_layout};
+use crate::decoder::{
+    DecoderConfig, EMBEDDING, TensorLayout, gguf_source, rotary_tensors, tensor_layout,
+};
 use crate::error::{ModelError, Result};
 use crate::formats::weight_names::NamedWeights;
-use crate::formats::{WeightFile, WeightSource};
+use crate::formats::{QuantizedMatrix, WeightFile, WeightSource};
 
-const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 
 /// Undoes what a format's converter did to a weight's values; the text is the weight's name.
 type Restore = fn(&DecoderConfig, &str, &mut Vec<f32>);
+
+/// The row of a stored matrix that is a row of a weight, given by its name.
+type StoredRow = fn(&DecoderConfig, &str, usize) -> usize;
 
 /// A file of weights, and the place in it of every weight that the configuration calls for.
 #[derive(Debug)]
@@ -20,13 +24,19 @@ pub(super) struct Weights {
     file: Box<dyn WeightFile>,
     places: Vec<(TensorLayout, WeightSource)>,
     restore: Restore,
+    stored_row: StoredRow,
 }
 
 impl Weights {
     /// Weights that are stored by their Hugging Face names.
     pub(super) fn of_hugging_face(config: &DecoderConfig, file: impl WeightFile + 'static) -> Self {
         let source = |tensor: &TensorLayout| config.family.source(config, &tensor.name);
-        Self { file: Box::new(file), places: places(config, source), restore: |_, _, _| () }
+        Self {
+            file: Box::new(file),
+            places: places(config, source),
+            restore: |_, _, _| (),
+            stored_row: |_, _, row| row,
+        }
     }
 
     /// As [`Self::of_hugging_face`], of weights whose names may be those that wrappers of the model made.
@@ -48,6 +58,7 @@ impl Weights {
             file: Box::new(file),
             places: places(config, source),
             restore: |config, weight, values| config.family.restore_gguf(config, weight, values),
+            stored_row: |config, weight, row| config.family.gguf_row(config, weight, row),
         }
     }
 
@@ -123,11 +134,35 @@ impl Weights {
         config: &DecoderConfig,
         name: &str,
     ) -> Result<Option<(Vec<usize>, Vec<f32>)>> {
-        let place = self.places.iter().find(|(tensor, _)| tensor.name == name);
-        let Some((tensor, source)) = place else { return Ok(None) };
+        let Some((tensor, source)) = self.place(name) else { return Ok(None) };
         let mut values = source.values(&*self.file)?;
         (self.restore)(config, name, &mut values);
         Ok(Some((tensor.shape.clone(), values)))
+    }
+
+    /// A weight in the blocks in which it is stored; `None` where it has none.
+    pub(super) fn quantized(
+        &self,
+        config: &DecoderConfig,
+        name: &str,
+    ) -> Result<Option<QuantizedMatrix>> {
+        let place = self.place(name).filter(|(tensor, _)| tensor.shape.len() == 2);
+        let Some((_, source)) = place else { return Ok(None) };
+        let stored = source.quantized(&*self.file)?;
+        Ok(stored.map(|matrix| matrix.reordered(|row| (self.stored_row)(config, name, row))))
+    }
+
+    /// The weights that are stored in blocks, and the size of these in bytes.
+    pub(super) fn quantized_bytes(&self) -> HashMap<String, u64> {
+        let matrices = self.places.iter().filter(|(tensor, _)| tensor.shape.len() == 2);
+        let sized = matrices.filter_map(|(tensor, source)| {
+            Some((tensor.name.clone(), source.quantized_bytes(&*self.file)?))
+        });
+        sized.collect()
+    }
+
+    fn place(&self, name: &str) -> Option<&(TensorLayout, WeightSource)> {
+        self.places.iter().find(|(tensor, _)| tensor.name == name)
     }
 
     /// Whether every matrix is stored in bf16.

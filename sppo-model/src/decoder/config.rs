@@ -86,9 +86,16 @@ pub trait Family: Debug + Sync {
         &[("ffn_norm", "post_attention_layernorm")]
     }
 
-    /// Undoes what llama.cpp's converter did to the values of a weight, given by its Hugging Face name.
+    /// Undoes what llama.cpp's converter did to the values of a weight, given by its Hugging Face name; of a
+    /// matrix, only its rows may have been reordered, as [`Self::gguf_row`] says.
     fn restore_gguf(&self, config: &DecoderConfig, weight: &str, values: &mut Vec<f32>) {
         let _ = (config, weight, values);
+    }
+
+    /// The row of the tensor in a GGUF file that is row `row` of a matrix, given by its Hugging Face name.
+    fn gguf_row(&self, config: &DecoderConfig, weight: &str, row: usize) -> usize {
+        let _ = (config, weight);
+        row
     }
 
     /// Does to the values of a weight what llama.cpp's converter does, which [`Self::restore_gguf`] undoes.

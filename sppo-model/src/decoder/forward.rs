@@ -28,6 +28,8 @@ pub enum AttentionSource<'a, O: Ops> {
     Packed {
         /// Rows that see each other.
         segments: Arc<[AttentionSegment]>,
+        /// Rows of the keys and values that segments refer to, if not just the batch's own.
+        key_value_rows: Option<Arc<[u32]>>,
     },
     /// In the batch itself, and they are written to a cache for later.
     Prefill {
@@ -102,7 +104,10 @@ impl Decoder {
         graph: &mut Graph<'_, O>,
         batch: &PackedBatch,
     ) -> Result<Value<O>> {
-        let mut source = AttentionSource::Packed { segments: batch.segments.clone() };
+        let mut source = AttentionSource::Packed {
+            segments: batch.segments.clone(),
+            key_value_rows: batch.key_value_rows.clone(),
+        };
         let hidden = self.hidden_states(graph, &batch.tokens, &batch.positions, &mut source)?;
         let hidden = graph.select_rows(&hidden, &batch.predicting_rows)?;
         self.norm(graph, &hidden, Some(self.weights.final_norm))
@@ -140,11 +145,14 @@ impl Decoder {
         }
         for index in 0..self.weights.layers.len() {
             residual = match source {
-                AttentionSource::Packed { segments } if self.recompute_layers => {
+                AttentionSource::Packed { segments, key_value_rows } if self.recompute_layers => {
                     let (decoder, positions) = (self.clone(), positions.clone());
-                    let segments = segments.clone();
+                    let (segments, key_value_rows) = (segments.clone(), key_value_rows.clone());
                     graph.recomputed(&residual, move |graph, residual| {
-                        let mut source = AttentionSource::Packed { segments: segments.clone() };
+                        let mut source = AttentionSource::Packed {
+                            segments: segments.clone(),
+                            key_value_rows: key_value_rows.clone(),
+                        };
                         decoder.layer(graph, index, residual, &positions, &mut source)
                     })?
                 }
@@ -213,7 +221,14 @@ impl Decoder {
         let shape = self.attention_shape(layer);
         let [queries, keys, values] = operands;
         match source {
-            AttentionSource::Packed { segments } => graph.attention(operands, &shape, segments),
+            AttentionSource::Packed { segments, key_value_rows: None } => {
+                graph.attention(operands, &shape, segments)
+            }
+            AttentionSource::Packed { segments, key_value_rows: Some(rows) } => {
+                let (keys, values) =
+                    (graph.select_rows(keys, rows)?, graph.select_rows(values, rows)?);
+                graph.attention([queries, &keys, &values], &shape, segments)
+            }
             AttentionSource::Prefill { segments, cache, slots } => {
                 graph.ops().cache_write(cache, layer, keys.value(), values.value(), slots)?;
                 graph.attention(operands, &shape, segments)

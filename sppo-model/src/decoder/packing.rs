@@ -25,6 +25,9 @@ pub struct PackedBatch {
     pub positions: Arc<[Position]>,
     /// Rows that see each other.
     pub segments: Arc<[AttentionSegment]>,
+    /// The rows of the keys and values that segments refer to, where these are not just the batch's own: all rows in
+    /// order, then those of prefixes that lie in two pieces.
+    pub key_value_rows: Option<Arc<[u32]>>,
     /// The rows whose hidden state predicts a response token, response after response.
     pub predicting_rows: Arc<[u32]>,
     /// The token that each predicting row is asked for.
@@ -103,12 +106,35 @@ pub(super) struct Packer {
     tokens: Vec<u32>,
     positions: Vec<Position>,
     segments: Vec<AttentionSegment>,
+    /// Rows that the whole batch will have, where that is known.
+    row_count: usize,
+    /// Rows whose keys and values are there once more, behind all rows.
+    repeated_rows: Vec<u32>,
     predicting_rows: Vec<u32>,
     targets: Vec<u32>,
     responses: Vec<Range<usize>>,
 }
 
 impl Packer {
+    /// A packer of a batch that will have so many rows.
+    pub(super) fn of_rows(row_count: usize) -> Self {
+        Self { row_count, ..Self::default() }
+    }
+
+    /// The keys and values of two pieces of a sequence as those of one prefix. The packer must know how many rows the
+    /// batch will have.
+    pub(super) fn joined(&mut self, first: Range<usize>, second: Range<usize>) -> Range<usize> {
+        if second.is_empty() {
+            return first;
+        }
+        if first.is_empty() || first.end == second.start {
+            return second.start - first.len()..second.end;
+        }
+        let start = self.row_count + self.repeated_rows.len();
+        self.repeated_rows.extend(first.chain(second).map(|row| row as u32));
+        start..self.row_count + self.repeated_rows.len()
+    }
+
     /// Adds rows that see `prefix` and continue its sequence, which is long or not; returns the rows.
     pub(super) fn push(
         &mut self,
@@ -150,10 +176,13 @@ impl Packer {
     }
 
     pub(super) fn finish(self) -> PackedBatch {
+        let own = 0..self.tokens.len() as u32;
+        let is_repeated = !self.repeated_rows.is_empty();
         PackedBatch {
             tokens: self.tokens.into(),
             positions: self.positions.into(),
             segments: self.segments.into(),
+            key_value_rows: is_repeated.then(|| own.chain(self.repeated_rows).collect()),
             predicting_rows: self.predicting_rows.into(),
             targets: self.targets.into(),
             responses: self.responses,

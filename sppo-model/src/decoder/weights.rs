@@ -8,11 +8,12 @@ use super::lora::{self, Adapter, AdapterSource};
 use super::stored::StoredWeight;
 use super::{DecoderConfig, QueryKeyNorm};
 use crate::error::{ModelError, Result};
+use crate::formats::QuantizedMatrix;
 use crate::formats::peft::adapter_names;
 use crate::ops::{Ops, ParameterId, ParameterStore};
 
 /// Name of the table of token embeddings.
-const EMBEDDING: &str = "model.embed_tokens.weight";
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 
 /// A linear map's parameters.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +91,22 @@ pub fn tensor_layout(config: &DecoderConfig) -> Vec<TensorLayout> {
 /// Reads a tensor of the checkpoint by name: its shape and its row-major values.
 pub type TensorSource<'a> = dyn FnMut(&str) -> Result<(Vec<usize>, Vec<f32>)> + 'a;
 
+/// A weight that is not trained, as it is read.
+#[derive(Clone, Debug)]
+pub enum FrozenWeight {
+    /// Shape and row-major values.
+    Dense(Vec<usize>, Vec<f32>),
+    /// A matrix that stays in its blocks.
+    Quantized(QuantizedMatrix),
+}
+
+/// Reads a weight that is not trained by name.
+pub type FrozenWeightSource<'a> = dyn FnMut(&str) -> Result<FrozenWeight> + 'a;
+
+/// Adds the weight of a name and shape to a store.
+type LoadWeight<'a, O> =
+    dyn FnMut(&mut ParameterStore<O>, String, &[usize]) -> Result<ParameterId> + 'a;
+
 /// Receives a parameter's name and shape, and returns its id in the store.
 type Request<'a> = dyn FnMut(String, &[usize]) -> Result<ParameterId> + 'a;
 
@@ -104,23 +121,41 @@ impl DecoderWeights {
         tensor: &mut TensorSource<'_>,
         trainable: bool,
     ) -> Result<(Self, ParameterStore<O>)> {
+        Self::load_each(config, &mut |store, name, shape| {
+            let (found, values) = tensor(&name)?;
+            push_dense(ops, store, name, shape, (found, values), trainable)
+        })
+    }
+
+    /// As [`Self::load`], weights that are not trained, of which some may be in blocks.
+    ///
+    /// # Errors
+    /// As there, or when the op set keeps no blocks.
+    pub fn load_frozen<O: Ops>(
+        ops: &O,
+        config: &DecoderConfig,
+        weight: &mut FrozenWeightSource<'_>,
+    ) -> Result<(Self, ParameterStore<O>)> {
+        Self::load_each(config, &mut |store, name, shape| match weight(&name)? {
+            FrozenWeight::Dense(found, values) => {
+                push_dense(ops, store, name, shape, (found, values), false)
+            }
+            FrozenWeight::Quantized(matrix) if matrix.dimensions() == *shape => {
+                store.push_quantized(ops, name, matrix)
+            }
+            FrozenWeight::Quantized(matrix) => Err(other_shape(&name, &matrix.dimensions(), shape)),
+        })
+    }
+
+    fn load_each<O: Ops>(
+        config: &DecoderConfig,
+        load: &mut LoadWeight<'_, O>,
+    ) -> Result<(Self, ParameterStore<O>)> {
         if let Some(problem) = config.problem() {
             return Err(ModelError::Unsupported(format!("the model's configuration: {problem}")));
         }
         let mut store = ParameterStore::default();
-        let weights = Self::request(config, &mut |name, shape| {
-            let (found, values) = tensor(&name)?;
-            if found != shape || values.len() != shape.iter().product::<usize>() {
-                return Err(ModelError::Input(format!(
-                    "the weight `{name}` has the shape {found:?}, but the model's configuration \
-                     calls for {shape:?}"
-                )));
-            }
-            if name == EMBEDDING {
-                return store.push_table(ops, name, shape.to_vec(), values, trainable);
-            }
-            store.push(ops, name, shape.to_vec(), values, trainable)
-        })?;
+        let weights = Self::request(config, &mut |name, shape| load(&mut store, name, shape))?;
         Ok((weights, store))
     }
 
@@ -198,6 +233,30 @@ impl DecoderWeights {
         };
         Ok(Self { embedding, layers, final_norm, head })
     }
+}
+
+/// Adds a weight that was read as `found` to a store.
+fn push_dense<O: Ops>(
+    ops: &O,
+    store: &mut ParameterStore<O>,
+    name: String,
+    shape: &[usize],
+    (found, values): (Vec<usize>, Vec<f32>),
+    trainable: bool,
+) -> Result<ParameterId> {
+    if found != shape || values.len() != shape.iter().product::<usize>() {
+        return Err(other_shape(&name, &found, shape));
+    }
+    if name == EMBEDDING {
+        return store.push_table(ops, name, shape.to_vec(), values, trainable);
+    }
+    store.push(ops, name, shape.to_vec(), values, trainable)
+}
+
+fn other_shape(name: &str, found: &[usize], shape: &[usize]) -> ModelError {
+    ModelError::Input(format!(
+        "the weight `{name}` has the shape {found:?}, but the model's configuration calls for {shape:?}"
+    ))
 }
 
 impl LayerWeights {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use half::{bf16, f16};
 use memmap2::Mmap;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Deserializer};
 use super::WeightFile;
 use super::files::{map_file, release};
 use super::json::read_json;
+use super::quantized_matrix::SharedBytes;
 use super::weight_file::check_finite;
 use crate::error::{ModelError, Result};
 
@@ -31,7 +33,7 @@ struct TensorEntry {
 /// The weight files of a model directory, mapped into memory.
 #[derive(Debug, Default)]
 pub(crate) struct SafetensorsFiles {
-    files: Vec<(PathBuf, Mmap)>,
+    files: Vec<(PathBuf, Arc<Mmap>)>,
     tensors: HashMap<String, TensorEntry>,
     /// Names of tensors that were left out because they share the memory of another, which is the value:
     /// `safetensors.torch.save_model` keeps one of them and says so in the metadata.
@@ -76,7 +78,7 @@ impl SafetensorsFiles {
     }
 
     fn add_file(&mut self, path: PathBuf) -> Result<()> {
-        let map = map_file(&path)?;
+        let map = Arc::new(map_file(&path)?);
         let damaged = |cause: &dyn std::fmt::Display| {
             ModelError::file(&path, format!("is not a whole safetensors file: {cause}"))
                 .with_hint("download the file again")
@@ -108,6 +110,13 @@ impl SafetensorsFiles {
         }
         self.files.push((path, map));
         Ok(())
+    }
+
+    /// The bytes of a tensor of bytes; `None` where there is no such tensor.
+    pub(crate) fn bytes(&self, name: &str) -> Option<SharedBytes> {
+        let entry = self.tensors.get(name).filter(|entry| entry.kind == Dtype::U8)?;
+        let (_, map) = self.files.get(entry.file)?;
+        Some(SharedBytes::mapped(Arc::clone(map), entry.start..entry.end))
     }
 
     fn check_index(&self, index: &Path, shard_of: &HashMap<String, String>) -> Result<()> {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
+use super::quantized_matrix::QuantizedMatrix;
 use crate::error::{ModelError, Result};
 
 /// One or several files of named tensors.
@@ -18,6 +19,22 @@ pub trait WeightFile: Debug {
     /// # Errors
     /// When there is no such tensor or its number format is not supported.
     fn values(&self, name: &str) -> Result<Vec<f32>>;
+
+    /// A matrix in the blocks in which the file stores it; `None` where these hold one number each, or the tensor
+    /// is no matrix. Dimensions before the last are rows, one after the other.
+    ///
+    /// # Errors
+    /// When there is no such tensor, or a value is infinite or not a number.
+    fn quantized(&self, name: &str) -> Result<Option<QuantizedMatrix>> {
+        let _ = name;
+        Ok(None)
+    }
+
+    /// Size of what [`Self::quantized`] returns, in bytes.
+    fn quantized_bytes(&self, name: &str) -> Option<u64> {
+        let _ = name;
+        None
+    }
 
     /// The names of all tensors, in no particular order.
     fn names(&self) -> Box<dyn Iterator<Item = &str> + '_>;
@@ -46,6 +63,14 @@ impl<F: WeightFile + ?Sized> WeightFile for &F {
 
     fn values(&self, name: &str) -> Result<Vec<f32>> {
         (**self).values(name)
+    }
+
+    fn quantized(&self, name: &str) -> Result<Option<QuantizedMatrix>> {
+        (**self).quantized(name)
+    }
+
+    fn quantized_bytes(&self, name: &str) -> Option<u64> {
+        (**self).quantized_bytes(name)
     }
 
     fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
@@ -108,13 +133,32 @@ impl WeightSource {
         let values = file.values(&self.tensor)?;
         let Some(rows) = &self.rows else { return Ok(values) };
         let row = file.shape(&self.tensor).and_then(|shape| shape.last()).copied().unwrap_or(0);
-        let part = values.get(rows.start * row..rows.end * row).ok_or_else(|| {
-            ModelError::Input(format!(
-                "the tensor `{}` has fewer than {} rows",
-                self.tensor, rows.end
-            ))
-        })?;
-        Ok(part.to_vec())
+        let part = values.get(rows.start * row..rows.end * row);
+        part.map(<[f32]>::to_vec).ok_or_else(|| self.too_short(rows))
+    }
+
+    /// The weight in the blocks in which the file stores it; `None` where it has none.
+    ///
+    /// # Errors
+    /// As [`WeightFile::quantized`], or when the tensor has fewer rows.
+    pub fn quantized(&self, file: &dyn WeightFile) -> Result<Option<QuantizedMatrix>> {
+        let Some(whole) = file.quantized(&self.tensor)? else { return Ok(None) };
+        let Some(rows) = &self.rows else { return Ok(Some(whole)) };
+        whole.rows(rows.clone()).map(Some).ok_or_else(|| self.too_short(rows))
+    }
+
+    /// Size of what [`Self::quantized`] returns, in bytes.
+    #[must_use]
+    pub fn quantized_bytes(&self, file: &dyn WeightFile) -> Option<u64> {
+        let whole = file.quantized_bytes(&self.tensor)?;
+        let Some(rows) = &self.rows else { return Some(whole) };
+        let outer = file.shape(&self.tensor)?.split_last()?.1.iter().product::<usize>();
+        Some(whole / outer.max(1) as u64 * rows.len() as u64)
+    }
+
+    fn too_short(&self, rows: &Range<usize>) -> ModelError {
+        let Self { tensor, .. } = self;
+        ModelError::Input(format!("the tensor `{tensor}` has fewer than {} rows", rows.end))
     }
 }
 

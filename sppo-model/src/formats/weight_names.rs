@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use super::WeightFile;
+use super::quantized_matrix::QuantizedMatrix;
 use crate::error::{ModelError, Result};
 
 /// Modules that wrap others and may stand anywhere in a name.
@@ -80,6 +81,14 @@ impl<F: WeightFile> WeightFile for NamedWeights<F> {
 
     fn values(&self, name: &str) -> Result<Vec<f32>> {
         self.file.values(self.stored(name))
+    }
+
+    fn quantized(&self, name: &str) -> Result<Option<QuantizedMatrix>> {
+        self.file.quantized(self.stored(name))
+    }
+
+    fn quantized_bytes(&self, name: &str) -> Option<u64> {
+        self.file.quantized_bytes(self.stored(name))
     }
 
     /// The model's names of the weights that were found, and stored names of other tensors.

@@ -22,7 +22,7 @@ pub(super) fn settings() -> LoraSettings {
 }
 
 /// Values of an adapter that changes its module noticeably.
-fn noticeable(module: &str, [output, input]: [usize; 2]) -> AdapterValues {
+pub(super) fn noticeable(module: &str, [output, input]: [usize; 2]) -> AdapterValues {
     let phase = module.bytes().map(f32::from).sum::<f32>();
     let wave = |count: usize| -> Vec<f32> {
         (0..count).map(|place| 0.05 * (phase + 1.7 * place as f32).sin()).collect()

@@ -5,9 +5,11 @@
 
 mod generation;
 mod lora;
+mod quantized;
 mod scorers;
 mod training;
 
+pub use quantized::check_quantized_weights;
 pub use scorers::{check_preferring_models, check_ranker, check_reward_models};
 
 use std::collections::BTreeMap;

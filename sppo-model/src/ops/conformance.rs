@@ -28,6 +28,7 @@ enum Case {
     RmsNorm { rows: usize, groups: usize, size: usize, offset: f32 },
     Rotary { rows: usize, heads: usize, head_size: usize, pairs: usize, is_long: bool },
     Attention { shape: AttentionShape, segments: Vec<AttentionSegment>, rows: usize },
+    RepeatedPrefix { shape: AttentionShape },
     CachedAttention { shape: AttentionShape, rows: Vec<CachedRow>, slots: usize },
     Elementwise { rows: usize, columns: usize, activation: Activation },
     Mixture { rows: usize, columns: usize, routing: Routing },
@@ -62,6 +63,7 @@ impl Case {
             Self::Attention { shape, segments, rows } => {
                 attention(ops, noise, shape, segments, *rows)
             }
+            Self::RepeatedPrefix { shape } => repeated_prefix(ops, noise, shape),
             Self::CachedAttention { shape, rows, slots } => {
                 cached_attention(ops, noise, shape, rows, *slots)
             }
@@ -252,6 +254,34 @@ fn attention<O: Ops>(
         ("gradient of keys", ops.values(&of_keys)?),
         ("gradient of values", ops.values(&of_values)?),
     ])
+}
+
+/// Keys and values that are there once more behind the rows of the batch, as a prefix in one piece. There is no
+/// backward pass through these.
+fn repeated_prefix<O: Ops>(ops: &O, noise: &mut Noise, shape: &AttentionShape) -> Result<Outcome> {
+    let segment = |rows: std::ops::Range<usize>, prefix| AttentionSegment {
+        queries: rows.clone(),
+        prefix,
+        own: rows,
+    };
+    let segments = [
+        segment(0..20, 0..0),
+        segment(20..26, 0..20),
+        segment(26..29, 0..26),
+        segment(29..34, 0..20),
+        segment(34..40, 40..65),
+    ];
+    let (rows, repeated) = (40, (0..20).chain(29..34));
+    let key_rows: Vec<u32> = (0..rows).chain(repeated).collect();
+    let mut tensor = |heads: usize| {
+        let columns = heads * shape.head_size;
+        ops.tensor(noise.values(rows as usize * columns), rows as usize, columns)
+    };
+    let queries = tensor(shape.query_heads)?;
+    let (keys, values) = (tensor(shape.key_value_heads)?, tensor(shape.key_value_heads)?);
+    let (keys, values) = (ops.select_rows(&keys, &key_rows)?, ops.select_rows(&values, &key_rows)?);
+    let forward = ops.attention(&queries, &keys, &values, shape, &segments)?;
+    Ok(vec![("output", ops.values(&forward.output)?)])
 }
 
 fn cached_attention<O: Ops>(
@@ -516,8 +546,9 @@ fn attention_cases() -> Vec<Case> {
         let cached = [&cached_rows, &prompted_rows, &lone_rows, &paged_rows].map(|rows| {
             Case::CachedAttention { shape: shape.clone(), rows: rows.clone(), slots: 99 }
         });
+        let repeated = Case::RepeatedPrefix { shape: shape.clone() };
         let packed = Case::Attention { shape, segments: segments.clone(), rows };
-        std::iter::once(packed).chain(cached)
+        [repeated, packed].into_iter().chain(cached)
     };
     shapes.into_iter().flat_map(of_shape).collect()
 }

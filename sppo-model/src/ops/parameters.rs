@@ -2,6 +2,7 @@
 
 use super::Ops;
 use crate::error::Result;
+use crate::formats::QuantizedMatrix;
 
 /// The index of a parameter in its [`ParameterStore`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +76,21 @@ impl<O: Ops> ParameterStore<O> {
     ) -> Result<ParameterId> {
         let value = ops.table(values, &shape, trainable)?;
         Ok(self.add(NamedParameter { name, shape, trainable, value }))
+    }
+
+    /// Adds a matrix that is never trained and stays in its blocks.
+    ///
+    /// # Errors
+    /// When the op set keeps no blocks.
+    pub fn push_quantized(
+        &mut self,
+        ops: &O,
+        name: String,
+        matrix: QuantizedMatrix,
+    ) -> Result<ParameterId> {
+        let shape = matrix.dimensions().to_vec();
+        let value = ops.quantized(matrix)?;
+        Ok(self.add(NamedParameter { name, shape, trainable: false, value }))
     }
 
     fn add(&mut self, parameter: NamedParameter<O::Parameter>) -> ParameterId {

@@ -16,6 +16,7 @@ use super::Routes;
 use super::random::drop_values;
 use super::{ParameterId, ParameterStore};
 use crate::error::{ModelError, Result};
+use crate::formats::QuantizedMatrix;
 
 /// The gate's non-linearity in the feed-forward block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -277,6 +278,19 @@ pub trait Ops: 'static {
     /// As [`Self::parameter`], a weight whose rows are looked up by [`Self::embedding`].
     fn table(&self, values: Vec<f32>, shape: &[usize], trainable: bool) -> Result<Self::Parameter> {
         self.parameter(values, shape, trainable)
+    }
+    /// A matrix that is never trained and is kept in its blocks: ops dequantise what they use of it while they use
+    /// it, forward and backward, and may look rows up in it as in a [`Self::table`].
+    ///
+    /// # Errors
+    /// When this op set keeps no blocks, or none of the matrix's format.
+    fn quantized(&self, matrix: QuantizedMatrix) -> Result<Self::Parameter> {
+        let _ = matrix;
+        Err(ModelError::Unsupported(
+            "training.frozen_weights: this backend keeps no quantized weights; set it to \"dense\", or \
+             choose the backend candle or tch"
+                .into(),
+        ))
     }
     /// Row-major values of a weight, exactly as an update left them.
     fn parameter_values(&self, parameter: &Self::Parameter) -> Result<Vec<f32>>;

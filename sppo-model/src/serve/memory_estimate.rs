@@ -3,13 +3,16 @@
 //! Follows what the tape keeps of a forward pass ([`Tape`](crate::ops::Tape)) and what generation holds
 //! ([`crate::generation`]). What an op set does beyond that, its [`MemoryTraits`] say.
 
+use std::collections::HashMap;
+
 use sppo_plugin::{
     GradientDtype, LoraSettings, MemoryEstimate, MemoryUse, PlannedSampling, PlannedTraining,
     PlannedWork, PolicySpec, Sharding,
 };
 
 use crate::decoder::{
-    DecoderConfig, Experts, NormPlacement, QueryKeyNorm, adapter_shapes, tensor_layout,
+    DecoderConfig, EMBEDDING, Experts, NormPlacement, QueryKeyNorm, TensorLayout, adapter_shapes,
+    tensor_layout,
 };
 use crate::generation::{CachePlan, GenerationLimits, planned_cache};
 use crate::ops::{LogitsLimits, state_count};
@@ -29,6 +32,8 @@ pub struct MemoryTraits {
     pub keeps_frozen_bf16: bool,
     /// Whether decoding makes a copy of all other matrices.
     pub copies_matrices_for_decoding: bool,
+    /// Bytes that products take while they dequantise a matrix that is kept in blocks, part by part.
+    pub dequantized: u64,
     /// Logits, or their gradients, that exist at a time.
     pub logits: LogitsLimits,
     /// Bytes of the program without a model.
@@ -55,17 +60,21 @@ struct Estimator<'a> {
     spec: &'a PolicySpec,
     /// Whether matrices that are not trained take two bytes a number.
     frozen_in_bf16: bool,
+    /// Bytes of the matrices that are kept in blocks, by name.
+    quantized: HashMap<String, u64>,
     /// Processes that hold the model together.
     ranks: u64,
 }
 
 /// The means of a process to hold a decoder.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct MemorySetting {
     pub(super) traits: MemoryTraits,
     pub(super) limits: GenerationLimits,
     /// Whether the decoder's file holds matrices in bf16.
     pub(super) stored_in_bf16: bool,
+    /// Bytes of the matrices that are kept in the blocks of the decoder's file, by name.
+    pub(super) quantized: HashMap<String, u64>,
     /// Processes that hold the decoder together.
     pub(super) ranks: usize,
 }
@@ -79,10 +88,10 @@ pub(super) fn estimate_memory(
     spec: &PolicySpec,
     work: &PlannedWork,
 ) -> MemoryEstimate {
-    let MemorySetting { traits, limits, stored_in_bf16, ranks } = setting;
+    let MemorySetting { traits, limits, stored_in_bf16, quantized, ranks } = setting;
     let frozen_in_bf16 = stored_in_bf16 && traits.keeps_frozen_bf16 && spec.adapters.is_some();
     let ranks = ranks.max(1) as u64;
-    let estimator = Estimator { config, traits, limits, spec, frozen_in_bf16, ranks };
+    let estimator = Estimator { config, traits, limits, spec, frozen_in_bf16, quantized, ranks };
     let weights = estimator.weights();
     let held = MemoryUse { weights, scratch: traits.program, ..MemoryUse::default() };
     let mut estimate = MemoryEstimate {
@@ -166,10 +175,11 @@ impl Estimator<'_> {
 
     fn weights(&self) -> u64 {
         let bytes = self.traits.number_bytes;
-        let (matrices, vectors) = self.model_numbers();
+        let (_, vectors) = self.model_numbers();
         if self.adapters().is_some() {
-            let adapters = self.bytes_of_trained(self.adapter_numbers());
-            return self.bytes_of_frozen() * matrices + bytes * vectors + adapters;
+            let layout = tensor_layout(self.config);
+            let frozen: u64 = layout.iter().map(|tensor| self.frozen_bytes(tensor)).sum();
+            return frozen + self.bytes_of_trained(self.adapter_numbers());
         }
         let products = self.product_numbers();
         let table = self.table_numbers();
@@ -179,7 +189,32 @@ impl Estimator<'_> {
         bytes * vectors + tables + self.bytes_of_trained(in_products)
     }
 
-    /// Bytes of a number of a matrix that is not trained.
+    /// Bytes of a weight that is not trained.
+    fn frozen_bytes(&self, tensor: &TensorLayout) -> u64 {
+        let number = match tensor.shape.len() {
+            2 => self.bytes_of_frozen(),
+            _ => self.traits.number_bytes,
+        };
+        let dense = numbers(&tensor.shape) * number;
+        self.quantized.get(&tensor.name).copied().unwrap_or(dense)
+    }
+
+    /// Bytes that products take beside the blocks that they dequantise.
+    fn dequantized(&self) -> u64 {
+        if self.quantized.is_empty() { 0 } else { self.traits.dequantized }
+    }
+
+    /// Numbers in the matrices in blocks that enter products: all of them but a table that is only looked up.
+    fn quantized_product_numbers(&self) -> u64 {
+        let layout = tensor_layout(self.config);
+        let is_product = |tensor: &&TensorLayout| {
+            let is_looked_up = !self.config.tied_head && tensor.name == EMBEDDING;
+            self.quantized.contains_key(&tensor.name) && !is_looked_up
+        };
+        layout.iter().filter(is_product).map(|tensor| numbers(&tensor.shape)).sum()
+    }
+
+    /// Bytes of a number of a matrix that is not trained and in no blocks.
     fn bytes_of_frozen(&self) -> u64 {
         if self.frozen_in_bf16 { 2 } else { self.traits.operand_bytes }
     }
@@ -245,10 +280,13 @@ impl Estimator<'_> {
         let on_the_way = if self.ranks > 1 { COPIES_ON_THE_WAY } else { 0 };
         for tensor in tensor_layout(self.config) {
             let numbers = numbers(&tensor.shape);
-            let is_frozen = self.adapters().is_some() && tensor.shape.len() == 2;
-            let bytes = if is_frozen { self.bytes_of_frozen() } else { self.traits.number_bytes };
-            let own = numbers * bytes;
-            most = most.max(loaded + 4 * numbers * (1 + on_the_way) + own);
+            let own = match self.adapters() {
+                Some(_) => self.frozen_bytes(&tensor),
+                None => numbers * self.traits.number_bytes,
+            };
+            // blocks are not converted
+            let read = if self.quantized.contains_key(&tensor.name) { 0 } else { 4 * numbers };
+            most = most.max(loaded + read * (1 + on_the_way) + own);
             loaded += own;
         }
         most.saturating_sub(self.weights())
@@ -298,9 +336,11 @@ impl Estimator<'_> {
         let copied = match (self.traits.copies_matrices_for_decoding, self.frozen_in_bf16) {
             (false, _) => 0,
             (true, true) => self.adapter_numbers(),
-            (true, false) => self.product_numbers() + self.adapter_numbers(),
+            (true, false) => {
+                self.product_numbers() - self.quantized_product_numbers() + self.adapter_numbers()
+            }
         };
-        bytes * copied + logits.max(prefill)
+        bytes * copied + logits.max(prefill) + self.dequantized()
     }
 
     /// Activations that a layer's feed-forward block holds at a time: the residual and its norm, gate, up
@@ -334,7 +374,7 @@ impl Estimator<'_> {
         // The gradients of the residual, of its norm, and of gate and up.
         let inner = self.inner_numbers() as u64;
         let in_layer = number_bytes * tokens * 2 * (hidden + inner);
-        (kept, at_head.max(in_layer))
+        (kept, at_head.max(in_layer) + self.dequantized())
     }
 
     /// Features inside the feed-forward blocks that a token goes through, and those of their inputs and
@@ -401,6 +441,7 @@ mod tests {
         splits_masters: true,
         keeps_frozen_bf16: false,
         copies_matrices_for_decoding: false,
+        dequantized: 0,
         logits: LogitsLimits { kept_bytes: 512 << 20, chunk_bytes: 1 << 30, chunk_rows: 4096 },
         program: MemoryTraits::CUDA_PROGRAM_BYTES,
     };
@@ -416,7 +457,8 @@ mod tests {
             prefill_tokens: 16_384,
             cache_bytes: 8 * GIB as usize,
         };
-        let setting = MemorySetting { traits, limits, stored_in_bf16: true, ranks: 1 };
+        let quantized = HashMap::new();
+        let setting = MemorySetting { traits, limits, stored_in_bf16: true, quantized, ranks: 1 };
         let optimizer = Optimizer::default();
         let sampling = PlannedSampling {
             prompts: 64,

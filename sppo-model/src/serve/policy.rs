@@ -1,18 +1,19 @@
 //! The adapter that turns any op set into a [`Policy`](sppo_plugin::Policy).
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use sppo_plugin::{
-    Codec, GeneratedResponse, GenerationRequest, Learner, LoraSettings, MemoryEstimate, Message,
-    Optimizer, PlannedWork, PluginError, PolicyInfo, PolicySpec, Progress, Sampler, SequenceBatch,
-    StepReport, StepSettings,
+    Codec, FrozenWeights, GeneratedResponse, GenerationRequest, Learner, LoraSettings,
+    MemoryEstimate, Message, Optimizer, PlannedWork, PluginError, PolicyInfo, PolicySpec, Progress,
+    Sampler, SequenceBatch, StepReport, StepSettings,
 };
 
 use super::memory_estimate::{MemorySetting, MemoryTraits, estimate_memory};
-use crate::checkpoint::{Checkpoint, ModelShape, WeightFiles, write_checkpoint};
+use crate::checkpoint::{Checkpoint, ModelShape, TensorData, WeightFiles, write_checkpoint};
 use crate::decoder::{
-    AdapterSource, DecoderConfig, Experts, TensorSource, own_targets, stored_adapters,
+    AdapterSource, DecoderConfig, Experts, FrozenWeight, TensorSource, own_targets, stored_adapters,
 };
 use crate::error::ModelError;
 use crate::formats::{AdapterValues, write_adapters};
@@ -38,14 +39,21 @@ impl<O: Ops> DecoderPolicy<O> {
         let checkpoint = open_checkpoint(spec)?;
         let ops = ops.with_gradients_in(spec.gradient_dtype)?;
         let (device, dtype) = ops.describe();
-        let mut model = load_model(
-            ops,
-            checkpoint.config(),
-            spec.adapters.as_ref(),
-            &mut |name| weight(&checkpoint, spec.adapters.is_some(), name),
-            &mut |module, shape| adapter_values(&checkpoint, module, shape),
-        )?
-        .with_generation_limits(limits);
+        let adapter = &mut |module: &str, shape| adapter_values(&checkpoint, module, shape);
+        let model = match (spec.frozen_weights, &spec.adapters) {
+            (FrozenWeights::Dense, adapters) => load_model(
+                ops,
+                checkpoint.config(),
+                adapters.as_ref(),
+                &mut |name| weight(&checkpoint, adapters.is_some(), name),
+                adapter,
+            )?,
+            (FrozenWeights::Quantized, Some(settings)) => {
+                load_quantized(ops, &checkpoint, settings, adapter)?
+            }
+            (FrozenWeights::Quantized, None) => return Err(nothing_frozen()),
+        };
+        let mut model = model.with_generation_limits(limits);
         model.recompute_activations(spec.recompute_activations);
         let parameters = model.parameters().element_count();
         let card =
@@ -97,6 +105,28 @@ pub(super) fn load_model<O: Ops>(
         Some(settings) => DecoderModel::load_adapted(ops, config, tensor, settings, adapter),
         None => DecoderModel::load(ops, config, tensor),
     }
+}
+
+/// A model whose adapters are trained beside weights that stay in the blocks of their file.
+fn load_quantized<O: Ops>(
+    ops: O,
+    checkpoint: &Checkpoint,
+    settings: &LoraSettings,
+    adapter: &mut AdapterSource<'_>,
+) -> Result<DecoderModel<O>, ModelError> {
+    checkpoint.quantized_bytes()?;
+    let weight = &mut |name: &str| match checkpoint.quantized_base_matrix(name)? {
+        Some(matrix) => Ok(FrozenWeight::Quantized(matrix)),
+        None => {
+            let TensorData { shape, values } = checkpoint.base_tensor(name)?;
+            Ok(FrozenWeight::Dense(shape, values))
+        }
+    };
+    DecoderModel::load_adapted_frozen(ops, checkpoint.config(), weight, settings, adapter)
+}
+
+fn nothing_frozen() -> ModelError {
+    ModelError::Input("quantized weights are kept only where adapters are trained".into())
 }
 
 /// A weight of a checkpoint; that of its base where its adapters are trained.
@@ -215,9 +245,14 @@ pub(super) fn estimate_policy_memory(
     ranks: usize,
     work: &PlannedWork,
 ) -> Result<MemoryEstimate, ModelError> {
-    let ModelShape { config, stored_in_bf16 } = ModelShape::read(&spec.path)?;
-    let setting = MemorySetting { traits, limits, stored_in_bf16, ranks };
-    Ok(estimate_memory(&config, setting, spec, work))
+    let shape = ModelShape::read(&spec.path)?;
+    let quantized = match spec.frozen_weights {
+        FrozenWeights::Dense => HashMap::new(),
+        FrozenWeights::Quantized => shape.quantized_bytes()?,
+    };
+    let stored_in_bf16 = shape.is_stored_in_bf16();
+    let setting = MemorySetting { traits, limits, stored_in_bf16, quantized, ranks };
+    Ok(estimate_memory(&shape.config, setting, spec, work))
 }
 
 /// The order of target modules means nothing.

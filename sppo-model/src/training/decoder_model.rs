@@ -11,7 +11,8 @@ use sppo_plugin::{
 use super::optimizer::Training;
 use super::state_file::{StateLayout, StateSource, StateWriter, StoredState};
 use crate::decoder::{
-    AdapterSource, Decoder, DecoderConfig, DecoderWeights, InputLimits, PackedBatch, TensorSource,
+    AdapterSource, Decoder, DecoderConfig, DecoderWeights, FrozenWeight, FrozenWeightSource,
+    InputLimits, PackedBatch, TensorSource,
 };
 use crate::error::{ModelError, Result};
 use crate::generation::{self, GenerationLimits};
@@ -80,7 +81,25 @@ impl<O: Ops> DecoderModel<O> {
         settings: &LoraSettings,
         adapters: &mut AdapterSource<'_>,
     ) -> Result<Self> {
-        let (mut weights, mut parameters) = DecoderWeights::load(&ops, config, tensor, false)?;
+        let dense = &mut |name: &str| {
+            let (shape, values) = tensor(name)?;
+            Ok(FrozenWeight::Dense(shape, values))
+        };
+        Self::load_adapted_frozen(ops, config, dense, settings, adapters)
+    }
+
+    /// As [`Self::load_adapted`], with weights of which some may stay in their blocks.
+    ///
+    /// # Errors
+    /// As there, or when the op set keeps no blocks.
+    pub fn load_adapted_frozen(
+        ops: O,
+        config: &DecoderConfig,
+        weight: &mut FrozenWeightSource<'_>,
+        settings: &LoraSettings,
+        adapters: &mut AdapterSource<'_>,
+    ) -> Result<Self> {
+        let (mut weights, mut parameters) = DecoderWeights::load_frozen(&ops, config, weight)?;
         weights.adapt(&ops, config, &mut parameters, settings, adapters)?;
         Ok(Self::new(ops, config, weights, parameters, Some(settings.clone())))
     }

@@ -5,10 +5,9 @@ use std::time::Instant;
 use serde::Serialize;
 use sppo_core::Result;
 use sppo_core::objective::Objective;
-use sppo_core::observer::Stage;
 use sppo_core::plugin::{
-    Candidate, Comparison, GeneratedResponse, GenerationPrompt, GenerationRequest, Optimizer,
-    Oracle, Policy, PolicyInfo, Progress, SamplingParameters,
+    GeneratedResponse, GenerationPrompt, GenerationRequest, Optimizer, Policy, PolicyInfo,
+    Progress, SamplingParameters,
 };
 use sppo_core::records::{Prompt, TrainingExample};
 use sppo_core::schedule::ScheduleShape;
@@ -128,34 +127,6 @@ fn measure_generation(
     Ok((rate("tokens", tokens as f64, Some(work), &seconds), responses))
 }
 
-/// Each prompt with the answers to it, as text.
-pub(crate) fn comparisons<'a>(workload: &'a Workload, texts: &'a [String]) -> Vec<Comparison<'a>> {
-    let answers = texts.chunks(workload.samples_per_prompt.max(1));
-    let comparison = |(prompt, texts): (&'a Prompt, &'a [String])| Comparison {
-        prompt: prompt.messages.as_slice().into(),
-        rendered_prompt: None,
-        candidates: texts.iter().map(Candidate::from_text).collect(),
-    };
-    workload.prompts.iter().zip(answers).map(comparison).collect()
-}
-
-/// Lets an oracle compare the answers to each prompt.
-///
-/// # Errors
-/// When the oracle fails.
-pub(crate) fn measure_judging(
-    session: Session<'_>,
-    oracle: &mut dyn Oracle,
-    workload: &Workload,
-    comparisons: &[Comparison<'_>],
-) -> Result<Rate> {
-    let meter = session.stage(Stage::Judge, comparisons.len() as u64, "prompts");
-    let seconds = repeat(workload.repetitions, |_| {
-        session.preferences(&meter, oracle, comparisons, 0).map(|_| ())
-    })?;
-    Ok(rate("prompts", comparisons.len() as f64, None, &seconds))
-}
-
 fn measure_training(
     session: Session<'_>,
     policy: &mut dyn Policy,
@@ -188,7 +159,7 @@ fn measure_training(
 }
 
 /// Floating-point operations of the products with weights, one multiplication and one addition each.
-fn forward_flops(info: &PolicyInfo, tokens: usize, predicted: usize) -> f64 {
+pub(super) fn forward_flops(info: &PolicyInfo, tokens: usize, predicted: usize) -> f64 {
     2.0 * (info.layer_matrix_parameters as f64 * tokens as f64
         + info.head_parameters as f64 * predicted as f64)
 }

@@ -1,6 +1,7 @@
 //! `sppo bench`: how fast this machine samples and trains.
 
 mod boundary;
+mod judging;
 mod measure;
 mod ranking;
 mod scaling;
@@ -9,18 +10,18 @@ use serde::Serialize;
 use serde_json::json;
 use sppo_core::datasets::{parse_pairs, parse_prompts, read_pairs, to_example};
 use sppo_core::plugin::{
-    MemoryEstimate, MemoryUse, Optimizer, PlannedSampling, PlannedTraining, PlannedWork, Policy,
-    PolicySpec,
+    MemoryEstimate, MemoryUse, Optimizer, PlannedSampling, PlannedTraining, PlannedWork,
+    PluginError, Policy, PolicySpec,
 };
+use sppo_core::session::{LentPolicy, Session};
 use sppo_core::stages::{self, TokenizationRule};
 use sppo_core::{Error, Result as CoreResult};
 use sppo_model::synthetic::{Shape, write_synthetic_model};
 use tempfile::TempDir;
 
 use self::boundary::Boundary;
-use self::measure::{
-    Measurements, OBJECTIVE, Rate, Workload, comparisons, measure, measure_judging,
-};
+use self::judging::{Judging, comparisons, measure_judging};
+use self::measure::{Measurements, OBJECTIVE, Rate, Workload, measure};
 use self::ranking::measure_ranking;
 use self::scaling::{OneRank, Scaling, Speeds, StepTimes};
 use super::session::Setup;
@@ -53,8 +54,8 @@ struct BenchReport<'a> {
     pairs: usize,
     global_batch_size: usize,
     measurements: Measurements,
-    /// The oracle, in prompts whose answers it compared.
-    judging: Rate,
+    /// The oracle.
+    judging: Judging,
     /// A ranker of PairRM's size, in pairs of answers; `null` where it was not asked for.
     ranking: Option<Rate>,
     /// Several ranks beside one; `null` in one process.
@@ -65,8 +66,13 @@ struct BenchReport<'a> {
 }
 
 pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<()> {
-    let flags =
-        Flags::of(&[&arguments.settings, &arguments.model, &arguments.backend, &arguments.lora])?;
+    let flags = Flags::of(&[
+        &arguments.settings,
+        &arguments.model,
+        &arguments.oracle,
+        &arguments.backend,
+        &arguments.lora,
+    ])?;
     let mut setup = Setup::new(arguments.settings.resolve(flags)?.config, terminal)?;
     let ranks = setup.backend.place().size;
     let alone = match ranks {
@@ -83,7 +89,10 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
     };
     let mut policy = setup.load_for_training(&path)?;
     let times = StepTimes::default();
-    let session = setup.observed_by(&times);
+    let starting_model = path.clone();
+    let find_model = || Ok::<_, PluginError>(starting_model.clone());
+    let lent = LentPolicy::new(&find_model, ranks);
+    let session = Session { lent_policy: Some(&lent), ..setup.observed_by(&times) };
     let mut oracle = session.oracle()?;
     let workload = workload(arguments, &setup, policy.as_ref())?;
     let predicted_memory = predict_memory(&setup, &setup.config.policy_spec(path), &workload);
@@ -93,20 +102,22 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
     let texts = responses.iter().map(|response| Ok(policy.decode(&response.tokens)?));
     let texts = texts.collect::<CoreResult<Vec<String>>>()?;
     let comparisons = comparisons(&workload, &texts);
-    let judging = measure_judging(session, oracle.as_mut(), &workload, &comparisons)?;
+    let info = policy.info().clone();
+    let oracle = oracle.as_mut();
+    let judging =
+        measure_judging(session, oracle, &lent, policy, &comparisons, workload.repetitions)?;
     let ranking = match arguments.ranker {
         true => Some(measure_ranking(session.backend, workload.repetitions, terminal)?),
         false => None,
     };
     let speeds = Speeds {
         sampling: measurements.generation.per_second,
-        judging: judging.per_second,
+        judging: judging.prompts.per_second,
         training: measurements.training.per_second,
         ranking: ranking.as_ref().map(|ranking| ranking.per_second),
     };
     let scaling = alone.map(|alone| alone.compare(ranks, speeds, &times));
-    let info = policy.info();
-    let boundary = boundary::measure(info, &workload.examples, &comparisons)
+    let boundary = boundary::measure(&info, &workload.examples, &comparisons)
         .map_err(sppo_core::Error::from)?;
     let described = arguments.shape.map(ShapeChoice::description);
     let report = BenchReport {
@@ -296,13 +307,15 @@ fn describe(report: &BenchReport, terminal: &Terminal) -> String {
             ),
             generation,
         ),
-        (format!("judging the answers to {} prompts", report.prompts), &report.judging),
+        (format!("judging the answers to {} prompts", report.prompts), &report.judging.prompts),
         (
             format!("training on {} pairs, {} per step", report.pairs, report.global_batch_size),
             training,
         ),
     ];
     let ranker = "ranking pairs, random weights in the shape of PairRM";
+    let model = report.judging.model.iter().flatten();
+    rows.splice(2..2, model.map(|rate| (format!("  its {}", rate.unit), rate)));
     rows.extend(report.ranking.as_ref().map(|rate| (ranker.to_string(), rate)));
     for (name, rate) in rows {
         let gflops = rate.gflops.map_or(String::new(), |gflops| format!("{gflops:.0}"));
@@ -362,7 +375,7 @@ fn describe_boundary(report: &BenchReport) -> String {
         1e6 * seconds_per_step,
         share(seconds_per_step, training_seconds),
         1e6 * seconds_per_comparison,
-        share(seconds_per_comparison, 1.0 / report.judging.per_second),
+        share(seconds_per_comparison, 1.0 / report.judging.prompts.per_second),
         report.oracle,
     )
 }

@@ -63,7 +63,15 @@ fn places(check: &OracleCheck) -> String {
 fn cost(report: &CheckReport) -> String {
     let time = duration(Duration::from_secs_f64(report.seconds.clamp(0.0, 1e9)));
     let service = &report.service;
-    if service.is_empty() {
+    if let Some((questions, probability)) = service.labels() {
+        return format!(
+            "{time}, {} questions, labels with {} of the probability, {} invalid verdicts\n",
+            number(questions),
+            percent(probability),
+            number(service.get("invalid_verdicts")),
+        );
+    }
+    if !service.are_of_service() {
         return format!("{time}\n");
     }
     let count = |name: &str| number(service.get(name));

@@ -97,7 +97,7 @@ pub(super) fn play(
     }
     let go_on = options.go_on.clone().unwrap_or_else(|| report::resume_command(&plan.config));
     let identity = identity(plan, &model, oracle.identity())?;
-    let session = plan.session(backend.as_ref(), &SilentObserver);
+    let session = Session { lent_policy, ..plan.session(backend.as_ref(), &SilentObserver) };
     if let Err(error) = session.try_oracle_for_training(oracle.as_mut()) {
         return Err(not_begun(error, plan, identity, go_on, terminal));
     }

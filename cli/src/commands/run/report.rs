@@ -6,13 +6,16 @@ use std::time::Duration;
 use serde::Serialize;
 use sppo_core::config::Config;
 use sppo_core::observer::IterationReport;
+use sppo_core::oracle_quality::{ServiceCounters, VerdictCounts};
 use sppo_report::shell_quoted;
 
 use super::REPORT_FILE_NAME;
 use super::plan::RunPlan;
 use crate::failure::Result;
 use crate::output;
-use crate::terminal::{Alignment, Table, Terminal, duration, interval, number, percent, signed};
+use crate::terminal::{
+    Alignment, Table, Terminal, counted, duration, interval, number, percent, signed,
+};
 
 /// The report as JSON.
 #[derive(Serialize)]
@@ -49,6 +52,10 @@ pub(super) fn show(
         "win rate: against the starting model, on held-out prompts, as are tokens and ended\n\
          chosen, rejected: change of the log-probability of what was trained on\n",
     ));
+    let habits = habits(&reports);
+    if !habits.is_empty() {
+        text.push_str(&format!("\noracle      {}\n", habits.join("\n            ")));
+    }
     if let Some(checkpoint) = checkpoint {
         text.push_str(&format!("\ncheckpoint  {}\n", checkpoint.display()));
         let report = plan.config.run_path().join(REPORT_FILE_NAME);
@@ -100,6 +107,31 @@ fn table(reports: &[IterationReport], plan: &RunPlan) -> Table {
         ]);
     }
     table
+}
+
+/// Lines on an oracle that tells both orders of presentation: how much it favours a place, goes round in circles,
+/// and, of a model that is asked in process, says something else than its labels.
+fn habits(reports: &[IterationReport]) -> Vec<String> {
+    let uses = || reports.iter().filter_map(|report| report.oracle.as_ref());
+    let verdicts = VerdictCounts::total(uses().map(|one| &one.verdicts));
+    let Some(first) = verdicts.first_place_probability else { return Vec::new() };
+    let share = |part: usize, whole: usize| percent(part as f64 / whole.max(1) as f64);
+    let mut lines = vec![
+        format!("gives what it reads first {} (50 % favours no place)", percent(first)),
+        format!(
+            "the winner depends on the order in {} of {}, and {} of {} go round in circles",
+            share(verdicts.order_dependent, verdicts.both_orders),
+            counted(verdicts.both_orders, "pair"),
+            share(verdicts.intransitive, verdicts.triples),
+            counted(verdicts.triples, "triple"),
+        ),
+    ];
+    let mut counters = ServiceCounters::default();
+    uses().for_each(|one| counters.add_gain(&ServiceCounters::default(), &one.service));
+    if let Some((_, probability)) = counters.labels() {
+        lines.push(format!("its labels have {} of the probability", percent(probability)));
+    }
+    lines
 }
 
 /// The name under which this program was called.

@@ -17,9 +17,9 @@ use super::progress::{ExportedProgress, ImportedProgress, ProgressRef};
 use crate::calls::PluginCall;
 use crate::plugin::PluginKind;
 use crate::{
-    Backend, DeviceMemory, GradientDtype, LoraSettings, MemoryEstimate, ModelSpec, PlannedSampling,
-    PlannedTraining, PlannedWork, PluginError, Policy, PolicySpec, Progress, Scorer, Sharding,
-    TeamPlace,
+    Backend, DeviceMemory, FrozenWeights, GradientDtype, LoraSettings, MemoryEstimate, ModelSpec,
+    PlannedSampling, PlannedTraining, PlannedWork, PluginError, Policy, PolicySpec, Progress,
+    Scorer, Sharding, TeamPlace,
 };
 
 pub type BackendBox = AbiBackend_TO<'static, RBox<()>>;
@@ -67,6 +67,7 @@ mirror!(AbiPolicySpec of PolicySpec {
     recompute_activations: bool,
     sharding: Sharding,
     gradient_dtype: GradientDtype,
+    frozen_weights: FrozenWeights,
     template_variables: String,
 });
 mirror!(AbiPlannedWork of PlannedWork {

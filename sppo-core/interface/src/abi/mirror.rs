@@ -7,9 +7,9 @@ use abi_stable::StableAbi;
 use abi_stable::std_types::{ROption, RResult, RSlice, RString, RVec};
 
 use crate::{
-    DeviceMemory, FinishReason, GradientDtype, MemoryEstimate, Optimizer, PlannedSampling,
-    PlannedTraining, PluginError, PluginErrorKind, SamplingParameters, Sharding, StepReport,
-    TeamPlace,
+    DeviceMemory, FinishReason, FrozenWeights, GradientDtype, MemoryEstimate, Optimizer,
+    PlannedSampling, PlannedTraining, PluginError, PluginErrorKind, SamplingParameters, Sharding,
+    StepReport, TeamPlace,
 };
 
 /// A value that crosses the boundary.
@@ -57,6 +57,7 @@ cross_as_they_are!(
     f64,
     DeviceMemory,
     FinishReason,
+    FrozenWeights,
     GradientDtype,
     MemoryEstimate,
     Optimizer,

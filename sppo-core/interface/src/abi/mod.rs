@@ -34,10 +34,10 @@ pub use sampler::SamplerBox;
 
 /// Version of everything in this module. It changes with every change of layout or meaning, and a
 /// plugin is only loaded by a program of the same version.
-pub const INTERFACE_VERSION: u32 = 5;
+pub const INTERFACE_VERSION: u32 = 6;
 
 /// The same, for the manifest.
-pub const INTERFACE_VERSION_TEXT: &str = "5";
+pub const INTERFACE_VERSION_TEXT: &str = "6";
 
 /// Version of this crate, for the manifest.
 pub const CORE_VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -16,10 +16,17 @@ pub(crate) struct OracleReport {
     pub(crate) iterations: Vec<VerdictCounts>,
     /// The two orders of held-out duels.
     pub(crate) held_out_orders: OrderReport,
-    /// Counters of an oracle that asks a service, in its own names; empty for others.
+    /// Counters of an oracle that asks a service or a model, in its own names; empty for others.
     pub(crate) service: ServiceCounters,
     /// Money that the service took, by the prices of the settings; `None` without prices.
     pub(crate) cost: Option<f64>,
+}
+
+impl OracleReport {
+    /// The counts of all iterations.
+    pub(crate) fn of_sampled(&self) -> VerdictCounts {
+        VerdictCounts::total(&self.iterations)
+    }
 }
 
 /// Both orders of presentation.

@@ -63,14 +63,13 @@ fn oracles(runs: &[RunReport]) -> Table {
 /// Requests to a service; `None` where the oracle asks none.
 fn requests(run: &RunReport) -> Option<f64> {
     let service = &run.oracle.service;
-    (!service.is_empty()).then(|| service.get("requests"))
+    service.are_of_service().then(|| service.get("requests"))
 }
 
 /// Triples of sampled answers without ties, and those of them that are intransitive.
 fn triples(run: &RunReport) -> (usize, usize) {
-    run.oracle.iterations.iter().fold((0, 0), |(triples, circles), counts| {
-        (triples + counts.triples, circles + counts.intransitive)
-    })
+    let VerdictCounts { triples, intransitive, .. } = run.oracle.of_sampled();
+    (triples, intransitive)
 }
 
 fn figures(run: &RunReport) -> Vec<Figure> {
@@ -110,28 +109,32 @@ fn figures(run: &RunReport) -> Vec<Figure> {
         figures.push(figure("Intransitive triples", circles.into(), Format::Percent, detail));
     }
     figures.extend(sampled_figures(run));
+    figures.extend(label_figures(run));
     figures.extend(service_figures(run));
     figures
 }
 
 /// Places and pairs left out, over the sampled answers.
 fn sampled_figures(run: &RunReport) -> Vec<Figure> {
-    let sum = |of: fn(&VerdictCounts) -> usize| run.oracle.iterations.iter().map(of).sum::<usize>();
-    let presentations = sum(|counts| counts.presentations);
+    let total = run.oracle.of_sampled();
+    let VerdictCounts { pairs: asked, unasked, both_orders, order_dependent, .. } = total;
     let mut figures = Vec::new();
-    if presentations > 0 {
-        let part = |counts: &VerdictCounts| {
-            counts.first_place_probability.unwrap_or(0.0) * counts.presentations as f64
-        };
-        let total: f64 = run.oracle.iterations.iter().map(part).sum();
+    if let Some(first) = total.first_place_probability {
         figures.push(Figure {
             label: "Probability of what it reads first, sampled answers".into(),
-            value: (total / presentations as f64).into(),
+            value: first.into(),
             format: Format::Percent,
-            detail: Some(format!("over {}", counted(presentations, "question"))),
+            detail: Some(format!("over {}", counted(total.presentations, "question"))),
         });
     }
-    let (asked, unasked) = (sum(|counts| counts.pairs), sum(|counts| counts.unasked));
+    if both_orders > 0 {
+        figures.push(Figure {
+            label: "Winner depends on the order, sampled answers".into(),
+            value: share(order_dependent, both_orders).into(),
+            format: Format::Percent,
+            detail: Some(format!("of {}", counted(both_orders, "pair"))),
+        });
+    }
     if unasked > 0 {
         figures.push(Figure {
             label: "Pairs that were asked about".into(),
@@ -146,6 +149,29 @@ fn sampled_figures(run: &RunReport) -> Vec<Figure> {
     figures
 }
 
+/// Labels of a model that is asked in process.
+fn label_figures(run: &RunReport) -> Vec<Figure> {
+    let service = &run.oracle.service;
+    let Some((questions, probability)) = service.labels() else { return Vec::new() };
+    let (invalid, undecided) = (service.get("invalid_verdicts"), service.get("undecided_pairs"));
+    vec![
+        Figure {
+            label: "Probability of the labels".into(),
+            value: probability.into(),
+            format: Format::Percent,
+            detail: Some("with the rest the judge would say something else".into()),
+        },
+        Figure {
+            label: "Invalid verdicts".into(),
+            value: invalid.into(),
+            format: Format::Integer,
+            detail: Some(format!(
+                "of {questions} questions; {undecided} pairs stayed undecided and count as ties"
+            )),
+        },
+    ]
+}
+
 /// Requests and tokens of an oracle that asks a service.
 fn service_figures(run: &RunReport) -> Vec<Figure> {
     let service = &run.oracle.service;
@@ -156,7 +182,7 @@ fn service_figures(run: &RunReport) -> Vec<Figure> {
         format: Format::Integer,
         detail: Some(detail),
     };
-    if service.is_empty() {
+    if !service.are_of_service() {
         return Vec::new();
     }
     let mut figures = vec![

@@ -12,6 +12,12 @@ const MANY_SKIPPED: f64 = 0.3;
 const MUCH_LONGER: f64 = 1.5;
 /// Distance of the first place's probability from one half, from which on it is worth a word.
 const POSITION_BIAS: f64 = 0.1;
+/// Share of pairs whose winner depends on the order, from which on it is worth a word.
+const MANY_BY_ORDER: f64 = 0.25;
+/// Share of triples that go round, from which on it is worth a word. It is a quarter where winners are drawn.
+const MANY_CIRCLES: f64 = 0.1;
+/// Probability of a judge's labels, below which it is worth a word.
+const FEW_LABELS: f64 = 0.5;
 /// Share of verdicts that were no verdicts, from which on it is worth a word.
 const MANY_INVALID: f64 = 0.05;
 
@@ -149,10 +155,33 @@ fn doubts(run: &RunReport) -> Vec<(Level, String)> {
             percent(first)
         ));
     }
+    let verdicts = run.oracle.of_sampled();
+    if let Some(dependent) = share(verdicts.order_dependent, verdicts.both_orders)
+        && dependent > MANY_BY_ORDER
+    {
+        doubt(format!(
+            "which of two answers wins depends on their order in {} of the pairs",
+            percent(dependent)
+        ));
+    }
+    if let Some(circles) = share(verdicts.intransitive, verdicts.triples)
+        && circles > MANY_CIRCLES
+    {
+        doubt(format!("the oracle goes round in circles on {} of the triples", percent(circles)));
+    }
     let service = |name: &str| run.oracle.service.get(name);
     let invalid = service("invalid_verdicts");
-    if invalid > MANY_INVALID * (invalid + service("judgments")) {
+    let asked = service("questions").max(invalid + service("judgments"));
+    if invalid > MANY_INVALID * asked {
         doubt(format!("{invalid:.0} replies of the oracle were no verdicts"));
+    }
+    if let Some((_, probability)) =
+        run.oracle.service.labels().filter(|labels| labels.1 < FEW_LABELS)
+    {
+        doubt(format!(
+            "the judge's labels have only {} of its probability: it would say something else",
+            percent(probability)
+        ));
     }
     if run.steps.iter().any(|step| step.loss.is_none()) {
         doubt("the loss was not finite in some steps".into());

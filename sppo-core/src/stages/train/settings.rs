@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::zero_is_none;
 use crate::objective::{Objective, ObjectiveSettings};
 use crate::plugin::check::{self, Check};
-use crate::plugin::{GradientDtype, LoraSettings, Optimizer, Sharding};
+use crate::plugin::{FrozenWeights, GradientDtype, LoraSettings, Optimizer, Sharding};
 use crate::schedule::{Schedule, ScheduleShape};
 use crate::stages::{TokenizationRule, TokenizationSettings};
 use crate::target::{Baseline, TargetMeasure, TargetSettings};
@@ -97,6 +97,9 @@ pub struct TrainingSettings {
     pub reference_log_probs: ReferenceLogProbs,
     /// Low-rank adapters to train in place of the weights.
     pub lora: LoraSettings,
+    /// Form in which the weights are kept while adapters are trained: `dense`, or `quantized`, in the blocks of the
+    /// model's file, which must be quantized (QLoRA). The backends `candle` and `tch` have both, in one process.
+    pub frozen_weights: FrozenWeights,
 }
 
 /// Source of the log-probabilities under the reference policy.
@@ -158,6 +161,7 @@ impl Default for TrainingSettings {
             commit_every: CommitInterval::Steps(0),
             reference_log_probs: ReferenceLogProbs::default(),
             lora: LoraSettings::default(),
+            frozen_weights: FrozenWeights::default(),
         }
     }
 }
@@ -288,6 +292,12 @@ impl TrainingSettings {
         check::not_negative("max_gradient_norm", self.max_gradient_norm.unwrap_or(0.0))?;
         self.check_tokenization()?;
         self.lora.check().map_err(|refusal| refusal.within("lora"))?;
+        check::require(
+            self.frozen_weights == FrozenWeights::Dense || self.lora.rank > 0,
+            "frozen_weights",
+            "`quantized` keeps weights that are not trained, and without adapters all are",
+            "train adapters, for instance with `--lora-rank 16`, or set it to `dense`",
+        )?;
         self.optimizer.check().map_err(|refusal| refusal.within("optimizer"))
     }
 

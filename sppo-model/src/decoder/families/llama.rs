@@ -79,6 +79,10 @@ impl Family for Llama {
         restore_queries_and_keys(config, weight, values);
     }
 
+    fn gguf_row(&self, config: &DecoderConfig, weight: &str, row: usize) -> usize {
+        row_of_queries_or_keys(config, weight, row)
+    }
+
     fn convert_gguf(&self, config: &DecoderConfig, weight: &str, values: &mut Vec<f32>) {
         convert_queries_and_keys(config, weight, values);
     }
@@ -91,8 +95,24 @@ pub(super) fn restore_queries_and_keys(
     weight: &str,
     values: &mut Vec<f32>,
 ) {
+    reorder_heads(config, weight, values, |row| stored_row(config, row));
+}
+
+/// The row of the tensor in a GGUF file that is row `row` of a matrix: another one of the same head in those of
+/// queries and keys.
+pub(super) fn row_of_queries_or_keys(config: &DecoderConfig, weight: &str, row: usize) -> usize {
+    let in_head = row % config.head_size.max(1);
+    if is_reordered(weight) { row - in_head + stored_row(config, in_head) } else { row }
+}
+
+/// Row `(half, pair)` of a head stands at `(pair, half)`.
+fn stored_row(config: &DecoderConfig, row: usize) -> usize {
     let half = config.head_size / 2;
-    reorder_heads(config, weight, values, |row| row % half * 2 + row / half);
+    row % half * 2 + row / half
+}
+
+fn is_reordered(weight: &str) -> bool {
+    weight.ends_with("q_proj.weight") || weight.ends_with("k_proj.weight")
 }
 
 /// Reorders the rows of queries and keys: row `(half, pair)` of each head becomes row `(pair, half)`.
@@ -112,7 +132,7 @@ fn reorder_heads(
     values: &mut Vec<f32>,
     source: impl Fn(usize) -> usize,
 ) {
-    if !weight.ends_with("q_proj.weight") && !weight.ends_with("k_proj.weight") {
+    if !is_reordered(weight) {
         return;
     }
     let (head_size, row) = (config.head_size, config.hidden_size);

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::gguf;
 use super::hugging_face::{self, Defaults, layer_types, windows};
-use super::llama::{convert_queries_and_keys, restore_queries_and_keys};
+use super::llama::{convert_queries_and_keys, restore_queries_and_keys, row_of_queries_or_keys};
 use super::rotary_settings::{RotaryDefaults, USUAL};
 use crate::decoder::{DecoderConfig, Family};
 use crate::error::Result;
@@ -86,6 +86,10 @@ impl Family for SmolLm3 {
     /// As in Llama's files.
     fn restore_gguf(&self, config: &DecoderConfig, weight: &str, values: &mut Vec<f32>) {
         restore_queries_and_keys(config, weight, values);
+    }
+
+    fn gguf_row(&self, config: &DecoderConfig, weight: &str, row: usize) -> usize {
+        row_of_queries_or_keys(config, weight, row)
     }
 
     fn convert_gguf(&self, config: &DecoderConfig, weight: &str, values: &mut Vec<f32>) {

@@ -16,6 +16,7 @@ mod writer;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memmap2::Mmap;
 
@@ -31,6 +32,7 @@ use self::reader::ByteReader;
 use self::split::Split;
 use super::WeightFile;
 use super::files::map_file;
+use super::quantized_matrix::{QuantizedMatrix, SharedBytes};
 use super::weight_file::check_finite;
 use crate::error::{ModelError, Result};
 
@@ -54,7 +56,7 @@ struct TensorEntry {
 #[derive(Debug)]
 pub struct GgufFile {
     /// One file, or the parts of a model that was split, in order.
-    parts: Vec<(PathBuf, Mmap)>,
+    parts: Vec<(PathBuf, Arc<Mmap>)>,
     metadata: GgufMetadata,
     entries: EntryPlaces,
     tensors: HashMap<String, TensorEntry>,
@@ -75,7 +77,7 @@ impl GgufFile {
     /// When a file is not GGUF, is damaged, or holds a number format that cannot be read, or when a part
     /// is missing or belongs to another model.
     pub fn open(path: &Path) -> Result<Self> {
-        let map = map_file(path)?;
+        let map = Arc::new(map_file(path)?);
         let Header { metadata, entries, tensors } = read_header(&map, path)?;
         let parts = vec![(path.to_path_buf(), map)];
         let mut model = Self { parts, metadata, entries, tensors };
@@ -103,7 +105,7 @@ impl GgufFile {
                 .with_hint("the parts are not of one model; download them again"));
             }
         }
-        self.parts.push((path, map));
+        self.parts.push((path, Arc::new(map)));
         Ok(())
     }
 
@@ -124,22 +126,51 @@ impl GgufFile {
     }
 }
 
+impl GgufFile {
+    /// A tensor, and the file that holds it.
+    fn located(&self, name: &str) -> Result<(&TensorEntry, &Path, &Arc<Mmap>)> {
+        let located = self.tensors.get(name).and_then(|entry| {
+            let (path, map) = self.parts.get(entry.part)?;
+            Some((entry, path.as_path(), map))
+        });
+        located.ok_or_else(|| {
+            ModelError::file(self.metadata.path(), format!("has no tensor `{name}`"))
+        })
+    }
+}
+
 impl WeightFile for GgufFile {
     fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(|entry| entry.shape.as_slice())
     }
 
     fn values(&self, name: &str) -> Result<Vec<f32>> {
-        let located = self.tensors.get(name).and_then(|entry| {
-            let (path, map) = self.parts.get(entry.part)?;
-            Some((path, entry.kind, map.get(entry.start..entry.end)?))
-        });
-        let (path, kind, bytes) = located.ok_or_else(|| {
-            ModelError::file(self.metadata.path(), format!("has no tensor `{name}`"))
-        })?;
-        let values = kind.dequantize(bytes);
+        let (entry, path, map) = self.located(name)?;
+        let values = entry.kind.dequantize(map.get(entry.start..entry.end).unwrap_or_default());
         check_finite(path, name, &values)?;
         Ok(values)
+    }
+
+    fn quantized(&self, name: &str) -> Result<Option<QuantizedMatrix>> {
+        let (entry, _, map) = self.located(name)?;
+        let Some((&columns, outer)) = entry.shape.split_last() else { return Ok(None) };
+        if entry.kind.block_values() == 1 || outer.is_empty() {
+            return Ok(None);
+        }
+        let bytes = SharedBytes::mapped(Arc::clone(map), entry.start..entry.end);
+        let shape = [outer.iter().product(), columns];
+        let matrix = QuantizedMatrix::of_blocks(entry.kind, bytes, shape)?;
+        if !matrix.is_finite() {
+            // says where
+            self.values(name)?;
+        }
+        Ok(Some(matrix))
+    }
+
+    fn quantized_bytes(&self, name: &str) -> Option<u64> {
+        let entry = self.tensors.get(name)?;
+        let is_quantized = entry.kind.block_values() > 1 && entry.shape.len() > 1;
+        is_quantized.then_some((entry.end - entry.start) as u64)
     }
 
     fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {

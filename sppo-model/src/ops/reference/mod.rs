@@ -12,6 +12,7 @@ use super::{
     Ops, Position, RotaryFrequencies, Routes, UpdateRule,
 };
 use crate::error::{ModelError, Result};
+use crate::formats::QuantizedMatrix;
 
 /// The op set of plain loops.
 #[derive(Clone, Copy, Debug, Default)]
@@ -206,6 +207,10 @@ impl Ops for ReferenceOps {
     ) -> Result<ReferenceParameter> {
         let (values, shape) = (widen(&values), shape.to_vec());
         Ok(ReferenceParameter { values, shape, trainable, gradient: None, state: Vec::new() })
+    }
+
+    fn quantized(&self, matrix: QuantizedMatrix) -> Result<ReferenceParameter> {
+        self.parameter(matrix.values(), &matrix.dimensions(), false)
     }
 
     fn parameter_values(&self, parameter: &ReferenceParameter) -> Result<Vec<f32>> {

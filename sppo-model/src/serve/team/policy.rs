@@ -4,9 +4,9 @@ use std::path::Path;
 use std::rc::Rc;
 
 use sppo_plugin::{
-    Codec, GeneratedResponse, GenerationRequest, Learner, LoraSettings, Message, Optimizer,
-    PluginError, PolicyInfo, PolicySpec, Progress, Sampler, SequenceBatch, Sharding, SilentHost,
-    StepReport, StepSettings,
+    Codec, FrozenWeights, GeneratedResponse, GenerationRequest, Learner, LoraSettings, Message,
+    Optimizer, PluginError, PolicyInfo, PolicySpec, Progress, Sampler, SequenceBatch, Sharding,
+    SilentHost, StepReport, StepSettings,
 };
 
 use super::controller::Controller;
@@ -30,6 +30,14 @@ pub(crate) struct TeamPolicy<O: EncoderOps + Clone> {
 impl<O: EncoderOps + Clone> TeamPolicy<O> {
     /// Opens the model on rank 0 and sends its weights to all.
     pub(crate) fn load(team: Rc<Controller<O>>, spec: &PolicySpec) -> Answer<Self> {
+        if spec.frozen_weights == FrozenWeights::Quantized {
+            return Err(ModelError::Unsupported(
+                "training.frozen_weights: several processes keep no quantized weights; set it to \"dense\", or \
+                 train in one process"
+                    .into(),
+            )
+            .into());
+        }
         let checkpoint = open_checkpoint(spec)?;
         let plan = PolicyPlan {
             config: checkpoint.config().clone(),

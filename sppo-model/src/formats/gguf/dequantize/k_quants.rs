@@ -55,6 +55,7 @@ fn scale_and_minimum(packed: &[u8], group: usize) -> (f32, f32) {
 
 /// `{ f16 scale; f16 minimum; u8 scales[12]; u8 nibbles[128] }`: eight groups of 32 values, each with
 /// a 6-bit scale and a 6-bit minimum; pairs of groups share 32 bytes.
+#[inline(always)]
 pub(super) fn q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
     let (scale, minimum) = (half_at(block, 0), half_at(block, 2));
     for group in 0..8 {
@@ -70,6 +71,7 @@ pub(super) fn q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
 
 /// `{ f16 scale; f16 minimum; u8 scales[12]; u8 fifth_bits[32]; u8 nibbles[128] }`: as [`q4_k`], with
 /// the fifth bits of group `g` in bit `g` of 32 bytes.
+#[inline(always)]
 pub(super) fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
     let (scale, minimum) = (half_at(block, 0), half_at(block, 2));
     let fifth_bits = &block[16..48];
@@ -87,14 +89,20 @@ pub(super) fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
 
 /// `{ u8 low[128]; u8 high[64]; i8 scales[16]; f16 scale }`: 6-bit values offset by 32, low four bits
 /// and high two bits apart, one scale for 16 values.
+#[inline(always)]
 pub(super) fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
     let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
     let scale = half_at(block, 208);
-    for (index, value) in out.iter_mut().enumerate() {
-        let (part, offset) = (index / 128, index % 128);
-        let low_bits = nibble(low[part * 64 + offset % 64], offset >= 64);
-        let integer = f32::from(low_bits | two_bits(high, index) << 4) - 32.0;
-        *value = scale * f32::from(scales[index / 16].cast_signed()) * integer;
+    for (group, values) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        // eight groups a half, of which two share the bits of a quarter
+        let (half, quarter, first) = (group / 8, group % 8 / 2, group % 2 * 16);
+        let low = &low[half * 64 + quarter % 2 * 32 + first..][..16];
+        let high = &high[half * 32 + first..][..16];
+        let group_scale = scale * f32::from(scales[group].cast_signed());
+        for ((value, &low), &high) in values.iter_mut().zip(low).zip(high) {
+            let bits = nibble(low, quarter >= 2) | (high >> (2 * quarter) & 3) << 4;
+            *value = group_scale * (f32::from(bits) - 32.0);
+        }
     }
 }
 

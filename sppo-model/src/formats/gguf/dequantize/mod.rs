@@ -187,63 +187,95 @@ impl GgufType {
         self.block().1
     }
 
-    /// The f32 values of whole blocks; bytes beyond the last whole block are left out.
+    /// The f32 values of whole blocks, computed on all threads; bytes beyond the last whole block are left out.
     #[must_use]
     pub fn dequantize(self, bytes: &[u8]) -> Vec<f32> {
+        let (block_values, block_bytes) = self.block();
+        let mut values = vec![0.0; bytes.len() / block_bytes * block_values];
+        let blocks = (TASK_VALUES / block_values).max(1);
+        let tasks = values.par_chunks_mut(blocks * block_values);
+        tasks
+            .zip(bytes.par_chunks(blocks * block_bytes))
+            .for_each(|(out, bytes)| self.dequantize_to(bytes, out));
+        values
+    }
+
+    /// Writes the f32 values of whole blocks to `out`, on this thread; as many as there is room for, and as
+    /// there are.
+    pub(crate) fn dequantize_to(self, bytes: &[u8], out: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx2")]
+            fn with_avx2(kind: GgufType, bytes: &[u8], out: &mut [f32]) {
+                kind.dequantize_all(bytes, out);
+            }
+            if std::arch::is_x86_feature_detected!("avx2") {
+                // SAFETY: the processor has the instructions that the function is compiled for.
+                return unsafe { with_avx2(self, bytes, out) };
+            }
+        }
+        self.dequantize_all(bytes, out);
+    }
+
+    /// As [`Self::dequantize_to`], with the instructions of the caller. No sum is fused with a product, so these
+    /// do not change a value.
+    #[inline(always)]
+    fn dequantize_all(self, bytes: &[u8], out: &mut [f32]) {
         match self {
-            Self::F32 => plain(bytes, f32::from_le_bytes),
-            Self::F16 => plain(bytes, |value| f16::from_le_bytes(value).to_f32()),
-            Self::BF16 => plain(bytes, |value| bf16::from_le_bytes(value).to_f32()),
-            Self::F64 => plain(bytes, |value| f64::from_le_bytes(value) as f32),
-            Self::Q1_0 => blocks(bytes, plain_blocks::q1_0),
-            Self::Q4_0 => blocks(bytes, plain_blocks::q4_0),
-            Self::Q4_1 => blocks(bytes, plain_blocks::q4_1),
-            Self::Q5_0 => blocks(bytes, plain_blocks::q5_0),
-            Self::Q5_1 => blocks(bytes, plain_blocks::q5_1),
-            Self::Q8_0 => blocks(bytes, plain_blocks::q8_0),
-            Self::Q2_K => blocks(bytes, k_quants::q2_k),
-            Self::Q3_K => blocks(bytes, k_quants::q3_k),
-            Self::Q4_K => blocks(bytes, k_quants::q4_k),
-            Self::Q5_K => blocks(bytes, k_quants::q5_k),
-            Self::Q6_K => blocks(bytes, k_quants::q6_k),
-            Self::Q8_K => blocks(bytes, k_quants::q8_k),
-            Self::IQ2_XXS => blocks(bytes, codebook::iq2_xxs),
-            Self::IQ2_XS => blocks(bytes, codebook::iq2_xs),
-            Self::IQ2_S => blocks(bytes, codebook::iq2_s),
-            Self::IQ3_XXS => blocks(bytes, codebook::iq3_xxs),
-            Self::IQ3_S => blocks(bytes, codebook::iq3_s),
-            Self::IQ1_S => blocks(bytes, codebook::iq1_s),
-            Self::IQ1_M => blocks(bytes, codebook::iq1_m),
-            Self::IQ4_NL => blocks(bytes, plain_blocks::iq4_nl),
-            Self::IQ4_XS => blocks(bytes, k_quants::iq4_xs),
-            Self::TQ1_0 => blocks(bytes, plain_blocks::tq1_0),
-            Self::TQ2_0 => blocks(bytes, plain_blocks::tq2_0),
-            Self::MXFP4 => blocks(bytes, plain_blocks::mxfp4),
-            Self::NVFP4 => blocks(bytes, plain_blocks::nvfp4),
+            Self::F32 => plain(bytes, out, f32::from_le_bytes),
+            Self::F16 => plain(bytes, out, |value| f16::from_le_bytes(value).to_f32()),
+            Self::BF16 => plain(bytes, out, |value| bf16::from_le_bytes(value).to_f32()),
+            Self::F64 => plain(bytes, out, |value| f64::from_le_bytes(value) as f32),
+            Self::Q1_0 => blocks(bytes, out, plain_blocks::q1_0),
+            Self::Q4_0 => blocks(bytes, out, plain_blocks::q4_0),
+            Self::Q4_1 => blocks(bytes, out, plain_blocks::q4_1),
+            Self::Q5_0 => blocks(bytes, out, plain_blocks::q5_0),
+            Self::Q5_1 => blocks(bytes, out, plain_blocks::q5_1),
+            Self::Q8_0 => blocks(bytes, out, plain_blocks::q8_0),
+            Self::Q2_K => blocks(bytes, out, k_quants::q2_k),
+            Self::Q3_K => blocks(bytes, out, k_quants::q3_k),
+            Self::Q4_K => blocks(bytes, out, k_quants::q4_k),
+            Self::Q5_K => blocks(bytes, out, k_quants::q5_k),
+            Self::Q6_K => blocks(bytes, out, k_quants::q6_k),
+            Self::Q8_K => blocks(bytes, out, k_quants::q8_k),
+            Self::IQ2_XXS => blocks(bytes, out, codebook::iq2_xxs),
+            Self::IQ2_XS => blocks(bytes, out, codebook::iq2_xs),
+            Self::IQ2_S => blocks(bytes, out, codebook::iq2_s),
+            Self::IQ3_XXS => blocks(bytes, out, codebook::iq3_xxs),
+            Self::IQ3_S => blocks(bytes, out, codebook::iq3_s),
+            Self::IQ1_S => blocks(bytes, out, codebook::iq1_s),
+            Self::IQ1_M => blocks(bytes, out, codebook::iq1_m),
+            Self::IQ4_NL => blocks(bytes, out, plain_blocks::iq4_nl),
+            Self::IQ4_XS => blocks(bytes, out, k_quants::iq4_xs),
+            Self::TQ1_0 => blocks(bytes, out, plain_blocks::tq1_0),
+            Self::TQ2_0 => blocks(bytes, out, plain_blocks::tq2_0),
+            Self::MXFP4 => blocks(bytes, out, plain_blocks::mxfp4),
+            Self::NVFP4 => blocks(bytes, out, plain_blocks::nvfp4),
         }
     }
 }
 
+/// Values that one task dequantises.
+const TASK_VALUES: usize = 16_384;
+
 /// Values that stand one after the other.
-fn plain<const BYTES: usize>(bytes: &[u8], value: impl Fn([u8; BYTES]) -> f32 + Sync) -> Vec<f32> {
-    blocks(bytes, |block, out: &mut [f32; 1]| *out = [value(*block)])
+#[inline(always)]
+fn plain<const BYTES: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; BYTES]) -> f32) {
+    blocks(bytes, out, |block, out: &mut [f32; 1]| *out = [value(*block)]);
 }
 
-/// Applies `one_block` to every block, on all threads.
+/// Applies `one_block` to every block.
+#[inline(always)]
 fn blocks<const BYTES: usize, const VALUES: usize>(
     bytes: &[u8],
-    one_block: impl Fn(&[u8; BYTES], &mut [f32; VALUES]) + Sync,
-) -> Vec<f32> {
+    out: &mut [f32],
+    one_block: impl Fn(&[u8; BYTES], &mut [f32; VALUES]),
+) {
     let (blocks, _) = bytes.as_chunks::<BYTES>();
-    let mut values = vec![0.0; blocks.len() * VALUES];
-    values
-        .as_chunks_mut::<VALUES>()
-        .0
-        .par_iter_mut()
-        .zip(blocks)
-        .with_min_len(16_384 / VALUES)
-        .for_each(|(out, block)| one_block(block, out));
-    values
+    let (values, _) = out.as_chunks_mut::<VALUES>();
+    for (out, block) in values.iter_mut().zip(blocks) {
+        one_block(block, out);
+    }
 }
 
 fn half_at(block: &[u8], offset: usize) -> f32 {

@@ -4,6 +4,7 @@
 use super::{half_at, nibble, u32_at};
 
 /// `{ f16 scale; u8 nibbles[16] }`: low nibbles are values 0..16, high ones 16..32, offset by 8.
+#[inline(always)]
 pub(super) fn q4_0(block: &[u8; 18], out: &mut [f32; 32]) {
     let scale = half_at(block, 0);
     for (index, &byte) in block[2..].iter().enumerate() {
@@ -13,6 +14,7 @@ pub(super) fn q4_0(block: &[u8; 18], out: &mut [f32; 32]) {
 }
 
 /// `{ f16 scale; f16 minimum; u8 nibbles[16] }`.
+#[inline(always)]
 pub(super) fn q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
     let (scale, minimum) = (half_at(block, 0), half_at(block, 2));
     for (index, &byte) in block[4..].iter().enumerate() {
@@ -32,18 +34,21 @@ fn five_bits(part: &[u8]) -> [f32; 32] {
 }
 
 /// `{ f16 scale; u32 fifth_bits; u8 nibbles[16] }`, offset by 16.
+#[inline(always)]
 pub(super) fn q5_0(block: &[u8; 22], out: &mut [f32; 32]) {
     let scale = half_at(block, 0);
     *out = five_bits(&block[2..]).map(|integer| scale * (integer - 16.0));
 }
 
 /// `{ f16 scale; f16 minimum; u32 fifth_bits; u8 nibbles[16] }`.
+#[inline(always)]
 pub(super) fn q5_1(block: &[u8; 24], out: &mut [f32; 32]) {
     let (scale, minimum) = (half_at(block, 0), half_at(block, 2));
     *out = five_bits(&block[4..]).map(|integer| scale * integer + minimum);
 }
 
 /// `{ f16 scale; i8 values[32] }`.
+#[inline(always)]
 pub(super) fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
     let scale = half_at(block, 0);
     for (value, &byte) in out.iter_mut().zip(&block[2..]) {
@@ -58,6 +63,7 @@ pub(super) const UNEVEN_STEPS: [f32; 16] = [
 ];
 
 /// `{ f16 scale; u8 nibbles[16] }`.
+#[inline(always)]
 pub(super) fn iq4_nl(block: &[u8; 18], out: &mut [f32; 32]) {
     let scale = half_at(block, 0);
     *out = std::array::from_fn(|index| {
