@@ -258,9 +258,9 @@ impl WholeRun {
     }
 }
 
-/// `requests 480, cache hits 20`; zeros are left out.
+/// `requests 480, cache hits 20`; zeros are left out, and sums, which are kept for means to come.
 fn in_words(metrics: &[(&str, f64)]) -> String {
-    let told = metrics.iter().filter(|(_, value)| *value != 0.0);
+    let told = metrics.iter().filter(|(name, value)| *value != 0.0 && !name.ends_with("_sum"));
     let words = told.map(|(name, value)| {
         let is_count = value.fract() == 0.0 && value.abs() < 100.0;
         let value = if is_count { format!("{value:.0}") } else { number(*value) };
