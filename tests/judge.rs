@@ -13,7 +13,7 @@ use support::{
     small_run, sppo, stdout_of,
 };
 
-/// How far probabilities may be off.
+/// Largest allowed difference of a probability.
 const TOLERANCE: f64 = 1e-4;
 
 const FAMILIES: [&str; 2] = ["llama", "gemma2"];

@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +20,8 @@ use sppo_core::plugin::{
     Backend, FinishReason, GeneratedResponse, GenerationPrompt, GenerationRequest, Policy,
     PolicySpec, SamplingParameters, SequenceBatch, SilentHost, create_backend,
 };
+
+use crate::support::read_request;
 
 /// The name under which the model is served.
 pub(crate) const MODEL: &str = "tiny";
@@ -653,23 +655,4 @@ fn spoil(fault: Option<Fault>, reply: &mut Value) -> bool {
         other => return other == Some(Fault::TruncatedJson),
     }
     true
-}
-
-/// Path and JSON body of the next request.
-fn read_request(reader: &mut impl BufRead) -> Option<(String, Value)> {
-    let mut line = String::new();
-    reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
-    let path = line.split(' ').nth(1)?.to_owned();
-    let mut length = 0;
-    loop {
-        line.clear();
-        reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
-        let Some((name, value)) = line.trim().split_once(": ") else { break };
-        if name.eq_ignore_ascii_case("content-length") {
-            length = value.parse().unwrap();
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
-    Some((path, serde_json::from_slice(&body).unwrap_or(Value::Null)))
 }

@@ -137,7 +137,7 @@ fn described(config: &DecoderConfig, tensor: &StoredTensor, format: GgufFormat) 
     GgufTensor { name, shape, format }
 }
 
-/// How many matrices have another format than the one asked for.
+/// Numbers of matrices in each format other than the one asked for.
 fn other_formats(tensors: &[GgufTensor], format: GgufFormat) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     let matrices = tensors.iter().filter(|tensor| tensor.shape.len() > 1);

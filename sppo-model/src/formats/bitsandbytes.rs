@@ -18,7 +18,7 @@ use crate::error::{ModelError, Result};
 
 const CONFIG: &str = "quantization_config";
 const STATE: &str = ".quant_state.bitsandbytes__nf4";
-/// What else stands beside a matrix.
+/// Endings of the tensors that stand beside a matrix.
 const COMPANIONS: [&str; 4] = [".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map"];
 
 /// Takes the description of weights in NF4 out of a `config.json`, so that it is that of the dense model. Returns

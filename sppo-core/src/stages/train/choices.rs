@@ -14,7 +14,7 @@ const AUTO: &str = "auto";
 /// Choice of whether a backward pass computes activations again instead of keeping them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Recomputation {
-    /// Where the work would not fit into memory otherwise, as far as the backend predicts it: `"auto"`.
+    /// Only if the work would not fit into memory otherwise, as far as the backend predicts it: `"auto"`.
     #[default]
     Auto,
     /// In any case: `true`.
