@@ -13,6 +13,7 @@ use sppo_model::ops::{
     Activation, AttentionSegment, AttentionShape, CachedRow, Ops, Position, RotaryFrequencies,
     UpdateRule,
 };
+use sppo_model::serve::keep_large_buffers;
 use sppo_plugin::Optimizer;
 
 type AnyError = Box<dyn std::error::Error>;
@@ -27,6 +28,7 @@ const RESPONSE: usize = 205;
 
 fn main() -> Result<(), AnyError> {
     let threads = std::env::args().nth(1).map_or(Ok(0), |threads| threads.parse())?;
+    keep_large_buffers();
     let ops = CandleOps::new(threads, 512 << 20)?;
     let only = std::env::args().nth(2).unwrap_or_default();
     let mut bench = Bench { ops, only, matrix: 0.0, other: 0.0 };

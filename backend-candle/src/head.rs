@@ -25,7 +25,7 @@ impl Head<'_> {
         weight: &Parameter,
     ) -> Result<Vec<f32>> {
         self.threads.run(|| {
-            let mut logits = weight.linear(hidden, rows, None, self.threads.count())?;
+            let mut logits = weight.linear(hidden, rows, None)?;
             if let Some(cap) = self.soft_cap {
                 cap_logits(&mut logits, cap);
             }
@@ -63,7 +63,6 @@ impl Head<'_> {
         coefficients: &[f32],
     ) -> Result<Vec<f32>> {
         let (vocabulary, features) = weight.dimensions()?;
-        let threads = self.threads.count();
         let mut hidden_gradient = Vec::with_capacity(hidden.len());
         for part in self.limits.chunks(targets.len(), vocabulary) {
             let rows = part.len();
@@ -78,8 +77,8 @@ impl Head<'_> {
                 logit_gradients(&logits, &sums, targets, coefficients, self.soft_cap)
             });
             drop(logits);
-            self.threads.run(|| weight.accumulate_product(&gradient, hidden, rows, threads))?;
-            let part = self.threads.run(|| weight.input_gradient(&gradient, rows, threads))?;
+            self.threads.run(|| weight.accumulate_product(&gradient, hidden, rows))?;
+            let part = self.threads.run(|| weight.input_gradient(&gradient, rows))?;
             hidden_gradient.extend(part);
         }
         Ok(hidden_gradient)

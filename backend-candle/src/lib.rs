@@ -3,8 +3,7 @@
 //! candle's own normalisation, softmax, rotary embedding and attention have no backward pass, and
 //! most of what surrounds its matrix products runs on one thread. So every op of
 //! [`sppo_model::ops::Ops`] is here a fused, multi-threaded kernel over the tensors' memory, with a
-//! backward pass of its own; matrix products go straight to the `gemm` crate, and gradients of
-//! weights accumulate in place.
+//! backward pass of its own, and gradients of weights accumulate in place.
 
 mod backend;
 mod encoder_ops;

@@ -8,7 +8,7 @@ use sppo_model::ops::{
     Accumulation, Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow,
     LogitsLimits, Memo, MixtureGradients, Ops, Position, RotaryFrequencies, Routes, UpdateRule,
 };
-use sppo_model::serve::{MatrixRate, keep_large_buffers};
+use sppo_model::serve::MatrixRate;
 use sppo_model::{ModelError, Result};
 
 use crate::head::Head;
@@ -54,7 +54,6 @@ impl CandleOps {
     /// # Errors
     /// When threads cannot be started.
     pub fn new(threads: usize, keep_logits_limit: usize) -> Result<Self> {
-        keep_large_buffers();
         let limits =
             LogitsLimits { kept_bytes: keep_logits_limit, chunk_bytes: 96 << 20, chunk_rows: 512 };
         Ok(Self { threads: Threads::new(threads)?, limits, rotary_tables: Rc::default() })
@@ -98,7 +97,7 @@ impl MatrixRate for CandleOps {
                 let left = Matrix::new(&left, rows, inner);
                 let right = Matrix::new(&right, columns, inner).transposed();
                 let destination = Destination::replace(&mut product, rows, columns);
-                multiply(destination, left, right, threads.count());
+                multiply(destination, left, right);
             });
             Ok(())
         })
@@ -194,8 +193,7 @@ impl Ops for CandleOps {
         let bias = bias.map(|bias| Values::of(bias.value()?)).transpose()?;
         let bias = bias.as_deref();
         borrow!(x);
-        let threads = self.threads.count();
-        let y = self.threads.run(|| weight.linear(x, rows, bias, threads))?;
+        let y = self.threads.run(|| weight.linear(x, rows, bias))?;
         tensor(y, &[rows, outputs])
     }
 
@@ -331,9 +329,8 @@ impl Ops for CandleOps {
         if let Some(bias) = bias {
             self.threads.run(|| bias.accumulate_row_sums(gradient))?;
         }
-        let threads = self.threads.count();
-        self.threads.run(|| weight.accumulate_product(gradient, x, rows, threads))?;
-        let x_gradient = self.threads.run(|| weight.input_gradient(gradient, rows, threads))?;
+        self.threads.run(|| weight.accumulate_product(gradient, x, rows))?;
+        let x_gradient = self.threads.run(|| weight.input_gradient(gradient, rows))?;
         tensor(x_gradient, &[rows, inputs])
     }
 

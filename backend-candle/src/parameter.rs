@@ -103,12 +103,7 @@ impl Parameter {
     }
 
     /// `gradient weight` of `rows` rows: the gradient of a linear op's input.
-    pub(crate) fn input_gradient(
-        &self,
-        gradient: &[f32],
-        rows: usize,
-        threads: usize,
-    ) -> Result<Vec<f32>> {
+    pub(crate) fn input_gradient(&self, gradient: &[f32], rows: usize) -> Result<Vec<f32>> {
         let (outputs, inputs) = self.dimensions()?;
         match &self.value {
             Weight::F32(value) => {
@@ -117,12 +112,12 @@ impl Parameter {
                     let gradient = Matrix::new(gradient, rows, outputs);
                     let weight = Matrix::new(&weight, outputs, inputs);
                     let destination = Destination::write(out, rows, inputs);
-                    multiply(destination, gradient, weight, threads);
+                    multiply(destination, gradient, weight);
                 }))
             }
-            Weight::Bf16(matrix) => Ok(matrix.input_gradient(gradient, rows, threads)),
+            Weight::Bf16(matrix) => Ok(matrix.input_gradient(gradient, rows)),
             Weight::Quantized(matrix) => {
-                Ok(quantized_products::input_gradient(matrix, gradient, rows, threads))
+                Ok(quantized_products::input_gradient(matrix, gradient, rows))
             }
         }
     }
@@ -162,7 +157,6 @@ impl Parameter {
         output_gradient: &[f32],
         x: &[f32],
         rows: usize,
-        threads: usize,
     ) -> Result<()> {
         let (outputs, inputs) = self.dimensions()?;
         let output_gradient = Matrix::new(output_gradient, rows, outputs);
@@ -172,7 +166,7 @@ impl Parameter {
                 Accumulation::Overwrite => Destination::replace(sum, outputs, inputs),
                 Accumulation::Add => Destination::add(sum, outputs, inputs),
             };
-            multiply(destination, output_gradient.transposed(), x, threads);
+            multiply(destination, output_gradient.transposed(), x);
         })
     }
 
@@ -246,13 +240,7 @@ impl Parameter {
     }
 
     /// `x weight^T (+ bias)` of `rows` rows, in whichever layout is faster.
-    pub(crate) fn linear(
-        &self,
-        x: &[f32],
-        rows: usize,
-        bias: Option<&[f32]>,
-        threads: usize,
-    ) -> Result<Vec<f32>> {
+    pub(crate) fn linear(&self, x: &[f32], rows: usize, bias: Option<&[f32]>) -> Result<Vec<f32>> {
         let (outputs, inputs) = self.dimensions()?;
         let is_small = (1..=DECODING_ROWS).contains(&rows);
         match (&self.value, &self.decoding) {
@@ -263,18 +251,16 @@ impl Parameter {
             (Weight::F32(value), _) => {
                 let weight = Values::of(value)?;
                 let weight = Matrix::new(&weight, outputs, inputs).transposed();
-                Ok(linear(x, rows, weight, bias, threads))
+                Ok(linear(x, rows, weight, bias))
             }
             (Weight::Bf16(matrix), DecodingLayout::Own) if is_small => {
                 Ok(matrix.decoding_linear(x, rows, bias))
             }
-            (Weight::Bf16(matrix), _) => Ok(matrix.linear(x, rows, bias, threads)),
+            (Weight::Bf16(matrix), _) => Ok(matrix.linear(x, rows, bias)),
             (Weight::Quantized(matrix), DecodingLayout::Own) if is_small => {
                 Ok(quantized_products::decoding_linear(matrix, x, rows, bias))
             }
-            (Weight::Quantized(matrix), _) => {
-                Ok(quantized_products::linear(matrix, x, rows, bias, threads))
-            }
+            (Weight::Quantized(matrix), _) => Ok(quantized_products::linear(matrix, x, rows, bias)),
         }
     }
 }

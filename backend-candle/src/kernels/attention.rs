@@ -9,8 +9,10 @@ use sppo_model::ops::{AttentionSegment, AttentionShape};
 use super::attention_layout::{
     KeyBlock, gather_group, group_size, key_blocks, query_blocks, visible_in_block,
 };
-use super::block::{Left, ProductSize, Right, TILE_COLUMNS, Target, Transposed, multiply_block};
+use super::block::{ProductSize, Target, Transposed, multiply_block};
 use super::log_probs::cap_slice;
+use super::tile::{Left, Right};
+use super::tile_row::TILE_COLUMNS;
 use super::vector::{exponentials, maximum_of, vectorised};
 
 /// The operands of attention, as rows of all heads.

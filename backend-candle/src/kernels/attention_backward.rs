@@ -11,9 +11,10 @@ use super::attention::{Operands, block_rows, score_stride, widest_stride};
 use super::attention_layout::{
     gather_group, group_size, key_blocks, key_count, query_blocks, visible_in_block,
 };
-use super::block::{Left, ProductSize, Right, Target, Transposed, multiply_block};
+use super::block::{ProductSize, Target, Transposed, multiply_block};
 use super::elementwise::add_to;
 use super::log_probs::cap_slice;
+use super::tile::{Left, Right};
 use super::vector::{dot, exp, vectorised};
 
 /// Results of the forward pass, and the gradient of its output.

@@ -7,11 +7,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::block::TILE_COLUMNS;
 use super::matrix::{Destination, Matrix, multiply};
 use super::panels::{self, Panels, bf16_to_f32, panel_elements};
 use super::parts::{self, PART_ELEMENTS, parts};
 use super::produce;
+use super::tile_row::TILE_COLUMNS;
 
 /// `[outputs, inputs]` as panels of 16 outputs, each `[inputs, 16]`: what decoding reads.
 #[derive(Debug)]
@@ -69,22 +69,16 @@ impl Bf16Matrix {
     }
 
     /// `x weight^T (+ bias)`.
-    pub(crate) fn linear(
-        &self,
-        x: &[f32],
-        rows: usize,
-        bias: Option<&[f32]>,
-        threads: usize,
-    ) -> Vec<f32> {
+    pub(crate) fn linear(&self, x: &[f32], rows: usize, bias: Option<&[f32]>) -> Vec<f32> {
         let (inputs, outputs) = (self.inputs, self.outputs);
         let panels_per_part = (PART_ELEMENTS / panel_elements(inputs)).max(1);
         let outputs_per_part = panels_per_part * TILE_COLUMNS;
         let part = &mut |part: Range<usize>| self.part(part, 0..inputs);
-        parts::linear(x, rows, [inputs, outputs], outputs_per_part, bias, threads, part)
+        parts::linear(x, rows, [inputs, outputs], outputs_per_part, bias, part)
     }
 
     /// `gradient weight`.
-    pub(crate) fn input_gradient(&self, gradient: &[f32], rows: usize, threads: usize) -> Vec<f32> {
+    pub(crate) fn input_gradient(&self, gradient: &[f32], rows: usize) -> Vec<f32> {
         let (inputs, outputs) = (self.inputs, self.outputs);
         let gradient = Matrix::new(gradient, rows, outputs);
         let columns_per_part = (PART_ELEMENTS / outputs.max(1)).max(TILE_COLUMNS);
@@ -93,7 +87,7 @@ impl Bf16Matrix {
                 let weight = self.part(0..outputs, part.clone());
                 let weight = Matrix::new(&weight, outputs, part.len());
                 let destination = Destination::write(out, rows, inputs).columns(part);
-                multiply(destination, gradient, weight, threads);
+                multiply(destination, gradient, weight);
             }
         })
     }
@@ -121,7 +115,7 @@ impl Bf16Matrix {
 mod tests {
     use super::*;
     use crate::kernels::matrix::linear;
-    use crate::test_support::{assert_close, random};
+    use crate::test_support::random;
 
     /// Random numbers that bf16 holds exactly.
     fn bf16_values(count: usize, seed: u64) -> Vec<f32> {
@@ -141,8 +135,8 @@ mod tests {
             for rows in [1, 3, 20, 70] {
                 let x = random(rows * inputs, 3);
                 for bias in [None, Some(bias.as_slice())] {
-                    let expected = linear(&x, rows, full.transposed(), bias, 2);
-                    assert_eq!(matrix.linear(&x, rows, bias, 2), expected, "{rows} x {outputs}");
+                    let expected = linear(&x, rows, full.transposed(), bias);
+                    assert_eq!(matrix.linear(&x, rows, bias), expected, "{rows} x {outputs}");
                     let packed = panels::pack(&weight, outputs, inputs);
                     let size = [inputs, outputs];
                     let expected = panels::linear(&x, rows, Panels::F32(&packed), size, bias);
@@ -151,10 +145,8 @@ mod tests {
                 let gradient = random(rows * outputs, 4);
                 let mut expected = vec![0.0; rows * inputs];
                 let destination = Destination::replace(&mut expected, rows, inputs);
-                multiply(destination, Matrix::new(&gradient, rows, outputs), full, 2);
-                // `gemm` may sum the product with a narrow part in another order.
-                let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
-                assert_close(&matrix.input_gradient(&gradient, rows, 2), &expected, 1e-4);
+                multiply(destination, Matrix::new(&gradient, rows, outputs), full);
+                assert_eq!(matrix.input_gradient(&gradient, rows), expected);
             }
             let last = outputs as u32 - 1;
             let selected = matrix.select_rows(&[last, 0]);

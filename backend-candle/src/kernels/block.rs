@@ -1,36 +1,13 @@
-//! Products of small matrices on one thread, for attention: the `gemm` crate's packing and dispatch
-//! cost too much at these sizes. Also the layouts that such products read fastest.
+//! Products of small matrices on one thread, for attention. Also the layouts that such products read fastest.
 
-use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::lanes::{LANES, Lanes, with_lanes};
+use super::lanes::LANES;
 use super::produce;
-use super::vector::{multiply_add, vectorised};
-
-/// Columns that one tile of a product covers.
-pub(crate) const TILE_COLUMNS: usize = 2 * LANES;
-/// Rows that one tile covers: 6 x 16 sums fill the vector registers of AVX2.
-const TILE_ROWS: usize = 6;
-
-/// The left operand of a product.
-#[derive(Clone, Copy)]
-pub(crate) enum Left<'a> {
-    /// Row-major: rows are `stride` apart.
-    Rows { values: &'a [f32], stride: usize },
-    /// The transpose of a row-major matrix whose rows are `stride` apart.
-    Columns { values: &'a [f32], stride: usize },
-}
-
-/// The right operand, row-major: rows are `stride` apart.
-#[derive(Clone, Copy)]
-pub(crate) struct Right<'a> {
-    pub(crate) values: &'a [f32],
-    pub(crate) stride: usize,
-}
+use super::tile::{Left, Right, tile_sums, tiles};
+use super::tile_row::{NO_SUMS, TILE_COLUMNS, TileRow, tiled};
 
 /// `[rows, depth] [depth, columns]`.
 #[derive(Clone, Copy)]
@@ -48,9 +25,9 @@ pub(crate) struct Target<'a> {
     pub(crate) adds: bool,
 }
 
-vectorised! {
+tiled! {
     /// `target[rows, columns] (+)= left[rows, depth] right[depth, columns]`.
-    pub(crate) fn multiply_block(
+    pub(crate) fn multiply_block<Row>(
         target: Target,
         left: Left,
         right: Right,
@@ -67,53 +44,36 @@ vectorised! {
                 }
             };
             column += match size.columns - column {
-                TILE_COLUMNS.. => multiply_columns::<FUSED, 2>(left, right, size, &[], store),
-                8.. => multiply_columns::<FUSED, 1>(left, right, size, &[], store),
-                _ => multiply_column::<FUSED>(left, right, size, store),
+                TILE_COLUMNS.. => multiply_columns::<Row>(left, right, size, store),
+                LANES.. => multiply_columns::<Row::Half>(left, right, size, store),
+                _ => multiply_column::<Row>(left, right, size, store),
             };
         }
     }
 }
 
-/// Hands each row of the first `8 N` columns of a product to `store`, with its index, and returns their number.
-/// Meanwhile fetches into the cache what will be needed `next`, a line for each number of the depth.
+/// Hands each row of the first `T::COLUMNS` columns of a product to `store`, with its index, and returns their
+/// number.
 #[inline(always)]
-pub(crate) fn multiply_columns<const FUSED: bool, const N: usize>(
+fn multiply_columns<T: TileRow>(
     left: Left,
     right: Right,
     size: ProductSize,
-    next: &[u8],
     mut store: impl FnMut(usize, &[f32]),
 ) -> usize {
-    let tiles = size.rows.div_ceil(TILE_ROWS);
-    let (mut row, mut tile) = (0, 0);
-    while row < size.rows {
-        let left_over = size.rows - row;
-        let height = left_over.div_ceil(left_over.div_ceil(TILE_ROWS));
-        let operands = TileOperands::new(left, right, row..row + height, size.depth, N * LANES);
-        // One line every few steps of each tile: in one go, the lines would wait for each other.
-        let ahead = Ahead { bytes: next, first: tile, every: tiles };
-        // Tiles of nearly equal height: a low one has too few independent sums to be efficient.
-        let sums = match height {
-            1 => with_lanes!(FUSED, tile_sums::<_, 1, N>(operands, ahead)),
-            2 => with_lanes!(FUSED, tile_sums::<_, 2, N>(operands, ahead)),
-            3 => with_lanes!(FUSED, tile_sums::<_, 3, N>(operands, ahead)),
-            4 => with_lanes!(FUSED, tile_sums::<_, 4, N>(operands, ahead)),
-            5 => with_lanes!(FUSED, tile_sums::<_, 5, N>(operands, ahead)),
-            _ => with_lanes!(FUSED, tile_sums::<_, TILE_ROWS, N>(operands, ahead)),
-        };
-        for sums in &sums[..height] {
-            store(row, &sums[..N * LANES]);
-            row += 1;
+    let mut sums = NO_SUMS;
+    for rows in tiles::<T>(size.rows) {
+        tile_sums::<T>(left, right, rows.clone(), size.depth, &mut sums);
+        for (row, sums) in rows.zip(&sums) {
+            store(row, &sums[..T::COLUMNS]);
         }
-        tile += 1;
     }
-    N * LANES
+    T::COLUMNS
 }
 
 /// The same of one column.
 #[inline(always)]
-fn multiply_column<const FUSED: bool>(
+fn multiply_column<T: TileRow>(
     left: Left,
     right: Right,
     size: ProductSize,
@@ -126,122 +86,12 @@ fn multiply_column<const FUSED: bool>(
                 Left::Rows { values, stride } => values[row * stride + k],
                 Left::Columns { values, stride } => values[k * stride + row],
             };
-            sum = multiply_add::<FUSED>(factor, right.values[k * right.stride], sum);
+            let value = right.values[k * right.stride];
+            sum = if T::FUSED { factor.mul_add(value, sum) } else { factor * value + sum };
         }
         store(row, &[sum]);
     }
     1
-}
-
-/// The operands of a tile, from its first number on: `left(r, k)` lies at `r row_stride + k depth_stride`.
-/// All that a tile reads lies within the slices that it was made of.
-#[derive(Clone, Copy)]
-struct TileOperands<'a> {
-    left: *const f32,
-    row_stride: usize,
-    depth_stride: usize,
-    right: *const f32,
-    right_stride: usize,
-    depth: usize,
-    rows: usize,
-    columns: usize,
-    borrow: PhantomData<&'a [f32]>,
-}
-
-impl<'a> TileOperands<'a> {
-    #[inline(always)]
-    fn new(
-        left: Left<'a>,
-        right: Right<'a>,
-        rows: Range<usize>,
-        depth: usize,
-        columns: usize,
-    ) -> Self {
-        let (values, row_stride, depth_stride) = match left {
-            Left::Rows { values, stride } => (values, stride, 1),
-            Left::Columns { values, stride } => (values, 1, stride),
-        };
-        let values = &values[rows.start * row_stride..];
-        let last = depth.saturating_sub(1);
-        let left_end = (rows.len() - 1) * row_stride + last * depth_stride;
-        let right_end = last * right.stride + columns;
-        assert!(
-            depth == 0 || left_end < values.len() && right_end <= right.values.len(),
-            "operands are smaller than their product"
-        );
-        Self {
-            left: values.as_ptr(),
-            row_stride,
-            depth_stride,
-            right: right.values.as_ptr(),
-            right_stride: right.stride,
-            depth,
-            rows: rows.len(),
-            columns,
-            borrow: PhantomData,
-        }
-    }
-}
-
-/// Sums of `R` rows and `8 N` columns, each added up in the order of the depth.
-#[inline(always)]
-fn tile_sums<L: Lanes, const R: usize, const N: usize>(
-    operands: TileOperands,
-    ahead: Ahead,
-) -> [[f32; TILE_COLUMNS]; TILE_ROWS] {
-    let TileOperands { mut left, row_stride, depth_stride, mut right, right_stride, depth, .. } =
-        operands;
-    assert!(R == operands.rows && N * LANES == operands.columns, "a tile of another size");
-    let mut sums = [[L::zero(); N]; R];
-    let step = if ahead.bytes.is_empty() { depth.max(1) } else { ahead.every };
-    for start in (0..depth).step_by(step) {
-        ahead.fetch(start);
-        for _ in start..(start + step).min(depth) {
-            // SAFETY: the operands were made for tiles of this size, which reach up to the depth.
-            let row: [L; N] = std::array::from_fn(|n| unsafe { L::load(right.add(n * LANES)) });
-            for (r, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: as above.
-                let factor = L::splat(unsafe { *left.add(r * row_stride) });
-                for (sum, row) in sums.iter_mut().zip(row) {
-                    *sum = factor.multiply_add(row, *sum);
-                }
-            }
-            left = left.wrapping_add(depth_stride);
-            right = right.wrapping_add(right_stride);
-        }
-    }
-    let mut stored = [[0.0; TILE_COLUMNS]; TILE_ROWS];
-    for (stored, sums) in stored.iter_mut().zip(sums) {
-        for (stored, sum) in stored.chunks_exact_mut(LANES).zip(sums) {
-            // SAFETY: each part of the array has room for eight numbers.
-            unsafe { sum.store(stored.as_mut_ptr()) };
-        }
-    }
-    stored
-}
-
-/// Memory that will be read soon: of its cache lines those that one tile fetches, every few from the first.
-#[derive(Clone, Copy)]
-struct Ahead<'a> {
-    bytes: &'a [u8],
-    first: usize,
-    every: usize,
-}
-
-impl Ahead<'_> {
-    /// Asks for the tile's line after `start`, if there is one.
-    #[inline(always)]
-    fn fetch(self, start: usize) {
-        const LINE: usize = 64;
-        if let Some(_line) = self.bytes.get((start + self.first) * LINE) {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: every x86-64 processor has the instruction, and it changes no memory.
-            unsafe {
-                use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-                _mm_prefetch(std::ptr::from_ref(_line).cast(), _MM_HINT_T1);
-            }
-        }
-    }
 }
 
 /// The transpose of a row-major matrix, with padded rows.

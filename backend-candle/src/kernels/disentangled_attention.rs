@@ -14,8 +14,10 @@ use std::ops::Range;
 use rayon::prelude::*;
 use sppo_model::ops::encoder::{DisentangledShape, EncoderSegment};
 
-use super::block::{Left, ProductSize, Right, TILE_COLUMNS, Target, multiply_block};
+use super::block::{ProductSize, Target, multiply_block};
 use super::panels;
+use super::tile::{Left, Right};
+use super::tile_row::TILE_COLUMNS;
 use super::vector::{exponentials, maximum_of, vectorised};
 
 /// Queries whose scores are computed together.

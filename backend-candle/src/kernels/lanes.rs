@@ -8,6 +8,9 @@ pub(crate) const LANES: usize = 8;
 
 /// Eight numbers, computed alike.
 pub(crate) trait Lanes: Copy {
+    /// Whether [`multiply_add`](Self::multiply_add) rounds once.
+    const FUSED: bool;
+
     /// Zeros.
     fn zero() -> Self;
 
@@ -28,13 +31,24 @@ pub(crate) trait Lanes: Copy {
 
     /// `self * factor + summand`, each as [`multiply_add`] rounds it.
     fn multiply_add(self, factor: Self, summand: Self) -> Self;
+
+    /// `self + other`.
+    fn add(self, other: Self) -> Self;
+
+    /// Rows and columns of a square exchanged.
+    fn transpose(rows: [Self; LANES]) -> [Self; LANES];
 }
 
-/// Plain numbers, for processors without AVX2.
+/// The registers of processors without AVX2.
+pub(crate) type Portable = Plain<{ cfg!(target_arch = "aarch64") }>;
+
+/// Plain numbers, which the compiler puts into registers as it can.
 #[derive(Clone, Copy)]
 pub(crate) struct Plain<const FUSED: bool>([f32; LANES]);
 
 impl<const FUSED: bool> Lanes for Plain<FUSED> {
+    const FUSED: bool = FUSED;
+
     #[inline(always)]
     fn zero() -> Self {
         Self([0.0; LANES])
@@ -63,6 +77,16 @@ impl<const FUSED: bool> Lanes for Plain<FUSED> {
             multiply_add::<FUSED>(self.0[lane], factor.0[lane], summand.0[lane])
         }))
     }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        Self(std::array::from_fn(|lane| self.0[lane] + other.0[lane]))
+    }
+
+    #[inline(always)]
+    fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
+        std::array::from_fn(|column| Self(std::array::from_fn(|row| rows[row].0[column])))
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -71,11 +95,12 @@ pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
     use std::arch::x86_64::{
-        __m256, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
-        _mm256_storeu_ps,
+        __m256, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_permute2f128_ps,
+        _mm256_set1_ps, _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_storeu_ps, _mm256_unpackhi_ps,
+        _mm256_unpacklo_ps,
     };
 
-    use super::Lanes;
+    use super::{LANES, Lanes};
 
     /// A register of AVX2. Only functions that are compiled for AVX2 may use it: those of
     /// [`vectorised`](crate::kernels::vector::vectorised) where `FUSED` holds.
@@ -84,6 +109,8 @@ mod avx2 {
 
     // SAFETY of all intrinsics below: by the rule above, the processor has AVX2 and fused multiply-add.
     impl Lanes for Avx2 {
+        const FUSED: bool = true;
+
         #[inline(always)]
         fn zero() -> Self {
             // SAFETY: see above.
@@ -113,6 +140,45 @@ mod avx2 {
             // SAFETY: see above.
             Self(unsafe { _mm256_fmadd_ps(self.0, factor.0, summand.0) })
         }
+
+        #[inline(always)]
+        fn add(self, other: Self) -> Self {
+            // SAFETY: see above.
+            Self(unsafe { _mm256_add_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
+            let [a, b, c, d, e, f, g, h] = rows.map(|row| row.0);
+            // SAFETY: see above.
+            unsafe {
+                // Of each half register: two numbers of two rows, then four of four, then all of one column.
+                let pairs = [(a, b), (c, d), (e, f), (g, h)];
+                let low = pairs.map(|(a, b)| _mm256_unpacklo_ps(a, b));
+                let high = pairs.map(|(a, b)| _mm256_unpackhi_ps(a, b));
+                let fours = |first: __m256, second: __m256| {
+                    [
+                        _mm256_shuffle_ps::<0b01_00_01_00>(first, second),
+                        _mm256_shuffle_ps::<0b11_10_11_10>(first, second),
+                    ]
+                };
+                let [upper_0, upper_1] = fours(low[0], low[1]);
+                let [upper_2, upper_3] = fours(high[0], high[1]);
+                let [lower_0, lower_1] = fours(low[2], low[3]);
+                let [lower_2, lower_3] = fours(high[2], high[3]);
+                let both = [
+                    (upper_0, lower_0),
+                    (upper_1, lower_1),
+                    (upper_2, lower_2),
+                    (upper_3, lower_3),
+                ];
+                let first = both.map(|(upper, lower)| _mm256_permute2f128_ps::<0x20>(upper, lower));
+                let last = both.map(|(upper, lower)| _mm256_permute2f128_ps::<0x31>(upper, lower));
+                std::array::from_fn(|column| {
+                    Self(if column < 4 { first[column] } else { last[column - 4] })
+                })
+            }
+        }
     }
 }
 
@@ -124,7 +190,7 @@ macro_rules! with_lanes {
         let result = if $fused {
             $function::<$crate::kernels::lanes::Avx2 $(, $generic)*>($($argument),*)
         } else {
-            $function::<$crate::kernels::lanes::Plain<false> $(, $generic)*>($($argument),*)
+            $function::<$crate::kernels::lanes::Portable $(, $generic)*>($($argument),*)
         };
         #[cfg(not(target_arch = "x86_64"))]
         let result = $function::<$crate::kernels::lanes::Plain<$fused> $(, $generic)*>($($argument),*);

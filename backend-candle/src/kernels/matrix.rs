@@ -1,26 +1,21 @@
-//! Matrix products on the `gemm` crate.
-//!
-//! Each element of a product is one sum over the shared dimension in an order that depends on that
-//! dimension alone, so the result is the same for any number of threads. Only products of very few
-//! elements take another path inside `gemm`; [`linear`] avoids that path, which makes each of its rows
-//! independent of the others.
+//! Matrices within slices, and their products.
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::{Uninitialised, copy, produce, rows_per_task};
+use super::tile::TileTarget;
+use super::{Uninitialised, copy, produce, product, rows_per_task};
 
 /// A read-only matrix within a slice, with any strides.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
-    values: &'a [f32],
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
-    column_stride: usize,
+    pub(super) values: &'a [f32],
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) row_stride: usize,
+    pub(super) column_stride: usize,
 }
 
 impl<'a> Matrix<'a> {
@@ -46,6 +41,14 @@ impl<'a> Matrix<'a> {
         let first = columns.start * self.column_stride;
         let values = self.values.get(first..).unwrap_or_default();
         Self { values, columns: columns.len(), ..self }
+    }
+
+    /// Some of its rows and columns.
+    pub(super) fn part(self, rows: Range<usize>, columns: Range<usize>) -> Self {
+        assert!(rows.end <= self.rows, "a matrix has not that many rows");
+        let first = rows.start * self.row_stride;
+        let values = self.values.get(first..).unwrap_or_default();
+        Self { values, rows: rows.len(), ..self }.columns(columns)
     }
 
     /// Rows and columns exchanged.
@@ -94,6 +97,18 @@ impl<'a> Destination<'a> {
         Self { pointer: self.pointer.wrapping_add(columns.start), columns: columns.len(), ..self }
     }
 
+    /// Whether the product is added to the old values; otherwise it replaces them.
+    pub(super) fn adds(&self) -> bool {
+        self.accumulate
+    }
+
+    /// The place of a tile.
+    pub(super) fn tile(&self, rows: Range<usize>, columns: Range<usize>, adds: bool) -> TileTarget {
+        assert!(rows.end <= self.rows && columns.end <= self.columns, "beyond the matrix");
+        let first = self.pointer.wrapping_add(rows.start * self.row_stride + columns.start);
+        TileTarget { pointer: first, stride: self.row_stride, columns: columns.len(), adds }
+    }
+
     fn from_pointer(
         pointer: *mut f32,
         rows: usize,
@@ -105,89 +120,41 @@ impl<'a> Destination<'a> {
     }
 }
 
+// SAFETY: the memory is borrowed mutably as a whole, and who writes a tile promises to be the only one.
+unsafe impl Sync for Destination<'_> {}
+
 fn fits(length: usize, rows: usize, columns: usize, row_stride: usize) -> bool {
     rows == 0 || columns == 0 || (rows - 1) * row_stride + columns <= length
 }
 
-/// `destination (+)= left right`, on `threads` threads of the current pool.
+/// `destination (+)= left right`, on the threads of the current pool. Each element is summed in an order that depends
+/// on the shared dimension alone.
 #[expect(clippy::needless_pass_by_value, reason = "a destination is borrowed for one product")]
-pub(crate) fn multiply(destination: Destination, left: Matrix, right: Matrix, threads: usize) {
+pub(crate) fn multiply(destination: Destination, left: Matrix, right: Matrix) {
     assert_eq!(left.columns, right.rows, "matrices do not fit each other");
     assert_eq!(
         (destination.rows, destination.columns),
         (left.rows, right.columns),
         "the product does not fit its destination"
     );
-    let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
-    // SAFETY: constructors checked that every element lies within the borrowed slices, the
-    // destination is borrowed mutably and so overlaps neither operand, and it is not read unless it
-    // accumulates, which only the constructors over initialised slices allow.
-    unsafe {
-        gemm::gemm(
-            destination.rows,
-            destination.columns,
-            left.columns,
-            destination.pointer,
-            1,
-            destination.row_stride as isize,
-            destination.accumulate,
-            left.values.as_ptr(),
-            left.column_stride as isize,
-            left.row_stride as isize,
-            right.values.as_ptr(),
-            right.column_stride as isize,
-            right.row_stride as isize,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            parallelism,
-        );
-    }
-}
-
-/// Products with fewer rows than this are padded: `gemm` sums products of one row, or of at most
-/// 16 * 16 elements, in another order.
-pub(crate) fn minimal_rows(outputs: usize) -> usize {
-    (256 / outputs.max(1) + 1).max(2)
+    product::multiply(&destination, left, right);
 }
 
 /// `x weight^T (+ bias)` of `rows` rows, where `weight` is given as `[inputs, outputs]`.
-pub(crate) fn linear(
-    x: &[f32],
-    rows: usize,
-    weight: Matrix,
-    bias: Option<&[f32]>,
-    threads: usize,
-) -> Vec<f32> {
+pub(crate) fn linear(x: &[f32], rows: usize, weight: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
     let (inputs, outputs) = (weight.rows, weight.columns);
-    let padded = minimal_rows(outputs);
-    if rows > 0 && rows < padded {
-        let padded_x = padded_to(padded, &x[..rows * inputs], inputs);
-        let mut result = linear(&padded_x, padded, weight, bias, threads);
-        result.truncate(rows * outputs);
-        return result;
-    }
     let x = Matrix::new(x, rows, inputs);
     match bias {
         None => produce(rows * outputs, |out| {
-            multiply(Destination::write(out, rows, outputs), x, weight, threads);
+            multiply(Destination::write(out, rows, outputs), x, weight);
         }),
         Some(bias) => {
             assert_eq!(bias.len(), outputs, "each output has one bias");
             let mut result = repeated(bias, rows);
-            multiply(Destination::add(&mut result, rows, outputs), x, weight, threads);
+            multiply(Destination::add(&mut result, rows, outputs), x, weight);
             result
         }
     }
-}
-
-/// Rows of `inputs` values, with zeros after them up to `rows` rows.
-pub(crate) fn padded_to(rows: usize, x: &[f32], inputs: usize) -> Vec<f32> {
-    let mut padded = vec![0.0; rows * inputs];
-    padded[..x.len()].copy_from_slice(x);
-    padded
 }
 
 /// A matrix whose rows are all the same.
@@ -222,12 +189,13 @@ mod tests {
             let (x, weight) = (random(rows * inputs, 1), random(outputs * inputs, 2));
             let bias = random(outputs, 3);
             let by_output = Matrix::new(&weight, outputs, inputs).transposed();
-            let all = linear(&x, rows, by_output, Some(&bias), 2);
+            let all = linear(&x, rows, by_output, Some(&bias));
             // A sum of 600 products of size 1 is rounded by up to 600 / 2^24, in an order that the CPU decides.
             assert_close(&all, &exact(&x, rows, &weight, inputs, &bias), 4e-5);
-            assert_eq!(all, linear(&x, rows, by_output, Some(&bias), 1));
+            let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+            assert_eq!(all, alone.install(|| linear(&x, rows, by_output, Some(&bias))));
             for row in 0..rows {
-                let one = linear(&x[row * inputs..][..inputs], 1, by_output, Some(&bias), 1);
+                let one = linear(&x[row * inputs..][..inputs], 1, by_output, Some(&bias));
                 assert_eq!(one, all[row * outputs..][..outputs], "row {row}");
             }
         }

@@ -14,10 +14,14 @@ pub(crate) mod log_probs;
 pub(crate) mod matrix;
 pub(crate) mod norm;
 pub(crate) mod optimizer;
+mod packing;
 pub(crate) mod panels;
 pub(crate) mod parts;
+mod product;
 pub(crate) mod quantized_products;
 pub(crate) mod rotary;
+pub(crate) mod tile;
+pub(crate) mod tile_row;
 pub(crate) mod vector;
 
 use std::mem::MaybeUninit;

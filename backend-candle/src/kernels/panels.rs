@@ -7,15 +7,16 @@
 //!   ...                            ...                     (zeros after the last output)
 //! ```
 
-use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::block::{Left, ProductSize, Right, TILE_COLUMNS, multiply_columns};
-use super::vector::vectorised;
-use super::{Uninitialised, produce};
+use super::matrix::{Destination, Matrix};
+use super::packing::{LeftRows, tile_height};
+use super::produce;
+use super::tile::{Ahead, Right, write_tile};
+use super::tile_row::{TILE_COLUMNS, tiled};
 
 /// Elements of one panel.
 pub(crate) fn panel_elements(inputs: usize) -> usize {
@@ -94,17 +95,19 @@ pub(crate) fn linear(
     [inputs, outputs]: [usize; 2],
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
-    let x = Left::Rows { values: &x[..rows * inputs], stride: inputs };
-    let size = ProductSize { rows, depth: inputs, columns: TILE_COLUMNS };
+    /// Outputs of which each tile is read often enough to be packed.
+    const MANY: usize = 512;
+    let x = Matrix::new(x, rows, inputs);
+    let x = if outputs < MANY { LeftRows::Rows(x) } else { LeftRows::new(x, inputs.max(1)) };
     let mut result = produce(rows * outputs, |out| {
-        let out = ColumnWriter::new(out, rows, outputs);
+        let out = Destination::write(out, rows, outputs);
         (0..outputs.div_ceil(TILE_COLUMNS)).into_par_iter().for_each_init(
             Vec::new,
             |scratch, index| {
                 let next = panels.bytes(index + 1, inputs);
                 let panel = panels.panel(index, inputs, scratch);
                 let columns = index * TILE_COLUMNS..outputs.min((index + 1) * TILE_COLUMNS);
-                multiply_panel(x, panel, size, next, &out, columns);
+                multiply_panel(&x, rows, panel, next, &out, columns);
             },
         );
     });
@@ -116,53 +119,28 @@ pub(crate) fn linear(
     result
 }
 
-vectorised! {
+tiled! {
     /// Writes one panel's columns of a product; meanwhile fetches the next panel's bytes.
-    fn multiply_panel(
-        x: Left,
+    fn multiply_panel<Row>(
+        x: &LeftRows,
+        rows: usize,
         panel: &[f32],
-        size: ProductSize,
         next: &[u8],
-        out: &ColumnWriter,
+        out: &Destination,
         columns: Range<usize>,
     ) {
         let right = Right { values: panel, stride: TILE_COLUMNS };
-        multiply_columns::<FUSED, 2>(x, right, size, next, |row, sums| {
+        let depth = panel.len() / TILE_COLUMNS;
+        let height = tile_height(rows);
+        // One line every few steps of each tile: in one go, the lines would wait for each other.
+        let every = rows.div_ceil(height);
+        for (first, row) in (0..rows).step_by(height).enumerate() {
+            let tile = row..rows.min(row + height);
+            let target = out.tile(tile.clone(), columns.clone(), false);
+            let left = x.tile(tile.clone(), 0..depth);
+            let ahead = Ahead { bytes: next, first, every };
             // SAFETY: each panel has columns of its own, and one task computes it.
-            unsafe { out.write(row, columns.start, &sums[..columns.len()]) };
-        });
-    }
-}
-
-/// A row-major matrix to which several tasks write at once, each to columns of its own.
-struct ColumnWriter<'a> {
-    pointer: *mut f32,
-    rows: usize,
-    columns: usize,
-    borrow: PhantomData<&'a mut Uninitialised>,
-}
-
-// SAFETY: the memory is borrowed mutably as a whole, and who writes promises not to share columns.
-unsafe impl Sync for ColumnWriter<'_> {}
-
-impl<'a> ColumnWriter<'a> {
-    fn new(values: &'a mut Uninitialised, rows: usize, columns: usize) -> Self {
-        assert_eq!(values.len(), rows * columns, "a matrix differs from its shape");
-        Self { pointer: values.as_mut_ptr().cast(), rows, columns, borrow: PhantomData }
-    }
-
-    /// Writes values into a row, from a column on.
-    ///
-    /// # Safety
-    /// No other thread writes to these columns at the same time.
-    #[inline(always)]
-    unsafe fn write(&self, row: usize, column: usize, values: &[f32]) {
-        assert!(row < self.rows && column + values.len() <= self.columns, "beyond the matrix");
-        // SAFETY: the assertion and the constructor keep the elements within the borrowed memory, to which
-        // only this thread writes here.
-        unsafe {
-            let target = self.pointer.add(row * self.columns + column);
-            target.copy_from_nonoverlapping(values.as_ptr(), values.len());
+            unsafe { write_tile::<Row>(left, right, 0..tile.len(), depth, ahead, target) };
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::matrix::{Destination, Matrix, minimal_rows, multiply, padded_to, repeated};
+use super::matrix::{Destination, Matrix, multiply, repeated};
 use super::produce;
 
 /// Numbers that are converted together: small enough to stay in the processor's cache, large enough for
@@ -28,22 +28,14 @@ pub(crate) fn linear(
     [inputs, outputs]: [usize; 2],
     outputs_per_part: usize,
     bias: Option<&[f32]>,
-    threads: usize,
     part: &mut dyn FnMut(Range<usize>) -> Vec<f32>,
 ) -> Vec<f32> {
     let parts = parts(outputs, outputs_per_part);
-    let padded = parts.clone().map(|part| minimal_rows(part.len())).max().unwrap_or(0);
-    if rows > 0 && rows < padded {
-        let (x, size) = (padded_to(padded, x, inputs), [inputs, outputs]);
-        let mut result = linear(&x, padded, size, outputs_per_part, bias, threads, part);
-        result.truncate(rows * outputs);
-        return result;
-    }
     let x = Matrix::new(x, rows, inputs);
     let mut product = |destination: Destination, range: Range<usize>| {
         let weight = part(range.clone());
         let weight = Matrix::new(&weight, range.len(), inputs).transposed();
-        multiply(destination.columns(range), x, weight, threads);
+        multiply(destination.columns(range), x, weight);
     };
     match bias {
         None => produce(rows * outputs, |out| {

@@ -5,10 +5,12 @@ use std::ops::Range;
 use rayon::prelude::*;
 use sppo_model::formats::QuantizedMatrix;
 
-use super::block::{Left, ProductSize, Right, TILE_COLUMNS, Target, multiply_block};
+use super::block::{ProductSize, Target, multiply_block};
 use super::matrix::{Destination, Matrix, multiply};
 use super::panels::{self, panel_elements};
 use super::parts::{self, PART_ELEMENTS, parts};
+use super::tile::{Left, Right};
+use super::tile_row::TILE_COLUMNS;
 use super::{copy, elementwise, produce, rows_per_task};
 
 /// Numbers of a part in decoding: they stay in the cache of one core.
@@ -31,27 +33,21 @@ pub(crate) fn linear(
     x: &[f32],
     rows: usize,
     bias: Option<&[f32]>,
-    threads: usize,
 ) -> Vec<f32> {
     let [outputs, inputs] = matrix.dimensions();
     let part = &mut |part: Range<usize>| dequantized(matrix, part);
-    parts::linear(x, rows, [inputs, outputs], rows_per_part(inputs), bias, threads, part)
+    parts::linear(x, rows, [inputs, outputs], rows_per_part(inputs), bias, part)
 }
 
 /// `gradient weight` of `rows` rows. Its sums over outputs are made part by part.
-pub(crate) fn input_gradient(
-    matrix: &QuantizedMatrix,
-    gradient: &[f32],
-    rows: usize,
-    threads: usize,
-) -> Vec<f32> {
+pub(crate) fn input_gradient(matrix: &QuantizedMatrix, gradient: &[f32], rows: usize) -> Vec<f32> {
     let [outputs, inputs] = matrix.dimensions();
     let mut sum = vec![0.0; rows * inputs];
     for part in parts(outputs, rows_per_part(inputs)) {
         let weight = dequantized(matrix, part.clone());
         let weight = Matrix::new(&weight, part.len(), inputs);
         let gradient = Matrix::new(gradient, rows, outputs).columns(part);
-        multiply(Destination::add(&mut sum, rows, inputs), gradient, weight, threads);
+        multiply(Destination::add(&mut sum, rows, inputs), gradient, weight);
     }
     sum
 }
@@ -149,8 +145,8 @@ mod tests {
             for rows in [1, 3, 20, 64] {
                 let x = random(rows * inputs, 3);
                 for bias in [None, Some(bias.as_slice())] {
-                    let expected = matrix::linear(&x, rows, full.transposed(), bias, 2);
-                    assert_eq!(linear(&matrix, &x, rows, bias, 2), expected, "{rows} x {outputs}");
+                    let expected = matrix::linear(&x, rows, full.transposed(), bias);
+                    assert_eq!(linear(&matrix, &x, rows, bias), expected, "{rows} x {outputs}");
                     let packed = panels::pack(&weight, outputs, inputs);
                     let (packed, size) = (panels::Panels::F32(&packed), [inputs, outputs]);
                     let expected = panels::linear(&x, rows, packed, size, bias);
@@ -159,9 +155,9 @@ mod tests {
                 let gradient = random(rows * outputs, 4);
                 let mut expected = vec![0.0; rows * inputs];
                 let destination = Destination::replace(&mut expected, rows, inputs);
-                multiply(destination, Matrix::new(&gradient, rows, outputs), full, 2);
+                multiply(destination, Matrix::new(&gradient, rows, outputs), full);
                 let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
-                assert_close(&input_gradient(&matrix, &gradient, rows, 2), &expected, 1e-5);
+                assert_close(&input_gradient(&matrix, &gradient, rows), &expected, 1e-5);
             }
             let last = outputs as u32 - 1;
             let selected = select_rows(&matrix, &[last, 0]);
