@@ -10,7 +10,7 @@ use sppo_model::ops::{
     LogitsLimits, Memo, MixtureGradients, Ops, ParameterId, ParameterStore, Position,
     RotaryFrequencies, Routes, SampledToken, UpdateRule,
 };
-use sppo_model::serve::{MatrixRate, keep_large_buffers};
+use sppo_model::serve::MatrixRate;
 use sppo_model::{ModelError, Result};
 use sppo_plugin::{DeviceMemory, GradientDtype};
 use tch::{Device, Kind, Tensor};
@@ -80,7 +80,6 @@ impl TchOps {
     /// # Errors
     /// When there are more threads than libtorch can count.
     pub fn new(options: &TchOptions) -> Result<Self> {
-        keep_large_buffers();
         let threads = match options.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             given => given,

@@ -1,6 +1,8 @@
 //! Models, backends and oracles by the names that users give them.
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread::{self, available_parallelism};
 
 use sppo_core::config::Config;
 use sppo_core::model_card::{MODEL_CARD, declared_license};
@@ -162,6 +164,8 @@ impl LocalModel {
         file: Option<&Path>,
         max_length: Option<usize>,
     ) -> Result<usize> {
+        /// Prompts below which another thread is not worth its start.
+        const FEWEST_PER_THREAD: usize = 1000;
         self.require_template()?;
         let limits = PromptLimits {
             text: self.checkpoint.text(),
@@ -169,11 +173,28 @@ impl LocalModel {
             max_length,
             file,
         };
-        let mut longest = 0;
-        for prompt in prompts {
-            longest = longest.max(limits.tokens(prompt, longest)?);
-        }
-        Ok(longest)
+        let characters = |prompt: &&Prompt| -> usize {
+            prompt.messages.iter().map(|message| message.content.len()).sum()
+        };
+        // The largest text first: those with fewer characters than it has tokens need not be encoded.
+        let largest = prompts.iter().max_by_key(characters);
+        let bound = largest.map_or(Ok(0), |prompt| limits.tokens(prompt, 0)).unwrap_or(0);
+        let check = &|prompts: &[Prompt]| {
+            prompts
+                .iter()
+                .try_fold(bound, |longest, prompt| Ok(longest.max(limits.tokens(prompt, longest)?)))
+        };
+        let threads = available_parallelism().map_or(1, usize::from);
+        let prompts_per_thread = prompts.len().div_ceil(threads).max(FEWEST_PER_THREAD);
+        let checked: Vec<Result<usize>> = thread::scope(|scope| {
+            let parts = prompts.chunks(prompts_per_thread);
+            let running: Vec<_> = parts.map(|part| scope.spawn(move || check(part))).collect();
+            let joined = running
+                .into_iter()
+                .map(|part| part.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            joined.collect()
+        });
+        checked.into_iter().try_fold(bound, |longest, part| Ok(longest.max(part?)))
     }
 }
 

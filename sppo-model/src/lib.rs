@@ -93,6 +93,7 @@ pub mod text {
     mod gguf_word_rules;
     mod jinja;
     mod tokenizer;
+    mod tokenizer_merges;
 
     pub use chat_template::{ChatTemplate, TemplateVariables};
     pub use codec::{SpecialTokens, TEMPLATE_HINT, TextCodec};

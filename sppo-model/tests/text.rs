@@ -117,7 +117,6 @@ fn a_damaged_tokenizer_is_refused() {
     assert!(error.contains("holds no tokenizer.json"), "{error}");
 }
 
-/// The metadata that llama.cpp's converter writes for a Hugging Face tokenizer.
 /// What the library that reads them does not check: parts of length 0, cuts longer than a token, damaged maps, marks
 /// without tokens.
 #[test]
@@ -147,6 +146,41 @@ fn a_tokenizer_that_contradicts_itself_fails_with_an_error() {
     }
 }
 
+/// Merges are handed on in the form that takes less memory.
+#[test]
+fn merges_mean_the_same_as_pairs_and_as_texts() {
+    let pairs = read_json(&fixture("llama").join("tokenizer.json"));
+    let open = |tokenizer: &Value| {
+        Tokenizer::from_json(tokenizer.to_string().as_bytes(), Path::new("t.json"))
+    };
+    let mut texts = pairs.clone();
+    for merge in texts["model"]["merges"].as_array_mut().unwrap() {
+        *merge = json!(format!("{} {}", merge[0].as_str().unwrap(), merge[1].as_str().unwrap()));
+    }
+    // A token that holds a space cannot be written in a text of two tokens.
+    let mut spaced = pairs.clone();
+    for (id, token) in [(900, "a b"), (901, "a bc")] {
+        spaced["model"]["vocab"][token] = json!(id);
+    }
+    spaced["model"]["vocab"]["c"] =
+        spaced["model"]["vocab"].get("c").cloned().unwrap_or(json!(902));
+    spaced["model"]["merges"].as_array_mut().unwrap().push(json!(["a b", "c"]));
+    let expected = open(&pairs).unwrap();
+    for other in [open(&texts).unwrap(), open(&spaced).unwrap()] {
+        for text in ["The answer is 42, of course.", "straße\n\n  x", "<|im_end|> \u{1f600}"] {
+            assert_eq!(other.encode(text, true).unwrap(), expected.encode(text, true).unwrap());
+        }
+    }
+    let mut unknown = pairs;
+    unknown["model"]["merges"].as_array_mut().unwrap().push(json!(["a", "no such token"]));
+    let error = open(&unknown).unwrap_err().to_string();
+    assert!(
+        error.contains("`no such token`) names a token that is not in the vocabulary"),
+        "{error}"
+    );
+}
+
+/// The metadata that llama.cpp's converter writes for a Hugging Face tokenizer.
 fn gguf_metadata(family: &str, kind: &str, word_rule: Option<&str>) -> GgufMetadata {
     let directory = fixture(family);
     let tokenizer = read_json(&directory.join("tokenizer.json"));

@@ -9,7 +9,7 @@ use sppo_model::ops::{
     Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow, ExpertRows,
     LogitsLimits, Memo, MixtureGradients, Ops, Position, RotaryFrequencies, Routes, UpdateRule,
 };
-use sppo_model::serve::{MatrixRate, keep_large_buffers};
+use sppo_model::serve::MatrixRate;
 
 use crate::attention::{attention, attention_backward, masks};
 use crate::cached_attention::{DecodingPlan, KeyValueCache};
@@ -43,7 +43,6 @@ impl BurnOps {
     /// most `keep_logits_limit` bytes, and computes them again when they take more.
     #[must_use]
     pub fn new(device: Device, keep_logits_limit: usize) -> Self {
-        keep_large_buffers();
         let limits =
             LogitsLimits { kept_bytes: keep_logits_limit, chunk_bytes: 96 << 20, chunk_rows: 512 };
         Self { device, limits, memos: Rc::default() }

@@ -210,14 +210,17 @@ impl Checkpoint {
     }
 
     fn open_gguf(path: &Path) -> Result<Self> {
-        let file = GgufFile::open(path)?;
+        let mut file = GgufFile::open(path)?;
         let config = DecoderConfig::from_gguf(&file)?;
-        let text = TextCodec::from_gguf(file.metadata(), config.context_length)?;
-        let model = ModelShape::of_gguf(path, file)?;
+        let text_files = TextCodec::files_of_gguf(file.metadata(), config.context_length)?;
+        file.release_vocabulary();
+        let text = TextCodec::from_files(path, text_files, None)?;
+        let weights = Weights::of_gguf(&config, file);
+        let model = ModelShape { path: path.to_path_buf(), config, original_config: None, weights };
         model.weights.check(path)?;
         // an architecture that only shares its name with ours
-        if let Some(name) = model.weights.unused(&config) {
-            let model_type = config.family.model_type();
+        if let Some(name) = model.weights.unused(&model.config) {
+            let model_type = model.config.family.model_type();
             return Err(ModelError::file(
                 path,
                 format!("holds the tensor `{name}`, which a {model_type} model does not have"),

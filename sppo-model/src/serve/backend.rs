@@ -77,6 +77,7 @@ impl<O: EncoderOps + MatrixRate + Clone> Backend for ModelBackend<O> {
     }
 
     fn serve(&self, progress: &dyn Progress) -> std::result::Result<(), PluginError> {
+        keep_large_buffers();
         match &self.team {
             Team::Member { member, .. } => member.borrow_mut().serve(progress),
             _ => Err(PluginError::failed("this process leads its team, and serves none")),
@@ -84,6 +85,7 @@ impl<O: EncoderOps + MatrixRate + Clone> Backend for ModelBackend<O> {
     }
 
     fn load_policy(&self, spec: &PolicySpec) -> std::result::Result<Box<dyn Policy>, PluginError> {
+        keep_large_buffers();
         Ok(match &self.team {
             Team::Alone => Box::new(DecoderPolicy::load(self.ops.clone(), spec, self.limits)?),
             Team::Controller(team) => Box::new(TeamPolicy::load(Rc::clone(team), spec)?),
@@ -92,6 +94,7 @@ impl<O: EncoderOps + MatrixRate + Clone> Backend for ModelBackend<O> {
     }
 
     fn load_scorer(&self, model: &ModelSpec) -> std::result::Result<Box<dyn Scorer>, PluginError> {
+        keep_large_buffers();
         let ModelSpec { path, next_tokens } = model;
         let has_own_head = next_tokens.is_empty();
         Ok(match &self.team {
@@ -169,7 +172,8 @@ static KEEP_LARGE_BUFFERS: Once = Once::new();
 /// megabytes; by default glibc returns them to the system each time, and each time the kernel must
 /// supply zeroed pages again, which costs about 15 % of a training step.
 ///
-/// Does nothing where the C library is not glibc.
+/// Comes with the first model: what is done before, such as reading prompts, is done on several threads, which do
+/// better with arenas of their own. Does nothing where the C library is not glibc.
 pub fn keep_large_buffers() {
     KEEP_LARGE_BUFFERS.call_once(configure_allocator);
 }

@@ -73,7 +73,16 @@ impl TextCodec {
     /// # Errors
     /// When its kind is not supported or its tables contradict each other.
     pub fn from_gguf(metadata: &GgufMetadata, context_length: usize) -> Result<Self> {
-        Self::from_files(metadata.path(), tokenizer_files(metadata, context_length)?, None)
+        let files = Self::files_of_gguf(metadata, context_length)?;
+        Self::from_files(metadata.path(), files, None)
+    }
+
+    /// The files of the tokenizer that a GGUF file describes.
+    pub(crate) fn files_of_gguf(
+        metadata: &GgufMetadata,
+        context_length: usize,
+    ) -> Result<Vec<TextFile>> {
+        tokenizer_files(metadata, context_length)
     }
 
     /// This text side with the files of another directory in place of its own, where that has them: the
@@ -116,7 +125,11 @@ impl TextCodec {
         Ok(self)
     }
 
-    fn from_files(path: &Path, files: Vec<TextFile>, model_config: Option<&Value>) -> Result<Self> {
+    pub(crate) fn from_files(
+        path: &Path,
+        files: Vec<TextFile>,
+        model_config: Option<&Value>,
+    ) -> Result<Self> {
         let reader = FileReader { path, files: &files };
         let Some(tokenizer_file) = reader.find("tokenizer.json") else {
             return Err(ModelError::file(path, "holds no tokenizer.json").with_hint(

@@ -26,7 +26,7 @@ pub(super) const END_OF_TURN_TOKENS: [&str; 5] =
 
 /// A file as it was read or made up, to be written beside new weights.
 #[derive(Clone, Debug)]
-pub(super) struct TextFile {
+pub(crate) struct TextFile {
     pub(super) name: String,
     pub(super) bytes: Vec<u8>,
 }

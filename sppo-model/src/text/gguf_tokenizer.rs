@@ -75,7 +75,7 @@ fn merges(metadata: &GgufMetadata) -> Result<Vec<Value>> {
 fn byte_level(metadata: &GgufMetadata, vocabulary: &Vocabulary<'_>) -> Result<Value> {
     let rule = word_rule(metadata)?;
     let merges = merges(metadata)?;
-    Ok(json!({
+    let tokenizer = json!({
         "version": "1.0",
         "truncation": null,
         "padding": null,
@@ -88,9 +88,16 @@ fn byte_level(metadata: &GgufMetadata, vocabulary: &Vocabulary<'_>) -> Result<Va
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
             "ignore_merges": rule.ignore_merges,
-            "vocab": vocabulary.model_vocabulary(), "merges": merges,
         },
-    }))
+    });
+    Ok(with_tables(tokenizer, vocabulary, merges))
+}
+
+/// A tokenizer with the tables of its model, which `json!` would copy.
+fn with_tables(mut tokenizer: Value, vocabulary: &Vocabulary<'_>, merges: Vec<Value>) -> Value {
+    tokenizer["model"]["vocab"] = Value::Object(vocabulary.model_vocabulary());
+    tokenizer["model"]["merges"] = Value::Array(merges);
+    tokenizer
 }
 
 /// SentencePiece's BPE: pieces merge in the order of their scores, unknown characters become bytes.
@@ -108,7 +115,7 @@ fn sentence_piece(metadata: &GgufMetadata, vocabulary: &Vocabulary<'_>) -> Resul
         normalizers.insert(0, json!({"type": "Prepend", "prepend": "▁"}));
         decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
     }
-    Ok(json!({
+    let tokenizer = json!({
         "version": "1.0",
         "truncation": null,
         "padding": null,
@@ -122,9 +129,9 @@ fn sentence_piece(metadata: &GgufMetadata, vocabulary: &Vocabulary<'_>) -> Resul
             "unk_token": vocabulary.special("unk_token").map(|(_, token)| token),
             "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": true,
             "byte_fallback": true, "ignore_merges": false,
-            "vocab": vocabulary.model_vocabulary(), "merges": merges_from_scores(vocabulary, &scores),
         },
-    }))
+    });
+    Ok(with_tables(tokenizer, vocabulary, merges_from_scores(vocabulary, &scores)))
 }
 
 /// Every way in which a piece is made of two others, the best-scored piece first.

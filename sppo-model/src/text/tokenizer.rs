@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use serde_json::Value;
 use sppo_plugin::thought::is_part_of_mark;
 use tokenizers::{AddedToken, PostProcessor, TruncationDirection};
 
+use super::tokenizer_merges::with_checked_merges;
 use crate::error::{ModelError, Result};
 
 /// A tokenizer: text to token ids and back.
@@ -36,10 +36,9 @@ impl Tokenizer {
             ModelError::file(path, format!("is not a usable tokenizer: {cause}"))
                 .with_hint("download the model again, or re-save its tokenizer with transformers")
         };
-        let json: Value = serde_json::from_slice(bytes).map_err(|error| broken(&error))?;
-        check_merges(&json).map_err(|cause| broken(&cause))?;
-        let mut inner =
-            guarded(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(|error| broken(&error))?;
+        let bytes = with_checked_merges(bytes).map_err(|cause| broken(&cause))?;
+        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(&bytes))
+            .map_err(|error| broken(&error))?;
         inner.with_truncation(None).map_err(|error| broken(&error))?;
         inner.with_padding(None);
         let vocabulary_size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
@@ -188,40 +187,10 @@ fn failed(error: String) -> ModelError {
 }
 
 /// Calls the `tokenizers` crate, which panics over tokenizers that contradict themselves in other ways than
-/// [`check_merges`] finds: pieces of length 0, a precompiled map that is damaged, marks without tokens.
+/// [`with_checked_merges`] finds: pieces of length 0, a precompiled map that is damaged, marks without tokens.
 fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<T, String> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(_) => Err("tokenizer.json contradicts itself".into()),
     }
-}
-
-/// The `tokenizers` crate trusts that a merge's result is in the vocabulary and would index out of
-/// bounds where it is not.
-fn check_merges(json: &Value) -> std::result::Result<(), String> {
-    let model = &json["model"];
-    let (Some(vocabulary), Some(merges)) = (model["vocab"].as_object(), model["merges"].as_array())
-    else {
-        return Ok(());
-    };
-    let prefix = model["continuing_subword_prefix"].as_str().unwrap_or_default();
-    for (index, merge) in merges.iter().enumerate() {
-        let pair = match merge {
-            Value::String(text) => text.split_once(' '),
-            Value::Array(parts) => match parts.as_slice() {
-                [Value::String(left), Value::String(right)] => Some((&left[..], &right[..])),
-                _ => None,
-            },
-            _ => None,
-        };
-        let (left, right) = pair.ok_or_else(|| format!("merge {index} is not a pair of tokens"))?;
-        let result = right.strip_prefix(prefix).map(|rest| format!("{left}{rest}"));
-        let known = |token: &str| vocabulary.contains_key(token);
-        if !(known(left) && known(right) && result.is_some_and(|token| known(&token))) {
-            return Err(format!(
-                "merge {index} (`{left}` and `{right}`) names a token that is not in the vocabulary"
-            ));
-        }
-    }
-    Ok(())
 }

@@ -63,6 +63,11 @@ impl GgufMetadata {
         self.entries.get(key)
     }
 
+    /// Forgets the keys that begin so.
+    pub(super) fn release(&mut self, prefix: &str) {
+        self.entries.retain(|key, _| !key.starts_with(prefix));
+    }
+
     /// A non-negative integer.
     ///
     /// # Errors

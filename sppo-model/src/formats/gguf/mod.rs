@@ -115,6 +115,11 @@ impl GgufFile {
         &self.metadata
     }
 
+    /// Frees the metadata of the tokenizer, which are larger than all others, once they have been read.
+    pub(crate) fn release_vocabulary(&mut self) {
+        self.metadata.release("tokenizer.ggml.");
+    }
+
     /// The metadata as they stand in the first part, to be written to another file. What tells of the parts
     /// is left out.
     #[must_use]
