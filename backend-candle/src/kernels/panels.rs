@@ -97,6 +97,9 @@ pub(crate) fn linear(
 ) -> Vec<f32> {
     /// Outputs of which each tile is read often enough to be packed.
     const MANY: usize = 512;
+    if rows == 0 {
+        return Vec::new();
+    }
     let x = Matrix::new(x, rows, inputs);
     let x = if outputs < MANY { LeftRows::Rows(x) } else { LeftRows::new(x, inputs.max(1)) };
     let mut result = produce(rows * outputs, |out| {

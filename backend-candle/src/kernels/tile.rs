@@ -319,3 +319,63 @@ pub(crate) fn prefetch(address: *const f32) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
 }
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+    use crate::kernels::lanes::{Avx2, Plain};
+    use crate::kernels::tile_row::{Avx512, NO_SUMS, TILE_COLUMNS, Twice};
+    use crate::test_support::random;
+
+    #[target_feature(enable = "avx2,fma")]
+    fn in_avx2(left: Left, right: Right, rows: usize, depth: usize, sums: &mut TileSums) {
+        tile_sums::<Twice<Avx2>>(left, right, 0..rows, depth, sums);
+    }
+
+    #[target_feature(enable = "avx512f")]
+    fn in_avx512(left: Left, right: Right, rows: usize, depth: usize, sums: &mut [TileSums; 2]) {
+        tile_sums::<Avx512>(left, right, 0..rows, depth, &mut sums[0]);
+        tile_sums::<Twice<Avx512>>(left, right, 0..rows, depth, &mut sums[1]);
+    }
+
+    /// A run that goes on on another processor goes on with the same numbers.
+    #[test]
+    fn sums_are_the_same_in_registers_of_any_width() {
+        for (rows, depth) in [(1, 0), (1, 1), (3, 7), (6, 64), (5, 301)] {
+            let a = random(rows * depth.max(1), 1);
+            let stride = 2 * TILE_COLUMNS;
+            let b = random(depth.max(1) * stride, 2);
+            let right = Right { values: &b, stride };
+            for left in [
+                Left::Columns { values: &a, stride: rows },
+                Left::Rows { values: &a, stride: depth.max(1) },
+            ] {
+                let mut plain = NO_SUMS;
+                tile_sums::<Twice<Plain<true>>>(left, right, 0..rows, depth, &mut plain);
+                let expected = plain.map(|row| row[..TILE_COLUMNS].to_vec());
+                let check = |sums: &TileSums| {
+                    for (sums, expected) in sums.iter().zip(&expected) {
+                        assert_eq!(
+                            sums[..TILE_COLUMNS],
+                            expected[..],
+                            "{rows} rows, depth {depth}"
+                        );
+                    }
+                };
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    let mut sums = NO_SUMS;
+                    // SAFETY: the processor has the instructions.
+                    unsafe { in_avx2(left, right, rows, depth, &mut sums) };
+                    check(&sums);
+                }
+                if is_x86_feature_detected!("avx512f") {
+                    let mut sums = [NO_SUMS; 2];
+                    // SAFETY: as above.
+                    unsafe { in_avx512(left, right, rows, depth, &mut sums) };
+                    check(&sums[0]);
+                    check(&sums[1]);
+                }
+            }
+        }
+    }
+}
