@@ -166,6 +166,8 @@ impl LocalModel {
     ) -> Result<usize> {
         /// Prompts below which another thread is not worth its start.
         const FEWEST_PER_THREAD: usize = 1000;
+        /// Bytes of stack, as the main thread has: templates may call themselves.
+        const STACK: usize = 8 << 20;
         self.require_template()?;
         let limits = PromptLimits {
             text: self.checkpoint.text(),
@@ -188,10 +190,15 @@ impl LocalModel {
         let prompts_per_thread = prompts.len().div_ceil(threads).max(FEWEST_PER_THREAD);
         let checked: Vec<Result<usize>> = thread::scope(|scope| {
             let parts = prompts.chunks(prompts_per_thread);
-            let running: Vec<_> = parts.map(|part| scope.spawn(move || check(part))).collect();
-            let joined = running
-                .into_iter()
-                .map(|part| part.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            let start = |part| {
+                let builder = thread::Builder::new().stack_size(STACK);
+                builder.spawn_scoped(scope, move || check(part)).map_err(|_| check(part))
+            };
+            let running: Vec<_> = parts.map(start).collect();
+            let joined = running.into_iter().map(|part| match part {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                Err(checked_here) => checked_here,
+            });
             joined.collect()
         });
         checked.into_iter().try_fold(bound, |longest, part| Ok(longest.max(part?)))

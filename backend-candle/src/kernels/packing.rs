@@ -5,7 +5,7 @@
 //! right [depth, columns]  in panels of 16 or 32 columns, each [depth, columns], zeros after the last column
 //! ```
 //!
-//! Where the depth is cut into chunks, the tiles or panels of one chunk follow those of another.
+//! Tiles or panels of one chunk of the depth follow those of another.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;

@@ -146,7 +146,7 @@ mod tests {
         }
     }
 
-    /// What differs between processors, shapes and layouts is rounded alike.
+    /// Processors, shapes and layouts make no difference to a bit.
     #[test]
     fn an_element_is_summed_in_an_order_that_depends_on_the_depth_alone() {
         for (rows, depth, columns) in
