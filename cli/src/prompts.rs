@@ -84,16 +84,20 @@ pub(crate) fn locate(file: &Path, row: u64, error: Error) -> Error {
 }
 
 fn warn_of_overlap(training: &[Prompt], held_out: &[Prompt]) {
-    let text = |prompt: &Prompt| -> Vec<String> {
-        prompt.messages.iter().map(|message| message.content.to_string()).collect()
-    };
-    let seen: HashSet<Vec<String>> = training.iter().map(text).collect();
-    let shared = held_out.iter().filter(|prompt| seen.contains(&text(prompt))).count();
+    let texts = |prompt| -> Vec<&str> { contents(prompt).collect() };
+    let asked: HashSet<Vec<&str>> = held_out.iter().map(texts).collect();
+    let trained: HashSet<Vec<&str>> =
+        training.iter().map(texts).filter(|texts| asked.contains(texts)).collect();
+    let shared = held_out.iter().filter(|prompt| trained.contains(&texts(prompt))).count();
     if shared > 0 {
         tracing::warn!(
             "{shared} held-out prompts are trained on too: the win rate will look better than it is"
         );
     }
+}
+
+fn contents(prompt: &Prompt) -> impl Iterator<Item = &str> {
+    prompt.messages.iter().map(|message| &*message.content)
 }
 
 #[cfg(test)]
