@@ -89,10 +89,10 @@ pub(crate) unsafe fn write_tile<T: TileRow>(
             unsafe {
                 match (height, is_packed) {
                     $(
-                        ($height, true) if $height <= T::ROWS => {
+                        ($height, true) if const { $height <= T::ROWS } => {
                             sums_of_height::<T, $height, true>(operands, ahead, target);
                         }
-                        ($height, false) if $height <= T::ROWS => {
+                        ($height, false) if const { $height <= T::ROWS } => {
                             sums_of_height::<T, $height, false>(operands, ahead, target);
                         }
                     )*

@@ -150,8 +150,7 @@ impl Config {
     /// As [`Self::resolve`].
     pub fn resolve_with(layers: &Layers, plugin_schema: &PluginSchema<'_>) -> Result<Resolved> {
         let mut merged = Merged::default();
-        let defaults = Table::try_from(Self::default())
-            .map_err(|error| Error::configuration("defaults", error.to_string()))?;
+        let defaults = parse_toml(&Self::default().to_toml()?, "defaults")?;
         merged.add(defaults, &Source::Default)?;
         if let Some(preset) = layers.preset {
             let source = Source::Preset(preset);
@@ -219,23 +218,63 @@ impl Merged {
     }
 
     fn deserialize(&self) -> Result<Config> {
-        serde_path_to_error::deserialize(Value::Table(self.table.clone())).map_err(
-            |error: serde_path_to_error::Error<toml::de::Error>| {
+        let value = self.json_of(&Value::Table(self.table.clone()), "")?;
+        serde_path_to_error::deserialize(value).map_err(
+            |error: serde_path_to_error::Error<serde_json::Error>| {
                 let key = error.path().to_string();
-                let message = in_plain_words(error.inner().message());
-                let fault =
-                    Error::configuration(source_of(&self.sources, &key).locate(&key), message);
+                let message = error.inner().to_string();
+                let fault = self.refuse(&key, in_plain_words(&message));
                 match key.as_str() {
                     "backend" | "oracle" | "sampler" => fault.with_hint(format!(
                         "write `{key}.name = \"...\"`, and its settings below `[{key}.<name>]`"
                     )),
-                    _ if is_text_without_quotes(error.inner().message()) => {
+                    _ if is_text_without_quotes(&message) => {
                         fault.with_hint("put the value in quotes, which make it a text")
                     }
                     _ => fault.with_hint("`sppo config schema` explains all keys"),
                 }
             },
         )
+    }
+
+    /// The value as JSON, from which the settings of plugins and records of runs are read too. A date is its
+    /// text.
+    ///
+    /// # Errors
+    /// When a number is not finite: JSON has none of these, and no setting allows them.
+    fn json_of(&self, value: &Value, key: &str) -> Result<serde_json::Value> {
+        let below = |name: &dyn fmt::Display| match key {
+            "" => name.to_string(),
+            _ => format!("{key}.{name}"),
+        };
+        Ok(match value {
+            Value::String(text) => text.as_str().into(),
+            Value::Integer(number) => (*number).into(),
+            Value::Float(number) if !number.is_finite() => {
+                let fault = self.refuse(key, format!("{number} is not a finite number"));
+                return Err(fault.with_hint("give a finite number"));
+            }
+            Value::Float(number) => (*number).into(),
+            Value::Boolean(flag) => (*flag).into(),
+            Value::Datetime(date) => date.to_string().into(),
+            Value::Array(items) => {
+                let items = items.iter().enumerate();
+                items
+                    .map(|(index, item)| self.json_of(item, &below(&index)))
+                    .collect::<Result<_>>()?
+            }
+            Value::Table(table) => {
+                let values = table
+                    .iter()
+                    .map(|(name, value)| Ok((name.clone(), self.json_of(value, &below(name))?)));
+                values.collect::<Result<_>>()?
+            }
+        })
+    }
+
+    /// The error of a key's value, with the layer that set it.
+    fn refuse(&self, key: &str, message: String) -> Error {
+        Error::configuration(source_of(&self.sources, key).locate(key), message)
     }
 }
 

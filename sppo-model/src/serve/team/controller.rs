@@ -7,7 +7,7 @@ use std::time::Instant;
 use sppo_plugin::{PluginError, Progress, SilentHost};
 
 use super::member::{Member, OwnFiles};
-use super::protocol::{Command, Handle, Outcome, Reply, encode};
+use super::protocol::{Command, Handle, Outcome, Reply};
 use crate::ops::encoder::EncoderOps;
 
 type Answer<T> = Result<T, PluginError>;
@@ -69,7 +69,7 @@ impl<O: EncoderOps + Clone> Controller<O> {
         }
         let started = Instant::now();
         let mut member = self.member.borrow_mut();
-        let told = encode(command).and_then(|bytes| member.collective().broadcast(bytes));
+        let told = command.encode().and_then(|bytes| member.collective().broadcast(bytes));
         let outcomes = told.and_then(|_| member.answer(command, files, progress));
         let outcomes = outcomes.inspect_err(|_| self.broken.set(true))?;
         self.times.borrow_mut().add(started.elapsed().as_secs_f64(), &outcomes);
@@ -122,7 +122,7 @@ impl<O: EncoderOps + Clone> Drop for Controller<O> {
             return;
         }
         let member = self.member.borrow();
-        let left = encode(&Command::Leave).and_then(|bytes| member.collective().broadcast(bytes));
+        let left = Command::Leave.encode().and_then(|bytes| member.collective().broadcast(bytes));
         if let Err(error) = left {
             tracing::debug!("the team was not told that its work is done: {error}");
         }

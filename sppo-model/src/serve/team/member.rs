@@ -9,8 +9,7 @@ use sppo_plugin::{GenerationRequest, PluginError, Progress, SequenceBatch, StepS
 
 use super::collective::Collective;
 use super::protocol::{
-    Adapters, Command, Failure, Gathered, Handle, Outcome, PolicyPlan, Reply, ScorerPlan, decode,
-    encode,
+    Adapters, Command, Failure, Gathered, Handle, Outcome, PolicyPlan, Reply, ScorerPlan,
 };
 use super::weights::{Exchange, Numbers, SharedFile, own};
 use crate::checkpoint::Checkpoint;
@@ -70,7 +69,7 @@ impl<O: EncoderOps + Clone> Member<O> {
     pub(crate) fn serve(&mut self, progress: &dyn Progress) -> Answer<()> {
         let mut last = Ok(());
         loop {
-            let command = decode(&self.collective.broadcast(Vec::new())?)?;
+            let command = Command::decode(&self.collective.broadcast(Vec::new())?)?;
             if matches!(command, Command::Leave) {
                 return last;
             }
@@ -97,8 +96,8 @@ impl<O: EncoderOps + Clone> Member<O> {
         let result = result.map_err(|error| Failure::from(PluginError::from(error)));
         let computed = started.elapsed().saturating_sub(self.waited);
         let outcome = Outcome { result, seconds: computed.as_secs_f64() };
-        let gathered = self.collective.all_gather(encode(&outcome)?)?;
-        gathered.iter().map(|bytes| decode(bytes)).collect()
+        let gathered = self.collective.all_gather(outcome.encode()?)?;
+        gathered.iter().map(|bytes| Outcome::decode(bytes)).collect()
     }
 
     /// The replies of all ranks.

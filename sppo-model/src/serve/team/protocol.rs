@@ -16,8 +16,8 @@ pub(super) type Handle = u64;
 /// An order of rank 0. Of several batches, rank `i` takes batch `i`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Command {
-    LoadPolicy(Handle, Box<PolicyPlan>),
-    LoadScorer(Handle, Box<ScorerPlan>),
+    LoadPolicy(Handle, #[serde(with = "as_json")] Box<PolicyPlan>),
+    LoadScorer(Handle, #[serde(with = "as_json")] Box<ScorerPlan>),
     Drop(Handle),
     Generate(Handle, Vec<GenerationRequest>),
     TokenLogProbs(Handle, Vec<SequenceBatch>),
@@ -125,6 +125,49 @@ impl Failure {
         let mut error = PluginError::new(self.kind, message);
         error.hint = self.hint;
         error
+    }
+}
+
+// Messages are coded by functions that are not generic, which are compiled here and not again for every backend.
+impl Command {
+    pub(super) fn encode(&self) -> Result<Vec<u8>, PluginError> {
+        encode(self)
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, PluginError> {
+        decode(bytes)
+    }
+}
+
+impl Outcome {
+    pub(super) fn encode(&self) -> Result<Vec<u8>, PluginError> {
+        encode(self)
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, PluginError> {
+        decode(bytes)
+    }
+}
+
+/// Configurations as JSON, which they are read from anyway: their many fields need no code for MessagePack.
+mod as_json {
+    use serde::de::{DeserializeOwned, Error as _};
+    use serde::ser::Error as _;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(
+        value: &T,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let text = serde_json::to_string(value).map_err(S::Error::custom)?;
+        serializer.serialize_str(&text)
+    }
+
+    pub(super) fn deserialize<'de, T: DeserializeOwned, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<T, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        serde_json::from_str(&text).map_err(D::Error::custom)
     }
 }
 
