@@ -166,37 +166,64 @@ fn continuations(file: &Path, to: &Path) {
     stdout_of(&mut generate);
 }
 
+/// A family's tiny model in files of f32 and of f16, which give the log-probabilities of the model again.
+fn exported(family: &str, directory: &Path) -> [PathBuf; 2] {
+    let model = exportable(family, directory);
+    let sequences = directory.join(SEQUENCES);
+    std::fs::write(&sequences, twenty_sequences(&model)).unwrap();
+    let original = scores(&model, &sequences);
+    [("f32", 1e-5), ("f16", 5e-2)].map(|(kind, tolerance)| {
+        let file = directory.join(format!("{kind}.gguf"));
+        export(&model, kind, &file);
+        let difference = largest_difference(&original, &scores(&file, &sequences));
+        assert!(difference < tolerance, "{family} in {kind}: {difference}");
+        file
+    })
+}
+
+/// The sequences of a model, beside its files.
+const SEQUENCES: &str = "sequences.jsonl";
+
+/// Has llama.cpp compute what we compute of a file, from that file or from another with the same values.
+fn check_in_llama_cpp(mut python: Command, file: &Path, computed: &Path, tolerance: &str) {
+    let [of_file, rollouts] =
+        ["scores.jsonl", "rollouts.jsonl"].map(|name| file.with_file_name(name));
+    scored(file, &file.with_file_name(SEQUENCES), &of_file);
+    continuations(file, &rollouts);
+    python.arg(fixture("python/check_gguf.py")).args([computed, &of_file, &rollouts]);
+    check(python.arg(tolerance).arg(file));
+}
+
 #[test]
 fn an_exported_model_of_every_family_is_read_back_and_computed_alike_by_llama_cpp() {
     for family in FAMILIES {
         let directory = tempfile::tempdir().unwrap();
-        let in_directory = |name: &str| directory.path().join(name);
-        let model = exportable(family, directory.path());
-        let sequences = in_directory("sequences.jsonl");
-        std::fs::write(&sequences, twenty_sequences(&model)).unwrap();
-        let original = scores(&model, &sequences);
-        let [full, half] = [("f32", 1e-5), ("f16", 5e-2)].map(|(kind, tolerance)| {
-            let file = in_directory(&format!("{kind}.gguf"));
-            export(&model, kind, &file);
-            let difference = largest_difference(&original, &scores(&file, &sequences));
-            assert!(difference < tolerance, "{family} in {kind}: {difference}");
-            file
-        });
+        let [full, half] = exported(family, directory.path());
         // With weights in f16, llama.cpp rounds what they are multiplied with to f16 too. So it computes the
         // values of that file, stored in f32, and by these it agrees about the file.
-        let widened = in_directory("widened.gguf");
+        let widened = directory.path().join("widened.gguf");
         export(&half, "f32", &widened);
-        let rollouts = in_directory("rollouts.jsonl");
-        for (file, computed, same_values) in [(&full, &full, &full), (&half, &widened, &half)] {
-            let of_file = in_directory("scores.jsonl");
-            scored(file, &sequences, &of_file);
-            continuations(file, &rollouts);
+        // llama.cpp takes GELU from a table in half precision
+        let tolerance = if family.starts_with("gemma") { "1e-2" } else { "1e-3" };
+        for (file, computed) in [(&full, &full), (&half, &widened)] {
             eprint!("{family}, {}: ", file.file_name().unwrap().display());
-            // llama.cpp takes GELU from a table in half precision
-            let tolerance = if family.starts_with("gemma") { "1e-2" } else { "1e-3" };
-            let mut script = python();
-            script.arg(fixture("python/check_gguf.py")).arg(computed).arg(of_file);
-            check(script.arg(&rollouts).arg(tolerance).arg(same_values));
+            check_in_llama_cpp(python(), file, computed, tolerance);
+        }
+    }
+}
+
+/// With `SPPO_LLAMA_CPP_IN_F32` naming the Python that `tests/python/make_llama_cpp_in_f32.sh` makes.
+#[test]
+fn a_llama_cpp_without_half_precision_computes_f16_files_alike() {
+    let Some(python) = std::env::var_os("SPPO_LLAMA_CPP_IN_F32") else {
+        eprintln!("skipped: name a Python with a llama.cpp in f32 with SPPO_LLAMA_CPP_IN_F32");
+        return;
+    };
+    for family in FAMILIES {
+        let directory = tempfile::tempdir().unwrap();
+        for file in exported(family, directory.path()) {
+            eprint!("{family}, {}: ", file.file_name().unwrap().display());
+            check_in_llama_cpp(Command::new(&python), &file, &file, "1e-4");
         }
     }
 }
