@@ -75,13 +75,7 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
     ])?;
     let mut setup = Setup::new(arguments.settings.resolve(flags)?.config, terminal)?;
     let ranks = setup.backend.place().size;
-    let alone = match ranks {
-        1 => None,
-        _ => {
-            terminal.note("measuring one rank, to compare with");
-            Some(OneRank::measure(&setup.config)?)
-        }
-    };
+    let alone = measure_alone(&setup, terminal)?;
     let made = arguments.shape.map(|shape| synthetic_model(shape, terminal)).transpose()?;
     let path = match &made {
         Some(directory) => directory.path().to_path_buf(),
@@ -106,10 +100,8 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
     let oracle = oracle.as_mut();
     let judging =
         measure_judging(session, oracle, &lent, policy, &comparisons, workload.repetitions)?;
-    let ranking = match arguments.ranker {
-        true => Some(measure_ranking(session.backend, workload.repetitions, terminal)?),
-        false => None,
-    };
+    let rank = || measure_ranking(session.backend, workload.repetitions, terminal);
+    let ranking = arguments.ranker.then(rank).transpose()?;
     let speeds = Speeds {
         sampling: measurements.generation.per_second,
         judging: judging.prompts.per_second,
@@ -143,6 +135,15 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
         return output::json(&report);
     }
     output::text(&describe(&report, terminal))
+}
+
+/// One rank, measured before several, to compare them with.
+fn measure_alone(setup: &Setup, terminal: &Terminal) -> Result<Option<OneRank>> {
+    if setup.backend.place().size == 1 {
+        return Ok(None);
+    }
+    terminal.note("measuring one rank, to compare with");
+    Ok(Some(OneRank::measure(&setup.config)?))
 }
 
 impl ShapeChoice {

@@ -114,9 +114,18 @@ fn win_rate(summary: &IterationSummary) -> Option<Interval> {
 
 /// Reasons to trust the win rate less.
 fn doubts(run: &RunReport) -> Vec<(Level, String)> {
+    let Some(last) = last(run) else { return Vec::new() };
+    let mut doubts = doubts_of_answers(run, last);
+    doubts.extend(doubts_of_oracle(run));
+    if run.steps.iter().any(|step| step.loss.is_none()) {
+        doubts.push("the loss was not finite in some steps".into());
+    }
+    doubts.into_iter().map(|text| (Level::Warning, text)).collect()
+}
+
+fn doubts_of_answers(run: &RunReport, last: &IterationSummary) -> Vec<String> {
     let mut doubts = Vec::new();
-    let mut doubt = |text: String| doubts.push((Level::Warning, text));
-    let Some(last) = last(run) else { return doubts };
+    let mut doubt = |text: String| doubts.push(text);
     if let Some(rate) = win_rate(last)
         && rate.low <= 0.5
         && rate.high >= 0.5
@@ -147,6 +156,12 @@ fn doubts(run: &RunReport) -> Vec<(Level, String)> {
             percent(1.0 - ended)
         ));
     }
+    doubts
+}
+
+fn doubts_of_oracle(run: &RunReport) -> Vec<String> {
+    let mut doubts = Vec::new();
+    let mut doubt = |text: String| doubts.push(text);
     if let Some(first) = run.oracle.held_out_orders.first_place_probability
         && (first - 0.5).abs() > POSITION_BIAS
     {
@@ -182,9 +197,6 @@ fn doubts(run: &RunReport) -> Vec<(Level, String)> {
             "the judge's labels have only {} of its probability: it would say something else",
             percent(probability)
         ));
-    }
-    if run.steps.iter().any(|step| step.loss.is_none()) {
-        doubt("the loss was not finite in some steps".into());
     }
     doubts
 }
