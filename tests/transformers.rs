@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use support::{
     Running, fixture, free_port, json_lines, numbers, read_json, reference_sequences,
-    require_success, small_run, sppo, stdout_of,
+    require_success, small_run, small_run_of, sppo, stdout_of,
 };
 
 /// What the script exits with where transformers cannot be used.
@@ -88,6 +88,40 @@ const FAMILIES: [&str; 11] = [
     "olmo3",
     "phi3",
 ];
+
+#[test]
+fn what_is_trained_of_every_family_is_read_by_transformers_and_peft() {
+    let mut import = python();
+    let can_check = import.args(["-c", "import torch, transformers, peft"]).output();
+    if !can_check.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: name a Python that has torch, transformers and peft with SPPO_PYTHON");
+        return;
+    }
+    for family in FAMILIES {
+        for (script, settings) in [
+            ("python/check_checkpoint.py", &[][..]),
+            ("python/check_adapters.py", &["--lora-rank", "4", "--learning-rate", "2e-4"]),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let in_directory = |name: &str| directory.path().join(name);
+            let model = fixture("fixtures/lm").join(family);
+            let mut run = small_run_of(&model, directory.path(), "run");
+            require_success(&run.args(settings).output().unwrap());
+            let [sequences, scores] = ["sequences.jsonl", "scores.jsonl"].map(in_directory);
+            let reference = reference_sequences(&read_json(&model.join("golden.json")));
+            std::fs::write(&sequences, reference).unwrap();
+            let checkpoint = in_directory("run/iteration-2/checkpoint");
+            scored(&checkpoint, &sequences, &scores);
+            eprint!("{family}: ");
+            let mut python = python();
+            python.arg(fixture(script)).args([&checkpoint, &scores]);
+            if !settings.is_empty() {
+                python.arg(in_directory("saved-by-peft"));
+            }
+            check(&mut python);
+        }
+    }
+}
 
 /// A tiny model with the settings changed that no GGUF file can have: windows that llama.cpp computes without, and
 /// a scale of attention that it takes from the size of a head.

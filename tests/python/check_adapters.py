@@ -5,8 +5,8 @@ usage: check_adapters.py ADAPTERS SCORES OUTPUT
   SCORES    JSON lines with prompt_tokens, tokens and log_probs, as `sppo` computes them
   OUTPUT    where PEFT saves the adapters, for `sppo` to read back
 
-Prints the largest difference per token and fails above 1e-5. Exits with 77 where peft, transformers
-or torch cannot be used.
+Prints the largest difference per token and fails above 1e-5, or above twice what rounding to f32 changes in torch
+itself where that is more. Exits with 77 where peft, transformers or torch cannot be used.
 """
 
 import json
@@ -36,28 +36,48 @@ if transformers_version < (4, 56):
 TOLERANCE = 1e-5
 
 
-def log_probs(model, prompt, response):
-    with torch.no_grad():
-        logits = model(torch.tensor([prompt + response])).logits[0]
-    every = torch.log_softmax(logits.float(), dim=-1)
-    return [every[len(prompt) - 1 + place, token].item() for place, token in enumerate(response)]
+def load(adapters, dtype):
+    base = PeftConfig.from_pretrained(adapters).base_model_name_or_path
+    # By default Gemma 2 is computed without the limits of its attention.
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, attn_implementation="eager")
+    return PeftModel.from_pretrained(model, adapters).eval()
+
+
+def log_probs(model, rows):
+    every = []
+    for row in rows:
+        prompt, response = row["prompt_tokens"], row["tokens"]
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + response])).logits[0]
+        values = torch.log_softmax(logits.double(), dim=-1)
+        every += [values[len(prompt) - 1 + place, token].item() for place, token in enumerate(response)]
+    return every
+
+
+def largest_difference(one, other):
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+
+
+def rounding(adapters, rows, theirs):
+    """What rounding to f32 alone changes in torch: some models round more than others."""
+    try:
+        return largest_difference(theirs, log_probs(load(adapters, torch.float64), rows))
+    except RuntimeError as error:  # Products of experts have no f64.
+        print(f"not computed in f64: {error}")
+        return 0.0
 
 
 def main(adapters, scores, output):
     torch.set_num_threads(2)
-    base = PeftConfig.from_pretrained(adapters).base_model_name_or_path
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    model = PeftModel.from_pretrained(model, adapters).eval()
+    model = load(adapters, torch.float32)
     with open(scores, encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    worst = 0.0
-    for row in rows:
-        theirs = log_probs(model, row["prompt_tokens"], row["tokens"])
-        for ours, other in zip(row["log_probs"], theirs, strict=True):
-            worst = max(worst, abs(ours - other))
-    print(f"{len(rows)} sequences, largest difference {worst:.2e} per token")
+    theirs = log_probs(model, rows)
+    worst = largest_difference(theirs, [value for row in rows for value in row["log_probs"]])
+    tolerance = max(TOLERANCE, 2 * rounding(adapters, rows, theirs))
+    print(f"{len(rows)} sequences, largest difference {worst:.2e} per token, {tolerance:.2e} allowed")
     model.save_pretrained(output)
-    return 0 if rows and worst <= TOLERANCE else 1
+    return 0 if rows and worst <= tolerance else 1
 
 
 if __name__ == "__main__":
