@@ -533,10 +533,11 @@ impl<O: Ops> Operation<O> {
                 let of_x = ops.rms_norm_backward(&x.value, weight, epsilon, offset, &gradient)?;
                 gradients.add(ops, x.gradient, of_x)
             }
-            Self::Rotary { x, positions, frequencies } => {
-                let of_x = ops.rotary_backward(&positions, &frequencies, &gradient)?;
-                gradients.add(ops, Some(x), of_x)
-            }
+            Self::Rotary { x, positions, frequencies } => gradients.add(
+                ops,
+                Some(x),
+                ops.rotary_backward(&positions, &frequencies, &gradient)?,
+            ),
             Self::Attention(node) => node.backward(ops, &gradient, gradients),
             Self::Recomputed { x, adapters, block } => {
                 let again = Again { x: &x, adapters, block: &block };
@@ -553,10 +554,7 @@ impl<O: Ops> Operation<O> {
                 gradients.add(ops, a, gradient.clone())?;
                 gradients.add(ops, b, gradient)
             }
-            Self::Scale { x, factor } => {
-                let of_x = ops.scale(&gradient, factor)?;
-                gradients.add(ops, Some(x), of_x)
-            }
+            Self::Scale { x, factor } => gradients.add(ops, Some(x), ops.scale(&gradient, factor)?),
             Self::Mixture { parts, logits, routes } => {
                 let tensors: Vec<&O::Tensor> = parts.iter().map(|part| &part.value).collect();
                 let of_operands = ops.mixture_backward(&tensors, &routes, &gradient)?;

@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde_json::json;
 use sppo_core::datasets::{parse_pairs, parse_prompts, read_pairs, to_example};
 use sppo_core::plugin::{
-    MemoryEstimate, MemoryUse, Optimizer, PlannedSampling, PlannedTraining, PlannedWork,
-    PluginError, Policy, PolicySpec,
+    GeneratedResponse, MemoryEstimate, MemoryUse, Optimizer, PlannedSampling, PlannedTraining,
+    PlannedWork, PluginError, Policy, PolicySpec,
 };
 use sppo_core::session::{LentPolicy, Session};
 use sppo_core::stages::{self, TokenizationRule};
@@ -83,18 +83,17 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
     };
     let mut policy = setup.load_for_training(&path)?;
     let times = StepTimes::default();
-    let starting_model = path.clone();
-    let find_model = || Ok::<_, PluginError>(starting_model.clone());
+    let find_model = || Ok::<_, PluginError>(path.clone());
     let lent = LentPolicy::new(&find_model, ranks);
     let session = Session { lent_policy: Some(&lent), ..setup.observed_by(&times) };
     let mut oracle = session.oracle()?;
     let workload = workload(arguments, &setup, policy.as_ref())?;
-    let predicted_memory = predict_memory(&setup, &setup.config.policy_spec(path), &workload);
+    let predicted_memory =
+        predict_memory(&setup, &setup.config.policy_spec(path.clone()), &workload);
     drop(made);
     terminal.note("measuring; keep the machine otherwise idle");
     let (measurements, responses) = measure(session, policy.as_mut(), &workload)?;
-    let texts = responses.iter().map(|response| Ok(policy.decode(&response.tokens)?));
-    let texts = texts.collect::<CoreResult<Vec<String>>>()?;
+    let texts = texts(policy.as_ref(), &responses)?;
     let comparisons = comparisons(&workload, &texts);
     let info = policy.info().clone();
     let oracle = oracle.as_mut();
@@ -108,12 +107,11 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
         training: measurements.training.per_second,
         ranking: ranking.as_ref().map(|ranking| ranking.per_second),
     };
-    let scaling = alone.map(|alone| alone.compare(ranks, speeds, &times));
-    let boundary = boundary::measure(&info, &workload.examples, &comparisons)
-        .map_err(sppo_core::Error::from)?;
-    let described = arguments.shape.map(ShapeChoice::description);
+    let boundary =
+        boundary::measure(&info, &workload.examples, &comparisons).map_err(Error::from)?;
+    let shape = arguments.shape.map(ShapeChoice::description);
     let report = BenchReport {
-        model: described.as_deref().unwrap_or(&setup.config.model),
+        model: shape.as_deref().unwrap_or(&setup.config.model),
         backend: &setup.config.backend.name,
         oracle: &setup.config.oracle.name,
         device: info.device.clone(),
@@ -127,7 +125,7 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
         measurements,
         judging,
         ranking,
-        scaling,
+        scaling: alone.map(|alone| alone.compare(ranks, speeds, &times)),
         predicted_memory,
         boundary,
     };
@@ -135,6 +133,10 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
         return output::json(&report);
     }
     output::text(&describe(&report, terminal))
+}
+
+fn texts(policy: &dyn Policy, responses: &[GeneratedResponse]) -> CoreResult<Vec<String>> {
+    responses.iter().map(|response| Ok(policy.decode(&response.tokens)?)).collect()
 }
 
 /// One rank, measured before several, to compare them with.
@@ -334,12 +336,11 @@ fn describe(report: &BenchReport, terminal: &Terminal) -> String {
         format!(", predicted {} ({})", gibibytes(estimate.peak()), stages.join(", "))
     });
     // What a GPU holds is its own.
-    let peak =
-        if report.device.starts_with("cpu") { "peak memory" } else { "peak memory of the host" };
+    let place = if report.device.starts_with("cpu") { "" } else { " of the host" };
     let boundary = describe_boundary(report);
     let scaling = report.scaling.map_or(String::new(), describe_scaling);
     format!(
-        "{} ({} parameters), backend {} on {} in {}\n\n{}\n{scaling}{peak} {memory}{predicted}\n{boundary}\n\
+        "{} ({} parameters), backend {} on {} in {}\n\n{}\n{scaling}peak memory{place} {memory}{predicted}\n{boundary}\n\
          GFLOP/s count the products with weights; training includes the reference log-probabilities\n",
         report.model,
         report.parameters,

@@ -176,22 +176,22 @@ impl<O: EncoderOps + Clone> Member<O> {
                 Ok(Reply::Done)
             }
             Command::EndTraining(handle) => {
-                self.policy_mut(*handle)?.model.end_training()?;
-                Ok(Reply::Done)
+                self.policy_mut(*handle)?.model.end_training().map(|()| Reply::Done)
             }
             Command::Step(handle, settings) => self.step(*handle, settings),
             Command::LoadOptimizerState(handle) => self.load_optimizer_state(*handle, files),
             Command::Gather(handle, weight, what) => self.gather(*handle, *weight, *what),
             Command::Hash(handle) => self.hash(*handle).map(Reply::Hash),
-            Command::Score(handle, batches) => {
-                let scorer = self.scorers.get(handle).ok_or_else(|| unknown(*handle))?;
-                match batches.get(rank) {
-                    Some(batch) => scorer.score(&self.ops, batch).map(Reply::Scores),
-                    None => Ok(Reply::Scores(Vec::new())),
-                }
-            }
+            Command::Score(handle, batches) => match batches.get(rank) {
+                Some(batch) => self.scorer(*handle)?.score(&self.ops, batch).map(Reply::Scores),
+                None => Ok(Reply::Scores(Vec::new())),
+            },
             Command::Leave => Ok(Reply::Done),
         }
+    }
+
+    fn scorer(&self, handle: Handle) -> Result<&LoadedScorer<O>> {
+        self.scorers.get(&handle).ok_or_else(|| unknown(handle))
     }
 
     fn load_policy(&self, plan: &PolicyPlan, files: OwnFiles<'_>) -> Result<Replica<O>> {
