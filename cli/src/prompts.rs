@@ -84,7 +84,6 @@ pub(crate) fn locate(file: &Path, row: u64, error: Error) -> Error {
 }
 
 fn warn_of_overlap(training: &[Prompt], held_out: &[Prompt]) {
-    let texts = |prompt| -> Vec<&str> { contents(prompt).collect() };
     let asked: HashSet<Vec<&str>> = held_out.iter().map(texts).collect();
     let trained: HashSet<Vec<&str>> =
         training.iter().map(texts).filter(|texts| asked.contains(texts)).collect();
@@ -96,8 +95,8 @@ fn warn_of_overlap(training: &[Prompt], held_out: &[Prompt]) {
     }
 }
 
-fn contents(prompt: &Prompt) -> impl Iterator<Item = &str> {
-    prompt.messages.iter().map(|message| &*message.content)
+fn texts(prompt: &Prompt) -> Vec<&str> {
+    prompt.messages.iter().map(|message| &*message.content).collect()
 }
 
 #[cfg(test)]

@@ -129,8 +129,7 @@ pub struct Resolved {
 impl Resolved {
     /// The error of a refused setting, with the layer that set it.
     pub(crate) fn refuse(&self, refusal: InvalidSetting) -> Error {
-        let place = source_of(&self.sources, &refusal.key).locate(&refusal.key);
-        Error::configuration(place, refusal.message).with_hint(refusal.hint)
+        fault(&self.sources, &refusal.key, refusal.message).with_hint(refusal.hint)
     }
 }
 
@@ -223,7 +222,7 @@ impl Merged {
             |error: serde_path_to_error::Error<serde_json::Error>| {
                 let key = error.path().to_string();
                 let message = error.inner().to_string();
-                let fault = self.refuse(&key, in_plain_words(&message));
+                let fault = fault(&self.sources, &key, in_plain_words(&message));
                 match key.as_str() {
                     "backend" | "oracle" | "sampler" => fault.with_hint(format!(
                         "write `{key}.name = \"...\"`, and its settings below `[{key}.<name>]`"
@@ -243,25 +242,22 @@ impl Merged {
     /// # Errors
     /// When a number is not finite: JSON has none of these, and no setting allows them.
     fn json_of(&self, value: &Value, key: &str) -> Result<serde_json::Value> {
-        let below = |name: &dyn fmt::Display| match key {
-            "" => name.to_string(),
+        let below = |name: &str| match key {
+            "" => name.to_owned(),
             _ => format!("{key}.{name}"),
         };
         Ok(match value {
             Value::String(text) => text.as_str().into(),
             Value::Integer(number) => (*number).into(),
             Value::Float(number) if !number.is_finite() => {
-                let fault = self.refuse(key, format!("{number} is not a finite number"));
-                return Err(fault.with_hint("give a finite number"));
+                let message = format!("{number} is not a finite number");
+                return Err(fault(&self.sources, key, message).with_hint("give a finite number"));
             }
             Value::Float(number) => (*number).into(),
             Value::Boolean(flag) => (*flag).into(),
             Value::Datetime(date) => date.to_string().into(),
             Value::Array(items) => {
-                let items = items.iter().enumerate();
-                items
-                    .map(|(index, item)| self.json_of(item, &below(&index)))
-                    .collect::<Result<_>>()?
+                items.iter().map(|item| self.json_of(item, key)).collect::<Result<_>>()?
             }
             Value::Table(table) => {
                 let values = table
@@ -271,11 +267,11 @@ impl Merged {
             }
         })
     }
+}
 
-    /// The error of a key's value, with the layer that set it.
-    fn refuse(&self, key: &str, message: String) -> Error {
-        Error::configuration(source_of(&self.sources, key).locate(key), message)
-    }
+/// The error of a key's value, with the layer that set it.
+fn fault(sources: &BTreeMap<String, Source>, key: &str, message: String) -> Error {
+    Error::configuration(source_of(sources, key).locate(key), message)
 }
 
 /// Whether a number, a date or the like stands where a text is expected.

@@ -160,7 +160,7 @@ fn senseless_values_are_refused() {
         ("training.eta=inf", "training.eta"),
         ("training.eta=nan", "training.eta"),
         ("oracle.rules.length.weight=inf", "oracle.rules.length.weight"),
-        ("template_variables={limits=[1, -inf]}", "template_variables.limits.1"),
+        ("template_variables={limits=[1, -inf]}", "template_variables.limits"),
         ("training.warmup_ratio=1.5", "training.warmup_ratio"),
         ("sampling.top_p=0", "sampling.top_p"),
         ("training.label_smoothing=0.5", "training.label_smoothing"),

@@ -6,12 +6,14 @@ mod measure;
 mod ranking;
 mod scaling;
 
+use std::path::Path;
+
 use serde::Serialize;
 use serde_json::json;
 use sppo_core::datasets::{parse_pairs, parse_prompts, read_pairs, to_example};
 use sppo_core::plugin::{
     GeneratedResponse, MemoryEstimate, MemoryUse, Optimizer, PlannedSampling, PlannedTraining,
-    PlannedWork, PluginError, Policy, PolicySpec,
+    PlannedWork, PluginError, Policy,
 };
 use sppo_core::session::{LentPolicy, Session};
 use sppo_core::stages::{self, TokenizationRule};
@@ -88,8 +90,7 @@ pub(super) fn bench(arguments: &BenchArguments, terminal: &Terminal) -> Result<(
     let session = Session { lent_policy: Some(&lent), ..setup.observed_by(&times) };
     let mut oracle = session.oracle()?;
     let workload = workload(arguments, &setup, policy.as_ref())?;
-    let predicted_memory =
-        predict_memory(&setup, &setup.config.policy_spec(path.clone()), &workload);
+    let predicted_memory = predict_memory(&setup, &path, &workload);
     drop(made);
     terminal.note("measuring; keep the machine otherwise idle");
     let (measurements, responses) = measure(session, policy.as_mut(), &workload)?;
@@ -187,7 +188,7 @@ fn temporary_directory() -> Result<TempDir> {
 }
 
 /// Memory of the workload as the backend predicts it, without checkpoints.
-fn predict_memory(setup: &Setup, spec: &PolicySpec, workload: &Workload) -> Option<MemoryEstimate> {
+fn predict_memory(setup: &Setup, model: &Path, workload: &Workload) -> Option<MemoryEstimate> {
     let (mut longest, mut step, mut tokens, mut predicted) = (0, Vec::new(), 0, 0);
     for example in &workload.examples {
         let answers: usize = example.responses.iter().map(|answer| answer.tokens.len()).sum();
@@ -213,7 +214,8 @@ fn predict_memory(setup: &Setup, spec: &PolicySpec, workload: &Workload) -> Opti
             predicted_tokens: batch * predicted / tokens.max(1),
         }),
     };
-    let plan = MemoryPlan::new(setup.backend.as_ref(), spec, &work)?;
+    let spec = setup.config.policy_spec(model.to_path_buf());
+    let plan = MemoryPlan::new(setup.backend.as_ref(), &spec, &work)?;
     Some(MemoryEstimate { saving: MemoryUse::default(), ..plan.estimate })
 }
 
