@@ -5,6 +5,7 @@
 mod rollout_server;
 mod support;
 
+use std::io::{BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,8 +14,8 @@ use std::time::Duration;
 use rollout_server::{Behaviour, Lie, MODEL, RolloutServer};
 use serde_json::Value;
 use support::{
-    Running, fixture, json_lines, kill_after, read_json, refused, require_success, small_run,
-    small_run_of, sppo, stdout_of,
+    Running, fixture, json_lines, kill_after, read_json, read_request, refused, require_success,
+    small_run, small_run_of, sppo, stdout_of,
 };
 
 const PROTOCOLS: [&str; 2] = ["vllm", "sglang"];
@@ -336,7 +337,7 @@ fn generate_eval_and_chat_take_a_sampler() {
 /// A vLLM server of its own process.
 struct RealServer {
     _process: Running,
-    url: String,
+    address: String,
 }
 
 /// An interpreter with vLLM, if there is one.
@@ -356,7 +357,9 @@ impl RealServer {
         server.args(["-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port"]);
         server.arg(port.to_string()).arg("--model").arg(model);
         server.args(["--served-model-name", MODEL, "--dtype", "float32", "--max-model-len", "512"]);
-        server.args(["--enforce-eager"]);
+        // Short blocks, so that short prompts are cached, too; and a batch that no prompt is cut for, at which the
+        // CPU build of 0.32 ends ("CPU Generator does not use offset").
+        server.args(["--enforce-eager", "--block-size", "32", "--max-num-batched-tokens", "16384"]);
         for (name, value) in [
             ("VLLM_SERVER_DEV_MODE", "1"),
             ("VLLM_NO_USAGE_STATS", "1"),
@@ -369,12 +372,64 @@ impl RealServer {
         let mut process = Running(server.spawn().expect("the interpreter starts"));
         let address = format!("127.0.0.1:{port}");
         process.wait_longer_until(|| TcpStream::connect(&address).is_ok());
-        Self { _process: process, url: format!("http://{address}") }
+        Self { _process: process, address }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
     }
 }
 
+/// Relays to a server in such a way that it keeps prefixes that it computed with earlier weights: requests lose the
+/// salt of the cache, and the server is not told to empty it. Returns the relay's address.
+fn relayed_with_a_stale_cache(server: &RealServer) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let address = server.address.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let address = address.clone();
+            std::thread::spawn(move || relay(stream, &address));
+        }
+    });
+    url
+}
+
+fn relay(stream: TcpStream, address: &str) {
+    let mut reader = BufReader::new(stream);
+    while let Some((path, mut body)) = read_request(&mut reader) {
+        let path = path.replace("/pause?", "/pause?clear_cache=false&");
+        if let Some(fields) = body.as_object_mut() {
+            fields.remove("cache_salt");
+        }
+        let reply = match path.as_str() {
+            "/reset_prefix_cache" => {
+                b"HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n{\"success\":true}".to_vec()
+            }
+            _ => forwarded(address, &path, &body),
+        };
+        if reader.get_mut().write_all(&reply).is_err() {
+            return;
+        }
+    }
+}
+
+/// The whole reply to a request, after which the server closes the connection.
+fn forwarded(address: &str, path: &str, body: &Value) -> Vec<u8> {
+    let (method, text) =
+        if body.is_null() { ("GET", String::new()) } else { ("POST", body.to_string()) };
+    let mut stream = TcpStream::connect(address).unwrap();
+    let length = text.len();
+    let head = format!("Host: {address}\r\nConnection: close\r\nContent-Type: application/json");
+    write!(stream, "{method} {path} HTTP/1.1\r\n{head}\r\nContent-Length: {length}\r\n\r\n{text}")
+        .unwrap();
+    let mut reply = Vec::new();
+    stream.read_to_end(&mut reply).unwrap();
+    reply
+}
+
 /// A short run of the default model.
-fn real_run(directory: &Path, name: &str, server: &RealServer) -> Command {
+fn real_run(directory: &Path, name: &str, url: &str) -> Command {
     let mut run = sppo();
     run.args(["run", "--json", "--name", name, "--iterations", "2", "--samples", "2"]);
     run.args(["--max-new-tokens", "24", "--learning-rate", "1e-5", "--run-directory"]);
@@ -383,7 +438,7 @@ fn real_run(directory: &Path, name: &str, server: &RealServer) -> Command {
         "prompts.limit=8".into(),
         "evaluation.samples_per_prompt=1".into(),
         "training.global_batch_size=2".into(),
-        format!("sampler.vllm.endpoints=[\"{}\"]", server.url),
+        format!("sampler.vllm.endpoints=[\"{url}\"]"),
     ] {
         run.args(["--set", &setting]);
     }
@@ -403,15 +458,19 @@ fn a_real_vllm_follows_the_weights_and_is_caught_where_it_does_not() {
     let told = ["holds other weights than the policy", "there and"];
 
     // A refresh that does nothing.
-    let mut skipped = real_run(directory.path(), "skipped", &server);
+    let mut skipped = real_run(directory.path(), "skipped", &server.url());
     let nothing = ["--set", "sampler.vllm.refresh_command=[\"true\"]"];
     refused(skipped.args(nothing), PLUGIN, &told);
 
-    let report = report(&mut real_run(directory.path(), "honest", &server));
+    let report = report(&mut real_run(directory.path(), "honest", &server.url()));
     for iteration in report["iterations"].as_array().unwrap() {
         let difference = iteration["log_prob_difference"].as_f64().unwrap();
         assert!(difference < 1e-3, "{iteration}");
     }
+
+    // The cache keeps prefixes of the start, which the first iteration computes.
+    let mut stale = real_run(directory.path(), "stale", &relayed_with_a_stale_cache(&server));
+    refused(&mut stale, PLUGIN, &[told[0], "cached prefixes of other weights"]);
 
     // The server is given its first weights again, and in place of the next ones too.
     let wrong = format!(
@@ -419,7 +478,7 @@ fn a_real_vllm_follows_the_weights_and_is_caught_where_it_does_not() {
         directory.path().join("wrong/sampler/served/wrong-iteration-1").display(),
         served.display()
     );
-    let mut elsewhere = real_run(directory.path(), "wrong", &server);
+    let mut elsewhere = real_run(directory.path(), "wrong", &server.url());
     refused(elsewhere.args(["--set", &wrong]), PLUGIN, &told);
     drop(server);
 
@@ -431,6 +490,6 @@ fn a_real_vllm_follows_the_weights_and_is_caught_where_it_does_not() {
     }
     let server = RealServer::start(&python, &tied);
     std::fs::remove_file(tied.join("model.safetensors")).unwrap();
-    let mut reloaded = real_run(directory.path(), "tied", &server);
+    let mut reloaded = real_run(directory.path(), "tied", &server.url());
     refused(reloaded.arg("--model").arg(&start), PLUGIN, &told);
 }

@@ -117,8 +117,6 @@ fn what_is_trained_of_every_family_is_read_by_transformers_and_peft() {
             python.arg(fixture(script)).args([&checkpoint, &scores]);
             if !settings.is_empty() {
                 python.arg(in_directory("saved-by-peft"));
-                // Torch's own f32 is 2.3e-5 and 1.0e-5 from its f64 there.
-                python.args(["qwen2", "smollm3"].contains(&family).then_some("3e-5"));
             }
             check(&mut python);
         }

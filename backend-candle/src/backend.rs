@@ -2,11 +2,11 @@
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use sppo_kernels::parts::DEQUANTIZED_BYTES;
 use sppo_model::GenerationLimits;
-use sppo_model::serve::{MemoryTraits, ModelBackend};
+use sppo_model::serve::{CopiedMatrices, MemoryTraits, ModelBackend};
 use sppo_plugin::{Backend, IntoObject, Plugin, PluginError};
 
-use crate::kernels::parts::DEQUANTIZED_BYTES;
 use crate::ops::CandleOps;
 
 /// Memory of the program without a model, its tokenizer included.
@@ -61,7 +61,7 @@ impl Plugin for CandleBackend {
             operand_bytes: size_of::<f32>() as u64,
             splits_masters: false,
             keeps_frozen_bf16: true,
-            copies_matrices_for_decoding: true,
+            copied_for_decoding: CopiedMatrices::All,
             dequantized: DEQUANTIZED_BYTES,
             logits: ops.limits,
             program: PROGRAM_BYTES,

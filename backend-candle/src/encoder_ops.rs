@@ -1,13 +1,13 @@
 //! The ops of encoders on the CPU.
 
 use candle_core::Tensor;
+use sppo_kernels::disentangled_attention::{Operands, disentangled_attention};
+use sppo_kernels::elementwise::pointwise;
+use sppo_kernels::norm::{LayerNorm, layer_norm};
+use sppo_kernels::panels;
 use sppo_model::ops::encoder::{DisentangledShape, EncoderOps, EncoderSegment, Pointwise};
 use sppo_model::{ModelError, Result};
 
-use crate::kernels::disentangled_attention::{Operands, disentangled_attention};
-use crate::kernels::elementwise::pointwise;
-use crate::kernels::norm::{LayerNorm, layer_norm};
-use crate::kernels::panels;
 use crate::ops::CandleOps;
 use crate::parameter::Parameter;
 use crate::tensors::{Values, dimensions, tensor};

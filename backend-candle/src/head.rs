@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 
+use sppo_kernels::log_probs::{cap_logits, log_probs, logit_gradients};
+use sppo_kernels::threads::Threads;
 use sppo_model::Result;
 use sppo_model::ops::LogitsLimits;
 
-use crate::kernels::log_probs::{cap_logits, log_probs, logit_gradients};
 use crate::parameter::Parameter;
-use crate::threads::Threads;
 
 /// Computes capped logits on these threads, as many rows at a time as the limits allow.
 pub(crate) struct Head<'a> {

@@ -8,13 +8,9 @@
 mod backend;
 mod encoder_ops;
 mod head;
-mod kernels;
 mod ops;
 mod parameter;
 mod tensors;
-#[cfg(test)]
-mod test_support;
-mod threads;
 
 pub use backend::{CandleBackend, CandleConfig};
 pub use encoder_ops::RelativeTables;

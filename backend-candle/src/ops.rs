@@ -1,27 +1,25 @@
 //! The op vocabulary on the CPU: each op borrows its tensors' memory and runs a kernel on it.
 
-use std::rc::Rc;
-
 use candle_core::Tensor;
+use sppo_kernels::attention::{Operands, attention};
+use sppo_kernels::attention_backward::{Forward, attention_backward};
+use sppo_kernels::cached_attention::{LayerCache, cached_attention};
+use sppo_kernels::elementwise;
+use sppo_kernels::matrix::{Destination, Matrix, multiply};
+use sppo_kernels::norm::{RmsNorm, rms_norm, rms_norm_backward};
+use sppo_kernels::rotary::{RotaryTable, RotaryTables, apply_rotary};
+use sppo_kernels::threads::Threads;
 use sppo_model::formats::QuantizedMatrix;
 use sppo_model::ops::{
     Accumulation, Activation, AttentionOutput, AttentionSegment, AttentionShape, CachedRow,
-    LogitsLimits, Memo, MixtureGradients, Ops, Position, RotaryFrequencies, Routes, UpdateRule,
+    LogitsLimits, MixtureGradients, Ops, Position, RotaryFrequencies, Routes, UpdateRule,
 };
 use sppo_model::serve::MatrixRate;
 use sppo_model::{ModelError, Result};
 
 use crate::head::Head;
-use crate::kernels::attention::{Operands, attention};
-use crate::kernels::attention_backward::{Forward, attention_backward};
-use crate::kernels::cached_attention::{LayerCache, cached_attention};
-use crate::kernels::elementwise;
-use crate::kernels::matrix::{Destination, Matrix, multiply};
-use crate::kernels::norm::{RmsNorm, rms_norm, rms_norm_backward};
-use crate::kernels::rotary::{RotaryTable, apply_rotary};
 use crate::parameter::Parameter;
 use crate::tensors::{Values, dimensions, modify, tensor, zeros};
-use crate::threads::Threads;
 
 /// The ops on candle tensors in the memory of the CPU, with fused kernels, f32. Clones share their
 /// threads.
@@ -29,12 +27,8 @@ use crate::threads::Threads;
 pub struct CandleOps {
     pub(crate) threads: Threads,
     pub(crate) limits: LogitsLimits,
-    /// By frequencies and number of positions.
-    rotary_tables: Rc<Memo<RotaryFrequencies, usize, RotaryTable>>,
+    rotary_tables: RotaryTables,
 }
-
-/// Fewest positions of a rotary table, so that growing sequences rarely need another.
-const FEWEST_POSITIONS: usize = 1024;
 
 /// Borrows the memory of tensors as slices of the same names.
 macro_rules! borrow {
@@ -56,7 +50,7 @@ impl CandleOps {
     pub fn new(threads: usize, keep_logits_limit: usize) -> Result<Self> {
         let limits =
             LogitsLimits { kept_bytes: keep_logits_limit, chunk_bytes: 96 << 20, chunk_rows: 512 };
-        Ok(Self { threads: Threads::new(threads)?, limits, rotary_tables: Rc::default() })
+        Ok(Self { threads: Threads::new(threads)?, limits, rotary_tables: RotaryTables::default() })
     }
 
     fn apply_rotary(
@@ -67,12 +61,7 @@ impl CandleOps {
         inverse: bool,
     ) -> Result<Tensor> {
         let (rows, columns) = dimensions(x)?;
-        let indices = positions.iter().map(|position| position.index as usize + 1);
-        let size = indices.max().unwrap_or(0).next_power_of_two().max(FEWEST_POSITIONS);
-        let key = std::slice::from_ref(frequencies);
-        let table = self.rotary_tables.get_or_insert_with(key, &size, || {
-            Ok::<_, ModelError>(RotaryTable::new(frequencies, size))
-        })?;
+        let table = self.rotary_tables.table(frequencies, positions);
         let table: &RotaryTable = &table;
         borrow!(x);
         let rotated = self.threads.run(|| apply_rotary(x, columns, positions, table, inverse));

@@ -1,16 +1,16 @@
 //! A weight with its gradient and the optimiser's state.
 
 use candle_core::Tensor;
+use sppo_kernels::bf16_matrix::Bf16Matrix;
+use sppo_kernels::matrix::{Destination, Matrix, linear, multiply};
+use sppo_kernels::optimizer::{AdamW, Momentum, RmsProp, sgd, square_sum};
+use sppo_kernels::panels::{self, FEW_ROWS, Panels};
+use sppo_kernels::{elementwise, quantized_products};
 use sppo_model::formats::QuantizedMatrix;
 use sppo_model::ops::{Accumulation, GradientSlot, UpdateRule, ensure_state};
 use sppo_model::{ModelError, Result};
 use sppo_plugin::Optimizer;
 
-use crate::kernels::bf16_matrix::Bf16Matrix;
-use crate::kernels::matrix::{Destination, Matrix, linear, multiply};
-use crate::kernels::optimizer::{AdamW, Momentum, RmsProp, sgd, square_sum};
-use crate::kernels::panels::{self, Panels};
-use crate::kernels::{elementwise, produce, quantized_products};
 use crate::tensors::{Values, dimensions, modify, tensor, zeros};
 
 /// A weight, its gradient and the optimiser's state, f32, changed in place.
@@ -108,12 +108,7 @@ impl Parameter {
         match &self.value {
             Weight::F32(value) => {
                 let weight = Values::of(value)?;
-                Ok(produce(rows * inputs, |out| {
-                    let gradient = Matrix::new(gradient, rows, outputs);
-                    let weight = Matrix::new(&weight, outputs, inputs);
-                    let destination = Destination::write(out, rows, inputs);
-                    multiply(destination, gradient, weight);
-                }))
+                Ok(linear(gradient, rows, Matrix::new(&weight, outputs, inputs), None))
             }
             Weight::Bf16(matrix) => Ok(matrix.input_gradient(gradient, rows)),
             Weight::Quantized(matrix) => {
@@ -242,7 +237,7 @@ impl Parameter {
     /// `x weight^T (+ bias)` of `rows` rows, in whichever layout is faster.
     pub(crate) fn linear(&self, x: &[f32], rows: usize, bias: Option<&[f32]>) -> Result<Vec<f32>> {
         let (outputs, inputs) = self.dimensions()?;
-        let is_small = (1..=DECODING_ROWS).contains(&rows);
+        let is_small = (1..=FEW_ROWS).contains(&rows);
         match (&self.value, &self.decoding) {
             (Weight::F32(_), DecodingLayout::Copy(packed)) if is_small => {
                 let packed = Values::of(packed)?;
@@ -264,9 +259,6 @@ impl Parameter {
         }
     }
 }
-
-/// Most rows for which the decoding layout is the faster one.
-const DECODING_ROWS: usize = 64;
 
 fn apply(rule: &UpdateRule, values: &mut [f32], gradients: &[f32], state: &[Tensor]) -> Result<()> {
     let (learning_rate, gradient_scale) = (rule.learning_rate as f32, rule.gradient_scale as f32);

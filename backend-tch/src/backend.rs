@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sppo_model::GenerationLimits;
-use sppo_model::serve::{MemoryTraits, ModelBackend};
+use sppo_model::serve::{CopiedMatrices, MemoryTraits, ModelBackend};
 use sppo_plugin::{Backend, IntoObject, Plugin, PluginError};
 use tch::{Device, Kind};
 
@@ -171,13 +171,16 @@ fn generation_limits(config: &TchConfig, device: Device) -> GenerationLimits {
 
 /// Traits on the device that computes; the host's memory is not counted where that is another.
 fn memory_traits(ops: &TchOps) -> MemoryTraits {
-    let Context { device, compute_dtype } = ops.context;
+    let Context { device, compute_dtype, .. } = ops.context;
     MemoryTraits {
         number_bytes: size_of::<f32>() as u64,
         operand_bytes: if compute_dtype == Kind::Float { 4 } else { 2 },
         splits_masters: compute_dtype == Kind::BFloat16,
         keeps_frozen_bf16: false,
-        copies_matrices_for_decoding: false,
+        copied_for_decoding: match ops.context.few_rows {
+            Some(_) => CopiedMatrices::Trained,
+            None => CopiedMatrices::None,
+        },
         dequantized: DEQUANTIZED_BYTES,
         logits: ops.limits,
         program: match device.is_cuda() {

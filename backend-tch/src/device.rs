@@ -6,6 +6,7 @@ use sppo_model::ops::AttentionShape;
 use sppo_plugin::PluginError;
 use tch::{Cuda, Device, Kind, Tensor};
 
+use crate::few_rows::FewRows;
 use crate::libraries;
 use crate::tensors::TorchResult;
 
@@ -84,13 +85,20 @@ pub(crate) fn has_bf16_units(device: Device) -> bool {
 }
 
 /// The device, and the dtype of matrix products and of what they return.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub(crate) struct Context {
     pub(crate) device: Device,
     pub(crate) compute_dtype: Kind,
+    /// Kernels for few rows, on the CPU in f32.
+    pub(crate) few_rows: Option<FewRows>,
 }
 
 impl Context {
+    /// Kernels for an activation of few rows, where there are any.
+    pub(crate) fn few_rows(&self, x: &Tensor) -> Option<&FewRows> {
+        self.few_rows.as_ref().filter(|_| FewRows::takes(x))
+    }
+
     /// As the operand of a matrix product.
     pub(crate) fn operand(&self, tensor: &Tensor) -> TorchResult<Tensor> {
         Ok(tensor.f_to_kind(self.compute_dtype)?)

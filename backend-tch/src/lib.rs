@@ -15,6 +15,7 @@ mod device_blocks;
 mod draw;
 mod elementwise;
 mod encoder_ops;
+mod few_rows;
 mod head;
 mod libraries;
 mod linear;

@@ -20,6 +20,11 @@ pub(crate) fn linear(
     let dtype = context.compute_dtype;
     let x = context.operand(x)?;
     let bias = bias.map(|bias| bias.operand(dtype)).transpose()?;
+    if let Some(kernels) = context.few_rows(&x)
+        && let Some(product) = kernels.linear(&x, weight, bias.as_ref())?
+    {
+        return Ok(product);
+    }
     let Some(blocks) = weight.in_blocks() else {
         return product(context, &x, &weight.operand(dtype)?, bias.as_ref());
     };

@@ -24,6 +24,7 @@ use crate::elementwise::{
     RotaryTable, add_to_rows, add_to_table, apply_rotary, column_sums, gated, gated_backward,
     mixture, mixture_backward, select_rows,
 };
+use crate::few_rows::FewRows;
 use crate::head::Head;
 use crate::libraries::cuda_memory;
 use crate::linear::{add_weight_gradient, input_gradient, linear, matrix_product};
@@ -96,9 +97,20 @@ impl TchOps {
             chunk_bytes: if device.is_cuda() { 1 << 30 } else { 96 << 20 },
             chunk_rows: 4096,
         };
-        let context = Context { device, compute_dtype };
+        let few_rows = match (device, compute_dtype) {
+            (Device::Cpu, Kind::Float) => Some(FewRows::new(threads as usize)?),
+            _ => None,
+        };
+        let context = Context { device, compute_dtype, few_rows };
         let gradient_kind = Kind::Float;
         Ok(Self { context, limits, memos: Rc::default(), gradient_kind, division: None })
+    }
+
+    /// The same ops by libtorch's kernels alone, so that these can be checked on few rows, too.
+    #[must_use]
+    pub fn by_libtorch_alone(mut self) -> Self {
+        self.context.few_rows = None;
+        self
     }
 
     fn new_parameter(
@@ -108,7 +120,7 @@ impl TchOps {
         trainable: bool,
         is_table: bool,
     ) -> TorchResult<Parameter> {
-        let Context { device, compute_dtype } = self.context;
+        let Context { device, compute_dtype, .. } = self.context;
         // What is trained is f32, and so are norms. A frozen matrix is only ever multiplied with.
         let is_matrix = shape.len() == 2;
         let is_operand = !trainable && is_matrix;
@@ -130,6 +142,9 @@ impl TchOps {
         frequencies: &RotaryFrequencies,
         inverse: bool,
     ) -> TorchResult<Activation> {
+        if let Some(kernels) = self.context.few_rows(&x.0) {
+            return Ok(Activation(kernels.rotary(&x.0, positions, frequencies, inverse)?));
+        }
         let make = || RotaryTable::new(positions, frequencies, self.context.device);
         let table = self.memos.rotary.get_or_insert_with(positions, frequencies, make)?;
         Ok(Activation(apply_rotary(&x.0, &table, inverse)?))
@@ -281,6 +296,9 @@ impl Ops for TchOps {
         epsilon: f32,
         offset: f32,
     ) -> Result<Activation> {
+        if let Some(kernels) = self.context.few_rows(&x.0) {
+            return Ok(Activation(kernels.rms_norm(&x.0, weight.value()?, epsilon, offset)?));
+        }
         let output = match self.context.device.is_cuda() {
             true => fused_norm(&x.0, weight, epsilon, offset)?,
             false => Norm::of(&x.0, weight, epsilon, offset)?.output()?,
@@ -319,7 +337,10 @@ impl Ops for TchOps {
         up: &Activation,
         activation: ActivationFunction,
     ) -> Result<Activation> {
-        Ok(Activation(gated(&gate.0, &up.0, activation)?))
+        Ok(Activation(match self.context.few_rows(&gate.0) {
+            Some(kernels) => kernels.gated(&gate.0, &up.0, activation)?,
+            None => gated(&gate.0, &up.0, activation)?,
+        }))
     }
 
     fn add(&self, a: &Activation, b: &Activation) -> Result<Activation> {
@@ -504,6 +525,14 @@ impl Ops for TchOps {
 
     fn prepare_for_decoding(&self, parameter: &mut Parameter) -> Result<()> {
         parameter.free_cleared_gradient();
+        if let Some(kernels) = &self.context.few_rows {
+            parameter.prepare_for_decoding(kernels)?;
+        }
+        Ok(())
+    }
+
+    fn end_decoding(&self, parameter: &mut Parameter) -> Result<()> {
+        parameter.end_decoding();
         Ok(())
     }
 
@@ -544,6 +573,9 @@ impl Ops for TchOps {
     ) -> Result<Activation> {
         let queries = self.context.operand(&queries.0)?;
         let layer = cache.layer(layer)?;
+        if let Some(kernels) = &self.context.few_rows {
+            return Ok(Activation(kernels.cached_attention(&queries, layer, shape, rows)?));
+        }
         if let Some(varlen) = &*self.decoding_varlen(rows, shape)? {
             return Ok(Activation(varlen.attend(&queries, layer, shape)?));
         }

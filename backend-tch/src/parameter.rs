@@ -2,11 +2,13 @@
 
 use std::cell::RefCell;
 
+use sppo_kernels::panels::Panels;
 use sppo_model::ModelError;
 use sppo_model::formats::QuantizedMatrix;
 use sppo_model::ops::{Accumulation, GradientSlot, UpdateRule, ensure_state};
 use tch::{Device, Kind, Tensor};
 
+use crate::few_rows::{self, FewRows};
 use crate::masters::{Masters, Remainders};
 use crate::optimizer;
 use crate::quantized_weight::QuantizedWeight;
@@ -28,6 +30,8 @@ pub struct Parameter {
     /// Sum of squares of the gradient, where ranks have added it up from their parts.
     square_sum: Option<f64>,
     state: Vec<Tensor>,
+    /// A copy of a trained matrix in panels, while responses are sampled on the CPU in f32.
+    packed: Option<Tensor>,
     /// Whether this rank has updated its part and has not yet shared it.
     is_updated: bool,
 }
@@ -136,6 +140,7 @@ impl Parameter {
             summed: GradientSlot::Absent,
             square_sum: None,
             state: Vec::new(),
+            packed: None,
             is_updated: false,
         }
     }
@@ -146,6 +151,35 @@ impl Parameter {
             Values::Quantized(quantized) => Some(quantized),
             _ => None,
         }
+    }
+
+    /// The layout that products of few rows read while responses are sampled on the CPU in f32: the copy of a
+    /// trained matrix in panels, or a frozen matrix itself, for which no gradient has left room. None where the
+    /// weight is in another form, or not [prepared](Self::prepare_for_decoding).
+    pub(crate) fn panels(&self) -> TorchResult<Option<Panels<'_>>> {
+        match (&self.packed, &self.values) {
+            (Some(packed), _) => Ok(Some(Panels::F32(few_rows::values(packed)?))),
+            (None, Values::Whole { values, .. }) if !self.trainable => {
+                Ok(Some(Panels::Rows(few_rows::values(values)?)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Lays a trained matrix out for products of few rows.
+    pub(crate) fn prepare_for_decoding(&mut self, few_rows: &FewRows) -> TorchResult<()> {
+        self.packed = match &self.values {
+            Values::Whole { values, .. } if self.trainable && self.shape.len() == 2 => {
+                Some(few_rows.pack(values)?)
+            }
+            _ => None,
+        };
+        Ok(())
+    }
+
+    /// Frees the copy.
+    pub(crate) fn end_decoding(&mut self) {
+        self.packed = None;
     }
 
     /// The weight itself, of one that does not consist of copies and remainders: a vector, a table or a frozen
@@ -357,6 +391,7 @@ impl Parameter {
         if !self.trainable || !has_gradient {
             return Ok(());
         }
+        self.end_decoding();
         self.is_updated = self.shares.own.is_some();
         let options = (Kind::Float, self.device()?);
         let zeros = || {

@@ -26,6 +26,7 @@ fn ops_agree_with_the_reference() {
     let ops = ops(Kind::Float, 512 << 20).unwrap();
     assert_eq!(check_ops(&ops, 1e-5), NONE);
     assert_eq!(check_encoder_ops(&ops, 1e-5), NONE);
+    assert_eq!(check_ops(&ops.by_libtorch_alone(), 1e-5), NONE);
 }
 
 #[test]
@@ -40,6 +41,7 @@ fn a_model_agrees_with_transformers_and_pytorch_keeping_logits_or_not() {
     for keep_logits_limit in [0, 512 << 20] {
         assert_eq!(check_model(&|| ops(Kind::Float, keep_logits_limit)), NONE);
     }
+    assert_eq!(check_model(&|| Ok(ops(Kind::Float, 0)?.by_libtorch_alone())), NONE);
 }
 
 #[test]

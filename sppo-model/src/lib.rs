@@ -250,7 +250,7 @@ pub mod serve {
     mod team;
 
     pub use backend::{MatrixRate, ModelBackend, keep_large_buffers};
-    pub use memory_estimate::{GRADIENTS_UNDER_WAY, MemoryTraits};
+    pub use memory_estimate::{CopiedMatrices, GRADIENTS_UNDER_WAY, MemoryTraits};
     pub(crate) use next_token::load_next_token_scorer;
     pub use policy::DecoderPolicy;
     pub use scorer::{ScorerKind, load_scorer};

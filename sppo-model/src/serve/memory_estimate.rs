@@ -30,14 +30,25 @@ pub struct MemoryTraits {
     /// Whether matrices that are not trained stay in bf16 where their values are of it, and decoding
     /// reads them as they are.
     pub keeps_frozen_bf16: bool,
-    /// Whether decoding makes a copy of all other matrices.
-    pub copies_matrices_for_decoding: bool,
+    /// The matrices, among the others, that decoding makes a copy of.
+    pub copied_for_decoding: CopiedMatrices,
     /// Bytes that products take while they dequantise a matrix that is kept in blocks, part by part.
     pub dequantized: u64,
     /// Logits, or their gradients, that exist at a time.
     pub logits: LogitsLimits,
     /// Bytes of the program without a model.
     pub program: u64,
+}
+
+/// Matrices of which decoding makes a copy in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopiedMatrices {
+    /// None.
+    None,
+    /// Those that are trained, in the memory that their gradients left.
+    Trained,
+    /// All of them.
+    All,
 }
 
 impl MemoryTraits {
@@ -333,12 +344,13 @@ impl Estimator<'_> {
         // Logits as they come out of the product, as a matrix, and on their way to the sampler.
         let logits = 3 * (rows * config.vocabulary_size) as u64 * bytes;
         let prefill = self.passing(prefilled);
-        let copied = match (self.traits.copies_matrices_for_decoding, self.frozen_in_bf16) {
-            (false, _) => 0,
-            (true, true) => self.adapter_numbers(),
-            (true, false) => {
-                self.product_numbers() - self.quantized_product_numbers() + self.adapter_numbers()
-            }
+        let all =
+            || self.product_numbers() - self.quantized_product_numbers() + self.adapter_numbers();
+        let copied = match (self.traits.copied_for_decoding, self.adapters()) {
+            (CopiedMatrices::None, _) => 0,
+            (CopiedMatrices::Trained, Some(_)) => self.adapter_numbers(),
+            (CopiedMatrices::All, _) if self.frozen_in_bf16 => self.adapter_numbers(),
+            (CopiedMatrices::Trained | CopiedMatrices::All, _) => all(),
         };
         bytes * copied + logits.max(prefill) + self.dequantized()
     }
@@ -440,7 +452,7 @@ mod tests {
         operand_bytes: 2,
         splits_masters: true,
         keeps_frozen_bf16: false,
-        copies_matrices_for_decoding: false,
+        copied_for_decoding: CopiedMatrices::None,
         dequantized: 0,
         logits: LogitsLimits { kept_bytes: 512 << 20, chunk_bytes: 1 << 30, chunk_rows: 4096 },
         program: MemoryTraits::CUDA_PROGRAM_BYTES,

@@ -103,7 +103,7 @@ mod avx2 {
     use super::{LANES, Lanes};
 
     /// A register of AVX2. Only functions that are compiled for AVX2 may use it: those of
-    /// [`vectorised`](crate::kernels::vector::vectorised) where `FUSED` holds.
+    /// [`vectorised`](crate::vector::vectorised) where `FUSED` holds.
     #[derive(Clone, Copy)]
     pub(crate) struct Avx2(__m256);
 
@@ -188,12 +188,12 @@ macro_rules! with_lanes {
     ($fused:ident, $function:ident::<_ $(, $generic:tt)*>($($argument:expr),* $(,)?)) => {{
         #[cfg(target_arch = "x86_64")]
         let result = if $fused {
-            $function::<$crate::kernels::lanes::Avx2 $(, $generic)*>($($argument),*)
+            $function::<$crate::lanes::Avx2 $(, $generic)*>($($argument),*)
         } else {
-            $function::<$crate::kernels::lanes::Portable $(, $generic)*>($($argument),*)
+            $function::<$crate::lanes::Portable $(, $generic)*>($($argument),*)
         };
         #[cfg(not(target_arch = "x86_64"))]
-        let result = $function::<$crate::kernels::lanes::Plain<$fused> $(, $generic)*>($($argument),*);
+        let result = $function::<$crate::lanes::Plain<$fused> $(, $generic)*>($($argument),*);
         result
     }};
 }

@@ -143,10 +143,10 @@ mod avx512 {
     };
 
     use super::{MOST_ROWS, TILE_COLUMNS, TileRow, Twice};
-    use crate::kernels::lanes::Avx2;
+    use crate::lanes::Avx2;
 
     /// A register of AVX-512. Only functions that are compiled for it may use it: those of
-    /// [`tiled`](crate::kernels::tile_row::tiled) that stand for it.
+    /// [`tiled`](crate::tile_row::tiled) that stand for it.
     #[derive(Clone, Copy)]
     pub(crate) struct Avx512(__m512);
 
@@ -198,7 +198,7 @@ macro_rules! tiled {
         $(#[$attribute])*
         $visibility fn $name($($argument: $type),*) $(-> $result)? {
             #[inline(always)]
-            fn body<$row: $crate::kernels::tile_row::TileRow>($($argument: $type),*) $(-> $result)? $body
+            fn body<$row: $crate::tile_row::TileRow>($($argument: $type),*) $(-> $result)? $body
 
             #[cfg(target_arch = "x86_64")]
             {
@@ -206,11 +206,11 @@ macro_rules! tiled {
 
                 #[target_feature(enable = "avx512f")]
                 fn with_avx512($($argument: $type),*) $(-> $result)? {
-                    body::<$crate::kernels::tile_row::Avx512>($($argument),*)
+                    body::<$crate::tile_row::Avx512>($($argument),*)
                 }
                 #[target_feature(enable = "avx2,fma")]
                 fn with_avx2($($argument: $type),*) $(-> $result)? {
-                    body::<$crate::kernels::tile_row::Twice<$crate::kernels::lanes::Avx2>>($($argument),*)
+                    body::<$crate::tile_row::Twice<$crate::lanes::Avx2>>($($argument),*)
                 }
                 if is_x86_feature_detected!("avx512f") {
                     // SAFETY: the processor has the instructions that the function is compiled for.
@@ -221,7 +221,7 @@ macro_rules! tiled {
                     return unsafe { with_avx2($($argument),*) };
                 }
             }
-            body::<$crate::kernels::tile_row::Twice<$crate::kernels::lanes::Portable>>($($argument),*)
+            body::<$crate::tile_row::Twice<$crate::lanes::Portable>>($($argument),*)
         }
     };
 }

@@ -48,16 +48,12 @@ vectorised! {
 }
 
 /// Applies the cap to all logits, in place.
-pub(crate) fn cap_logits(logits: &mut [f32], cap: f32) {
+pub fn cap_logits(logits: &mut [f32], cap: f32) {
     logits.par_chunks_mut(TASK_ELEMENTS).for_each(|logits| cap_slice(logits, cap));
 }
 
 /// Log-probability of each row's target, and the log-sum-exp of each row, from capped logits.
-pub(crate) fn log_probs(
-    logits: &[f32],
-    vocabulary: usize,
-    targets: &[u32],
-) -> (Vec<f32>, Vec<f32>) {
+pub fn log_probs(logits: &[f32], vocabulary: usize, targets: &[u32]) -> (Vec<f32>, Vec<f32>) {
     logits
         .par_chunks(vocabulary)
         .zip(targets)
@@ -70,7 +66,7 @@ pub(crate) fn log_probs(
 }
 
 /// Gradient with respect to the logits before the cap: `coefficient * (onehot - probability)`.
-pub(crate) fn logit_gradients(
+pub fn logit_gradients(
     logits: &[f32],
     log_sum_exps: &[f32],
     targets: &[u32],

@@ -19,10 +19,10 @@ use super::vector::{dot, exp, vectorised};
 
 /// Results of the forward pass, and the gradient of its output.
 #[derive(Clone, Copy)]
-pub(crate) struct Forward<'a> {
-    pub(crate) output: &'a [f32],
-    pub(crate) log_sum_exp: &'a [f32],
-    pub(crate) gradient: &'a [f32],
+pub struct Forward<'a> {
+    pub output: &'a [f32],
+    pub log_sum_exp: &'a [f32],
+    pub gradient: &'a [f32],
 }
 
 /// Keys and values as `[features, rows]`.
@@ -43,7 +43,7 @@ struct Part<'a> {
 }
 
 /// Gradients of queries, keys and values.
-pub(crate) fn attention_backward(operands: Operands, forward: Forward) -> [Vec<f32>; 3] {
+pub fn attention_backward(operands: Operands, forward: Forward) -> [Vec<f32>; 3] {
     let heads = operands.shape.key_value_heads;
     let tasks: Vec<_> = operands
         .segments

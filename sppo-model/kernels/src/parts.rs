@@ -13,7 +13,7 @@ use super::produce;
 pub(crate) const PART_ELEMENTS: usize = 4 << 20;
 
 /// Bytes of a part in f32, and of the copy that a product makes of it.
-pub(crate) const DEQUANTIZED_BYTES: u64 = 2 * (PART_ELEMENTS * size_of::<f32>()) as u64;
+pub const DEQUANTIZED_BYTES: u64 = 2 * (PART_ELEMENTS * size_of::<f32>()) as u64;
 
 /// `0..length` in parts of at most `most`.
 pub(crate) fn parts(length: usize, most: usize) -> impl Iterator<Item = Range<usize>> + Clone {

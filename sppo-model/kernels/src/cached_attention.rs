@@ -10,16 +10,16 @@ use super::vector::{exponentials, maximum_of, vectorised};
 
 /// One layer's cache, as rows of all key-value heads.
 #[derive(Clone, Copy)]
-pub(crate) struct LayerCache<'a> {
-    pub(crate) keys: &'a [f32],
-    pub(crate) values: &'a [f32],
+pub struct LayerCache<'a> {
+    pub keys: &'a [f32],
+    pub values: &'a [f32],
 }
 
 /// Queries of a group that are read against keys and values at the same time.
 const TILE_QUERIES: usize = 3;
 
 /// One output row per entry of `rows`.
-pub(crate) fn cached_attention(
+pub fn cached_attention(
     queries: &[f32],
     cache: LayerCache,
     shape: &AttentionShape,

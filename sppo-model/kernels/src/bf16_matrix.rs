@@ -15,7 +15,7 @@ use super::tile_row::TILE_COLUMNS;
 
 /// `[outputs, inputs]` as panels of 16 outputs, each `[inputs, 16]`: what decoding reads.
 #[derive(Debug)]
-pub(crate) struct Bf16Matrix {
+pub struct Bf16Matrix {
     /// The bits of bf16 numbers: the upper halves of f32.
     panels: Vec<u16>,
     outputs: usize,
@@ -24,7 +24,7 @@ pub(crate) struct Bf16Matrix {
 
 impl Bf16Matrix {
     /// Packs a row-major matrix; `None` if bf16 cannot hold some value exactly.
-    pub(crate) fn new(values: &[f32], outputs: usize, inputs: usize) -> Option<Self> {
+    pub fn new(values: &[f32], outputs: usize, inputs: usize) -> Option<Self> {
         let is_exact = |value: &f32| value.to_bits().trailing_zeros() >= 16;
         if inputs == 0 || !values.par_iter().with_min_len(1 << 16).all(is_exact) {
             return None;
@@ -45,17 +45,17 @@ impl Bf16Matrix {
     }
 
     /// `[outputs, inputs]`.
-    pub(crate) fn dimensions(&self) -> (usize, usize) {
+    pub fn dimensions(&self) -> (usize, usize) {
         (self.outputs, self.inputs)
     }
 
     /// All values, row-major.
-    pub(crate) fn values(&self) -> Vec<f32> {
+    pub fn values(&self) -> Vec<f32> {
         self.part(0..self.outputs, 0..self.inputs)
     }
 
     /// The given rows, in order.
-    pub(crate) fn select_rows(&self, rows: &[u32]) -> Vec<f32> {
+    pub fn select_rows(&self, rows: &[u32]) -> Vec<f32> {
         let mut selected = vec![0.0; rows.len() * self.inputs];
         for (out, &row) in selected.chunks_exact_mut(self.inputs).zip(rows) {
             self.read_row(row as usize, 0, out);
@@ -64,12 +64,12 @@ impl Bf16Matrix {
     }
 
     /// `x weight^T (+ bias)` of a few rows, as decoding computes it.
-    pub(crate) fn decoding_linear(&self, x: &[f32], rows: usize, bias: Option<&[f32]>) -> Vec<f32> {
+    pub fn decoding_linear(&self, x: &[f32], rows: usize, bias: Option<&[f32]>) -> Vec<f32> {
         panels::linear(x, rows, Panels::Bf16(&self.panels), [self.inputs, self.outputs], bias)
     }
 
     /// `x weight^T (+ bias)`.
-    pub(crate) fn linear(&self, x: &[f32], rows: usize, bias: Option<&[f32]>) -> Vec<f32> {
+    pub fn linear(&self, x: &[f32], rows: usize, bias: Option<&[f32]>) -> Vec<f32> {
         let (inputs, outputs) = (self.inputs, self.outputs);
         let panels_per_part = (PART_ELEMENTS / panel_elements(inputs)).max(1);
         let outputs_per_part = panels_per_part * TILE_COLUMNS;
@@ -78,7 +78,7 @@ impl Bf16Matrix {
     }
 
     /// `gradient weight`.
-    pub(crate) fn input_gradient(&self, gradient: &[f32], rows: usize) -> Vec<f32> {
+    pub fn input_gradient(&self, gradient: &[f32], rows: usize) -> Vec<f32> {
         let (inputs, outputs) = (self.inputs, self.outputs);
         let gradient = Matrix::new(gradient, rows, outputs);
         let columns_per_part = (PART_ELEMENTS / outputs.max(1)).max(TILE_COLUMNS);
@@ -114,7 +114,7 @@ impl Bf16Matrix {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::matrix::linear;
+    use crate::matrix::linear;
     use crate::test_support::random;
 
     /// Random numbers that bf16 holds exactly.

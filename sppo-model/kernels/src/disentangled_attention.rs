@@ -27,14 +27,14 @@ const KEY_ROWS: usize = 48;
 
 /// The operands: rows of all heads, and the packed tables of relative positions.
 #[derive(Clone, Copy)]
-pub(crate) struct Operands<'a> {
-    pub(crate) shape: &'a DisentangledShape,
-    pub(crate) segments: &'a [EncoderSegment],
-    pub(crate) queries: &'a [f32],
-    pub(crate) keys: &'a [f32],
-    pub(crate) values: &'a [f32],
-    pub(crate) relative_keys: &'a [f32],
-    pub(crate) relative_queries: &'a [f32],
+pub struct Operands<'a> {
+    pub shape: &'a DisentangledShape,
+    pub segments: &'a [EncoderSegment],
+    pub queries: &'a [f32],
+    pub keys: &'a [f32],
+    pub values: &'a [f32],
+    pub relative_keys: &'a [f32],
+    pub relative_queries: &'a [f32],
 }
 
 /// Data that all heads of a sequence share.
@@ -82,7 +82,7 @@ fn whole_tiles(rows: Range<u32>) -> Range<usize> {
 }
 
 /// One row per query; `None` when two segments claim the same row. Rows of no segment are zero.
-pub(crate) fn disentangled_attention(operands: Operands) -> Option<Vec<f32>> {
+pub fn disentangled_attention(operands: Operands) -> Option<Vec<f32>> {
     let Operands { shape, segments, queries, keys, .. } = operands;
     let (heads, size) = (shape.heads, shape.head_size);
     let features = heads * size;

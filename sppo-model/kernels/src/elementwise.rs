@@ -28,7 +28,7 @@ vectorised! {
 }
 
 /// The function of every element.
-pub(crate) fn pointwise(x: &[f32], function: Pointwise) -> Vec<f32> {
+pub fn pointwise(x: &[f32], function: Pointwise) -> Vec<f32> {
     let kernel = match function {
         Pointwise::Gelu => gelu_slice,
         Pointwise::Tanh => tanh_slice,
@@ -102,7 +102,7 @@ vectorised! {
 }
 
 /// `activation(gate) * up`.
-pub(crate) fn gated_activation(gate: &[f32], up: &[f32], activation: Activation) -> Vec<f32> {
+pub fn gated_activation(gate: &[f32], up: &[f32], activation: Activation) -> Vec<f32> {
     assert_eq!(gate.len(), up.len(), "operands differ in size");
     let kernel = match activation {
         Activation::Silu => silu_times,
@@ -117,7 +117,7 @@ pub(crate) fn gated_activation(gate: &[f32], up: &[f32], activation: Activation)
 }
 
 /// Gradients of gate and up.
-pub(crate) fn gated_activation_backward(
+pub fn gated_activation_backward(
     gate: &[f32],
     up: &[f32],
     activation: Activation,
@@ -155,7 +155,7 @@ vectorised! {
 
 vectorised! {
     /// `out += x`.
-    pub(crate) fn add_to(x: &[f32], out: &mut [f32]) {
+    pub fn add_to(x: &[f32], out: &mut [f32]) {
         for (out, &x) in out.iter_mut().zip(x) {
             *out += x;
         }
@@ -171,7 +171,7 @@ vectorised! {
 }
 
 /// `a + b`.
-pub(crate) fn add(a: &[f32], b: &[f32]) -> Vec<f32> {
+pub fn add(a: &[f32], b: &[f32]) -> Vec<f32> {
     assert_eq!(a.len(), b.len(), "operands differ in size");
     produce(a.len(), |out| {
         let inputs = a.par_chunks(TASK_ELEMENTS).zip(b.par_chunks(TASK_ELEMENTS));
@@ -182,7 +182,7 @@ pub(crate) fn add(a: &[f32], b: &[f32]) -> Vec<f32> {
 }
 
 /// `factor * x`.
-pub(crate) fn scale(x: &[f32], factor: f32) -> Vec<f32> {
+pub fn scale(x: &[f32], factor: f32) -> Vec<f32> {
     produce(x.len(), |out| {
         out.par_chunks_mut(TASK_ELEMENTS)
             .zip(x.par_chunks(TASK_ELEMENTS))
@@ -191,7 +191,7 @@ pub(crate) fn scale(x: &[f32], factor: f32) -> Vec<f32> {
 }
 
 /// The given rows of `x`, which has `features` columns.
-pub(crate) fn select_rows(x: &[f32], features: usize, rows: &[u32]) -> Vec<f32> {
+pub fn select_rows(x: &[f32], features: usize, rows: &[u32]) -> Vec<f32> {
     let per_task = rows_per_task(features);
     produce(rows.len() * features, |out| {
         out.par_chunks_mut(per_task * features).zip(rows.par_chunks(per_task)).for_each(
@@ -205,21 +205,21 @@ pub(crate) fn select_rows(x: &[f32], features: usize, rows: &[u32]) -> Vec<f32> 
 }
 
 /// Adds row `i` of `gradient` to row `rows[i]` of `out`, in order.
-pub(crate) fn add_to_rows(gradient: &[f32], features: usize, rows: &[u32], out: &mut [f32]) {
+pub fn add_to_rows(gradient: &[f32], features: usize, rows: &[u32], out: &mut [f32]) {
     for (gradient, &row) in gradient.chunks_exact(features).zip(rows) {
         add_to(gradient, &mut out[row as usize * features..][..features]);
     }
 }
 
 /// Copies row `i` of `values` to row `rows[i]` of `out`.
-pub(crate) fn write_rows(values: &[f32], features: usize, rows: &[u32], out: &mut [f32]) {
+pub fn write_rows(values: &[f32], features: usize, rows: &[u32], out: &mut [f32]) {
     for (values, &row) in values.chunks_exact(features).zip(rows) {
         out[row as usize * features..][..features].copy_from_slice(values);
     }
 }
 
 /// Adds the sum of all rows to `out`, in a fixed order.
-pub(crate) fn add_row_sums(x: &[f32], out: &mut [f32]) {
+pub fn add_row_sums(x: &[f32], out: &mut [f32]) {
     let features = out.len();
     let partial_sums: Vec<Vec<f32>> = x
         .par_chunks(features * rows_per_task(features))
@@ -233,7 +233,7 @@ pub(crate) fn add_row_sums(x: &[f32], out: &mut [f32]) {
 }
 
 /// The sum of experts' outputs of `features` columns, each row in the order of the experts.
-pub(crate) fn mixture(parts: &[&[f32]], features: usize, routes: &Routes) -> Vec<f32> {
+pub fn mixture(parts: &[&[f32]], features: usize, routes: &Routes) -> Vec<f32> {
     let mut terms: Vec<Vec<(f32, &[f32])>> = vec![Vec::new(); routes.row_count];
     for (part, expert) in parts.iter().zip(&routes.experts) {
         let rows = expert.rows.iter().zip(&expert.weights).zip(part.chunks_exact(features));
@@ -251,7 +251,7 @@ pub(crate) fn mixture(parts: &[&[f32]], features: usize, routes: &Routes) -> Vec
 }
 
 /// Gradients of an expert's output and of the weights of its rows.
-pub(crate) fn mixture_backward(
+pub fn mixture_backward(
     part: &[f32],
     features: usize,
     expert: &ExpertRows,

@@ -9,13 +9,13 @@ use super::{Uninitialised, produce, rows_per_task};
 
 /// Constants of a root-mean-square normalisation.
 #[derive(Clone, Copy)]
-pub(crate) struct RmsNorm<'a> {
+pub struct RmsNorm<'a> {
     /// One factor per feature of a group.
-    pub(crate) weight: &'a [f32],
+    pub weight: &'a [f32],
     /// Added to the mean square.
-    pub(crate) epsilon: f32,
+    pub epsilon: f32,
     /// Added to each factor.
-    pub(crate) offset: f32,
+    pub offset: f32,
 }
 
 vectorised! {
@@ -67,7 +67,7 @@ fn inverse_root<const FUSED: bool>(x: &[f32], epsilon: f32) -> f32 {
 }
 
 /// `x / sqrt(mean(x^2) + epsilon) * (weight + offset)` over groups of `weight.len()` features.
-pub(crate) fn rms_norm(norm: RmsNorm, x: &[f32]) -> Vec<f32> {
+pub fn rms_norm(norm: RmsNorm, x: &[f32]) -> Vec<f32> {
     let task = task_elements(&norm);
     assert_eq!(x.len() % norm.weight.len(), 0, "rows are not whole groups");
     produce(x.len(), |out| {
@@ -78,11 +78,7 @@ pub(crate) fn rms_norm(norm: RmsNorm, x: &[f32]) -> Vec<f32> {
 }
 
 /// Gradients of `x` and of the weight.
-pub(crate) fn rms_norm_backward(
-    norm: RmsNorm,
-    x: &[f32],
-    gradient: &[f32],
-) -> (Vec<f32>, Vec<f32>) {
+pub fn rms_norm_backward(norm: RmsNorm, x: &[f32], gradient: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let task = task_elements(&norm);
     assert_eq!(x.len(), gradient.len(), "operands differ in size");
     assert_eq!(x.len() % norm.weight.len(), 0, "rows are not whole groups");
@@ -109,13 +105,13 @@ fn task_elements(norm: &RmsNorm) -> usize {
 
 /// Constants of a layer normalisation.
 #[derive(Clone, Copy)]
-pub(crate) struct LayerNorm<'a> {
+pub struct LayerNorm<'a> {
     /// One factor per feature.
-    pub(crate) weight: &'a [f32],
+    pub weight: &'a [f32],
     /// Added to each feature.
-    pub(crate) bias: &'a [f32],
+    pub bias: &'a [f32],
     /// Added to the variance.
-    pub(crate) epsilon: f32,
+    pub epsilon: f32,
 }
 
 vectorised! {
@@ -138,7 +134,7 @@ vectorised! {
 }
 
 /// `(x - mean) / sqrt(variance + epsilon) * weight + bias` of each row.
-pub(crate) fn layer_norm(norm: LayerNorm, x: &[f32]) -> Vec<f32> {
+pub fn layer_norm(norm: LayerNorm, x: &[f32]) -> Vec<f32> {
     let features = norm.weight.len();
     assert_eq!(norm.bias.len(), features, "operands differ in size");
     assert_eq!(x.len() % features, 0, "rows are not whole");

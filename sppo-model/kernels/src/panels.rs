@@ -7,29 +7,30 @@
 //!   ...                            ...                     (zeros after the last output)
 //! ```
 
-use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::matrix::{Destination, Matrix};
-use super::packing::{LeftRows, tile_height};
-use super::produce;
+use super::packing::{LeftRows, pack_right, tile_height};
 use super::tile::{Ahead, Right, write_tile};
 use super::tile_row::{TILE_COLUMNS, tiled};
+use super::{Uninitialised, produce};
 
 /// Elements of one panel.
 pub(crate) fn panel_elements(inputs: usize) -> usize {
     inputs * TILE_COLUMNS
 }
 
-/// A weight laid out as panels.
+/// A weight laid out as panels, or to be laid out panel by panel.
 #[derive(Clone, Copy)]
-pub(crate) enum Panels<'a> {
+pub enum Panels<'a> {
     /// In f32.
     F32(&'a [f32]),
     /// The bits of bf16 numbers.
     Bf16(&'a [u16]),
+    /// The weight itself in f32, row-major: a product takes about a tenth longer, and no copy is needed.
+    Rows(&'a [f32]),
 }
 
 impl<'a> Panels<'a> {
@@ -47,6 +48,13 @@ impl<'a> Panels<'a> {
                 scratch.extend(panel.iter().map(|&bits| bf16_to_f32(bits)));
                 scratch
             }
+            Self::Rows(weight) => {
+                let last = weight.len().min((index + 1) * length);
+                let rows = &weight[index * length..last];
+                let rows = Matrix::new(rows, rows.len() / inputs, inputs);
+                *scratch = pack_right(rows.transposed(), inputs, TILE_COLUMNS);
+                scratch
+            }
         }
     }
 
@@ -55,7 +63,9 @@ impl<'a> Panels<'a> {
         let length = panel_elements(inputs);
         let range = index * length..(index + 1) * length;
         match self {
-            Self::F32(values) => bytemuck::cast_slice(values.get(range).unwrap_or_default()),
+            Self::F32(values) | Self::Rows(values) => {
+                bytemuck::cast_slice(values.get(range).unwrap_or_default())
+            }
             Self::Bf16(bits) => bytemuck::cast_slice(bits.get(range).unwrap_or_default()),
         }
     }
@@ -68,58 +78,58 @@ pub(crate) fn bf16_to_f32(bits: u16) -> f32 {
 
 /// Lays an `[outputs, inputs]` weight out as panels of 16 outputs, each `[inputs, 16]`, so that
 /// products read it from beginning to end.
-pub(crate) fn pack(weight: &[f32], outputs: usize, inputs: usize) -> Vec<f32> {
-    let panels = outputs.div_ceil(TILE_COLUMNS);
-    produce(panels * panel_elements(inputs), |out| {
-        out.par_chunks_mut(panel_elements(inputs))
-            .zip(weight.par_chunks(panel_elements(inputs)))
-            .for_each(|(panel, weight)| {
-                if weight.len() < panel.len() {
-                    panel.fill(MaybeUninit::new(0.0));
-                }
-                for (output, weight) in weight.chunks_exact(inputs).enumerate() {
-                    let column = panel.iter_mut().skip(output).step_by(TILE_COLUMNS);
-                    for (out, &value) in column.zip(weight) {
-                        out.write(value);
-                    }
-                }
-            });
-    })
+#[must_use]
+pub fn pack(weight: &[f32], outputs: usize, inputs: usize) -> Vec<f32> {
+    pack_right(Matrix::new(weight, outputs, inputs).transposed(), inputs.max(1), TILE_COLUMNS)
 }
 
+/// Most rows for which products with panels are the faster ones.
+pub const FEW_ROWS: usize = 64;
+
 /// `x weight^T (+ bias)` of `rows` rows. Each row is computed alike, however many there are.
-pub(crate) fn linear(
+#[must_use]
+pub fn linear(
     x: &[f32],
     rows: usize,
     panels: Panels,
-    [inputs, outputs]: [usize; 2],
+    dimensions: [usize; 2],
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
-    /// Outputs of which each tile is read often enough to be packed.
-    const MANY: usize = 512;
-    if rows == 0 {
-        return Vec::new();
-    }
-    let x = Matrix::new(x, rows, inputs);
-    let x = if outputs < MANY { LeftRows::Rows(x) } else { LeftRows::new(x, inputs.max(1)) };
-    let mut result = produce(rows * outputs, |out| {
-        let out = Destination::write(out, rows, outputs);
-        (0..outputs.div_ceil(TILE_COLUMNS)).into_par_iter().for_each_init(
-            Vec::new,
-            |scratch, index| {
-                let next = panels.bytes(index + 1, inputs);
-                let panel = panels.panel(index, inputs, scratch);
-                let columns = index * TILE_COLUMNS..outputs.min((index + 1) * TILE_COLUMNS);
-                multiply_panel(&x, rows, panel, next, &out, columns);
-            },
-        );
-    });
+    let [_, outputs] = dimensions;
+    let mut result = produce(rows * outputs, |out| write_linear(x, rows, panels, dimensions, out));
     if let Some(bias) = bias {
         for row in result.chunks_exact_mut(outputs) {
             super::elementwise::add_to(bias, row);
         }
     }
     result
+}
+
+/// Writes `x weight^T` of `rows` rows, `[rows, outputs]`.
+pub fn write_linear(
+    x: &[f32],
+    rows: usize,
+    panels: Panels,
+    [inputs, outputs]: [usize; 2],
+    out: &mut Uninitialised,
+) {
+    /// Outputs of which each tile is read often enough to be packed.
+    const MANY: usize = 512;
+    if rows == 0 {
+        return;
+    }
+    let x = Matrix::new(x, rows, inputs);
+    let x = if outputs < MANY { LeftRows::Rows(x) } else { LeftRows::new(x, inputs.max(1)) };
+    let out = Destination::write(out, rows, outputs);
+    (0..outputs.div_ceil(TILE_COLUMNS)).into_par_iter().for_each_init(
+        Vec::new,
+        |scratch, index| {
+            let next = panels.bytes(index + 1, inputs);
+            let panel = panels.panel(index, inputs, scratch);
+            let columns = index * TILE_COLUMNS..outputs.min((index + 1) * TILE_COLUMNS);
+            multiply_panel(&x, rows, panel, next, &out, columns);
+        },
+    );
 }
 
 tiled! {
@@ -144,6 +154,30 @@ tiled! {
             let ahead = Ahead { bytes: next, first, every };
             // SAFETY: each panel has columns of its own, and one task computes it.
             unsafe { write_tile::<Row>(left, right, 0..tile.len(), depth, ahead, target) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::random;
+
+    #[test]
+    fn a_weight_that_is_laid_out_as_it_is_read_gives_the_same_bits() {
+        for (rows, inputs, outputs) in [(1, 24, 16), (5, 40, 37), (40, 100, 600)] {
+            let (x, weight) = (random(rows * inputs, 1), random(outputs * inputs, 2));
+            let packed = pack(&weight, outputs, inputs);
+            let product = |panels| linear(&x, rows, panels, [inputs, outputs], None);
+            let expected = product(Panels::F32(&packed));
+            assert_eq!(product(Panels::Rows(&weight)), expected, "{rows} x {inputs} x {outputs}");
+            let dot = |row: usize, output: usize| {
+                let (x, w) = (&x[row * inputs..][..inputs], &weight[output * inputs..][..inputs]);
+                x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>()
+            };
+            let exact: Vec<f64> =
+                (0..rows * outputs).map(|i| dot(i / outputs, i % outputs)).collect();
+            crate::test_support::assert_close(&expected, &exact, 1e-5);
         }
     }
 }

@@ -323,9 +323,9 @@ pub(crate) fn prefetch(address: *const f32) {
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
     use super::*;
-    use crate::kernels::lanes::{Avx2, Plain};
-    use crate::kernels::tile_row::{Avx512, NO_SUMS, TILE_COLUMNS, Twice};
+    use crate::lanes::{Avx2, Plain};
     use crate::test_support::random;
+    use crate::tile_row::{Avx512, NO_SUMS, TILE_COLUMNS, Twice};
 
     #[target_feature(enable = "avx2,fma")]
     fn in_avx2(left: Left, right: Right, rows: usize, depth: usize, sums: &mut TileSums) {

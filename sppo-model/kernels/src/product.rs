@@ -126,9 +126,9 @@ fn multiply_tiles<T: TileRow>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::matrix;
-    use crate::kernels::vector::{multiply_add, vectorised};
+    use crate::matrix;
     use crate::test_support::random;
+    use crate::vector::{multiply_add, vectorised};
 
     vectorised! {
         /// The sums as the module's head defines them, of numbers in order of the depth.

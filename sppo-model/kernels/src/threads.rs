@@ -14,7 +14,7 @@ thread_local! {
 
 /// A thread pool. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Threads(Arc<ThreadPool>);
+pub struct Threads(Arc<ThreadPool>);
 
 impl Threads {
     /// A pool of `count` threads (0 for one per core).
@@ -22,7 +22,7 @@ impl Threads {
     /// The calling thread becomes one of them for good, where it can: a decoding step runs hundreds of
     /// short kernels, and handing each to another thread and waiting for it costs more than some of
     /// them. A thread that joined a pool gets the same pool again.
-    pub(crate) fn new(count: usize) -> Result<Self> {
+    pub fn new(count: usize) -> Result<Self> {
         let count = match count {
             0 => available_parallelism().map_or(1, usize::from),
             given => given,
@@ -44,12 +44,12 @@ impl Threads {
     }
 
     /// Number of threads.
-    pub(crate) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.0.current_num_threads()
     }
 
     /// Runs a kernel on the threads.
-    pub(crate) fn run<R: Send>(&self, kernel: impl FnOnce() -> R + Send) -> R {
+    pub fn run<R: Send>(&self, kernel: impl FnOnce() -> R + Send) -> R {
         self.0.install(kernel)
     }
 }
@@ -57,7 +57,7 @@ impl Threads {
 fn build(threads: usize, join: bool) -> Result<ThreadPool> {
     let builder = ThreadPoolBuilder::new()
         .num_threads(threads)
-        .thread_name(|index| format!("candle-{index}"));
+        .thread_name(|index| format!("kernels-{index}"));
     let builder = if join { builder.use_current_thread() } else { builder };
     builder.build().map_err(|error| {
         ModelError::Backend(format!("{threads} threads could not be started: {error}"))

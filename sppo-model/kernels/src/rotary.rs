@@ -1,14 +1,41 @@
 //! Rotary position embedding (arXiv 2104.09864) in the Hugging Face layout.
 
+use std::convert::Infallible;
+use std::rc::Rc;
+
 use rayon::prelude::*;
-use sppo_model::ops::{Position, RotaryFrequencies};
+use sppo_model::ops::{Memo, Position, RotaryFrequencies};
 
 use super::vector::{multiply_add, vectorised};
 use super::{Uninitialised, produce, rows_per_task};
 
+/// Tables of those rotations that were asked for last, by frequencies and number of positions. Clones share them.
+#[derive(Clone, Default)]
+pub struct RotaryTables(Rc<Memo<RotaryFrequencies, usize, RotaryTable>>);
+
+impl RotaryTables {
+    /// Fewest positions of a table, so that growing sequences rarely need another.
+    const FEWEST_POSITIONS: usize = 1024;
+
+    /// A table that has all these positions.
+    #[must_use]
+    pub fn table(
+        &self,
+        frequencies: &RotaryFrequencies,
+        positions: &[Position],
+    ) -> Rc<RotaryTable> {
+        let indices = positions.iter().map(|position| position.index as usize + 1);
+        let size = indices.max().unwrap_or(0).next_power_of_two().max(Self::FEWEST_POSITIONS);
+        let key = std::slice::from_ref(frequencies);
+        let make = || Ok::<_, Infallible>(RotaryTable::new(frequencies, size));
+        let Ok(table) = self.0.get_or_insert_with(key, &size, make);
+        table
+    }
+}
+
 /// Cosines and sines of all positions up to some length, each `[positions, pairs]`; then those of long
 /// sequences, where they differ.
-pub(crate) struct RotaryTable {
+pub struct RotaryTable {
     head_size: usize,
     pairs: usize,
     positions: usize,
@@ -19,7 +46,7 @@ pub(crate) struct RotaryTable {
 
 impl RotaryTable {
     /// A table for positions below `positions`.
-    pub(crate) fn new(frequencies: &RotaryFrequencies, positions: usize) -> Self {
+    pub fn new(frequencies: &RotaryFrequencies, positions: usize) -> Self {
         let has_long = frequencies.long_frequencies.is_some();
         let place = |index, is_in_long_sequence| Position { index, is_in_long_sequence };
         let all = 0..positions as u32;
@@ -69,7 +96,7 @@ vectorised! {
 
 /// Rotates every head of every row of `x` (`columns` features) by its position's angles, or back by
 /// them if `inverse`, which is the transpose and so the backward pass.
-pub(crate) fn apply_rotary(
+pub fn apply_rotary(
     x: &[f32],
     columns: usize,
     positions: &[Position],

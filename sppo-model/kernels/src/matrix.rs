@@ -10,7 +10,7 @@ use super::{Uninitialised, copy, produce, product, rows_per_task};
 
 /// A read-only matrix within a slice, with any strides.
 #[derive(Clone, Copy)]
-pub(crate) struct Matrix<'a> {
+pub struct Matrix<'a> {
     pub(super) values: &'a [f32],
     pub(super) rows: usize,
     pub(super) columns: usize,
@@ -20,7 +20,7 @@ pub(crate) struct Matrix<'a> {
 
 impl<'a> Matrix<'a> {
     /// Row-major and contiguous.
-    pub(crate) fn new(values: &'a [f32], rows: usize, columns: usize) -> Self {
+    pub fn new(values: &'a [f32], rows: usize, columns: usize) -> Self {
         Self::strided(values, rows, columns, columns)
     }
 
@@ -52,7 +52,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// Rows and columns exchanged.
-    pub(crate) fn transposed(self) -> Self {
+    pub fn transposed(self) -> Self {
         Self {
             rows: self.columns,
             columns: self.rows,
@@ -64,7 +64,7 @@ impl<'a> Matrix<'a> {
 }
 
 /// Destination of a product: a row-major part of a mutable slice.
-pub(crate) struct Destination<'a> {
+pub struct Destination<'a> {
     pointer: *mut f32,
     rows: usize,
     columns: usize,
@@ -81,12 +81,12 @@ impl<'a> Destination<'a> {
     }
 
     /// Overwrites a contiguous row-major matrix that holds values already.
-    pub(crate) fn replace(values: &'a mut [f32], rows: usize, columns: usize) -> Self {
+    pub fn replace(values: &'a mut [f32], rows: usize, columns: usize) -> Self {
         Self { accumulate: false, ..Self::add(values, rows, columns) }
     }
 
     /// Adds to a contiguous row-major matrix.
-    pub(crate) fn add(values: &'a mut [f32], rows: usize, columns: usize) -> Self {
+    pub fn add(values: &'a mut [f32], rows: usize, columns: usize) -> Self {
         assert!(fits(values.len(), rows, columns, columns), "matrix exceeds its slice");
         Self::from_pointer(values.as_mut_ptr(), rows, columns, columns, true)
     }
@@ -130,7 +130,7 @@ fn fits(length: usize, rows: usize, columns: usize, row_stride: usize) -> bool {
 /// `destination (+)= left right`, on the threads of the current pool. Each element is summed in an order that depends
 /// on the shared dimension alone.
 #[expect(clippy::needless_pass_by_value, reason = "a destination is borrowed for one product")]
-pub(crate) fn multiply(destination: Destination, left: Matrix, right: Matrix) {
+pub fn multiply(destination: Destination, left: Matrix, right: Matrix) {
     assert_eq!(left.columns, right.rows, "matrices do not fit each other");
     assert_eq!(
         (destination.rows, destination.columns),
@@ -141,7 +141,7 @@ pub(crate) fn multiply(destination: Destination, left: Matrix, right: Matrix) {
 }
 
 /// `x weight^T (+ bias)` of `rows` rows, where `weight` is given as `[inputs, outputs]`.
-pub(crate) fn linear(x: &[f32], rows: usize, weight: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
+pub fn linear(x: &[f32], rows: usize, weight: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
     let (inputs, outputs) = (weight.rows, weight.columns);
     let x = Matrix::new(x, rows, inputs);
     match bias {

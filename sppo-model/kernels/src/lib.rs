@@ -1,33 +1,40 @@
-//! Kernels over plain slices. Each divides its work into parts of a fixed size, whatever the number
-//! of threads, and adds partial results in a fixed order, so results are bitwise reproducible.
+//! Kernels of the op vocabulary ([`sppo_model::ops::Ops`]) over plain slices of f32, with AVX2 or AVX-512 where the
+//! processor has them. The backend candle computes with nothing else; the backend tch decodes with them on the CPU.
+//!
+//! Each kernel divides its work into parts of a fixed size, whatever the number of threads, and adds partial
+//! results in a fixed order, so results are bitwise reproducible. Kernels run on the threads of the current pool
+//! ([`threads`]).
 
-pub(crate) mod attention;
-pub(crate) mod attention_backward;
-pub(crate) mod attention_layout;
-pub(crate) mod bf16_matrix;
-pub(crate) mod block;
-pub(crate) mod cached_attention;
-pub(crate) mod disentangled_attention;
-pub(crate) mod elementwise;
-pub(crate) mod lanes;
-pub(crate) mod log_probs;
-pub(crate) mod matrix;
-pub(crate) mod norm;
-pub(crate) mod optimizer;
+pub mod attention;
+pub mod attention_backward;
+mod attention_layout;
+pub mod bf16_matrix;
+mod block;
+pub mod cached_attention;
+pub mod disentangled_attention;
+pub mod elementwise;
+mod lanes;
+pub mod log_probs;
+pub mod matrix;
+pub mod norm;
+pub mod optimizer;
 mod packing;
-pub(crate) mod panels;
-pub(crate) mod parts;
+pub mod panels;
+pub mod parts;
 mod product;
-pub(crate) mod quantized_products;
-pub(crate) mod rotary;
-pub(crate) mod tile;
-pub(crate) mod tile_row;
-pub(crate) mod vector;
+pub mod quantized_products;
+pub mod rotary;
+#[cfg(test)]
+mod test_support;
+pub mod threads;
+mod tile;
+mod tile_row;
+mod vector;
 
 use std::mem::MaybeUninit;
 
 /// Memory that a kernel fills.
-pub(crate) type Uninitialised = [MaybeUninit<f32>];
+pub type Uninitialised = [MaybeUninit<f32>];
 
 /// Elements that one task of an elementwise kernel handles: some ten microseconds of work, below which
 /// waking another thread does not pay.

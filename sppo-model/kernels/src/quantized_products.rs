@@ -19,7 +19,7 @@ const DECODING_ELEMENTS: usize = 64 << 10;
 const TILE_ROWS: usize = 6;
 
 /// The given rows, in order.
-pub(crate) fn select_rows(matrix: &QuantizedMatrix, rows: &[u32]) -> Vec<f32> {
+pub fn select_rows(matrix: &QuantizedMatrix, rows: &[u32]) -> Vec<f32> {
     let [_, features] = matrix.dimensions();
     let mut selected = vec![0.0; rows.len() * features];
     let pairs = selected.par_chunks_mut(features.max(1)).zip(rows);
@@ -28,19 +28,14 @@ pub(crate) fn select_rows(matrix: &QuantizedMatrix, rows: &[u32]) -> Vec<f32> {
 }
 
 /// `x weight^T (+ bias)` of `rows` rows: bit for bit that of the matrix in f32.
-pub(crate) fn linear(
-    matrix: &QuantizedMatrix,
-    x: &[f32],
-    rows: usize,
-    bias: Option<&[f32]>,
-) -> Vec<f32> {
+pub fn linear(matrix: &QuantizedMatrix, x: &[f32], rows: usize, bias: Option<&[f32]>) -> Vec<f32> {
     let [outputs, inputs] = matrix.dimensions();
     let part = &mut |part: Range<usize>| dequantized(matrix, part);
     parts::linear(x, rows, [inputs, outputs], rows_per_part(inputs), bias, part)
 }
 
 /// `gradient weight` of `rows` rows. Its sums over outputs are made part by part.
-pub(crate) fn input_gradient(matrix: &QuantizedMatrix, gradient: &[f32], rows: usize) -> Vec<f32> {
+pub fn input_gradient(matrix: &QuantizedMatrix, gradient: &[f32], rows: usize) -> Vec<f32> {
     let [outputs, inputs] = matrix.dimensions();
     let mut sum = vec![0.0; rows * inputs];
     for part in parts(outputs, rows_per_part(inputs)) {
@@ -53,7 +48,7 @@ pub(crate) fn input_gradient(matrix: &QuantizedMatrix, gradient: &[f32], rows: u
 }
 
 /// `x weight^T (+ bias)` of a few rows, as decoding computes it: each row alike, however many there are.
-pub(crate) fn decoding_linear(
+pub fn decoding_linear(
     matrix: &QuantizedMatrix,
     x: &[f32],
     rows: usize,
@@ -119,7 +114,7 @@ mod tests {
     use sppo_model::formats::GgufType;
 
     use super::*;
-    use crate::kernels::matrix;
+    use crate::matrix;
     use crate::test_support::{assert_close, random};
 
     /// Blocks with random integers and scales near 1 / 1000.

@@ -64,17 +64,17 @@ vectorised! {
 
 /// Constants of an RMSProp step; `complement` is `1 - alpha`, rounded once from f64.
 #[derive(Clone, Copy)]
-pub(crate) struct RmsProp {
-    pub(crate) learning_rate: f32,
-    pub(crate) gradient_scale: f32,
-    pub(crate) alpha: f32,
-    pub(crate) complement: f32,
-    pub(crate) epsilon: f32,
+pub struct RmsProp {
+    pub learning_rate: f32,
+    pub gradient_scale: f32,
+    pub alpha: f32,
+    pub complement: f32,
+    pub epsilon: f32,
 }
 
 impl RmsProp {
     /// `v <- alpha v + (1 - alpha) g^2; w <- w - lr g / (sqrt(v) + epsilon)`.
-    pub(crate) fn apply(self, values: &mut [f32], gradients: &[f32], averages: &mut [f32]) {
+    pub fn apply(self, values: &mut [f32], gradients: &[f32], averages: &mut [f32]) {
         values
             .par_chunks_mut(TASK_ELEMENTS)
             .zip(gradients.par_chunks(TASK_ELEMENTS))
@@ -87,7 +87,7 @@ impl RmsProp {
 
 /// Constants of an AdamW step.
 #[derive(Clone, Copy)]
-pub(crate) struct AdamW {
+pub struct AdamW {
     gradient_scale: f32,
     complement1: f32,
     beta2: f32,
@@ -100,7 +100,7 @@ pub(crate) struct AdamW {
 
 impl AdamW {
     /// Constants of step number `step` (from 1).
-    pub(crate) fn new(
+    pub fn new(
         [beta1, beta2, epsilon, weight_decay]: [f64; 4],
         learning_rate: f64,
         gradient_scale: f64,
@@ -120,7 +120,7 @@ impl AdamW {
     }
 
     /// Decoupled weight decay and bias correction (arXiv 1711.05101).
-    pub(crate) fn apply(
+    pub fn apply(
         self,
         values: &mut [f32],
         gradients: &[f32],
@@ -139,7 +139,7 @@ impl AdamW {
 }
 
 /// `w <- w - lr g`.
-pub(crate) fn sgd(values: &mut [f32], gradients: &[f32], learning_rate: f32, gradient_scale: f32) {
+pub fn sgd(values: &mut [f32], gradients: &[f32], learning_rate: f32, gradient_scale: f32) {
     values.par_chunks_mut(TASK_ELEMENTS).zip(gradients.par_chunks(TASK_ELEMENTS)).for_each(
         |(values, gradients)| sgd_slice(values, gradients, learning_rate, gradient_scale),
     );
@@ -147,15 +147,15 @@ pub(crate) fn sgd(values: &mut [f32], gradients: &[f32], learning_rate: f32, gra
 
 /// Constants of a step of gradient descent with momentum.
 #[derive(Clone, Copy)]
-pub(crate) struct Momentum {
-    pub(crate) learning_rate: f32,
-    pub(crate) gradient_scale: f32,
-    pub(crate) momentum: f32,
+pub struct Momentum {
+    pub learning_rate: f32,
+    pub gradient_scale: f32,
+    pub momentum: f32,
 }
 
 impl Momentum {
     /// `b <- momentum b + g; w <- w - lr b`.
-    pub(crate) fn apply(self, values: &mut [f32], gradients: &[f32], velocities: &mut [f32]) {
+    pub fn apply(self, values: &mut [f32], gradients: &[f32], velocities: &mut [f32]) {
         values
             .par_chunks_mut(TASK_ELEMENTS)
             .zip(gradients.par_chunks(TASK_ELEMENTS))
@@ -182,7 +182,7 @@ vectorised! {
 }
 
 /// Sum of squares, added in a fixed order.
-pub(crate) fn square_sum(x: &[f32]) -> f64 {
+pub fn square_sum(x: &[f32]) -> f64 {
     let partial_sums: Vec<f64> = x.par_chunks(TASK_ELEMENTS).map(square_sum_slice).collect();
     partial_sums.iter().sum()
 }

@@ -17,12 +17,12 @@ use super::vector::{exponentials, maximum_of, vectorised};
 
 /// The operands of attention, as rows of all heads.
 #[derive(Clone, Copy)]
-pub(crate) struct Operands<'a> {
-    pub(crate) shape: &'a AttentionShape,
-    pub(crate) segments: &'a [AttentionSegment],
-    pub(crate) queries: &'a [f32],
-    pub(crate) keys: &'a [f32],
-    pub(crate) values: &'a [f32],
+pub struct Operands<'a> {
+    pub shape: &'a AttentionShape,
+    pub segments: &'a [AttentionSegment],
+    pub queries: &'a [f32],
+    pub keys: &'a [f32],
+    pub values: &'a [f32],
 }
 
 impl Operands<'_> {
@@ -75,7 +75,7 @@ struct Task<'a> {
 
 /// Output `[rows, query features]` and log-sum-exp `[rows, query heads]`; `None` when two segments
 /// claim the same row. Rows of no segment are zero.
-pub(crate) fn attention(operands: Operands) -> Option<(Vec<f32>, Vec<f32>)> {
+pub fn attention(operands: Operands) -> Option<(Vec<f32>, Vec<f32>)> {
     let (features, heads) = (operands.query_features(), operands.shape.query_heads);
     let rows = operands.queries.len() / features.max(1);
     let mut output = vec![0.0; rows * features];
