@@ -19,7 +19,7 @@ use sppo_model::ops::{
 use tch::{Device, Kind, Tensor};
 
 use crate::parameter::Parameter;
-use crate::tensors::{TorchResult, dimensions, upload};
+use crate::tensors::{TorchResult, dimensions, require_plain, values};
 
 /// The kernels' threads and tables. Clones share them.
 #[derive(Clone)]
@@ -69,7 +69,7 @@ impl FewRows {
         let packed = self
             .threads
             .run(|| sppo_kernels::panels::pack(weight, outputs as usize, inputs as usize));
-        upload(&packed, &[packed.len() as i64], Device::Cpu)
+        copied(&packed, &[packed.len() as i64])
     }
 
     /// Root-mean-square normalisation over groups of the weight's length.
@@ -83,7 +83,7 @@ impl FewRows {
         let (x, weight) = (x.f_contiguous()?, weight.f_contiguous()?);
         let norm = RmsNorm { weight: values(&weight)?, epsilon, offset };
         let rows = values(&x)?;
-        upload(&self.threads.run(|| rms_norm(norm, rows)), &x.size(), Device::Cpu)
+        copied(&self.threads.run(|| rms_norm(norm, rows)), &x.size())
     }
 
     /// Rotates every head of every row by its position's angles, or back if `inverse`.
@@ -99,7 +99,7 @@ impl FewRows {
         let x = x.f_contiguous()?;
         let (rows, table) = (values(&x)?, &*table);
         let turn = || apply_rotary(rows, columns as usize, positions, table, inverse);
-        upload(&self.threads.run(turn), &x.size(), Device::Cpu)
+        copied(&self.threads.run(turn), &x.size())
     }
 
     /// `activation(gate) * up`.
@@ -112,7 +112,7 @@ impl FewRows {
         let (gate, up) = (gate.f_contiguous()?, up.f_contiguous()?);
         let (gates, ups) = (values(&gate)?, values(&up)?);
         let product = self.threads.run(|| gated_activation(gates, ups, activation));
-        upload(&product, &gate.size(), Device::Cpu)
+        copied(&product, &gate.size())
     }
 
     /// Attention of one query per row over a layer of the cache.
@@ -127,44 +127,32 @@ impl FewRows {
         let cache = LayerCache { keys: values(keys)?, values: values(cached_values)? };
         let of_queries = values(&queries)?;
         let output = self.threads.run(|| cached_attention(of_queries, cache, shape, rows));
-        upload(&output, &queries.size(), Device::Cpu)
+        copied(&output, &queries.size())
     }
 }
 
-/// The numbers of a contiguous f32 tensor on the CPU, in place.
-pub(crate) fn values(tensor: &Tensor) -> TorchResult<&[f32]> {
-    check(tensor)?;
-    let address = tensor.data_ptr().cast::<f32>();
-    // SAFETY: the tensor, borrowed for as long as the slice, keeps its memory, which `check` found to be `numel`
-    // numbers of this type in a row. This crate changes tensors in place in functions of its own alone, on the
-    // thread that calls them, and none of them is called while a slice is borrowed.
-    Ok(if address.is_null() {
-        &[]
-    } else {
-        unsafe { std::slice::from_raw_parts(address, tensor.numel()) }
+/// A tensor of these numbers. libtorch's own way fills the memory first, on OpenMP's threads, which then wait for more
+/// of that work at full speed while the kernels need their cores.
+fn copied(numbers: &[f32], shape: &[i64]) -> TorchResult<Tensor> {
+    if shape.iter().product::<i64>() != numbers.len() as i64 {
+        let message = format!("{} numbers do not fill {shape:?}", numbers.len());
+        return Err(ModelError::Backend(message).into());
+    }
+    filled(shape, |out| {
+        for (out, &number) in out.iter_mut().zip(numbers) {
+            out.write(number);
+        }
     })
 }
 
 /// A new tensor on the CPU, all of whose memory `fill` writes.
 fn filled(shape: &[i64], fill: impl FnOnce(&mut Uninitialised)) -> TorchResult<Tensor> {
     let tensor = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
-    check(&tensor)?;
+    require_plain(&tensor)?;
     let address = tensor.data_ptr().cast::<MaybeUninit<f32>>();
     if !address.is_null() {
         // SAFETY: as above; the tensor is new, so nothing else refers to its memory.
         fill(unsafe { std::slice::from_raw_parts_mut(address, tensor.numel()) });
     }
     Ok(tensor)
-}
-
-/// Refuses a tensor whose memory is not a row of f32 numbers here.
-fn check(tensor: &Tensor) -> TorchResult<()> {
-    let is_plain =
-        tensor.device() == Device::Cpu && tensor.f_kind()? == Kind::Float && tensor.is_contiguous();
-    match is_plain {
-        true => Ok(()),
-        false => {
-            Err(ModelError::Backend("a tensor is not in f32 in one piece on the CPU".into()).into())
-        }
-    }
 }

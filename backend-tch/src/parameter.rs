@@ -8,12 +8,12 @@ use sppo_model::formats::QuantizedMatrix;
 use sppo_model::ops::{Accumulation, GradientSlot, UpdateRule, ensure_state};
 use tch::{Device, Kind, Tensor};
 
-use crate::few_rows::{self, FewRows};
+use crate::few_rows::FewRows;
 use crate::masters::{Masters, Remainders};
 use crate::optimizer;
 use crate::quantized_weight::QuantizedWeight;
 use crate::sharding::{Part, Shares};
-use crate::tensors::{TorchError, TorchResult, download, upload};
+use crate::tensors::{self, TorchError, TorchResult, download, upload};
 
 /// A weight, its gradient and the optimiser's state, changed in place. Of what its `Shares` divide, a rank keeps
 /// its own part, flat. State is f32; values and gradient are in the formats given at creation.
@@ -158,9 +158,9 @@ impl Parameter {
     /// weight is in another form, or not [prepared](Self::prepare_for_decoding).
     pub(crate) fn panels(&self) -> TorchResult<Option<Panels<'_>>> {
         match (&self.packed, &self.values) {
-            (Some(packed), _) => Ok(Some(Panels::F32(few_rows::values(packed)?))),
+            (Some(packed), _) => Ok(Some(Panels::F32(tensors::values(packed)?))),
             (None, Values::Whole { values, .. }) if !self.trainable => {
-                Ok(Some(Panels::Rows(few_rows::values(values)?)))
+                Ok(Some(Panels::Rows(tensors::values(values)?)))
             }
             _ => Ok(None),
         }

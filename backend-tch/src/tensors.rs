@@ -68,11 +68,45 @@ pub(crate) fn index(numbers: &[u32], device: Device) -> TorchResult<Tensor> {
 
 /// Row-major values of a tensor.
 pub(crate) fn download(tensor: &Tensor) -> TorchResult<Vec<f32>> {
+    if is_plain(tensor)? {
+        return Ok(values(tensor)?.to_vec());
+    }
     let tensor = tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
     let mut values = vec![0.0; tensor.numel()];
     let length = values.len();
     tensor.f_copy_data(&mut values, length)?;
     Ok(values)
+}
+
+/// The numbers of a contiguous f32 tensor on the CPU, in place.
+pub(crate) fn values(tensor: &Tensor) -> TorchResult<&[f32]> {
+    require_plain(tensor)?;
+    let address = tensor.data_ptr().cast::<f32>();
+    // SAFETY: the tensor, borrowed for as long as the slice, keeps its memory, which `require_plain` found to be `numel`
+    // numbers of this type in a row. This crate changes tensors in place in functions of its own alone, on the
+    // thread that calls them, and none of them is called while a slice is borrowed.
+    Ok(if address.is_null() {
+        &[]
+    } else {
+        unsafe { std::slice::from_raw_parts(address, tensor.numel()) }
+    })
+}
+
+/// Refuses a tensor whose memory is not a row of f32 numbers here.
+pub(crate) fn require_plain(tensor: &Tensor) -> TorchResult<()> {
+    let is_plain =
+        tensor.device() == Device::Cpu && tensor.f_kind()? == Kind::Float && tensor.is_contiguous();
+    match is_plain {
+        true => Ok(()),
+        false => {
+            Err(ModelError::Backend("a tensor is not in f32 in one piece on the CPU".into()).into())
+        }
+    }
+}
+
+/// Whether a tensor's memory is a row of f32 numbers here.
+fn is_plain(tensor: &Tensor) -> TorchResult<bool> {
+    Ok(tensor.device() == Device::Cpu && tensor.f_kind()? == Kind::Float && tensor.is_contiguous())
 }
 
 /// `[rows, columns]` of a tensor of rank 2.

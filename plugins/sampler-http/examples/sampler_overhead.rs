@@ -2,7 +2,7 @@
 //! Compares the wall time with that of 256 threads that only write as many bytes, prepared, to sockets and read
 //! the replies. The answers that the sampler keeps on disk are part of its time.
 //!
-//! `cargo run --release -p sppo-sampler-http --example overhead [ROUNDS] [TOKENS]`
+//! `cargo run --release -p sppo-sampler-http --example sampler_overhead [ROUNDS] [TOKENS]`
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
