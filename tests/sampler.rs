@@ -493,3 +493,32 @@ fn a_real_vllm_follows_the_weights_and_is_caught_where_it_does_not() {
     let mut reloaded = real_run(directory.path(), "tied", &server.url());
     refused(reloaded.arg("--model").arg(&start), PLUGIN, &told);
 }
+
+/// Half an hour: two whole runs. With `SPPO_VLLM_PYTHON`, as above.
+#[test]
+#[ignore = "it takes half an hour"]
+fn three_iterations_by_a_real_vllm_win_as_often_as_those_in_process() {
+    let Some(python) = vllm_python() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let served = directory.path().join("served");
+    let mut merge = sppo();
+    merge.args(["merge", "smollm2-135m-instruct", "--untied-head", "--output"]).arg(&served);
+    require_success(&merge.output().unwrap());
+    let default_run = |name: &str| {
+        let mut run = sppo();
+        run.args(["run", "--json", "--name", name, "--run-directory"]).arg(directory.path());
+        run
+    };
+    let in_process = report(&mut default_run("in-process"));
+    let server = RealServer::start(&python, &served);
+    let endpoints = format!("sampler.vllm.endpoints=[\"{}\"]", server.url());
+    let by_server = report(default_run("vllm").args(["--sampler", "vllm", "--set", &endpoints]));
+    for iteration in by_server["iterations"].as_array().unwrap() {
+        assert!(iteration["log_prob_difference"].as_f64().unwrap() < 1e-3, "{iteration}");
+    }
+    let last = |report: &Value| report["iterations"][3]["win_rate"].clone();
+    let (expected, found) = (last(&in_process), last(&by_server));
+    let mean = found["mean"].as_f64().unwrap();
+    let interval = [&expected["low"], &expected["high"]].map(|bound| bound.as_f64().unwrap());
+    assert!((interval[0]..=interval[1]).contains(&mean), "{found} is not within {expected}");
+}

@@ -1,10 +1,10 @@
 //! Stage 4: the regression. Reference log-probabilities, micro-batches, and optimiser steps.
 
 mod choices;
+mod micro_batches;
 mod settings;
 mod terms;
 
-use std::borrow::Borrow;
 use std::time::Instant;
 
 use rand_chacha::ChaCha8Rng;
@@ -17,6 +17,8 @@ use crate::plugin::{Learner, PluginError, SequenceBatch, StepSettings};
 use crate::records::{TrainingExample, TrainingResponse};
 
 pub use choices::{CommitInterval, Recomputation};
+pub(super) use micro_batches::group_lengths;
+use micro_batches::{micro_batches_mut, pack, rounds};
 pub use settings::{ReferenceLogProbs, ShardingChoice, TrainingSettings};
 #[cfg(test)]
 pub(crate) use terms::anchor_log_prob;
@@ -52,7 +54,7 @@ pub fn response_log_probs(
 ) -> Result<()> {
     let mut finished = 0;
     let replicas = policy.info().replicas.max(1);
-    let mut micro_batches = micro_batches_mut(examples, micro_batch_tokens);
+    let mut micro_batches = micro_batches_mut(examples, micro_batch_tokens, replicas);
     for together in micro_batches.chunks_mut(replicas) {
         let packed: Vec<SequenceBatch> = together.iter().map(|part| pack(part)).collect();
         for (micro_batch, log_probs) in together.iter_mut().zip(log_probs(policy, &packed)?) {
@@ -249,9 +251,9 @@ fn means(terms: &[ExampleTerms], eta: f64) -> BatchMeans {
 }
 
 /// Terms of the examples of some micro-batches that replicas compute at the same time.
-fn terms_without_gradient<E: Borrow<TrainingExample>>(
+fn terms_without_gradient(
     policy: &mut dyn Learner,
-    together: &[&[E]],
+    together: &[Vec<&TrainingExample>],
     settings: &TrainingSettings,
 ) -> Result<Vec<ExampleTerms>> {
     let packed: Vec<SequenceBatch> = together.iter().map(|part| pack(part)).collect();
@@ -311,107 +313,6 @@ fn checked_log_probs(
         }
         None => Ok(log_probs),
     }
-}
-
-/// Packs examples, each prompt once unless the answers disagree about its tokens.
-fn pack<E: Borrow<TrainingExample>>(part: &[E]) -> SequenceBatch {
-    let mut packed = SequenceBatch::new();
-    for example in part {
-        let example = example.borrow();
-        let shared = packed.push_prompt(&example.prompt_tokens);
-        for response in &example.responses {
-            let prompt = match &response.prompt_tokens_override {
-                Some(own) => packed.push_prompt(own),
-                None => shared,
-            };
-            packed.push_response(prompt, &response.tokens);
-        }
-    }
-    packed
-}
-
-fn token_count(example: &TrainingExample) -> usize {
-    let own: usize = example
-        .responses
-        .iter()
-        .map(|response| {
-            response.tokens.len() + response.prompt_tokens_override.as_ref().map_or(0, Vec::len)
-        })
-        .sum();
-    example.prompt_tokens.len() + own
-}
-
-/// Lengths of consecutive groups whose tokens stay within the budget, at least one example each.
-pub(super) fn group_lengths(
-    token_counts: impl Iterator<Item = usize>,
-    budget: usize,
-) -> Vec<usize> {
-    let mut lengths: Vec<usize> = Vec::new();
-    let mut used = 0;
-    for tokens in token_counts {
-        match lengths.last_mut() {
-            Some(length) if used + tokens <= budget => {
-                *length += 1;
-                used += tokens;
-            }
-            _ => {
-                lengths.push(1);
-                used = tokens;
-            }
-        }
-    }
-    lengths
-}
-
-/// Micro-batches within the budget, in rounds that `replicas` compute at the same time. Where there are
-/// several, micro-batches are made as even as they can be, since all wait for the largest.
-fn rounds<E: Borrow<TrainingExample>>(
-    examples: &[E],
-    budget: usize,
-    replicas: usize,
-) -> Vec<Vec<&[E]>> {
-    let replicas = replicas.max(1);
-    let tokens: Vec<usize> = examples.iter().map(|example| token_count(example.borrow())).collect();
-    let budget = if replicas == 1 { budget } else { even_budget(&tokens, budget, replicas) };
-    let mut rest = examples;
-    let lengths = group_lengths(tokens.into_iter(), budget);
-    let micro_batches: Vec<&[E]> = lengths
-        .into_iter()
-        .map(|length| {
-            let (part, after) = rest.split_at(length);
-            rest = after;
-            part
-        })
-        .collect();
-    micro_batches.chunks(replicas).map(<[_]>::to_vec).collect()
-}
-
-/// The smallest budget with which there are no more groups than the rounds of `budget` have room for.
-fn even_budget(tokens: &[usize], budget: usize, replicas: usize) -> usize {
-    let groups = |budget| group_lengths(tokens.iter().copied(), budget).len();
-    let room = groups(budget).next_multiple_of(replicas);
-    let (mut low, mut high) = (0, budget);
-    while low + 1 < high {
-        let middle = low.midpoint(high);
-        if groups(middle) <= room { high = middle } else { low = middle }
-    }
-    high
-}
-
-fn micro_batches_mut(
-    examples: &mut [TrainingExample],
-    budget: usize,
-) -> Vec<&mut [TrainingExample]> {
-    let lengths = group_lengths(examples.iter().map(token_count), budget);
-    let mut rest = examples;
-    lengths
-        .into_iter()
-        .map(|length| {
-            let (part, after) = std::mem::take(&mut rest).split_at_mut(length);
-            rest = after;
-            part
-        })
-        .collect()
 }
 
 /// The order of the examples in an epoch: a Fisher-Yates shuffle keyed by seed and epoch.
