@@ -215,12 +215,22 @@ fn a_server_that_only_says_that_it_has_the_weights_is_caught() {
 #[test]
 fn a_server_that_was_started_from_other_weights_is_given_these() {
     let directory = tempfile::tempdir().unwrap();
-    let server = RolloutServer::start(&fixture("fixtures/lm/mistral"), Behaviour::default());
-    let output = served_run(directory.path(), "run", "vllm", &server).output().unwrap();
-    require_success(&output);
-    assert!(server.changes()[0].ends_with("fixtures/lm/llama"), "{:?}", server.changes());
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(told.contains("and agrees now"), "{told}");
+    let file = directory.path().join("llama.gguf");
+    let mut export = sppo();
+    export.args(["export", "gguf", "--type", "f16", "--output"]).arg(&file).arg(llama());
+    require_success(&export.output().unwrap());
+    // Servers load no file, so they get its weights in a directory.
+    for (name, model, loaded) in
+        [("directory", llama(), "fixtures/lm/llama"), ("file", file, "file/sampler/written")]
+    {
+        let server = RolloutServer::start(&fixture("fixtures/lm/mistral"), Behaviour::default());
+        let output = served_run_of(&model, directory.path(), name, "vllm", &server).output();
+        let output = output.unwrap();
+        require_success(&output);
+        assert!(server.changes()[0].ends_with(loaded), "{:?}", server.changes());
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains("and agrees now"), "{told}");
+    }
 }
 
 #[test]

@@ -5,9 +5,9 @@ usage: check_adapters.py ADAPTERS SCORES OUTPUT
   SCORES    JSON lines with prompt_tokens, tokens and log_probs, as `sppo` computes them
   OUTPUT    where PEFT saves the adapters, for `sppo` to read back
 
-PEFT computes in f64, so that the difference is the rounding of `sppo` alone: in f32, torch itself is off by up to
-2.3e-5. Prints the largest difference per token and fails above 1e-5. Exits with 77 where peft, transformers or torch
-cannot be used.
+PEFT computes in f64, so that the difference is the rounding of `sppo` alone. Prints the largest difference per token,
+and PEFT's own in f32. Fails above 1e-5, or above PEFT's own where that is more. Exits with 77 where peft, transformers
+or torch cannot be used.
 """
 
 import json
@@ -67,10 +67,12 @@ def main(adapters, scores, output):
     with open(scores, encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     model.save_pretrained(output)
+    in_f32 = log_probs(model, rows)
     theirs = log_probs(model.double(), rows)
+    own = largest_difference(theirs, in_f32)
     worst = largest_difference(theirs, [value for row in rows for value in row["log_probs"]])
-    print(f"{len(rows)} sequences, largest difference {worst:.2e} per token")
-    return 0 if rows and worst <= TOLERANCE else 1
+    print(f"{len(rows)} sequences, largest difference {worst:.2e} per token; PEFT's own in f32 {own:.2e}")
+    return 0 if rows and worst <= max(TOLERANCE, own) else 1
 
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@ use crate::stages::{SamplingPass, tokenize_prompt};
 /// Loads of the same weights before an engine that still has other numbers is given up.
 const LOADS: u32 = 2;
 
+/// Directory of weights that were written for the engine alone.
+const WRITTEN: &str = "written";
+
 /// The engine that samples in place of the policy, and what is known of the weights that it holds.
 pub struct SamplingEngine {
     engine: Box<dyn RolloutEngine>,
@@ -201,6 +204,28 @@ impl SamplingEngine {
         Ok(())
     }
 
+    /// Has the engine load the weights. Engines read directories, so those of a file are written into one first.
+    fn load(
+        &mut self,
+        policy: &dyn Policy,
+        weights: &ServedWeights,
+        progress: &dyn Progress,
+    ) -> std::result::Result<(), PluginError> {
+        let plan = self.plan.as_ref().filter(|plan| !plan.trains_adapters);
+        let Some(plan) = plan.filter(|_| weights.path.is_file()) else {
+            return self.engine.load_weights(weights, progress);
+        };
+        let written = plan.directory.join(WRITTEN);
+        let unusable = |error| PluginError::failed(format!("{}: {error}", written.display()));
+        std::fs::create_dir_all(&written).map_err(unusable)?;
+        policy.save(&written)?;
+        let version = weights.version.clone();
+        let loaded =
+            self.engine.load_weights(&ServedWeights { path: written.clone(), version }, progress);
+        std::fs::remove_dir_all(&written).map_err(unusable)?;
+        loaded
+    }
+
     /// Numbers of the engine that are the policy's, after as many loads as it takes, within reason.
     fn verified(
         &mut self,
@@ -210,21 +235,34 @@ impl SamplingEngine {
         adopted: bool,
         progress: &dyn Progress,
     ) -> Result<Measured> {
-        let probes =
-            self.probes.as_ref().ok_or_else(|| PluginError::failed("it is not prepared"))?;
+        let probes = self.probes.take().ok_or_else(|| PluginError::failed("it is not prepared"))?;
+        let measured = self.verified_by(&probes, session, policy, weights, adopted, progress);
+        self.probes = Some(probes);
+        measured
+    }
+
+    fn verified_by(
+        &mut self,
+        probes: &ProbeSet,
+        session: &Session<'_>,
+        policy: &mut dyn Policy,
+        weights: &ServedWeights,
+        adopted: bool,
+        progress: &dyn Progress,
+    ) -> Result<Measured> {
         let limit = session.config.sampler.log_prob_limit;
-        let before = self.held.as_ref().map(|held| &held.measured);
         let mut found: Option<Mismatch> = None;
         for load in u32::from(!adopted)..=LOADS {
             session.require_running()?;
             if load > 0
-                && let Err(error) = self.engine.load_weights(weights, progress)
+                && let Err(error) = self.load(policy, weights, progress)
             {
                 return Err(after_a_mismatch(error, found.as_ref()));
             }
             let endpoints = self.engine.probe(&probes.given, &probes.drawn, progress)?;
             let measured = Measured::new(policy, probes, endpoints)
                 .map_err(|error| with_label(error, self.engine.as_ref()))?;
+            let before = self.held.as_ref().map(|held| &held.measured);
             match measured.check(limit, before) {
                 Ok(()) => {
                     if let Some(mismatch) = found {
