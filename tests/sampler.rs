@@ -460,7 +460,7 @@ fn real_run(directory: &Path, name: &str, url: &str) -> Command {
 fn a_real_vllm_follows_the_weights_and_is_caught_where_it_does_not() {
     let Some(python) = vllm_python() else { return };
     let directory = tempfile::tempdir().unwrap();
-    let [served, tied] = ["served", "tied"].map(|name| directory.path().join(name));
+    let served = directory.path().join("served");
     let mut merge = sppo();
     merge.args(["merge", "smollm2-135m-instruct", "--untied-head", "--output"]).arg(&served);
     require_success(&merge.output().unwrap());
@@ -490,18 +490,37 @@ fn a_real_vllm_follows_the_weights_and_is_caught_where_it_does_not() {
     );
     let mut elsewhere = real_run(directory.path(), "wrong", &server.url());
     refused(elsewhere.args(["--set", &wrong]), PLUGIN, &told);
-    drop(server);
+}
 
-    // A head that is tied to the embeddings is not reloaded; here nothing but the numbers tells.
-    std::fs::create_dir(&tied).unwrap();
-    let start = directory.path().join("honest/iteration-1/checkpoint");
-    for entry in std::fs::read_dir(&start).unwrap().flatten() {
-        std::fs::copy(entry.path(), tied.join(entry.file_name())).unwrap();
-    }
+/// Takes minutes, as above.
+#[test]
+fn a_real_vllm_that_reloads_a_model_without_its_tied_head_is_caught() {
+    let Some(python) = vllm_python() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let mut made = sppo();
+    made.args(["run", "--name", "made", "--iterations", "1", "--samples", "2", "--run-directory"]);
+    made.arg(directory.path()).args(["--max-new-tokens", "8", "--set", "prompts.limit=2"]);
+    require_success(&made.output().unwrap());
+    let tied = directory.path().join("made/iteration-1/checkpoint");
     let server = RealServer::start(&python, &tied);
-    std::fs::remove_file(tied.join("model.safetensors")).unwrap();
-    let mut reloaded = real_run(directory.path(), "tied", &server.url());
-    refused(reloaded.arg("--model").arg(&start), PLUGIN, &told);
+    // In place of the copy with a head of its own, it is given the checkpoint.
+    let script = directory.path().join("reload.py");
+    std::fs::write(
+        &script,
+        "import json, sys, urllib.request\n\
+         load = {'method': 'reload_weights', 'kwargs': {'weights_path': sys.argv[2]}}\n\
+         header = {'Content-Type': 'application/json'}\n\
+         body = json.dumps(load).encode()\n\
+         urllib.request.urlopen(urllib.request.Request(sys.argv[1] + '/collective_rpc', body, header))\n",
+    )
+    .unwrap();
+    let checkpoint = directory.path().join("run/iteration-1/checkpoint");
+    let url = server.url();
+    let command = [python.as_path(), &script, Path::new(&url), &checkpoint];
+    let mut run = real_run(directory.path(), "run", &url);
+    run.args(["--set", &format!("sampler.vllm.refresh_command={command:?}")]);
+    run.arg("--model").arg(&tied);
+    refused(&mut run, PLUGIN, &["holds other weights than the policy", "there and"]);
 }
 
 /// Half an hour: two whole runs. With `SPPO_VLLM_PYTHON`, as above.

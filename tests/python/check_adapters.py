@@ -43,6 +43,9 @@ def load(adapters):
     model = AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.float32, attn_implementation="eager"
     )
+    # The default product of experts takes no f64.
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")
     return PeftModel.from_pretrained(model, adapters).eval()
 
 
