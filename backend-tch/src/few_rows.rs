@@ -63,13 +63,11 @@ impl FewRows {
     }
 
     /// Lays an `[outputs, inputs]` weight out as panels.
-    pub(crate) fn pack(&self, weight: &Tensor) -> TorchResult<Tensor> {
+    pub(crate) fn pack(&self, weight: &Tensor) -> TorchResult<Vec<f32>> {
         let (outputs, inputs) = dimensions(weight)?;
         let weight = values(weight)?;
-        let packed = self
-            .threads
-            .run(|| sppo_kernels::panels::pack(weight, outputs as usize, inputs as usize));
-        copied(&packed, &[packed.len() as i64])
+        let pack = || sppo_kernels::panels::pack(weight, outputs as usize, inputs as usize);
+        Ok(self.threads.run(pack))
     }
 
     /// Root-mean-square normalisation over groups of the weight's length.

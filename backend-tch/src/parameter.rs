@@ -31,7 +31,7 @@ pub struct Parameter {
     square_sum: Option<f64>,
     state: Vec<Tensor>,
     /// A copy of a trained matrix in panels, while responses are sampled on the CPU in f32.
-    packed: Option<Tensor>,
+    packed: Option<Vec<f32>>,
     /// Whether this rank has updated its part and has not yet shared it.
     is_updated: bool,
 }
@@ -158,7 +158,7 @@ impl Parameter {
     /// weight is in another form, or not [prepared](Self::prepare_for_decoding).
     pub(crate) fn panels(&self) -> TorchResult<Option<Panels<'_>>> {
         match (&self.packed, &self.values) {
-            (Some(packed), _) => Ok(Some(Panels::F32(tensors::values(packed)?))),
+            (Some(packed), _) => Ok(Some(Panels::F32(packed))),
             (None, Values::Whole { values, .. }) if !self.trainable => {
                 Ok(Some(Panels::Rows(tensors::values(values)?)))
             }
