@@ -438,6 +438,15 @@ fn forwarded(address: &str, path: &str, body: &Value) -> Vec<u8> {
     reply
 }
 
+/// A copy of the default model that vLLM can reload.
+fn with_head_of_its_own(directory: &Path) -> PathBuf {
+    let served = directory.join("served");
+    let mut merge = sppo();
+    merge.args(["merge", "smollm2-135m-instruct", "--untied-head", "--output"]).arg(&served);
+    require_success(&merge.output().unwrap());
+    served
+}
+
 /// A short run of the default model.
 fn real_run(directory: &Path, name: &str, url: &str) -> Command {
     let mut run = sppo();
@@ -460,10 +469,7 @@ fn real_run(directory: &Path, name: &str, url: &str) -> Command {
 fn a_real_vllm_follows_the_weights_and_is_caught_where_it_does_not() {
     let Some(python) = vllm_python() else { return };
     let directory = tempfile::tempdir().unwrap();
-    let served = directory.path().join("served");
-    let mut merge = sppo();
-    merge.args(["merge", "smollm2-135m-instruct", "--untied-head", "--output"]).arg(&served);
-    require_success(&merge.output().unwrap());
+    let served = with_head_of_its_own(directory.path());
     let server = RealServer::start(&python, &served);
     let told = ["holds other weights than the policy", "there and"];
 
@@ -529,10 +535,7 @@ fn a_real_vllm_that_reloads_a_model_without_its_tied_head_is_caught() {
 fn three_iterations_by_a_real_vllm_win_as_often_as_those_in_process() {
     let Some(python) = vllm_python() else { return };
     let directory = tempfile::tempdir().unwrap();
-    let served = directory.path().join("served");
-    let mut merge = sppo();
-    merge.args(["merge", "smollm2-135m-instruct", "--untied-head", "--output"]).arg(&served);
-    require_success(&merge.output().unwrap());
+    let served = with_head_of_its_own(directory.path());
     let default_run = |name: &str| {
         let mut run = sppo();
         run.args(["run", "--json", "--name", name, "--run-directory"]).arg(directory.path());

@@ -153,9 +153,9 @@ impl Parameter {
         }
     }
 
-    /// The layout that products of few rows read while responses are sampled on the CPU in f32: the copy of a
-    /// trained matrix in panels, or a frozen matrix itself, for which no gradient has left room. None where the
-    /// weight is in another form, or not [prepared](Self::prepare_for_decoding).
+    /// The layout that products of few rows read on the CPU in f32: of a trained matrix its copy in panels, while
+    /// responses are sampled; of a frozen one, for which no gradient has left room, the matrix itself. None
+    /// otherwise.
     pub(crate) fn panels(&self) -> TorchResult<Option<Panels<'_>>> {
         match (&self.packed, &self.values) {
             (Some(packed), _) => Ok(Some(Panels::F32(packed))),

@@ -204,28 +204,6 @@ impl SamplingEngine {
         Ok(())
     }
 
-    /// Has the engine load the weights. Engines read directories, so those of a file are written into one first.
-    fn load(
-        &mut self,
-        policy: &dyn Policy,
-        weights: &ServedWeights,
-        progress: &dyn Progress,
-    ) -> std::result::Result<(), PluginError> {
-        let plan = self.plan.as_ref().filter(|plan| !plan.trains_adapters);
-        let Some(plan) = plan.filter(|_| weights.path.is_file()) else {
-            return self.engine.load_weights(weights, progress);
-        };
-        let written = plan.directory.join(WRITTEN);
-        let unusable = |error| PluginError::failed(format!("{}: {error}", written.display()));
-        std::fs::create_dir_all(&written).map_err(unusable)?;
-        policy.save(&written)?;
-        let version = weights.version.clone();
-        let loaded =
-            self.engine.load_weights(&ServedWeights { path: written.clone(), version }, progress);
-        std::fs::remove_dir_all(&written).map_err(unusable)?;
-        loaded
-    }
-
     /// Numbers of the engine that are the policy's, after as many loads as it takes, within reason.
     fn verified(
         &mut self,
@@ -235,34 +213,22 @@ impl SamplingEngine {
         adopted: bool,
         progress: &dyn Progress,
     ) -> Result<Measured> {
-        let probes = self.probes.take().ok_or_else(|| PluginError::failed("it is not prepared"))?;
-        let measured = self.verified_by(&probes, session, policy, weights, adopted, progress);
-        self.probes = Some(probes);
-        measured
-    }
-
-    fn verified_by(
-        &mut self,
-        probes: &ProbeSet,
-        session: &Session<'_>,
-        policy: &mut dyn Policy,
-        weights: &ServedWeights,
-        adopted: bool,
-        progress: &dyn Progress,
-    ) -> Result<Measured> {
+        let probes =
+            self.probes.as_ref().ok_or_else(|| PluginError::failed("it is not prepared"))?;
         let limit = session.config.sampler.log_prob_limit;
+        let before = self.held.as_ref().map(|held| &held.measured);
         let mut found: Option<Mismatch> = None;
         for load in u32::from(!adopted)..=LOADS {
             session.require_running()?;
             if load > 0
-                && let Err(error) = self.load(policy, weights, progress)
+                && let Err(error) =
+                    load_into(self.engine.as_mut(), self.plan.as_ref(), policy, weights, progress)
             {
                 return Err(after_a_mismatch(error, found.as_ref()));
             }
             let endpoints = self.engine.probe(&probes.given, &probes.drawn, progress)?;
             let measured = Measured::new(policy, probes, endpoints)
                 .map_err(|error| with_label(error, self.engine.as_ref()))?;
-            let before = self.held.as_ref().map(|held| &held.measured);
             match measured.check(limit, before) {
                 Ok(()) => {
                     if let Some(mismatch) = found {
@@ -282,6 +248,25 @@ impl SamplingEngine {
                 .with_hint(verify::HINT);
         Err(error.of_plugin(self.engine.plugin()).into())
     }
+}
+
+/// Has the engine load the weights. Engines read directories, so those of a file are written into one first.
+fn load_into(
+    engine: &mut dyn RolloutEngine,
+    plan: Option<&EnginePlan>,
+    policy: &dyn Policy,
+    weights: &ServedWeights,
+    progress: &dyn Progress,
+) -> std::result::Result<(), PluginError> {
+    let plan = plan.filter(|plan| weights.path.is_file() && !plan.trains_adapters);
+    let Some(plan) = plan else { return engine.load_weights(weights, progress) };
+    let path = plan.directory.join(WRITTEN);
+    let unusable = |error| PluginError::failed(format!("{}: {error}", path.display()));
+    std::fs::create_dir_all(&path).map_err(unusable)?;
+    policy.save(&path)?;
+    let written = ServedWeights { path: path.clone(), version: weights.version.clone() };
+    engine.load_weights(&written, progress)?;
+    std::fs::remove_dir_all(&path).map_err(unusable)
 }
 
 /// Whether the engine was prepared for a model like this.

@@ -29,7 +29,7 @@ pub enum Panels<'a> {
     F32(&'a [f32]),
     /// The bits of bf16 numbers.
     Bf16(&'a [u16]),
-    /// The weight itself in f32, row-major: a product takes about a tenth longer, and no copy is needed.
+    /// The weight itself in f32, row-major: no copy is needed, and each product lays it out anew.
     Rows(&'a [f32]),
 }
 
