@@ -177,7 +177,7 @@ fn memory_traits(ops: &TchOps) -> MemoryTraits {
         operand_bytes: if compute_dtype == Kind::Float { 4 } else { 2 },
         splits_masters: compute_dtype == Kind::BFloat16,
         keeps_frozen_bf16: false,
-        copied_for_decoding: match ops.context.few_rows {
+        copied_for_decoding: match ops.context.kernels {
             Some(_) => CopiedMatrices::Trained,
             None => CopiedMatrices::None,
         },

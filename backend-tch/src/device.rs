@@ -6,7 +6,7 @@ use sppo_model::ops::AttentionShape;
 use sppo_plugin::PluginError;
 use tch::{Cuda, Device, Kind, Tensor};
 
-use crate::few_rows::FewRows;
+use crate::kernels::Kernels;
 use crate::libraries;
 use crate::tensors::TorchResult;
 
@@ -89,16 +89,11 @@ pub(crate) fn has_bf16_units(device: Device) -> bool {
 pub(crate) struct Context {
     pub(crate) device: Device,
     pub(crate) compute_dtype: Kind,
-    /// Kernels for few rows, on the CPU in f32.
-    pub(crate) few_rows: Option<FewRows>,
+    /// Kernels on the CPU in f32.
+    pub(crate) kernels: Option<Kernels>,
 }
 
 impl Context {
-    /// Kernels for an activation of few rows, where there are any.
-    pub(crate) fn few_rows(&self, x: &Tensor) -> Option<&FewRows> {
-        self.few_rows.as_ref().filter(|_| FewRows::takes(x))
-    }
-
     /// As the operand of a matrix product.
     pub(crate) fn operand(&self, tensor: &Tensor) -> TorchResult<Tensor> {
         Ok(tensor.f_to_kind(self.compute_dtype)?)

@@ -52,6 +52,10 @@ impl Head<'_> {
         for part in self.limits.chunks(targets.len(), vocabulary as usize) {
             let logits = logits.f_narrow(0, part.start as i64, part.len() as i64)?;
             let targets = targets.get(part).unwrap_or_default();
+            if let Some(kernels) = &self.context.kernels {
+                log_probs.extend(kernels.log_probs(&logits, targets)?);
+                continue;
+            }
             let targets = index(targets, self.context.device)?.f_unsqueeze(1)?;
             let of_targets = logits.f_gather(1, &targets, false)?.f_squeeze_dim(1)?;
             let chosen = of_targets.f_sub(&logits.f_logsumexp([1], false)?)?;
@@ -99,6 +103,9 @@ impl Head<'_> {
         targets: &[u32],
         coefficients: &[f32],
     ) -> TorchResult<Tensor> {
+        if let Some(kernels) = &self.context.kernels {
+            return kernels.logit_gradients(logits, targets, coefficients, self.soft_cap);
+        }
         let device = self.context.device;
         let coefficients = upload(coefficients, &[targets.len() as i64, 1], device)?;
         let targets = index(targets, device)?.f_unsqueeze(1)?;

@@ -3,7 +3,8 @@
 //!
 //! libtorch's automatic differentiation is not used: every op of [`sppo_model::ops::Ops`] has its
 //! backward form here, made of libtorch's kernels, and gradients of weights accumulate in place.
-//! Attention runs on libtorch's fused kernels where these can do what the model needs.
+//! Attention runs on libtorch's fused kernels where these can do what the model needs. In f32 on the CPU, all
+//! but products of many rows run on the kernels of [`sppo_kernels`].
 //!
 //! The crate is empty without its feature `libtorch`; `fetch-libtorch` beside it provides the library.
 #![cfg(feature = "libtorch")]
@@ -15,11 +16,12 @@ mod device_blocks;
 mod draw;
 mod elementwise;
 mod encoder_ops;
-mod few_rows;
 mod head;
+mod kernels;
 mod libraries;
 mod linear;
 mod masters;
+mod new_tensor;
 mod norm;
 mod ops;
 mod optimizer;

@@ -20,7 +20,7 @@ pub(crate) fn linear(
     let dtype = context.compute_dtype;
     let x = context.operand(x)?;
     let bias = bias.map(|bias| bias.operand(dtype)).transpose()?;
-    if let Some(kernels) = context.few_rows(&x)
+    if let Some(kernels) = &context.kernels
         && let Some(product) = kernels.linear(&x, weight, bias.as_ref())?
     {
         return Ok(product);

@@ -64,7 +64,7 @@ impl Norm {
 
     /// Gradients of `x`, in its dtype, and of the weight. With `n = x * inverse` and `h = gradient * weight`:
     /// `x_gradient = (h - n mean(h n)) * inverse`, `weight_gradient = sum(gradient * n)`.
-    pub(crate) fn backward(&self, gradient: &Tensor) -> TorchResult<(Tensor, Tensor)> {
+    pub(crate) fn backward(&self, gradient: &Tensor) -> TorchResult<[Tensor; 2]> {
         let gradient = gradient.f_to_kind(Kind::Float)?.f_view([-1, self.weight.numel() as i64])?;
         let normed = self.x.f_mul(&self.inverse)?;
         let of_weight = column_sums(&gradient.f_mul(&normed)?)?;
@@ -72,7 +72,7 @@ impl Norm {
         let mean = of_x.f_mul(&normed)?.f_mean_dim([1].as_slice(), true, Kind::Float)?;
         let _ = of_x.f_addcmul_(&normed, &mean.f_neg()?)?;
         let _ = of_x.f_mul_(&self.inverse)?;
-        Ok((of_x.f_view(self.shape.as_slice())?.f_to_kind(self.kind)?, of_weight))
+        Ok([of_x.f_view(self.shape.as_slice())?.f_to_kind(self.kind)?, of_weight])
     }
 }
 

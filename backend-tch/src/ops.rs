@@ -24,8 +24,8 @@ use crate::elementwise::{
     RotaryTable, add_to_rows, add_to_table, apply_rotary, column_sums, gated, gated_backward,
     mixture, mixture_backward, select_rows,
 };
-use crate::few_rows::FewRows;
 use crate::head::Head;
+use crate::kernels::Kernels;
 use crate::libraries::cuda_memory;
 use crate::linear::{add_weight_gradient, input_gradient, linear, matrix_product};
 use crate::norm::{Norm, fused_norm};
@@ -97,19 +97,19 @@ impl TchOps {
             chunk_bytes: if device.is_cuda() { 1 << 30 } else { 96 << 20 },
             chunk_rows: 4096,
         };
-        let few_rows = match (device, compute_dtype) {
-            (Device::Cpu, Kind::Float) => Some(FewRows::new(threads as usize)?),
+        let kernels = match (device, compute_dtype) {
+            (Device::Cpu, Kind::Float) => Some(Kernels::new(threads as usize)?),
             _ => None,
         };
-        let context = Context { device, compute_dtype, few_rows };
+        let context = Context { device, compute_dtype, kernels };
         let gradient_kind = Kind::Float;
         Ok(Self { context, limits, memos: Rc::default(), gradient_kind, division: None })
     }
 
-    /// The same ops by libtorch's kernels alone, so that these can be checked on few rows, too.
+    /// The same ops by libtorch's kernels alone, so that these can be checked in f32 on the CPU, too.
     #[must_use]
     pub fn by_libtorch_alone(mut self) -> Self {
-        self.context.few_rows = None;
+        self.context.kernels = None;
         self
     }
 
@@ -142,7 +142,7 @@ impl TchOps {
         frequencies: &RotaryFrequencies,
         inverse: bool,
     ) -> TorchResult<Activation> {
-        if let Some(kernels) = self.context.few_rows(&x.0) {
+        if let Some(kernels) = &self.context.kernels {
             return Ok(Activation(kernels.rotary(&x.0, positions, frequencies, inverse)?));
         }
         let make = || RotaryTable::new(positions, frequencies, self.context.device);
@@ -296,7 +296,7 @@ impl Ops for TchOps {
         epsilon: f32,
         offset: f32,
     ) -> Result<Activation> {
-        if let Some(kernels) = self.context.few_rows(&x.0) {
+        if let Some(kernels) = &self.context.kernels {
             return Ok(Activation(kernels.rms_norm(&x.0, weight.value()?, epsilon, offset)?));
         }
         let output = match self.context.device.is_cuda() {
@@ -324,9 +324,12 @@ impl Ops for TchOps {
         segments: &[AttentionSegment],
     ) -> Result<AttentionOutput<Activation>> {
         let operands = self.context.operands([&queries.0, &keys.0, &values.0])?;
-        let (output, log_sum_exp) = match &*self.packed_varlen(segments, shape)? {
-            Some(varlen) => varlen.forward(operands.each_ref(), shape)?,
-            None => attention(&self.context, operands.each_ref(), shape, segments)?,
+        let operands = operands.each_ref();
+        let varlen = self.packed_varlen(segments, shape)?;
+        let (output, log_sum_exp) = match (&self.context.kernels, &*varlen) {
+            (Some(kernels), _) => kernels.attention(operands, shape, segments)?,
+            (None, Some(varlen)) => varlen.forward(operands, shape)?,
+            (None, None) => attention(&self.context, operands, shape, segments)?,
         };
         Ok(AttentionOutput { output: Activation(output), log_sum_exp: Activation(log_sum_exp) })
     }
@@ -337,7 +340,7 @@ impl Ops for TchOps {
         up: &Activation,
         activation: ActivationFunction,
     ) -> Result<Activation> {
-        Ok(Activation(match self.context.few_rows(&gate.0) {
+        Ok(Activation(match &self.context.kernels {
             Some(kernels) => kernels.gated(&gate.0, &up.0, activation)?,
             None => gated(&gate.0, &up.0, activation)?,
         }))
@@ -427,8 +430,13 @@ impl Ops for TchOps {
         offset: f32,
         gradient: &Activation,
     ) -> Result<Activation> {
-        let norm = Norm::of(&x.0, weight, epsilon, offset)?;
-        let (of_x, of_weight) = norm.backward(&gradient.0)?;
+        let [of_x, of_weight] = match &self.context.kernels {
+            Some(kernels) => {
+                let constants = [epsilon, offset];
+                kernels.rms_norm_backward(&x.0, weight.value()?, constants, &gradient.0)?
+            }
+            None => Norm::of(&x.0, weight, epsilon, offset)?.backward(&gradient.0)?,
+        };
         weight.accumulate_tensor(&of_weight)?;
         Ok(Activation(of_x))
     }
@@ -456,9 +464,13 @@ impl Ops for TchOps {
         let operands = operands.each_ref();
         let forward = [&forward.output.0, &forward.log_sum_exp.0];
         let gradient = self.context.operand(&gradient.0)?;
-        let gradients = match &*self.packed_varlen(segments, shape)? {
-            Some(varlen) => varlen.backward(operands, forward, &gradient, shape)?,
-            None => {
+        let varlen = self.packed_varlen(segments, shape)?;
+        let gradients = match (&self.context.kernels, &*varlen) {
+            (Some(kernels), _) => {
+                kernels.attention_backward(operands, forward, &gradient, shape, segments)?
+            }
+            (None, Some(varlen)) => varlen.backward(operands, forward, &gradient, shape)?,
+            (None, None) => {
                 let context = &self.context;
                 attention_backward(context, operands, forward, &gradient, shape, segments)?
             }
@@ -474,7 +486,11 @@ impl Ops for TchOps {
         gradient: &Activation,
     ) -> Result<[Activation; 2]> {
         let gradient = self.context.operand(&gradient.0)?;
-        Ok(gated_backward(&gate.0, &up.0, activation, &gradient)?.map(Activation))
+        let gradients = match &self.context.kernels {
+            Some(kernels) => kernels.gated_backward(&gate.0, &up.0, activation, &gradient)?,
+            None => gated_backward(&gate.0, &up.0, activation, &gradient)?,
+        };
+        Ok(gradients.map(Activation))
     }
 
     fn mixture_backward(
@@ -525,7 +541,7 @@ impl Ops for TchOps {
 
     fn prepare_for_decoding(&self, parameter: &mut Parameter) -> Result<()> {
         parameter.free_cleared_gradient();
-        if let Some(kernels) = &self.context.few_rows {
+        if let Some(kernels) = &self.context.kernels {
             parameter.prepare_for_decoding(kernels)?;
         }
         Ok(())
@@ -573,7 +589,7 @@ impl Ops for TchOps {
     ) -> Result<Activation> {
         let queries = self.context.operand(&queries.0)?;
         let layer = cache.layer(layer)?;
-        if let Some(kernels) = &self.context.few_rows {
+        if let Some(kernels) = &self.context.kernels {
             return Ok(Activation(kernels.cached_attention(&queries, layer, shape, rows)?));
         }
         if let Some(varlen) = &*self.decoding_varlen(rows, shape)? {

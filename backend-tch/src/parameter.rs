@@ -8,7 +8,7 @@ use sppo_model::formats::QuantizedMatrix;
 use sppo_model::ops::{Accumulation, GradientSlot, UpdateRule, ensure_state};
 use tch::{Device, Kind, Tensor};
 
-use crate::few_rows::FewRows;
+use crate::kernels::Kernels;
 use crate::masters::{Masters, Remainders};
 use crate::optimizer;
 use crate::quantized_weight::QuantizedWeight;
@@ -167,10 +167,10 @@ impl Parameter {
     }
 
     /// Lays a trained matrix out for products of few rows.
-    pub(crate) fn prepare_for_decoding(&mut self, few_rows: &FewRows) -> TorchResult<()> {
+    pub(crate) fn prepare_for_decoding(&mut self, kernels: &Kernels) -> TorchResult<()> {
         self.packed = match &self.values {
             Values::Whole { values, .. } if self.trainable && self.shape.len() == 2 => {
-                Some(few_rows.pack(values)?)
+                Some(kernels.pack(values)?)
             }
             _ => None,
         };

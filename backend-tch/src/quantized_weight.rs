@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn products_of_parts_are_those_of_the_whole_matrix() {
-        let context = Context { device: Device::Cpu, compute_dtype: Kind::Float, few_rows: None };
+        let context = Context { device: Device::Cpu, compute_dtype: Kind::Float, kernels: None };
         // The second is cut into parts.
         for shape in [[70, 64], [4100, 4096]] {
             let matrix = random_blocks(GgufType::Q8_0, shape);

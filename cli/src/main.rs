@@ -8,6 +8,7 @@ mod interrupt;
 mod logging;
 mod memory;
 mod models;
+mod openmp;
 mod output;
 mod prompts;
 mod settings;
@@ -30,6 +31,7 @@ use failure::ExitCode;
 use terminal::Terminal;
 
 fn main() -> std::process::ExitCode {
+    openmp::let_idle_threads_sleep();
     let arguments = Arguments::parse();
     let arguments = if team::serves() { arguments.of_a_server() } else { arguments };
     let terminal = Terminal::new(&arguments.terminal);

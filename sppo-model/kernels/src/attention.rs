@@ -76,15 +76,24 @@ struct Task<'a> {
 /// Output `[rows, query features]` and log-sum-exp `[rows, query heads]`; `None` when two segments
 /// claim the same row. Rows of no segment are zero.
 pub fn attention(operands: Operands) -> Option<(Vec<f32>, Vec<f32>)> {
-    let (features, heads) = (operands.query_features(), operands.shape.query_heads);
-    let rows = operands.queries.len() / features.max(1);
-    let mut output = vec![0.0; rows * features];
-    let mut log_sum_exp = vec![0.0; rows * heads];
-    let tasks = divide(&operands, &mut output, &mut log_sum_exp)?;
+    let rows = operands.queries.len() / operands.query_features().max(1);
+    let mut output = vec![0.0; operands.queries.len()];
+    let mut log_sum_exp = vec![0.0; rows * operands.shape.query_heads];
+    write_attention(operands, &mut output, &mut log_sum_exp)?;
+    Some((output, log_sum_exp))
+}
+
+/// [`attention`] to memory of those sizes; rows of no segment stay as they are.
+pub fn write_attention(
+    operands: Operands,
+    output: &mut [f32],
+    log_sum_exp: &mut [f32],
+) -> Option<()> {
+    let tasks = divide(&operands, output, log_sum_exp)?;
     let key_rows = operands.keys.len() / operands.key_value_features().max(1);
     let keys = Transposed::new(operands.keys, key_rows, operands.key_value_features());
     tasks.into_par_iter().with_max_len(1).for_each(|task| attend(&operands, &keys, task));
-    Some((output, log_sum_exp))
+    Some(())
 }
 
 fn divide<'a>(

@@ -44,6 +44,19 @@ struct Part<'a> {
 
 /// Gradients of queries, keys and values.
 pub fn attention_backward(operands: Operands, forward: Forward) -> [Vec<f32>; 3] {
+    let mut gradients =
+        [operands.queries, operands.keys, operands.values].map(|operand| vec![0.0; operand.len()]);
+    let [of_queries, of_keys, of_values] = &mut gradients;
+    write_attention_backward(operands, forward, [of_queries, of_keys, of_values]);
+    gradients
+}
+
+/// [`attention_backward`] to memory of those sizes, which holds zeros.
+pub fn write_attention_backward(
+    operands: Operands,
+    forward: Forward,
+    [of_queries, of_keys, of_values]: [&mut [f32]; 3],
+) {
     let heads = operands.shape.key_value_heads;
     let tasks: Vec<_> = operands
         .segments
@@ -61,21 +74,19 @@ pub fn attention_backward(operands: Operands, forward: Forward) -> [Vec<f32>; 3]
         .with_max_len(1)
         .map(|(segment, head)| segment_backward(&operands, &transposed, &forward, segment, head))
         .collect();
-    let (queries, (keys, values)) = rayon::join(
-        || collect_queries(&operands, &parts),
+    rayon::join(
+        || collect_queries(&operands, &parts, of_queries),
         || {
             rayon::join(
-                || collect_keys(&operands, &parts, |part| &part.keys),
-                || collect_keys(&operands, &parts, |part| &part.values),
+                || collect_keys(&operands, &parts, |part| &part.keys, of_keys),
+                || collect_keys(&operands, &parts, |part| &part.values, of_values),
             )
         },
     );
-    [queries, keys, values]
 }
 
-fn collect_queries(operands: &Operands, parts: &[Part]) -> Vec<f32> {
+fn collect_queries(operands: &Operands, parts: &[Part], gradients: &mut [f32]) {
     let features = operands.query_features();
-    let mut gradients = vec![0.0; operands.queries.len()];
     for part in parts {
         let columns = operands.group_columns(part.head);
         for (row, source) in
@@ -87,23 +98,21 @@ fn collect_queries(operands: &Operands, parts: &[Part]) -> Vec<f32> {
             }
         }
     }
-    gradients
 }
 
 fn collect_keys<'a>(
     operands: &Operands,
     parts: &'a [Part],
     of: impl Fn(&'a Part) -> &'a [f32],
-) -> Vec<f32> {
+    gradients: &mut [f32],
+) {
     let (features, size) = (operands.key_value_features(), operands.shape.head_size);
-    let mut gradients = vec![0.0; operands.keys.len()];
     for part in parts {
         let rows = part.segment.prefix.clone().chain(part.segment.own.clone());
         for (row, source) in rows.zip(of(part).chunks_exact(size)) {
             add_to(source, &mut gradients[row * features + part.head * size..][..size]);
         }
     }
-    gradients
 }
 
 fn segment_backward<'a>(

@@ -103,17 +103,25 @@ vectorised! {
 
 /// `activation(gate) * up`.
 pub fn gated_activation(gate: &[f32], up: &[f32], activation: Activation) -> Vec<f32> {
-    assert_eq!(gate.len(), up.len(), "operands differ in size");
+    produce(gate.len(), |out| write_gated_activation(gate, up, activation, out))
+}
+
+/// [`gated_activation`] to memory as long as each operand, all of which it writes.
+pub fn write_gated_activation(
+    gate: &[f32],
+    up: &[f32],
+    activation: Activation,
+    out: &mut Uninitialised,
+) {
+    assert_eq!([gate.len(); 2], [up.len(), out.len()], "operands differ in size");
     let kernel = match activation {
         Activation::Silu => silu_times,
         Activation::GeluTanh => gelu_times,
     };
-    produce(gate.len(), |out| {
-        let inputs = gate.par_chunks(TASK_ELEMENTS).zip(up.par_chunks(TASK_ELEMENTS));
-        out.par_chunks_mut(TASK_ELEMENTS)
-            .zip(inputs)
-            .for_each(|(out, (gate, up))| kernel(gate, up, out));
-    })
+    let inputs = gate.par_chunks(TASK_ELEMENTS).zip(up.par_chunks(TASK_ELEMENTS));
+    out.par_chunks_mut(TASK_ELEMENTS)
+        .zip(inputs)
+        .for_each(|(out, (gate, up))| kernel(gate, up, out));
 }
 
 /// Gradients of gate and up.
@@ -123,26 +131,38 @@ pub fn gated_activation_backward(
     activation: Activation,
     gradient: &[f32],
 ) -> [Vec<f32>; 2] {
-    assert_eq!([gate.len(); 2], [up.len(), gradient.len()], "operands differ in size");
+    let mut of_up = Vec::new();
+    let of_gate = produce(gate.len(), |of_gate| {
+        of_up = produce(gate.len(), |of_up| {
+            write_gated_activation_backward(gate, up, activation, gradient, [of_gate, of_up]);
+        });
+    });
+    [of_gate, of_up]
+}
+
+/// [`gated_activation_backward`] to memory as long as each operand, all of which it writes.
+pub fn write_gated_activation_backward(
+    gate: &[f32],
+    up: &[f32],
+    activation: Activation,
+    gradient: &[f32],
+    [of_gate, of_up]: [&mut Uninitialised; 2],
+) {
+    let lengths = [up.len(), gradient.len(), of_gate.len(), of_up.len()];
+    assert_eq!([gate.len(); 4], lengths, "operands differ in size");
     let kernel = match activation {
         Activation::Silu => silu_times_backward,
         Activation::GeluTanh => gelu_times_backward,
     };
-    let mut up_gradient = Vec::new();
-    let gate_gradient = produce(gate.len(), |gate_out| {
-        up_gradient = produce(gate.len(), |up_out| {
-            let inputs = gate.par_chunks(TASK_ELEMENTS).zip(up.par_chunks(TASK_ELEMENTS));
-            gate_out
-                .par_chunks_mut(TASK_ELEMENTS)
-                .zip(up_out.par_chunks_mut(TASK_ELEMENTS))
-                .zip(inputs)
-                .zip(gradient.par_chunks(TASK_ELEMENTS))
-                .for_each(|(((gate_out, up_out), (gate, up)), gradient)| {
-                    kernel(gate, up, gradient, gate_out, up_out);
-                });
+    let inputs = gate.par_chunks(TASK_ELEMENTS).zip(up.par_chunks(TASK_ELEMENTS));
+    of_gate
+        .par_chunks_mut(TASK_ELEMENTS)
+        .zip(of_up.par_chunks_mut(TASK_ELEMENTS))
+        .zip(inputs)
+        .zip(gradient.par_chunks(TASK_ELEMENTS))
+        .for_each(|(((of_gate, of_up), (gate, up)), gradient)| {
+            kernel(gate, up, gradient, of_gate, of_up);
         });
-    });
-    [gate_gradient, up_gradient]
 }
 
 vectorised! {

@@ -73,23 +73,36 @@ pub fn logit_gradients(
     coefficients: &[f32],
     cap: Option<f32>,
 ) -> Vec<f32> {
+    produce(logits.len(), |gradients| {
+        write_logit_gradients(logits, log_sum_exps, targets, coefficients, cap, gradients);
+    })
+}
+
+/// [`logit_gradients`] to memory as long as `logits`, all of which it writes.
+pub fn write_logit_gradients(
+    logits: &[f32],
+    log_sum_exps: &[f32],
+    targets: &[u32],
+    coefficients: &[f32],
+    cap: Option<f32>,
+    gradients: &mut Uninitialised,
+) {
     let rows = targets.len();
     assert_eq!([rows; 2], [log_sum_exps.len(), coefficients.len()], "operands differ in rows");
     let vocabulary = (logits.len() / rows.max(1)).max(1);
-    assert_eq!(logits.len(), rows * vocabulary, "logits are not whole rows");
-    produce(logits.len(), |gradients| {
-        gradients
-            .par_chunks_mut(vocabulary)
-            .zip(logits.par_chunks(vocabulary))
-            .zip(log_sum_exps.par_iter().zip(coefficients))
-            .zip(targets)
-            .for_each(|(((out, logits), (&log_sum_exp, &coefficient)), &target)| {
-                negated_probabilities(logits, out, log_sum_exp, coefficient, cap);
-                let logit = logits[target as usize];
-                let ratio = cap.map_or(0.0, |cap| logit / cap);
-                // 1 - p, without cancellation when p is close to 1.
-                let complement = -(logit - log_sum_exp).exp_m1();
-                out[target as usize].write(coefficient * (1.0 - ratio * ratio) * complement);
-            });
-    })
+    let lengths = [rows * vocabulary, gradients.len()];
+    assert_eq!([logits.len(); 2], lengths, "logits are not whole rows");
+    gradients
+        .par_chunks_mut(vocabulary)
+        .zip(logits.par_chunks(vocabulary))
+        .zip(log_sum_exps.par_iter().zip(coefficients))
+        .zip(targets)
+        .for_each(|(((out, logits), (&log_sum_exp, &coefficient)), &target)| {
+            negated_probabilities(logits, out, log_sum_exp, coefficient, cap);
+            let logit = logits[target as usize];
+            let ratio = cap.map_or(0.0, |cap| logit / cap);
+            // 1 - p, without cancellation when p is close to 1.
+            let complement = -(logit - log_sum_exp).exp_m1();
+            out[target as usize].write(coefficient * (1.0 - ratio * ratio) * complement);
+        });
 }

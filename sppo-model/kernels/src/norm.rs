@@ -68,35 +68,51 @@ fn inverse_root<const FUSED: bool>(x: &[f32], epsilon: f32) -> f32 {
 
 /// `x / sqrt(mean(x^2) + epsilon) * (weight + offset)` over groups of `weight.len()` features.
 pub fn rms_norm(norm: RmsNorm, x: &[f32]) -> Vec<f32> {
+    produce(x.len(), |out| write_rms_norm(norm, x, out))
+}
+
+/// [`rms_norm`] to memory as long as `x`, all of which it writes.
+pub fn write_rms_norm(norm: RmsNorm, x: &[f32], out: &mut Uninitialised) {
     let task = task_elements(&norm);
+    assert_eq!(x.len(), out.len(), "operands differ in size");
     assert_eq!(x.len() % norm.weight.len(), 0, "rows are not whole groups");
-    produce(x.len(), |out| {
-        out.par_chunks_mut(task)
-            .zip(x.par_chunks(task))
-            .for_each(|(out, x)| rms_norm_rows(norm, x, out));
-    })
+    out.par_chunks_mut(task)
+        .zip(x.par_chunks(task))
+        .for_each(|(out, x)| rms_norm_rows(norm, x, out));
 }
 
 /// Gradients of `x` and of the weight.
 pub fn rms_norm_backward(norm: RmsNorm, x: &[f32], gradient: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let task = task_elements(&norm);
-    assert_eq!(x.len(), gradient.len(), "operands differ in size");
-    assert_eq!(x.len() % norm.weight.len(), 0, "rows are not whole groups");
-    let mut weight_gradient = vec![0.0; norm.weight.len()];
-    let x_gradient = produce(x.len(), |out| {
-        let partial_sums: Vec<Vec<f32>> = out
-            .par_chunks_mut(task)
-            .zip(x.par_chunks(task))
-            .zip(gradient.par_chunks(task))
-            .map(|((out, x), gradient)| {
-                let mut sum = vec![0.0; norm.weight.len()];
-                rms_norm_backward_rows(norm, x, gradient, out, &mut sum);
-                sum
-            })
-            .collect();
-        partial_sums.iter().for_each(|sum| add_to(sum, &mut weight_gradient));
+    let mut of_weight = Vec::new();
+    let of_x = produce(x.len(), |of_x| {
+        of_weight = write_rms_norm_backward(norm, x, gradient, of_x);
     });
-    (x_gradient, weight_gradient)
+    (of_x, of_weight)
+}
+
+/// The gradient of the weight; writes that of `x`, all of it.
+pub fn write_rms_norm_backward(
+    norm: RmsNorm,
+    x: &[f32],
+    gradient: &[f32],
+    of_x: &mut Uninitialised,
+) -> Vec<f32> {
+    let task = task_elements(&norm);
+    assert_eq!([x.len(); 2], [gradient.len(), of_x.len()], "operands differ in size");
+    assert_eq!(x.len() % norm.weight.len(), 0, "rows are not whole groups");
+    let partial_sums: Vec<Vec<f32>> = of_x
+        .par_chunks_mut(task)
+        .zip(x.par_chunks(task))
+        .zip(gradient.par_chunks(task))
+        .map(|((of_x, x), gradient)| {
+            let mut sum = vec![0.0; norm.weight.len()];
+            rms_norm_backward_rows(norm, x, gradient, of_x, &mut sum);
+            sum
+        })
+        .collect();
+    let mut of_weight = vec![0.0; norm.weight.len()];
+    partial_sums.iter().for_each(|sum| add_to(sum, &mut of_weight));
+    of_weight
 }
 
 fn task_elements(norm: &RmsNorm) -> usize {

@@ -103,23 +103,33 @@ pub fn apply_rotary(
     table: &RotaryTable,
     inverse: bool,
 ) -> Vec<f32> {
+    produce(x.len(), |out| write_rotary(x, columns, positions, table, inverse, out))
+}
+
+/// [`apply_rotary`] to memory as long as `x`, all of which it writes.
+pub fn write_rotary(
+    x: &[f32],
+    columns: usize,
+    positions: &[Position],
+    table: &RotaryTable,
+    inverse: bool,
+    out: &mut Uninitialised,
+) {
     let (head_size, pairs) = (table.head_size, table.pairs);
-    assert_eq!(x.len(), columns * positions.len(), "each row has one position");
+    assert_eq!([x.len(); 2], [columns * positions.len(), out.len()], "each row has one position");
     assert_eq!(columns % head_size, 0, "rows are not whole heads");
     let sign = if inverse { -1.0 } else { 1.0 };
     let per_task = rows_per_task(columns);
-    produce(x.len(), |out| {
-        out.par_chunks_mut(per_task * columns)
-            .zip(x.par_chunks(per_task * columns))
-            .zip(positions.par_chunks(per_task))
-            .for_each(|((out, x), positions)| {
-                let rows = out.chunks_exact_mut(columns).zip(x.chunks_exact(columns));
-                for ((out, x), &position) in rows.zip(positions) {
-                    let row = table.row(position) * pairs;
-                    let (cosines, sines) =
-                        (&table.cosines[row..][..pairs], &table.sines[row..][..pairs]);
-                    rotate_row(x, head_size, cosines, sines, sign, out);
-                }
-            });
-    })
+    out.par_chunks_mut(per_task * columns)
+        .zip(x.par_chunks(per_task * columns))
+        .zip(positions.par_chunks(per_task))
+        .for_each(|((out, x), positions)| {
+            let rows = out.chunks_exact_mut(columns).zip(x.chunks_exact(columns));
+            for ((out, x), &position) in rows.zip(positions) {
+                let row = table.row(position) * pairs;
+                let (cosines, sines) =
+                    (&table.cosines[row..][..pairs], &table.sines[row..][..pairs]);
+                rotate_row(x, head_size, cosines, sines, sign, out);
+            }
+        });
 }
