@@ -125,6 +125,10 @@ impl Ops for CandleOps {
         Ok(Values::of(tensor)?.to_vec())
     }
 
+    fn with_values<R>(&self, tensor: &Tensor, read: impl FnOnce(&[f32]) -> R) -> Result<R> {
+        Ok(read(&Values::of(tensor)?))
+    }
+
     fn shape(&self, tensor: &Tensor) -> (usize, usize) {
         dimensions(tensor).unwrap_or_default()
     }

@@ -31,7 +31,9 @@ use crate::linear::{add_weight_gradient, input_gradient, linear, matrix_product}
 use crate::norm::{Norm, fused_norm};
 use crate::parameter::{Format, Parameter};
 use crate::sharding::Division;
-use crate::tensors::{Activation, TorchError, TorchResult, dimensions, download, index, upload};
+use crate::tensors::{
+    Activation, TorchError, TorchResult, dimensions, download, index, is_plain, upload, values,
+};
 
 /// Settings of computation.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -221,6 +223,13 @@ impl Ops for TchOps {
 
     fn values(&self, tensor: &Activation) -> Result<Vec<f32>> {
         Ok(download(&tensor.0)?)
+    }
+
+    fn with_values<R>(&self, tensor: &Activation, read: impl FnOnce(&[f32]) -> R) -> Result<R> {
+        match is_plain(&tensor.0)? {
+            true => Ok(read(values(&tensor.0)?)),
+            false => Ok(read(&download(&tensor.0)?)),
+        }
     }
 
     fn shape(&self, tensor: &Activation) -> (usize, usize) {

@@ -94,9 +94,7 @@ pub(crate) fn values(tensor: &Tensor) -> TorchResult<&[f32]> {
 
 /// Refuses a tensor whose memory is not a row of f32 numbers here.
 pub(crate) fn require_plain(tensor: &Tensor) -> TorchResult<()> {
-    let is_plain =
-        tensor.device() == Device::Cpu && tensor.f_kind()? == Kind::Float && tensor.is_contiguous();
-    match is_plain {
+    match is_plain(tensor)? {
         true => Ok(()),
         false => {
             Err(ModelError::Backend("a tensor is not in f32 in one piece on the CPU".into()).into())
@@ -105,7 +103,7 @@ pub(crate) fn require_plain(tensor: &Tensor) -> TorchResult<()> {
 }
 
 /// Whether a tensor's memory is a row of f32 numbers here.
-fn is_plain(tensor: &Tensor) -> TorchResult<bool> {
+pub(crate) fn is_plain(tensor: &Tensor) -> TorchResult<bool> {
     Ok(tensor.device() == Device::Cpu && tensor.f_kind()? == Kind::Float && tensor.is_contiguous())
 }
 

@@ -1,6 +1,7 @@
 //! Measures the overhead of a sampler with a local server that answers at once: 256 requests at the same time.
 //! Compares the wall time with that of 256 threads that only write as many bytes, prepared, to sockets and read
-//! the replies. The answers that the sampler keeps on disk are part of its time.
+//! the replies, and with that of the same threads when they also read the replies' JSON, which no client can do
+//! without. The answers that the sampler keeps on disk are part of its time.
 //!
 //! `cargo run --release -p sppo-sampler-http --example sampler_overhead [ROUNDS] [TOKENS]`
 
@@ -9,6 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Instant;
 
+use serde::Deserialize;
 use serde_json::json;
 use sppo_plugin::{
     EnginePlan, GenerationPrompt, GenerationRequest, IntoObject, Plugin, SamplingParameters,
@@ -40,14 +42,47 @@ fn main() -> Result<(), AnyError> {
     });
     println!("{} requests, {CONNECTIONS} at a time, {tokens} tokens each", rounds * CONNECTIONS);
     for attempt in 1..=3 {
-        let raw = raw_sockets(address, rounds, length)?;
+        let raw = raw_sockets(address, rounds, length, |_| true)?;
+        let parsed = raw_sockets(address, rounds, length, |reply| {
+            let body = reply.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+            let body = body.and_then(|end| reply.get(end + 4..)).unwrap_or_default();
+            let completion = serde_json::from_slice::<Completion>(body);
+            completion.is_ok_and(|completion| completion.holds(tokens))
+        })?;
         let sampler = sampler(address, rounds, tokens)?;
+        let more = |seconds: f64| 100.0 * (seconds / raw - 1.0);
         println!(
-            "attempt {attempt}: raw sockets {raw:.3} s, sampler {sampler:.3} s: {:+.1} %",
-            100.0 * (sampler / raw - 1.0)
+            "attempt {attempt}: raw sockets {raw:.3} s, with their JSON read {parsed:.3} s ({:+.0} %), sampler \
+             {sampler:.3} s ({:+.0} %)",
+            more(parsed),
+            more(sampler)
         );
     }
     Ok(())
+}
+
+/// The least that a client must read of a reply.
+#[derive(Deserialize)]
+struct Completion {
+    choices: [Choice; 1],
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    token_ids: Vec<u32>,
+    logprobs: LogProbs,
+}
+
+#[derive(Deserialize)]
+struct LogProbs {
+    token_logprobs: Vec<f32>,
+}
+
+impl Completion {
+    fn holds(&self, tokens: usize) -> bool {
+        let [choice] = &self.choices;
+        [choice.token_ids.len(), choice.logprobs.token_logprobs.len()] == [tokens; 2]
+    }
 }
 
 /// A completion with all that vLLM says.
@@ -79,8 +114,14 @@ fn response(body: &str) -> String {
     )
 }
 
-/// Seconds that prepared bytes on plain sockets take, with replies of this length.
-fn raw_sockets(address: SocketAddr, rounds: usize, length: usize) -> std::io::Result<f64> {
+/// Seconds that prepared bytes on plain sockets take, with replies of this length that are read by `is_read`.
+fn raw_sockets(
+    address: SocketAddr,
+    rounds: usize,
+    length: usize,
+    is_read: impl Fn(&[u8]) -> bool + Sync,
+) -> std::io::Result<f64> {
+    let is_read = &is_read;
     let request = format!(
         "POST /v1/completions HTTP/1.1\r\nHost: {address}\r\nContent-Length: {REQUEST}\r\n\r\n{}",
         " ".repeat(REQUEST)
@@ -99,9 +140,8 @@ fn raw_sockets(address: SocketAddr, rounds: usize, length: usize) -> std::io::Re
                 let mut reply = vec![0; length];
                 for _ in 0..rounds {
                     let said = stream.write_all(request);
-                    if said.and_then(|()| stream.read_exact(&mut reply)).is_err() {
-                        return;
-                    }
+                    let came = said.and_then(|()| stream.read_exact(&mut reply));
+                    assert!(came.is_ok() && is_read(&reply), "no such reply");
                 }
             });
         }

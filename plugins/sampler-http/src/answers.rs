@@ -38,10 +38,24 @@ struct Heading {
     version: String,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Line {
     key: String,
     response: GeneratedResponse,
+}
+
+/// An answer as a line of the file.
+pub(crate) struct AnswerLine(String);
+
+impl AnswerLine {
+    pub(crate) fn new(key: &Key, response: &GeneratedResponse) -> Result<Self, PluginError> {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            key: String,
+            response: &'a GeneratedResponse,
+        }
+        in_one_line(&Line { key: hexadecimal(key), response }).map(Self)
+    }
 }
 
 impl Answers {
@@ -67,14 +81,8 @@ impl Answers {
     }
 
     /// Takes an answer, which is on disk after the next [`Self::write_staged`].
-    pub(crate) fn stage(
-        &mut self,
-        key: &Key,
-        response: &GeneratedResponse,
-    ) -> Result<(), PluginError> {
-        let line = Line { key: hexadecimal(key), response: response.clone() };
-        self.staged += &in_one_line(&line)?;
-        Ok(())
+    pub(crate) fn stage(&mut self, line: &AnswerLine) {
+        self.staged += &line.0;
     }
 
     pub(crate) fn write_staged(&mut self) -> Result<(), PluginError> {
@@ -139,7 +147,7 @@ mod tests {
         let keys: Vec<Key> = (0..3).map(|number| key("a", &[number])).collect();
         let mut answers = Answers::open(&path, "a").unwrap();
         for (number, key) in (0..).zip(&keys) {
-            answers.stage(key, &response(number)).unwrap();
+            answers.stage(&AnswerLine::new(key, &response(number)).unwrap());
         }
         answers.write_staged().unwrap();
         let length = std::fs::metadata(&path).unwrap().len();
@@ -147,7 +155,7 @@ mod tests {
         let mut answers = Answers::open(&path, "a").unwrap();
         assert_eq!(answers.get(&keys[1]), Some(&response(1)));
         assert_eq!(answers.get(&keys[2]), None);
-        answers.stage(&keys[2], &response(2)).unwrap();
+        answers.stage(&AnswerLine::new(&keys[2], &response(2)).unwrap());
         answers.write_staged().unwrap();
         assert_eq!(Answers::open(&path, "a").unwrap().get(&keys[2]), Some(&response(2)));
         assert_eq!(Answers::open(&path, "b").unwrap().get(&keys[0]), None);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sppo_http_transport::{Dispatcher, Exchange, Malformed, Reply, Request, Snapshot};
 use sppo_plugin::{GeneratedResponse, GenerationRequest, PluginError, Progress};
 
-use crate::answers::{Answers, Key, key};
+use crate::answers::{AnswerLine, Answers, Key, key};
 use crate::protocol::{Ask, Limits, Protocol, Served, seed};
 
 /// Interval at which progress is reported and the caller asked whether to stop.
@@ -47,7 +47,7 @@ pub(crate) struct AnswerExchange {
 
 #[derive(Default)]
 struct State {
-    served: Served,
+    served: Arc<Served>,
     answers: Option<Answers>,
 }
 
@@ -58,7 +58,7 @@ impl AnswerExchange {
 
     /// Draws from these weights from now on.
     pub(crate) fn draw_from(&self, served: Served, answers: Answers) {
-        *self.state() = State { served, answers: Some(answers) };
+        *self.state() = State { served: Arc::new(served), answers: Some(answers) };
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -76,17 +76,19 @@ impl Exchange for AnswerExchange {
         body: &[u8],
         _clean: &dyn Fn(&str) -> String,
     ) -> Result<GeneratedResponse, Malformed> {
-        let mut state = self.state();
+        let served = Arc::clone(&self.state().served);
         let limits = Limits {
             max_tokens: job.max_tokens,
             stop_tokens: &self.facts.stop_tokens,
             vocabulary_size: self.facts.vocabulary_size,
-            version: state.served.says_version.then_some(state.served.version.as_str()),
+            version: served.says_version.then_some(served.version.as_str()),
         };
+        // Without the lock, which the thread that makes requests takes for each of them.
         let response = self.protocol.response(body, &limits)?;
-        if let Some(answers) = &mut state.answers {
-            let staged = answers.stage(&job.key, &response);
-            staged.map_err(|error| Malformed(error.message))?;
+        let line = AnswerLine::new(&job.key, &response);
+        let line = line.map_err(|error| Malformed(error.message))?;
+        if let Some(answers) = &mut self.state().answers {
+            answers.stage(&line);
         }
         Ok(response)
     }
@@ -164,7 +166,7 @@ impl<'a> Round<'a> {
         responses: &mut [Option<GeneratedResponse>],
     ) -> Result<(), PluginError> {
         let Facts { stop_tokens, context, .. } = &self.exchange.facts;
-        let served = self.exchange.state().served.clone();
+        let served = Arc::clone(&self.exchange.state().served);
         for (number, prompt) in request.prompts.iter().enumerate() {
             let room = context.saturating_sub(prompt.tokens.len());
             if room == 0 {

@@ -6,6 +6,7 @@ use sppo_model::ops::{AttentionShape, CachedRow};
 use super::attention_layout::group_size;
 use super::lanes::{LANES, Lanes, with_lanes};
 use super::log_probs::cap_slice;
+use super::tile::prefetch;
 use super::vector::{exponentials, maximum_of, vectorised};
 
 /// One layer's cache, as rows of all key-value heads.
@@ -66,6 +67,24 @@ impl<'a> Place<'a> {
         let start = self.head * size;
         self.slots.iter().map(move |slot| &cache[slot * self.features + start..][..size])
     }
+
+    /// Asks for the numbers that are read later: the keys of a slot further on, and the values of this one. The
+    /// processor does not see them coming, since each slot holds other heads, too.
+    #[inline(always)]
+    fn fetch_ahead(self, slot: usize, cache: LayerCache, size: usize) {
+        /// Slots between the one that is read and the one that is asked for.
+        const DISTANCE: usize = 8;
+        /// Numbers of a cache line.
+        const LINE: usize = 16;
+        let later = self.slots.get(slot + DISTANCE);
+        for (numbers, slot) in [(cache.keys, later), (cache.values, self.slots.get(slot))] {
+            let Some(slot) = slot else { continue };
+            let first = numbers.as_ptr().wrapping_add(slot * self.features + self.head * size);
+            for offset in (0..size).step_by(LINE) {
+                prefetch(first.wrapping_add(offset));
+            }
+        }
+    }
 }
 
 vectorised! {
@@ -87,9 +106,9 @@ vectorised! {
         let tiles = queries.chunks(size * TILE_QUERIES).zip(weights.chunks_mut(count * TILE_QUERIES));
         for (queries, weights) in tiles {
             match queries.len() / size {
-                1 => with_lanes!(FUSED, scores::<_, 1>(queries, cache.keys, size, place, weights)),
-                2 => with_lanes!(FUSED, scores::<_, 2>(queries, cache.keys, size, place, weights)),
-                _ => with_lanes!(FUSED, scores::<_, TILE_QUERIES>(queries, cache.keys, size, place, weights)),
+                1 => with_lanes!(FUSED, scores::<_, 1>(queries, cache, size, place, weights)),
+                2 => with_lanes!(FUSED, scores::<_, 2>(queries, cache, size, place, weights)),
+                _ => with_lanes!(FUSED, scores::<_, TILE_QUERIES>(queries, cache, size, place, weights)),
             }
         }
         for weights in weights.chunks_exact_mut(count) {
@@ -120,7 +139,7 @@ vectorised! {
 #[inline(always)]
 fn scores<L: Lanes, const R: usize>(
     queries: &[f32],
-    keys: &[f32],
+    cache: LayerCache,
     size: usize,
     place: Place,
     scores: &mut [f32],
@@ -128,7 +147,8 @@ fn scores<L: Lanes, const R: usize>(
     let count = place.slots.len();
     let rows: [&[f32]; R] = std::array::from_fn(|query| &queries[query * size..][..size]);
     let whole = size - size % LANES;
-    for (slot, key) in place.of(keys, size).enumerate() {
+    for (slot, key) in place.of(cache.keys, size).enumerate() {
+        place.fetch_ahead(slot, cache, size);
         let mut sums = [L::zero(); R];
         if whole < size {
             sums = rows.map(|row| rest_products(&row[whole..], &key[whole..]));

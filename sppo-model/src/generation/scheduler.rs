@@ -270,7 +270,9 @@ impl<'a, O: Ops> Scheduler<'a, O> {
             &mut source,
             Some(&batch.predicting_rows),
         )?;
-        self.download(&logits, batch.predicting_rows.len())
+        let logits = self.ops.values(&logits)?;
+        self.check_size(&logits, batch.predicting_rows.len())?;
+        Ok(logits)
     }
 
     /// Gives free pages to waiting samples and samples their first tokens from their prompts' logits.
@@ -380,23 +382,25 @@ impl<'a, O: Ops> Scheduler<'a, O> {
         let tokens = match for_device {
             Some(inputs) => self.ops.sample(&logits, &inputs)?,
             None => {
-                let logits = self.download(&logits, rows.len())?;
-                self.sample(&rows, logits.chunks_exact(vocabulary))?
+                let sample = |logits: &[f32]| {
+                    self.check_size(logits, rows.len())?;
+                    self.sample(&rows, logits.chunks_exact(vocabulary))
+                };
+                self.ops.with_values(&logits, sample)??
             }
         };
         self.advance(rows, &tokens);
         Ok(())
     }
 
-    /// The logits' values, one row of the vocabulary's length for each of `rows`.
-    fn download(&self, logits: &O::Tensor, rows: usize) -> Result<Vec<f32>> {
-        let values = self.ops.values(logits)?;
+    /// Refuses logits that are not one row of the vocabulary's length for each of `rows`.
+    fn check_size(&self, logits: &[f32], rows: usize) -> Result<()> {
         let vocabulary = self.decoder.config().vocabulary_size;
-        match values.len() == rows * vocabulary {
-            true => Ok(values),
+        match logits.len() == rows * vocabulary {
+            true => Ok(()),
             false => Err(ModelError::Backend(format!(
                 "{} logits came back for {rows} rows of {vocabulary}",
-                values.len()
+                logits.len()
             ))),
         }
     }

@@ -265,6 +265,10 @@ pub trait Ops: 'static {
     fn tensor(&self, values: Vec<f32>, rows: usize, columns: usize) -> Result<Self::Tensor>;
     /// Row-major values of an activation.
     fn values(&self, tensor: &Self::Tensor) -> Result<Vec<f32>>;
+    /// The result of reading an activation's row-major values, which are not copied where they lie here.
+    fn with_values<R>(&self, tensor: &Self::Tensor, read: impl FnOnce(&[f32]) -> R) -> Result<R> {
+        Ok(read(&self.values(tensor)?))
+    }
     /// `[rows, columns]`.
     fn shape(&self, tensor: &Self::Tensor) -> (usize, usize);
 
