@@ -4,19 +4,22 @@
 #[path = "support/rollout_server.rs"]
 mod rollout_server;
 mod support;
+#[path = "support/vllm.rs"]
+mod vllm;
 
-use std::io::{BufReader, Read, Write};
+use std::io::{BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use rollout_server::{Behaviour, Lie, MODEL, RolloutServer};
 use serde_json::Value;
 use support::{
-    Running, fixture, json_lines, kill_after, read_json, read_request, refused, require_success,
-    small_run, small_run_of, sppo, stdout_of,
+    fixture, json_lines, kill_after, read_json, read_request, refused, require_success, small_run,
+    small_run_of, sppo, stdout_of,
 };
+use vllm::{RealServer, forwarded, vllm_python, with_head_of_its_own};
 
 const PROTOCOLS: [&str; 2] = ["vllm", "sglang"];
 const PLUGIN: i32 = 6;
@@ -344,52 +347,6 @@ fn generate_eval_and_chat_take_a_sampler() {
     refused(eval.args(never), CONFIGURATION, &["refresh = \"never\""]);
 }
 
-/// A vLLM server of its own process.
-struct RealServer {
-    _process: Running,
-    address: String,
-}
-
-/// An interpreter with vLLM, if there is one.
-fn vllm_python() -> Option<PathBuf> {
-    let python = std::env::var_os("SPPO_VLLM_PYTHON").map(PathBuf::from);
-    if python.is_none() {
-        eprintln!("skipped: SPPO_VLLM_PYTHON names no interpreter that has vLLM");
-    }
-    python
-}
-
-impl RealServer {
-    /// Starts a server of this model on this machine's CPU, and waits until it answers.
-    fn start(python: &Path, model: &Path) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut server = Command::new(python);
-        server.args(["-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port"]);
-        server.arg(port.to_string()).arg("--model").arg(model);
-        server.args(["--served-model-name", MODEL, "--dtype", "float32", "--max-model-len", "512"]);
-        // Short blocks, so that short prompts are cached, too; and a batch that no prompt is cut for, at which the
-        // CPU build of 0.32 ends ("CPU Generator does not use offset").
-        server.args(["--enforce-eager", "--block-size", "32", "--max-num-batched-tokens", "16384"]);
-        for (name, value) in [
-            ("VLLM_SERVER_DEV_MODE", "1"),
-            ("VLLM_NO_USAGE_STATS", "1"),
-            ("HF_HUB_OFFLINE", "1"),
-            ("VLLM_CPU_KVCACHE_SPACE", "1"),
-        ] {
-            server.env(name, value);
-        }
-        server.stdout(Stdio::null()).stderr(Stdio::null());
-        let mut process = Running(server.spawn().expect("the interpreter starts"));
-        let address = format!("127.0.0.1:{port}");
-        process.wait_longer_until(|| TcpStream::connect(&address).is_ok());
-        Self { _process: process, address }
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-}
-
 /// Relays to a server in such a way that it keeps prefixes that it computed with earlier weights: requests lose the
 /// salt of the cache, and the server is not told to empty it. Returns the relay's address.
 fn relayed_with_a_stale_cache(server: &RealServer) -> String {
@@ -424,29 +381,6 @@ fn relay(stream: TcpStream, address: &str) {
     }
 }
 
-/// The whole reply to a request, after which the server closes the connection.
-fn forwarded(address: &str, path: &str, body: &Value) -> Vec<u8> {
-    let (method, text) =
-        if body.is_null() { ("GET", String::new()) } else { ("POST", body.to_string()) };
-    let mut stream = TcpStream::connect(address).unwrap();
-    let length = text.len();
-    let head = format!("Host: {address}\r\nConnection: close\r\nContent-Type: application/json");
-    write!(stream, "{method} {path} HTTP/1.1\r\n{head}\r\nContent-Length: {length}\r\n\r\n{text}")
-        .unwrap();
-    let mut reply = Vec::new();
-    stream.read_to_end(&mut reply).unwrap();
-    reply
-}
-
-/// A copy of the default model that vLLM can reload.
-fn with_head_of_its_own(directory: &Path) -> PathBuf {
-    let served = directory.join("served");
-    let mut merge = sppo();
-    merge.args(["merge", "smollm2-135m-instruct", "--untied-head", "--output"]).arg(&served);
-    require_success(&merge.output().unwrap());
-    served
-}
-
 /// A short run of the default model.
 fn real_run(directory: &Path, name: &str, url: &str) -> Command {
     let mut run = sppo();
@@ -470,7 +404,7 @@ fn a_real_vllm_follows_the_weights_and_is_caught_where_it_does_not() {
     let Some(python) = vllm_python() else { return };
     let directory = tempfile::tempdir().unwrap();
     let served = with_head_of_its_own(directory.path());
-    let server = RealServer::start(&python, &served);
+    let server = RealServer::start(&python, &served, &[]);
     let told = ["holds other weights than the policy", "there and"];
 
     // A refresh that does nothing.
@@ -508,7 +442,7 @@ fn a_real_vllm_that_reloads_a_model_without_its_tied_head_is_caught() {
     made.arg(directory.path()).args(["--max-new-tokens", "8", "--set", "prompts.limit=2"]);
     require_success(&made.output().unwrap());
     let tied = directory.path().join("made/iteration-1/checkpoint");
-    let server = RealServer::start(&python, &tied);
+    let server = RealServer::start(&python, &tied, &[]);
     // In place of the copy with a head of its own, it is given the checkpoint.
     let script = directory.path().join("reload.py");
     std::fs::write(
@@ -542,7 +476,7 @@ fn three_iterations_by_a_real_vllm_win_as_often_as_those_in_process() {
         run
     };
     let in_process = report(&mut default_run("in-process"));
-    let server = RealServer::start(&python, &served);
+    let server = RealServer::start(&python, &served, &[]);
     let endpoints = format!("sampler.vllm.endpoints=[\"{}\"]", server.url());
     let by_server = report(default_run("vllm").args(["--sampler", "vllm", "--set", &endpoints]));
     for iteration in by_server["iterations"].as_array().unwrap() {
