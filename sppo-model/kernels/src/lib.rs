@@ -1,5 +1,6 @@
 //! Kernels of the op vocabulary ([`sppo_model::ops::Ops`]) over plain slices of f32, with AVX2 or AVX-512 where the
-//! processor has them. The backend candle computes with nothing else; the backend tch decodes with them on the CPU.
+//! processor has them. The backend candle computes with nothing else; the backend tch, in f32 on the CPU, does so
+//! for all but products of many rows.
 //!
 //! Each kernel divides its work into parts of a fixed size, whatever the number of threads, and adds partial
 //! results in a fixed order, so results are bitwise reproducible. Kernels run on the threads of the current pool
