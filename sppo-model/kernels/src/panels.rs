@@ -145,13 +145,12 @@ tiled! {
         let right = Right { values: panel, stride: TILE_COLUMNS };
         let depth = panel.len() / TILE_COLUMNS;
         let height = tile_height(rows);
-        // One line every few steps of each tile: in one go, the lines would wait for each other.
-        let every = rows.div_ceil(height);
-        for (first, row) in (0..rows).step_by(height).enumerate() {
+        let tiles = rows.div_ceil(height);
+        for (index, row) in (0..rows).step_by(height).enumerate() {
             let tile = row..rows.min(row + height);
             let target = out.tile(tile.clone(), columns.clone(), false);
             let left = x.tile(tile.clone(), 0..depth);
-            let ahead = Ahead { bytes: next, first, every };
+            let ahead = Ahead::share(next, index, tiles);
             // SAFETY: each panel has columns of its own, and one task computes it.
             unsafe { write_tile::<Row>(left, right, 0..tile.len(), depth, ahead, target) };
         }

@@ -205,7 +205,7 @@ impl<'a> TileOperands<'a> {
 #[inline(always)]
 unsafe fn sums_of_height<T: TileRow, const R: usize, const PACKED: bool>(
     mut operands: TileOperands,
-    ahead: Ahead,
+    mut ahead: Ahead,
     target: TileTarget,
 ) {
     /// Steps without a test in between.
@@ -218,9 +218,11 @@ unsafe fn sums_of_height<T: TileRow, const R: usize, const PACKED: bool>(
     }
     let mut sums = [T::zero(); R];
     let depth = operands.depth;
-    let stretch = if ahead.bytes.is_empty() { depth.max(1) } else { STRETCH };
+    let stretch = if ahead.is_done() { depth.max(1) } else { STRETCH };
     for start in (0..depth).step_by(stretch) {
-        ahead.fetch(start..start + stretch);
+        if !ahead.is_done() {
+            ahead.fetch(stretch);
+        }
         let mut left_over = stretch.min(depth - start);
         while left_over >= STEPS {
             for step in 0..STEPS {
@@ -267,29 +269,47 @@ unsafe fn put<T: TileRow>(sum: T, address: *mut f32, target: TileTarget) {
     }
 }
 
-/// Memory that will be read soon: of its cache lines those that one tile fetches, every few from the first.
+/// Memory that will be read soon, of which a line is fetched every few steps of the depth: in one go, lines would wait
+/// for each other.
 #[derive(Clone, Copy)]
-pub(crate) struct Ahead<'a> {
-    pub(crate) bytes: &'a [u8],
-    pub(crate) first: usize,
-    pub(crate) every: usize,
+pub(crate) struct Ahead {
+    line: *const u8,
+    end: *const u8,
+    every: usize,
+    /// Steps since the last line.
+    steps: usize,
 }
 
-impl Ahead<'_> {
-    /// No such memory.
-    pub(crate) const NOTHING: Self = Self { bytes: &[], first: 0, every: 1 };
+impl Ahead {
+    /// Bytes of a cache line.
+    const LINE: usize = 64;
 
-    /// Asks for the tile's lines among these.
+    /// No such memory.
+    pub(crate) const NOTHING: Self =
+        Self { line: std::ptr::null(), end: std::ptr::null(), every: 1, steps: 0 };
+
+    /// The share of these bytes that one of some tiles fetches: a line per step in all of them together.
     #[inline(always)]
-    fn fetch(self, lines: Range<usize>) {
-        const LINE: usize = 64;
-        let mut line =
-            lines.start + (self.first + self.every - lines.start % self.every) % self.every;
-        while line < lines.end
-            && let Some(byte) = self.bytes.get(line * LINE)
-        {
-            prefetch(std::ptr::from_ref(byte).cast());
-            line += self.every;
+    pub(crate) fn share(bytes: &[u8], tile: usize, tiles: usize) -> Self {
+        let share = bytes.len().div_ceil(tiles).next_multiple_of(Self::LINE);
+        let [line, end] =
+            [tile, tile + 1].map(|tile| bytes.as_ptr().wrapping_add(bytes.len().min(tile * share)));
+        Self { line, end, every: tiles, steps: 0 }
+    }
+
+    #[inline(always)]
+    fn is_done(&self) -> bool {
+        self.line >= self.end
+    }
+
+    /// Asks for the lines of the next so many steps.
+    #[inline(always)]
+    fn fetch(&mut self, steps: usize) {
+        self.steps += steps;
+        while self.steps >= self.every {
+            self.steps -= self.every;
+            prefetch(self.line.cast());
+            self.line = self.line.wrapping_add(Self::LINE);
         }
     }
 }

@@ -254,24 +254,53 @@ struct Weights<'a> {
 
 impl<'a> Weights<'a> {
     fn new(logits: &'a [f32], temperature: f64) -> Self {
-        let maximum = maximum(logits);
         let inverse_temperature = (1.0 / temperature) as f32;
         let mut weights =
-            Self { logits, maximum, inverse_temperature, block_sums: Vec::new(), total: 0.0 };
-        weights.block_sums = logits.chunks(BLOCK).map(|block| weights.block_sum(block)).collect();
-        weights.total = weights.block_sums.iter().sum();
+            Self { logits, maximum: 0.0, inverse_temperature, block_sums: Vec::new(), total: 0.0 };
+        weights.sum_blocks();
         weights
     }
 
+    fn sum_blocks(&mut self) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx2")]
+            fn with_avx2(weights: &mut Weights<'_>) {
+                weights.sum_all_blocks();
+            }
+            if is_x86_feature_detected!("avx2") {
+                // SAFETY: the processor has the instructions that the function is compiled for.
+                return unsafe { with_avx2(self) };
+            }
+        }
+        self.sum_all_blocks();
+    }
+
+    /// As [`Self::sum_blocks`], with the instructions of the caller. No sum is fused with a product, so these do not
+    /// change a number.
+    #[inline(always)]
+    fn sum_all_blocks(&mut self) {
+        self.maximum = maximum(self.logits);
+        for block in self.logits.chunks(BLOCK) {
+            self.block_sums.push(self.block_sum(block));
+        }
+        self.total = self.block_sums.iter().sum();
+    }
+
+    #[inline(always)]
     fn weight(&self, logit: f32) -> f32 {
         exp((logit - self.maximum) * self.inverse_temperature)
     }
 
+    #[inline(always)]
     fn block_sum(&self, block: &[f32]) -> f64 {
         // Independent partial sums let the compiler use vector registers.
         let mut lanes = [0.0_f32; 16];
         let chunks = block.chunks_exact(lanes.len());
-        let rest: f32 = chunks.remainder().iter().map(|&logit| self.weight(logit)).sum();
+        let mut rest = 0.0;
+        for &logit in chunks.remainder() {
+            rest += self.weight(logit);
+        }
         for chunk in chunks {
             for (lane, &logit) in lanes.iter_mut().zip(chunk) {
                 *lane += self.weight(logit);
@@ -324,6 +353,7 @@ impl<'a> Weights<'a> {
     }
 }
 
+#[inline(always)]
 fn maximum(values: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; 16];
     let chunks = values.chunks_exact(lanes.len());
@@ -338,7 +368,7 @@ fn maximum(values: &[f32]) -> f32 {
 
 /// `e^x` for `x <= 0` to about one unit in the last place, in a form that compilers vectorise.
 /// Below -87 it is 0; NaN stays NaN.
-#[inline]
+#[inline(always)]
 fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer.
     const LN_2_HIGH: f32 = 0.693_359_4;

@@ -9,7 +9,7 @@ use sppo_core::plugin::{Candidate, Comparison, Oracle, Policy, PolicyInfo};
 use sppo_core::records::Prompt;
 use sppo_core::session::{LentPolicy, Session};
 
-use super::measure::{Rate, Workload, forward_flops, rate, repeat};
+use super::measure::{Machine, Rate, Workload, forward_flops, rate, repeat};
 
 /// The speed of an oracle.
 #[derive(Clone, Debug, Serialize)]
@@ -50,19 +50,22 @@ pub(super) fn measure_judging(
     let observer = Observers(&observers);
     let session = Session { observer: &observer, ..session };
     let meter = session.stage(Stage::Judge, comparisons.len() as u64, "prompts");
-    let (_, seconds) = lent.lend(policy, || {
-        repeat(repetitions, |_| session.preferences(&meter, oracle, comparisons, 0).map(drop))
+    // The products are known only where the policy judges.
+    let machine = lent.is_wanted().then(|| Machine::of(session.backend, &info));
+    let (_, timed) = lent.lend(policy, || {
+        let judge = |_| session.preferences(&meter, oracle, comparisons, 0).map(drop);
+        repeat(repetitions, machine.as_ref(), judge)
     });
     // One repetition is not timed.
     let [questions, tokens] = work.per_repetition(repetitions + 1);
-    let seconds = seconds?;
+    let timed = timed?;
     let flops = policy_flops(&info, lent, tokens, questions);
     let has_model = questions > 0.0 && tokens > 0.0;
     Ok(Judging {
-        prompts: rate("prompts", comparisons.len() as f64, flops, &seconds),
+        prompts: rate("prompts", comparisons.len() as f64, flops, &timed),
         model: has_model.then(|| {
             [("questions", questions), ("tokens", tokens)]
-                .map(|(unit, count)| rate(unit, count, flops, &seconds))
+                .map(|(unit, count)| rate(unit, count, flops, &timed))
         }),
     })
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use sppo_core::Result;
 use sppo_core::objective::Objective;
 use sppo_core::plugin::{
-    GeneratedResponse, GenerationPrompt, GenerationRequest, Optimizer, Policy, PolicyInfo,
+    Backend, GeneratedResponse, GenerationPrompt, GenerationRequest, Optimizer, Policy, PolicyInfo,
     Progress, SamplingParameters,
 };
 use sppo_core::records::{Prompt, TrainingExample};
@@ -48,7 +48,7 @@ pub(crate) struct Workload {
 /// Results of the measurements.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Measurements {
-    /// Matrix products alone, in the backend's number format, GFLOP/s.
+    /// Matrix products alone, in the backend's number format, GFLOP/s: the median of what was measured.
     pub(crate) matrix_product_gflops: Option<f64>,
     /// Sampling.
     pub(crate) generation: Rate,
@@ -70,6 +70,10 @@ pub(crate) struct Rate {
     /// Products with weights only, GFLOP/s at the median; `None` where that is not what the time goes
     /// to.
     pub(crate) gflops: Option<f64>,
+    /// Matrix products alone around each repetition, GFLOP/s; empty where they were not measured.
+    pub(crate) matrix_product_gflops: Vec<f64>,
+    /// Part of them that products with weights reached, the median repetition.
+    pub(crate) matrix_product_share: Option<f64>,
 }
 
 /// Runs the workload; returns the last answers too.
@@ -81,12 +85,12 @@ pub(crate) fn measure(
     policy: &mut dyn Policy,
     workload: &Workload,
 ) -> Result<(Measurements, Vec<GeneratedResponse>)> {
-    let (generation, responses) = measure_generation(policy, workload, &session.host())?;
-    let training = measure_training(session, policy, workload)?;
-    let [rows, inner, columns] =
-        if policy.info().device.starts_with("cpu") { CPU_MATRICES } else { GPU_MATRICES };
+    let machine = Machine::of(session.backend, policy.info());
+    let (generation, responses) = measure_generation(policy, workload, &machine, &session.host())?;
+    let training = measure_training(session, policy, workload, &machine)?;
+    let measured = [&generation, &training].map(|rate| &*rate.matrix_product_gflops).concat();
     let measurements = Measurements {
-        matrix_product_gflops: session.backend.matrix_product_rate(rows, inner, columns).ok(),
+        matrix_product_gflops: median(&measured).or_else(|| machine.matrix_product_gflops()),
         generation,
         training,
         peak_memory_gibibytes: memory::peak().map(memory::in_gib),
@@ -94,9 +98,37 @@ pub(crate) fn measure(
     Ok((measurements, responses))
 }
 
+/// The machine's own rate of matrix products.
+pub(super) struct Machine<'a> {
+    backend: &'a dyn Backend,
+    shape: [usize; 3],
+    changes: bool,
+}
+
+impl<'a> Machine<'a> {
+    /// The one that a policy is on.
+    pub(super) fn of(backend: &'a dyn Backend, policy: &PolicyInfo) -> Self {
+        let is_cpu = policy.device.starts_with("cpu");
+        let shape = if is_cpu { CPU_MATRICES } else { GPU_MATRICES };
+        Self { backend, shape, changes: is_cpu }
+    }
+
+    fn matrix_product_gflops(&self) -> Option<f64> {
+        let [rows, inner, columns] = self.shape;
+        self.backend.matrix_product_rate(rows, inner, columns).ok()
+    }
+
+    /// The rate, where it may change within a measurement: others use the same processor. A GPU has one rate, and
+    /// no memory to spare for large matrices beside a model.
+    fn changing(&self) -> Option<f64> {
+        self.changes.then(|| self.matrix_product_gflops())?
+    }
+}
+
 fn measure_generation(
     policy: &mut dyn Policy,
     workload: &Workload,
+    machine: &Machine<'_>,
     progress: &dyn Progress,
 ) -> Result<(Rate, Vec<GeneratedResponse>)> {
     let prompts = workload.prompts.iter().zip(&workload.prompt_tokens);
@@ -118,19 +150,20 @@ fn measure_generation(
         stream: 0,
     };
     let tokens = workload.prompts.len() * workload.samples_per_prompt * workload.new_tokens;
-    let seconds = repeat(workload.repetitions, |repetition| {
+    let repetitions = repeat(workload.repetitions, Some(machine), |repetition| {
         let parts = prompts.chunks(part).map(|part| request(part, repetition as u64));
         responses = policy.generate_each(&parts.collect::<Vec<_>>(), progress)?.concat();
         Ok(())
     })?;
     let work = forward_flops(policy.info(), prompt_tokens + tokens, tokens);
-    Ok((rate("tokens", tokens as f64, Some(work), &seconds), responses))
+    Ok((rate("tokens", tokens as f64, Some(work), &repetitions), responses))
 }
 
 fn measure_training(
     session: Session<'_>,
     policy: &mut dyn Policy,
     workload: &Workload,
+    machine: &Machine<'_>,
 ) -> Result<Rate> {
     let settings = TrainingSettings {
         objective: OBJECTIVE,
@@ -143,7 +176,7 @@ fn measure_training(
     let pass = TrainingPass { settings: &settings, seed: 0 };
     policy.begin_training(&Optimizer::default())?;
     let mut examples = workload.examples.clone();
-    let seconds = repeat(workload.repetitions, |_| {
+    let repetitions = repeat(workload.repetitions, Some(machine), |_| {
         session.reference_log_probs(policy, &mut examples)?;
         let mut progress = TrainingProgress::default();
         session.train(policy, &examples, &pass, &mut progress, &mut |_, _| Ok(()))?;
@@ -155,7 +188,7 @@ fn measure_training(
     });
     // Reference forward, forward, and two products per weight backwards.
     let work = 4.0 * forward_flops(policy.info(), tokens, predicted);
-    Ok(rate("pairs", examples.len() as f64, Some(work), &seconds))
+    Ok(rate("pairs", examples.len() as f64, Some(work), &repetitions))
 }
 
 /// Floating-point operations of the products with weights, one multiplication and one addition each.
@@ -164,30 +197,60 @@ pub(super) fn forward_flops(info: &PolicyInfo, tokens: usize, predicted: usize) 
         + info.head_parameters as f64 * predicted as f64)
 }
 
-/// Seconds of each repetition but the first.
-pub(super) fn repeat(
-    repetitions: usize,
-    mut work: impl FnMut(usize) -> Result<()>,
-) -> Result<Vec<f64>> {
-    let mut seconds = Vec::with_capacity(repetitions);
-    for repetition in 0..=repetitions {
-        let started = Instant::now();
-        work(repetition)?;
-        if repetition > 0 {
-            seconds.push(started.elapsed().as_secs_f64());
-        }
-    }
-    Ok(seconds)
+/// One repetition.
+pub(super) struct Repetition {
+    seconds: f64,
+    /// Matrix products alone, GFLOP/s: the mean of just before and just after.
+    matrix_product_gflops: Option<f64>,
 }
 
-pub(super) fn rate(unit: &'static str, units: f64, flops: Option<f64>, seconds: &[f64]) -> Rate {
-    let mut sorted = seconds.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let median = sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN);
+/// Each repetition but the first; between them the rate of the machine is measured, where one is given.
+pub(super) fn repeat(
+    repetitions: usize,
+    machine: Option<&Machine<'_>>,
+    mut work: impl FnMut(usize) -> Result<()>,
+) -> Result<Vec<Repetition>> {
+    work(0)?;
+    let gflops = || machine.and_then(Machine::changing);
+    let mut before = gflops();
+    let repetition = |repetition| {
+        let started = Instant::now();
+        work(repetition)?;
+        let seconds = started.elapsed().as_secs_f64();
+        let after = gflops();
+        let around = before.zip(after).map(|(before, after)| f64::midpoint(before, after));
+        before = after;
+        Ok(Repetition { seconds, matrix_product_gflops: around })
+    };
+    (1..=repetitions).map(repetition).collect()
+}
+
+pub(super) fn rate(
+    unit: &'static str,
+    units: f64,
+    flops: Option<f64>,
+    repetitions: &[Repetition],
+) -> Rate {
+    let seconds: Vec<f64> = repetitions.iter().map(|repetition| repetition.seconds).collect();
+    let typical = median(&seconds).unwrap_or(f64::NAN);
+    let share = |repetition: &Repetition| {
+        Some(flops? / repetition.seconds / 1e9 / repetition.matrix_product_gflops?)
+    };
     Rate {
         unit,
-        per_second: units / median,
+        per_second: units / typical,
         repetitions: seconds.iter().map(|seconds| units / seconds).collect(),
-        gflops: flops.map(|flops| flops / median / 1e9),
+        gflops: flops.map(|flops| flops / typical / 1e9),
+        matrix_product_gflops: (repetitions.iter())
+            .filter_map(|repetition| repetition.matrix_product_gflops)
+            .collect(),
+        matrix_product_share: median(&repetitions.iter().filter_map(share).collect::<Vec<_>>()),
     }
+}
+
+/// The upper one of two; none of no numbers.
+fn median(numbers: &[f64]) -> Option<f64> {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied()
 }

@@ -293,14 +293,15 @@ fn describe(report: &BenchReport, terminal: &Terminal) -> String {
     ]);
     let Measurements { matrix_product_gflops, generation, training, peak_memory_gibibytes } =
         &report.measurements;
-    let share = |gflops: f64| match matrix_product_gflops {
-        Some(rate) => format!("{:.0} %", 100.0 * gflops / rate),
-        None => "not known".into(),
+    let share = |rate: &Rate, gflops: f64| {
+        let share = rate.matrix_product_share.or(matrix_product_gflops.map(|all| gflops / all));
+        share.map_or("not known".into(), |share| format!("{:.0} %", 100.0 * share))
+    };
+    let range = |values: &mut dyn Iterator<Item = f64>| {
+        values.fold((f64::INFINITY, 0.0f64), |(low, high), value| (low.min(value), high.max(value)))
     };
     let speed = |rate: &Rate| {
-        let spread = rate.repetitions.iter().copied();
-        let (low, high) = spread
-            .fold((f64::INFINITY, 0.0f64), |(low, high), value| (low.min(value), high.max(value)));
+        let (low, high) = range(&mut rate.repetitions.iter().copied());
         let digits = if rate.per_second < 10.0 { 3 } else { 0 };
         format!("{:.digits$} {}/s ({low:.digits$} to {high:.digits$})", rate.per_second, rate.unit)
     };
@@ -324,10 +325,14 @@ fn describe(report: &BenchReport, terminal: &Terminal) -> String {
     rows.extend(report.ranking.as_ref().map(|rate| (ranker.to_string(), rate)));
     for (name, rate) in rows {
         let gflops = rate.gflops.map_or(String::new(), |gflops| format!("{gflops:.0}"));
-        table.row([name, speed(rate), gflops, rate.gflops.map_or(String::new(), share)]);
+        let share = rate.gflops.map_or(String::new(), |gflops| share(rate, gflops));
+        table.row([name, speed(rate), gflops, share]);
     }
     if let Some(rate) = matrix_product_gflops {
-        table.row(["matrix products alone".into(), String::new(), format!("{rate:.0}")]);
+        let measured = [generation, training].map(|rate| rate.matrix_product_gflops.iter());
+        let (low, high) = range(&mut measured.into_iter().flatten().copied());
+        let spread = if low < high { format!("{low:.0} to {high:.0}") } else { String::new() };
+        table.row(["matrix products alone".into(), spread, format!("{rate:.0}")]);
     }
     let memory =
         peak_memory_gibibytes.map_or("not known".into(), |gibibytes| format!("{gibibytes:.2} GiB"));

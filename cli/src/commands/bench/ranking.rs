@@ -30,6 +30,6 @@ pub(super) fn measure_ranking(
     let sequences: Vec<Vec<u32>> =
         (0..PAIRS).map(|pair| synthetic_ranker_sequence(pair, TOKENS)).collect();
     let batches: Vec<Vec<Vec<u32>>> = sequences.chunks(AT_ONCE).map(<[_]>::to_vec).collect();
-    let seconds = repeat(repetitions, |_| Ok(scorer.score_each(&batches).map(drop)?))?;
-    Ok(rate("pairs", PAIRS as f64, None, &seconds))
+    let repetitions = repeat(repetitions, None, |_| Ok(scorer.score_each(&batches).map(drop)?))?;
+    Ok(rate("pairs", PAIRS as f64, None, &repetitions))
 }
