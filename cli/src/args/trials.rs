@@ -100,8 +100,9 @@ pub(crate) struct ChatArguments {
 ///
 /// Samples responses of a fixed length to eight prompts, lets the oracle judge them, then trains on sixteen
 /// pairs (reference log-probabilities, forward, backward and RMSProp step). Prints the speed beside the
-/// machine's rate of matrix products alone, and the memory beside the prediction. Each part runs once
-/// untimed, then --repetitions times. Several processes (--processes, or a launcher) are compared with one.
+/// machine's rate of matrix products alone (on a CPU, around each repetition), and the memory beside the
+/// prediction. Each part runs once untimed, then --repetitions times. Several processes (--processes, or a
+/// launcher) are compared with one.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
