@@ -302,7 +302,7 @@ impl Ahead {
         self.line >= self.end
     }
 
-    /// Asks for the lines of the next so many steps.
+    /// Asks for the lines of the next so many steps; the last of them may lie after the share, where none need exist.
     #[inline(always)]
     fn fetch(&mut self, steps: usize) {
         self.steps += steps;
