@@ -282,10 +282,13 @@ impl Bench {
 
     fn decoding_rest(&mut self, rows: usize, context: usize) -> Result<(), AnyError> {
         let slots = rows * context;
-        let mut cache = self.ops.cache(1, slots, KEY_VALUE)?;
+        // As many layers as a pass reads, so that they do not stay in the processor's cache.
+        let mut cache = self.ops.cache(LAYERS, slots, KEY_VALUE)?;
         let keys = self.activation(slots, KEY_VALUE)?;
         let every: Vec<u32> = (0..slots as u32).collect();
-        self.ops.cache_write(&mut cache, 0, &keys, &keys, &every)?;
+        for layer in 0..LAYERS {
+            self.ops.cache_write(&mut cache, layer, &keys, &keys, &every)?;
+        }
         let cached: Vec<CachedRow> = (0..rows)
             .map(|row| {
                 let prefix = row / 5 * 5 * context;
@@ -297,8 +300,10 @@ impl Bench {
         let (q, k) = (self.activation(rows, HIDDEN)?, self.activation(rows, KEY_VALUE)?);
         let shape = attention_shape();
         let bytes = |features: usize| Work::Bytes((rows * features * 4) as f64);
+        let mut layer = 0;
         self.time("cached attention", LAYERS, bytes(context * KEY_VALUE * 2), |ops| {
-            ops.cached_attention(&q, &cache, 0, &shape, &cached)
+            layer = (layer + 1) % LAYERS;
+            ops.cached_attention(&q, &cache, layer, &shape, &cached)
         })?;
         let written: Vec<u32> = (0..rows).map(|row| (row * context + context - 1) as u32).collect();
         self.time("cache write", LAYERS, bytes(KEY_VALUE * 4), |ops| {

@@ -29,21 +29,17 @@ pub fn cached_attention(
     let features = shape.query_heads * shape.head_size;
     let width = group_size(shape) * shape.head_size;
     let mut output = vec![0.0; queries.len()];
-    output.par_chunks_mut(features).zip(queries.par_chunks(features)).zip(rows).for_each(
-        |((output, queries), row)| {
-            let slots: Vec<usize> = row.within(shape.window).slots().collect();
-            let mut weights = vec![0.0; slots.len() * group_size(shape)];
-            let heads = output.chunks_exact_mut(width).zip(queries.chunks_exact(width));
-            for (head, (output, queries)) in heads.enumerate() {
-                let place = Place {
-                    features: shape.key_value_heads * shape.head_size,
-                    head,
-                    slots: &slots,
-                };
-                attend(queries, cache, shape, place, &mut weights, output);
-            }
-        },
-    );
+    let outputs = output.par_chunks_mut(features).zip(queries.par_chunks(features)).zip(rows);
+    outputs.with_max_len(1).for_each(|((output, queries), row)| {
+        let slots: Vec<usize> = row.within(shape.window).slots().collect();
+        let mut weights = vec![0.0; slots.len() * group_size(shape)];
+        let heads = output.chunks_exact_mut(width).zip(queries.chunks_exact(width));
+        for (head, (output, queries)) in heads.enumerate() {
+            let place =
+                Place { features: shape.key_value_heads * shape.head_size, head, slots: &slots };
+            attend(queries, cache, shape, place, &mut weights, output);
+        }
+    });
     output
 }
 
@@ -64,25 +60,27 @@ impl<'a> Place<'a> {
         cache: &'c [f32],
         size: usize,
     ) -> impl Iterator<Item = &'c [f32]> + use<'a, 'c> {
-        let start = self.head * size;
-        self.slots.iter().map(move |slot| &cache[slot * self.features + start..][..size])
+        (0..self.slots.len()).map(move |slot| self.of_slot(cache, size, slot))
     }
 
-    /// Asks for the numbers that are read later: the keys of a slot further on, and the values of this one. The
-    /// processor does not see them coming, since each slot holds other heads, too.
     #[inline(always)]
-    fn fetch_ahead(self, slot: usize, cache: LayerCache, size: usize) {
-        /// Slots between the one that is read and the one that is asked for.
-        const DISTANCE: usize = 8;
+    fn of_slot(self, cache: &[f32], size: usize, slot: usize) -> &[f32] {
+        &cache[self.slots[slot] * self.features + self.head * size..][..size]
+    }
+
+    /// Asks for the numbers of a slot and a head that are read later, if there are any. The processor does not see
+    /// them coming, since each slot holds other heads, too.
+    #[inline(always)]
+    fn fetch(self, cache: &[f32], size: usize, slot: usize, head: usize) {
         /// Numbers of a cache line.
         const LINE: usize = 16;
-        let later = self.slots.get(slot + DISTANCE);
-        for (numbers, slot) in [(cache.keys, later), (cache.values, self.slots.get(slot))] {
-            let Some(slot) = slot else { continue };
-            let first = numbers.as_ptr().wrapping_add(slot * self.features + self.head * size);
-            for offset in (0..size).step_by(LINE) {
-                prefetch(first.wrapping_add(offset));
-            }
+        let Some(slot) = self.slots.get(slot) else { return };
+        if (head + 1) * size > self.features {
+            return;
+        }
+        let first = cache.as_ptr().wrapping_add(slot * self.features + head * size);
+        for offset in (0..size).step_by(LINE) {
+            prefetch(first.wrapping_add(offset));
         }
     }
 }
@@ -103,14 +101,7 @@ vectorised! {
         if count == 0 {
             return;
         }
-        let tiles = queries.chunks(size * TILE_QUERIES).zip(weights.chunks_mut(count * TILE_QUERIES));
-        for (queries, weights) in tiles {
-            match queries.len() / size {
-                1 => with_lanes!(FUSED, scores::<_, 1>(queries, cache, size, place, weights)),
-                2 => with_lanes!(FUSED, scores::<_, 2>(queries, cache, size, place, weights)),
-                _ => with_lanes!(FUSED, scores::<_, TILE_QUERIES>(queries, cache, size, place, weights)),
-            }
-        }
+        with_lanes!(FUSED, scores::<_>(queries, cache, size, place, weights));
         for weights in weights.chunks_exact_mut(count) {
             for weight in weights.iter_mut() {
                 *weight *= shape.scale;
@@ -127,17 +118,17 @@ vectorised! {
         let tiles = output.chunks_mut(size * TILE_QUERIES).zip(weights.chunks(count * TILE_QUERIES));
         for (output, weights) in tiles {
             match output.len() / size {
-                1 => with_lanes!(FUSED, averages::<_, 1>(weights, cache.values, size, place, output)),
-                2 => with_lanes!(FUSED, averages::<_, 2>(weights, cache.values, size, place, output)),
-                _ => with_lanes!(FUSED, averages::<_, TILE_QUERIES>(weights, cache.values, size, place, output)),
+                1 => with_lanes!(FUSED, averages::<_, 1>(weights, cache, size, place, output)),
+                2 => with_lanes!(FUSED, averages::<_, 2>(weights, cache, size, place, output)),
+                _ => with_lanes!(FUSED, averages::<_, TILE_QUERIES>(weights, cache, size, place, output)),
             }
         }
     }
 }
 
-/// `queries keys^T`, `[R, slots]`.
+/// `queries keys^T`, `[queries, slots]`, of eight slots at a time. Meanwhile fetches the values of the head.
 #[inline(always)]
-fn scores<L: Lanes, const R: usize>(
+fn scores<L: Lanes>(
     queries: &[f32],
     cache: LayerCache,
     size: usize,
@@ -145,25 +136,43 @@ fn scores<L: Lanes, const R: usize>(
     scores: &mut [f32],
 ) {
     let count = place.slots.len();
-    let rows: [&[f32]; R] = std::array::from_fn(|query| &queries[query * size..][..size]);
+    let query_count = queries.len() / size;
     let whole = size - size % LANES;
-    for (slot, key) in place.of(cache.keys, size).enumerate() {
-        place.fetch_ahead(slot, cache, size);
-        let mut sums = [L::zero(); R];
-        if whole < size {
-            sums = rows.map(|row| rest_products(&row[whole..], &key[whole..]));
-        }
-        for start in (0..whole).step_by(LANES) {
-            // SAFETY: eight numbers follow the start in each slice, which has `size` of them.
-            let key = unsafe { L::load(key.as_ptr().add(start)) };
-            for (sum, row) in sums.iter_mut().zip(rows) {
-                // SAFETY: as above.
-                let query = unsafe { L::load(row.as_ptr().add(start)) };
-                *sum = query.multiply_add(key, *sum);
+    for first in (0..count).step_by(LANES) {
+        // The last slot again where there are fewer than eight.
+        let keys: [&[f32]; LANES] = std::array::from_fn(|lane| {
+            place.of_slot(cache.keys, size, count.min(first + lane + 1) - 1)
+        });
+        for (number, query) in queries.chunks_exact(size).enumerate() {
+            for lane in (number..LANES).step_by(query_count) {
+                place.fetch(cache.values, size, first + lane, place.head);
+                if place.head == 0 {
+                    // Those of other heads were fetched with the averages of the head before.
+                    place.fetch(cache.keys, size, first + LANES + lane, 0);
+                }
             }
-        }
-        for (r, sum) in sums.into_iter().enumerate() {
-            scores[r * count + slot] = stored(sum).iter().sum::<f32>();
+            let mut sums = [L::zero(); LANES];
+            if whole < size {
+                for (sum, key) in sums.iter_mut().zip(keys) {
+                    *sum = rest_products(&query[whole..], &key[whole..]);
+                }
+            }
+            for start in (0..whole).step_by(LANES) {
+                // SAFETY: eight numbers follow the start in each slice, which has `size` of them.
+                let query = unsafe { L::load(query.as_ptr().add(start)) };
+                for (sum, key) in sums.iter_mut().zip(keys) {
+                    // SAFETY: as above.
+                    let key = unsafe { L::load(key.as_ptr().add(start)) };
+                    *sum = query.multiply_add(key, *sum);
+                }
+            }
+            let [mut sum, rest @ ..] = L::transpose(sums);
+            for lane in rest {
+                sum = sum.add(lane);
+            }
+            let sums = stored(sum);
+            let scores = &mut scores[number * count + first..(number + 1) * count];
+            scores.iter_mut().zip(sums).for_each(|(score, sum)| *score = sum);
         }
     }
 }
@@ -187,11 +196,11 @@ fn stored<L: Lanes>(lanes: L) -> [f32; LANES] {
     values
 }
 
-/// `weights values`, `[R, size]`.
+/// `weights values`, `[R, size]`. Meanwhile fetches the keys of the next head.
 #[inline(always)]
 fn averages<L: Lanes, const R: usize>(
     weights: &[f32],
-    values: &[f32],
+    cache: LayerCache,
     size: usize,
     place: Place,
     output: &mut [f32],
@@ -199,15 +208,15 @@ fn averages<L: Lanes, const R: usize>(
     let mut feature = 0;
     while feature + LANES <= size {
         feature += match (size - feature) / LANES {
-            4.. => average::<L, R, 4>(weights, values, size, place, feature, output),
-            _ => average::<L, R, 1>(weights, values, size, place, feature, output),
+            4.. => average::<L, R, 4>(weights, cache, size, place, feature, output),
+            _ => average::<L, R, 1>(weights, cache, size, place, feature, output),
         };
     }
     for feature in feature..size {
         let rows = output.chunks_exact_mut(size).zip(weights.chunks_exact(place.slots.len()));
         for (output, weights) in rows {
             let mut sum = L::zero();
-            for (&weight, value) in weights.iter().zip(place.of(values, size)) {
+            for (&weight, value) in weights.iter().zip(place.of(cache.values, size)) {
                 sum = L::splat(weight).multiply_add(L::splat(value[feature]), sum);
             }
             output[feature] = stored(sum)[0];
@@ -219,7 +228,7 @@ fn averages<L: Lanes, const R: usize>(
 #[inline(always)]
 fn average<L: Lanes, const R: usize, const N: usize>(
     weights: &[f32],
-    values: &[f32],
+    cache: LayerCache,
     size: usize,
     place: Place,
     feature: usize,
@@ -227,23 +236,29 @@ fn average<L: Lanes, const R: usize, const N: usize>(
 ) -> usize {
     let count = place.slots.len();
     let rows: [&[f32]; R] = std::array::from_fn(|query| &weights[query * count..][..count]);
-    let mut sums = [[L::zero(); N]; R];
-    for (slot, value) in place.of(values, size).enumerate() {
+    let mut sums = [[L::zero(); R]; N];
+    for (slot, value) in place.of(cache.values, size).enumerate() {
+        if feature == 0 {
+            place.fetch(cache.keys, size, slot, place.head + 1);
+        }
         let value = &value[feature..][..N * LANES];
-        // SAFETY: the slice has `8 N` numbers.
-        let value: [L; N] =
-            std::array::from_fn(|n| unsafe { L::load(value.as_ptr().add(n * LANES)) });
-        for (sums, weights) in sums.iter_mut().zip(rows) {
-            let weight = L::splat(weights[slot]);
-            for (sum, value) in sums.iter_mut().zip(value) {
-                *sum = weight.multiply_add(value, *sum);
+        let mut factors = [L::zero(); R];
+        for (factor, weights) in factors.iter_mut().zip(rows) {
+            *factor = L::splat(weights[slot]);
+        }
+        // With three queries, sums, weights and one register of values are all that the processor has.
+        for (n, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: the slice has `8 N` numbers.
+            let value = unsafe { L::load(value.as_ptr().add(n * LANES)) };
+            for (sum, factor) in sums.iter_mut().zip(factors) {
+                *sum = factor.multiply_add(value, *sum);
             }
         }
     }
-    for (r, sums) in sums.into_iter().enumerate() {
-        let output = &mut output[r * size + feature..][..N * LANES];
-        for (output, sum) in output.chunks_exact_mut(LANES).zip(sums) {
-            output.copy_from_slice(&stored(sum));
+    for (n, sums) in sums.into_iter().enumerate() {
+        for (r, sum) in sums.into_iter().enumerate() {
+            let first = r * size + feature + n * LANES;
+            output[first..][..LANES].copy_from_slice(&stored(sum));
         }
     }
     N * LANES
