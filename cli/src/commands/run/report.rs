@@ -116,16 +116,19 @@ fn habits(reports: &[IterationReport]) -> Vec<String> {
     let verdicts = VerdictCounts::total(uses().map(|one| &one.verdicts));
     let Some(first) = verdicts.first_place_probability else { return Vec::new() };
     let share = |part: usize, whole: usize| percent(part as f64 / whole.max(1) as f64);
-    let mut lines = vec![
-        format!("gives what it reads first {} (50 % favours no place)", percent(first)),
-        format!(
-            "the winner depends on the order in {} of {}, and {} of {} go round in circles",
-            share(verdicts.order_dependent, verdicts.both_orders),
-            counted(verdicts.both_orders, "pair"),
-            share(verdicts.intransitive, verdicts.triples),
-            counted(verdicts.triples, "triple"),
-        ),
-    ];
+    let mut lines =
+        vec![format!("gives what it reads first {} (50 % favours no place)", percent(first))];
+    // Neither is known where each pair was asked about in one order, or not every pair was.
+    if verdicts.both_orders > 0 {
+        let changed = share(verdicts.order_dependent, verdicts.both_orders);
+        let pairs = counted(verdicts.both_orders, "pair");
+        lines.push(format!("the winner depends on the order in {changed} of {pairs}"));
+    }
+    if verdicts.triples > 0 {
+        let circles = share(verdicts.intransitive, verdicts.triples);
+        let triples = counted(verdicts.triples, "triple");
+        lines.push(format!("{circles} of {triples} go round in circles"));
+    }
     let mut counters = ServiceCounters::default();
     uses().for_each(|one| counters.add_gain(&ServiceCounters::default(), &one.service));
     if let Some((_, probability)) = counters.labels() {
