@@ -190,6 +190,28 @@ impl Ops for CandleOps {
         tensor(y, &[rows, outputs])
     }
 
+    fn linears(
+        &self,
+        x: &Tensor,
+        weights: &[(&Parameter, Option<&Parameter>)],
+    ) -> Result<Vec<Tensor>> {
+        let (rows, _) = dimensions(x)?;
+        let biases =
+            weights.iter().map(|(_, bias)| bias.map(|bias| Values::of(bias.value()?)).transpose());
+        let biases: Vec<_> = biases.collect::<Result<_>>()?;
+        let given: Vec<_> = weights
+            .iter()
+            .zip(&biases)
+            .map(|((weight, _), bias)| (*weight, bias.as_deref()))
+            .collect();
+        borrow!(x);
+        let products = self.threads.run(|| Parameter::linears(x, rows, &given))?;
+        let products = products.into_iter().zip(weights);
+        products
+            .map(|(product, (weight, _))| tensor(product, &[rows, weight.dimensions()?.0]))
+            .collect()
+    }
+
     fn rms_norm(
         &self,
         x: &Tensor,

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use sppo_kernels::bf16_matrix::Bf16Matrix;
 use sppo_kernels::matrix::{Destination, Matrix, linear, multiply};
 use sppo_kernels::optimizer::{AdamW, Momentum, RmsProp, sgd, square_sum};
-use sppo_kernels::panels::{self, FEW_ROWS, Panels};
+use sppo_kernels::panels::{self, FEW_ROWS, PanelWeight, Panels};
 use sppo_kernels::{elementwise, quantized_products};
 use sppo_model::formats::QuantizedMatrix;
 use sppo_model::ops::{Accumulation, GradientSlot, UpdateRule, ensure_state};
@@ -237,25 +237,81 @@ impl Parameter {
     /// `x weight^T (+ bias)` of `rows` rows, in whichever layout is faster.
     pub(crate) fn linear(&self, x: &[f32], rows: usize, bias: Option<&[f32]>) -> Result<Vec<f32>> {
         let (outputs, inputs) = self.dimensions()?;
-        let is_small = (1..=FEW_ROWS).contains(&rows);
-        match (&self.value, &self.decoding) {
-            (Weight::F32(_), DecodingLayout::Copy(packed)) if is_small => {
-                let packed = Values::of(packed)?;
-                Ok(panels::linear(x, rows, Panels::F32(&packed), [inputs, outputs], bias))
-            }
-            (Weight::F32(value), _) => {
+        if let Some(panels) = self.decoding_panels(rows)? {
+            return Ok(panels::linear(x, [rows, inputs], panels.weight(), bias));
+        }
+        match &self.value {
+            Weight::F32(value) => {
                 let weight = Values::of(value)?;
                 let weight = Matrix::new(&weight, outputs, inputs).transposed();
                 Ok(linear(x, rows, weight, bias))
             }
-            (Weight::Bf16(matrix), DecodingLayout::Own) if is_small => {
-                Ok(matrix.decoding_linear(x, rows, bias))
+            Weight::Bf16(matrix) => Ok(matrix.linear(x, rows, bias)),
+            Weight::Quantized(matrix) => match self.decoding {
+                DecodingLayout::Own if is_small(rows) => {
+                    Ok(quantized_products::decoding_linear(matrix, x, rows, bias))
+                }
+                _ => Ok(quantized_products::linear(matrix, x, rows, bias)),
+            },
+        }
+    }
+
+    /// [`linear`](Self::linear) with each of these weights, and its bias.
+    pub(crate) fn linears(
+        x: &[f32],
+        rows: usize,
+        weights: &[(&Self, Option<&[f32]>)],
+    ) -> Result<Vec<Vec<f32>>> {
+        let panels = weights.iter().map(|(weight, _)| weight.decoding_panels(rows));
+        let panels: Vec<_> = panels.collect::<Result<_>>()?;
+        let in_panels: Option<Vec<_>> = panels
+            .iter()
+            .zip(weights)
+            .map(|(panels, &(_, bias))| Some((panels.as_ref()?.weight(), bias)))
+            .collect();
+        match (in_panels, weights) {
+            (Some(in_panels), [(first, _), ..]) => {
+                let (_, inputs) = first.dimensions()?;
+                Ok(panels::linears(x, [rows, inputs], &in_panels))
             }
-            (Weight::Bf16(matrix), _) => Ok(matrix.linear(x, rows, bias)),
-            (Weight::Quantized(matrix), DecodingLayout::Own) if is_small => {
-                Ok(quantized_products::decoding_linear(matrix, x, rows, bias))
+            _ => weights.iter().map(|(weight, bias)| weight.linear(x, rows, *bias)).collect(),
+        }
+    }
+
+    /// The panels that a product of so many rows reads, if it does.
+    fn decoding_panels(&self, rows: usize) -> Result<Option<DecodingPanels<'_>>> {
+        Ok(match (&self.value, &self.decoding) {
+            (_, DecodingLayout::Copy(packed)) if is_small(rows) => {
+                let (outputs, _) = self.dimensions()?;
+                Some(DecodingPanels::Copy(Values::of(packed)?, outputs))
             }
-            (Weight::Quantized(matrix), _) => Ok(quantized_products::linear(matrix, x, rows, bias)),
+            (Weight::Bf16(matrix), DecodingLayout::Own) if is_small(rows) => {
+                Some(DecodingPanels::Own(matrix))
+            }
+            _ => None,
+        })
+    }
+}
+
+/// Whether products of so many rows read another layout than those of many.
+fn is_small(rows: usize) -> bool {
+    (1..=FEW_ROWS).contains(&rows)
+}
+
+/// Panels of a weight, borrowed.
+enum DecodingPanels<'a> {
+    /// A copy in f32, of so many outputs.
+    Copy(Values<'a>, usize),
+    Own(&'a Bf16Matrix),
+}
+
+impl DecodingPanels<'_> {
+    fn weight(&self) -> PanelWeight<'_> {
+        match self {
+            Self::Copy(packed, outputs) => {
+                PanelWeight { panels: Panels::F32(packed), outputs: *outputs }
+            }
+            Self::Own(matrix) => matrix.panels(),
         }
     }
 }

@@ -10,7 +10,7 @@ use sppo_kernels::cached_attention::{LayerCache, cached_attention};
 use sppo_kernels::elementwise::{write_gated_activation, write_gated_activation_backward};
 use sppo_kernels::log_probs::{log_probs, write_logit_gradients};
 use sppo_kernels::norm::{RmsNorm, write_rms_norm, write_rms_norm_backward};
-use sppo_kernels::panels::{FEW_ROWS, write_linear};
+use sppo_kernels::panels::{FEW_ROWS, PanelWeight, write_linears};
 use sppo_kernels::rotary::{RotaryTables, write_rotary};
 use sppo_kernels::threads::Threads;
 use sppo_model::ModelError;
@@ -47,30 +47,37 @@ impl Kernels {
         Ok(Self { threads: Threads::new(threads)?, rotary: RotaryTables::default() })
     }
 
-    /// `x weight^T (+ bias)`; none where `x` has many rows, or the weight is not [laid out](Parameter::panels) for
-    /// it.
-    pub(crate) fn linear(
+    /// `x weight^T (+ bias)` with each weight; none where `x` has many rows, or a weight is not
+    /// [laid out](Parameter::panels) for it.
+    pub(crate) fn linears(
         &self,
         x: &Tensor,
-        weight: &Parameter,
-        bias: Option<&Tensor>,
-    ) -> TorchResult<Option<Tensor>> {
-        let (rows, _) = dimensions(x)?;
+        weights: &[(&Parameter, Option<Tensor>)],
+    ) -> TorchResult<Option<Vec<Tensor>>> {
+        let (rows, inputs) = dimensions(x)?;
         if !(1..=FEW_ROWS as i64).contains(&rows) {
             return Ok(None);
         }
-        let Some(panels) = weight.panels()? else { return Ok(None) };
-        let (outputs, inputs) = weight.dimensions()?;
-        borrow!(x);
-        let sizes = [inputs as usize, outputs as usize];
-        let mut product = NewTensor::new(&[rows, outputs])?;
-        let out = product.memory();
-        self.threads.run(|| write_linear(x, rows as usize, panels, sizes, out));
-        let mut product = product.written();
-        if let Some(bias) = bias {
-            let _ = product.f_add_(bias)?;
+        let mut products = Vec::with_capacity(weights.len());
+        for (weight, _) in weights {
+            let Some(panels) = weight.panels()? else { return Ok(None) };
+            let (outputs, _) = weight.dimensions()?;
+            let weight = PanelWeight { panels, outputs: outputs as usize };
+            products.push((weight, NewTensor::new(&[rows, outputs])?));
         }
-        Ok(Some(product))
+        borrow!(x);
+        let size = [rows as usize, inputs as usize];
+        let outs = products.iter_mut().map(|(weight, product)| (*weight, product.memory()));
+        let outs: Vec<_> = outs.collect();
+        self.threads.run(|| write_linears(x, size, outs));
+        let with_bias = |((_, product), (_, bias)): ((_, NewTensor), &(_, Option<Tensor>))| {
+            let mut product = product.written();
+            if let Some(bias) = bias {
+                let _ = product.f_add_(bias)?;
+            }
+            Ok(product)
+        };
+        products.into_iter().zip(weights).map(with_bias).collect::<TorchResult<_>>().map(Some)
     }
 
     /// Lays an `[outputs, inputs]` weight out as panels.

@@ -7,7 +7,7 @@ use crate::device::Context;
 use crate::parameter::Parameter;
 use crate::tensors::{TorchResult, dimensions};
 
-/// Most rows for which the weight stands on the left in [`linear`].
+/// Most rows for which the weight stands on the left in a [`product`].
 const FEW_ROWS: i64 = 64;
 
 /// `x weight^T (+ bias)`.
@@ -17,14 +17,14 @@ pub(crate) fn linear(
     weight: &Parameter,
     bias: Option<&Parameter>,
 ) -> TorchResult<Tensor> {
-    let dtype = context.compute_dtype;
-    let x = context.operand(x)?;
-    let bias = bias.map(|bias| bias.operand(dtype)).transpose()?;
-    if let Some(kernels) = &context.kernels
-        && let Some(product) = kernels.linear(&x, weight, bias.as_ref())?
+    if let Some(mut products) = linears_in_panels(context, x, &[(weight, bias)])?
+        && let Some(product) = products.pop()
     {
         return Ok(product);
     }
+    let dtype = context.compute_dtype;
+    let x = context.operand(x)?;
+    let bias = bias.map(|bias| bias.operand(dtype)).transpose()?;
     let Some(blocks) = weight.in_blocks() else {
         return product(context, &x, &weight.operand(dtype)?, bias.as_ref());
     };
@@ -32,7 +32,34 @@ pub(crate) fn linear(
     bias.map_or_else(|| Ok(sum.shallow_clone()), |bias| Ok(sum.f_add(&bias)?))
 }
 
-/// [`linear`] of operands in the compute dtype.
+/// [`linear`] with each weight.
+pub(crate) fn linears(
+    context: &Context,
+    x: &Tensor,
+    weights: &[(&Parameter, Option<&Parameter>)],
+) -> TorchResult<Vec<Tensor>> {
+    match linears_in_panels(context, x, weights)? {
+        Some(products) => Ok(products),
+        None => weights.iter().map(|(weight, bias)| linear(context, x, weight, *bias)).collect(),
+    }
+}
+
+/// [`linears`] by this project's kernels, where these are the faster ones.
+fn linears_in_panels(
+    context: &Context,
+    x: &Tensor,
+    weights: &[(&Parameter, Option<&Parameter>)],
+) -> TorchResult<Option<Vec<Tensor>>> {
+    let Some(kernels) = &context.kernels else { return Ok(None) };
+    let dtype = context.compute_dtype;
+    let with_operand = |&(weight, bias): &(_, Option<&Parameter>)| {
+        Ok((weight, bias.map(|bias| bias.operand(dtype)).transpose()?))
+    };
+    let weights: Vec<_> = weights.iter().map(with_operand).collect::<TorchResult<_>>()?;
+    kernels.linears(&context.operand(x)?, &weights)
+}
+
+/// [`linear`] with a whole weight.
 fn product(
     context: &Context,
     x: &Tensor,

@@ -27,7 +27,7 @@ use crate::elementwise::{
 use crate::head::Head;
 use crate::kernels::Kernels;
 use crate::libraries::cuda_memory;
-use crate::linear::{add_weight_gradient, input_gradient, linear, matrix_product};
+use crate::linear::{add_weight_gradient, input_gradient, linear, linears, matrix_product};
 use crate::norm::{Norm, fused_norm};
 use crate::parameter::{Format, Parameter};
 use crate::sharding::Division;
@@ -296,6 +296,15 @@ impl Ops for TchOps {
         bias: Option<&Parameter>,
     ) -> Result<Activation> {
         Ok(Activation(linear(&self.context, &x.0, weight, bias)?))
+    }
+
+    fn linears(
+        &self,
+        x: &Activation,
+        weights: &[(&Parameter, Option<&Parameter>)],
+    ) -> Result<Vec<Activation>> {
+        let products = linears(&self.context, &x.0, weights)?;
+        Ok(products.into_iter().map(Activation).collect())
     }
 
     fn rms_norm(

@@ -8,7 +8,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::matrix::{Destination, Matrix, multiply};
-use super::panels::{self, Panels, bf16_to_f32, panel_elements};
+use super::panels::{PanelWeight, Panels, bf16_to_f32, panel_elements};
 use super::parts::{self, PART_ELEMENTS, parts};
 use super::produce;
 use super::tile_row::TILE_COLUMNS;
@@ -63,9 +63,9 @@ impl Bf16Matrix {
         selected
     }
 
-    /// `x weight^T (+ bias)` of a few rows, as decoding computes it.
-    pub fn decoding_linear(&self, x: &[f32], rows: usize, bias: Option<&[f32]>) -> Vec<f32> {
-        panels::linear(x, rows, Panels::Bf16(&self.panels), [self.inputs, self.outputs], bias)
+    /// The layout that products of few rows read.
+    pub fn panels(&self) -> PanelWeight<'_> {
+        PanelWeight { panels: Panels::Bf16(&self.panels), outputs: self.outputs }
     }
 
     /// `x weight^T (+ bias)`.
@@ -115,6 +115,7 @@ impl Bf16Matrix {
 mod tests {
     use super::*;
     use crate::matrix::linear;
+    use crate::panels;
     use crate::test_support::random;
 
     /// Random numbers that bf16 holds exactly.
@@ -138,9 +139,9 @@ mod tests {
                     let expected = linear(&x, rows, full.transposed(), bias);
                     assert_eq!(matrix.linear(&x, rows, bias), expected, "{rows} x {outputs}");
                     let packed = panels::pack(&weight, outputs, inputs);
-                    let size = [inputs, outputs];
-                    let expected = panels::linear(&x, rows, Panels::F32(&packed), size, bias);
-                    assert_eq!(matrix.decoding_linear(&x, rows, bias), expected);
+                    let in_f32 = PanelWeight { panels: Panels::F32(&packed), outputs };
+                    let decoding = |weight| panels::linear(&x, [rows, inputs], weight, bias);
+                    assert_eq!(decoding(matrix.panels()), decoding(in_f32));
                 }
                 let gradient = random(rows * outputs, 4);
                 let mut expected = vec![0.0; rows * inputs];

@@ -56,16 +56,39 @@ pub(crate) fn copy(source: &[f32], out: &mut Uninitialised) {
 /// A vector of `length` numbers, all written by `fill`. Large results are made many times a second;
 /// zeroing them first would cost a good part of a memory-bound kernel.
 pub(crate) fn produce(length: usize, fill: impl FnOnce(&mut Uninitialised)) -> Vec<f32> {
-    let mut values: Vec<f32> = Vec::with_capacity(length);
-    let spare = values.spare_capacity_mut().get_mut(..length).unwrap_or_default();
+    let mut values = Vec::new();
+    fill(reserve(&mut values, length));
+    // SAFETY: `fill` is a kernel, see `reserve`.
+    unsafe { values.set_len(length) };
+    values
+}
+
+/// Vectors of these lengths, all written by `fill`.
+pub(crate) fn produce_all(
+    lengths: &[usize],
+    fill: impl FnOnce(Vec<&mut Uninitialised>),
+) -> Vec<Vec<f32>> {
+    let mut vectors = vec![Vec::new(); lengths.len()];
+    fill(
+        vectors.iter_mut().zip(lengths).map(|(vector, &length)| reserve(vector, length)).collect(),
+    );
+    for (vector, &length) in vectors.iter_mut().zip(lengths) {
+        // SAFETY: `fill` is a kernel, see `reserve`.
+        unsafe { vector.set_len(length) };
+    }
+    vectors
+}
+
+/// Room for `length` numbers in an empty vector.
+///
+/// Every kernel of this crate that takes `Uninitialised` memory writes all of it: elementwise kernels by zipping
+/// slices whose lengths were asserted to be equal, matrix products by covering the destination, whose shape was
+/// asserted. (Debug builds start from NaN, which tests see.)
+fn reserve(values: &mut Vec<f32>, length: usize) -> &mut Uninitialised {
+    values.reserve_exact(length);
+    let spare = &mut values.spare_capacity_mut()[..length];
     if cfg!(debug_assertions) {
         spare.fill(MaybeUninit::new(f32::NAN));
     }
-    fill(spare);
-    // SAFETY: the capacity is at least `length`, and every kernel of this crate that takes
-    // `Uninitialised` memory writes all of it: elementwise kernels by zipping slices whose lengths were
-    // asserted to be equal, matrix products by covering the destination, whose shape was asserted.
-    // (Debug builds start from NaN, which tests see.)
-    unsafe { values.set_len(length) };
-    values
+    spare
 }

@@ -15,7 +15,7 @@ use super::matrix::{Destination, Matrix};
 use super::packing::{LeftRows, pack_right, tile_height};
 use super::tile::{Ahead, Right, write_tile};
 use super::tile_row::{TILE_COLUMNS, tiled};
-use super::{Uninitialised, produce};
+use super::{Uninitialised, produce_all};
 
 /// Elements of one panel.
 pub(crate) fn panel_elements(inputs: usize) -> usize {
@@ -86,50 +86,88 @@ pub fn pack(weight: &[f32], outputs: usize, inputs: usize) -> Vec<f32> {
 /// Most rows for which products with panels are the faster ones.
 pub const FEW_ROWS: usize = 64;
 
-/// `x weight^T (+ bias)` of `rows` rows. Each row is computed alike, however many there are.
+/// A weight `[outputs, inputs]` in panels.
+#[derive(Clone, Copy)]
+pub struct PanelWeight<'a> {
+    /// Its layout.
+    pub panels: Panels<'a>,
+    /// Its rows.
+    pub outputs: usize,
+}
+
+/// `x weight^T (+ bias)` of `rows` rows with each weight. Each row is computed alike, however many there are, and
+/// however many weights.
 #[must_use]
-pub fn linear(
+pub fn linears(
     x: &[f32],
-    rows: usize,
-    panels: Panels,
-    dimensions: [usize; 2],
-    bias: Option<&[f32]>,
-) -> Vec<f32> {
-    let [_, outputs] = dimensions;
-    let mut result = produce(rows * outputs, |out| write_linear(x, rows, panels, dimensions, out));
-    if let Some(bias) = bias {
-        for row in result.chunks_exact_mut(outputs) {
+    [rows, inputs]: [usize; 2],
+    weights: &[(PanelWeight, Option<&[f32]>)],
+) -> Vec<Vec<f32>> {
+    let lengths: Vec<usize> = weights.iter().map(|(weight, _)| rows * weight.outputs).collect();
+    let mut results = produce_all(&lengths, |outs| {
+        let products = weights.iter().map(|&(weight, _)| weight).zip(outs).collect();
+        write_linears(x, [rows, inputs], products);
+    });
+    for (result, &(_, bias)) in results.iter_mut().zip(weights) {
+        let Some(bias) = bias else { continue };
+        for row in result.chunks_exact_mut(bias.len().max(1)) {
             super::elementwise::add_to(bias, row);
         }
     }
-    result
+    results
 }
 
-/// Writes `x weight^T` of `rows` rows, `[rows, outputs]`.
-pub fn write_linear(
+/// [`linears`] with one weight.
+#[must_use]
+pub fn linear(x: &[f32], size: [usize; 2], weight: PanelWeight, bias: Option<&[f32]>) -> Vec<f32> {
+    linears(x, size, &[(weight, bias)]).pop().unwrap_or_default()
+}
+
+/// A product to be written, and its place among the panels of all.
+struct Product<'a> {
+    weight: PanelWeight<'a>,
+    first_panel: usize,
+    out: Destination<'a>,
+}
+
+/// Writes `x weight^T` of `rows` rows with each weight, `[rows, outputs]`. All panels are shared out among the threads
+/// at once, so that these wait for each other once.
+pub fn write_linears<'a>(
     x: &[f32],
-    rows: usize,
-    panels: Panels,
-    [inputs, outputs]: [usize; 2],
-    out: &mut Uninitialised,
+    [rows, inputs]: [usize; 2],
+    products: Vec<(PanelWeight<'a>, &'a mut Uninitialised)>,
 ) {
+    /// Panels that one task computes: few, so that threads end at about the same time, also where something else
+    /// takes the time of one.
+    const PANELS_PER_TASK: usize = 3;
     /// Outputs of which each tile is read often enough to be packed.
     const MANY: usize = 512;
     if rows == 0 {
         return;
     }
+    let (mut outputs, mut panels) = (0, 0);
+    let place = |(weight, out): (PanelWeight<'a>, _)| {
+        let out = Destination::write(out, rows, weight.outputs);
+        let product = Product { weight, first_panel: panels, out };
+        outputs += weight.outputs;
+        panels += weight.outputs.div_ceil(TILE_COLUMNS);
+        product
+    };
+    let products: Vec<_> = products.into_iter().map(place).collect();
+    let find = |panel: usize| {
+        let product = products.iter().rfind(|product| product.first_panel <= panel);
+        product.map(|product| (product, panel - product.first_panel))
+    };
     let x = Matrix::new(x, rows, inputs);
     let x = if outputs < MANY { LeftRows::Rows(x) } else { LeftRows::new(x, inputs.max(1)) };
-    let out = Destination::write(out, rows, outputs);
-    (0..outputs.div_ceil(TILE_COLUMNS)).into_par_iter().for_each_init(
-        Vec::new,
-        |scratch, index| {
-            let next = panels.bytes(index + 1, inputs);
-            let panel = panels.panel(index, inputs, scratch);
-            let columns = index * TILE_COLUMNS..outputs.min((index + 1) * TILE_COLUMNS);
-            multiply_panel(&x, rows, panel, next, &out, columns);
-        },
-    );
+    let panels = (0..panels).into_par_iter().with_max_len(PANELS_PER_TASK);
+    panels.for_each_init(Vec::new, |scratch, panel| {
+        let Some((Product { weight, out, .. }, index)) = find(panel) else { return };
+        let next = find(panel + 1).map(|(next, index)| next.weight.panels.bytes(index, inputs));
+        let panel = weight.panels.panel(index, inputs, scratch);
+        let columns = index * TILE_COLUMNS..weight.outputs.min((index + 1) * TILE_COLUMNS);
+        multiply_panel(&x, rows, panel, next.unwrap_or_default(), out, columns);
+    });
 }
 
 tiled! {
@@ -167,7 +205,8 @@ mod tests {
         for (rows, inputs, outputs) in [(1, 24, 16), (5, 40, 37), (40, 100, 600)] {
             let (x, weight) = (random(rows * inputs, 1), random(outputs * inputs, 2));
             let packed = pack(&weight, outputs, inputs);
-            let product = |panels| linear(&x, rows, panels, [inputs, outputs], None);
+            let product =
+                |panels| linear(&x, [rows, inputs], PanelWeight { panels, outputs }, None);
             let expected = product(Panels::F32(&packed));
             assert_eq!(product(Panels::Rows(&weight)), expected, "{rows} x {inputs} x {outputs}");
             let dot = |row: usize, output: usize| {
@@ -177,6 +216,31 @@ mod tests {
             let exact: Vec<f64> =
                 (0..rows * outputs).map(|i| dot(i / outputs, i % outputs)).collect();
             crate::test_support::assert_close(&expected, &exact, 1e-5);
+        }
+    }
+
+    #[test]
+    fn products_of_several_weights_are_those_of_each() {
+        for (rows, inputs) in [(1, 24), (5, 40), (40, 100)] {
+            let x = random(rows * inputs, 1);
+            for outputs in [vec![48, 16, 16], vec![37, 0, 5], vec![0], vec![600, 24, 0], vec![]] {
+                let weights: Vec<_> =
+                    outputs.iter().map(|outputs| random(outputs * inputs, 2)).collect();
+                let bias = random(600, 3);
+                let all: Vec<_> = weights
+                    .iter()
+                    .zip(&outputs)
+                    .map(|(weight, &outputs)| {
+                        let weight = PanelWeight { panels: Panels::Rows(weight), outputs };
+                        (weight, Some(&bias[..outputs]).filter(|_| outputs != 37))
+                    })
+                    .collect();
+                let alone: Vec<_> = all
+                    .iter()
+                    .map(|&(weight, bias)| linear(&x, [rows, inputs], weight, bias))
+                    .collect();
+                assert_eq!(linears(&x, [rows, inputs], &all), alone, "{rows} x {outputs:?}");
+            }
         }
     }
 }

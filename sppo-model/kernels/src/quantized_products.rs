@@ -115,6 +115,7 @@ mod tests {
 
     use super::*;
     use crate::matrix;
+    use crate::panels::Panels;
     use crate::test_support::{assert_close, random};
 
     /// Blocks with random integers and scales near 1 / 1000.
@@ -143,8 +144,8 @@ mod tests {
                     let expected = matrix::linear(&x, rows, full.transposed(), bias);
                     assert_eq!(linear(&matrix, &x, rows, bias), expected, "{rows} x {outputs}");
                     let packed = panels::pack(&weight, outputs, inputs);
-                    let (packed, size) = (panels::Panels::F32(&packed), [inputs, outputs]);
-                    let expected = panels::linear(&x, rows, packed, size, bias);
+                    let packed = panels::PanelWeight { panels: Panels::F32(&packed), outputs };
+                    let expected = panels::linear(&x, [rows, inputs], packed, bias);
                     assert_eq!(decoding_linear(&matrix, &x, rows, bias), expected);
                 }
                 let gradient = random(rows * outputs, 4);

@@ -194,9 +194,8 @@ impl Decoder {
         source: &mut AttentionSource<'_, O>,
     ) -> Result<Value<O>> {
         let x = self.norm(graph, residual, layer.before_attention_norm)?;
-        let mut queries = project(graph, &x, layer.query)?;
-        let mut keys = project(graph, &x, layer.key)?;
-        let values = project(graph, &x, layer.value)?;
+        let [mut queries, mut keys, values] =
+            project_all(graph, &x, [layer.query, layer.key, layer.value])?;
         drop(x);
         if let Some([query_norm, key_norm]) = layer.query_key_norms {
             queries = self.norm(graph, &queries, Some(query_norm))?;
@@ -279,8 +278,7 @@ impl Decoder {
         block: &GatedBlock,
         x: Value<O>,
     ) -> Result<Value<O>> {
-        let gate = project(graph, &x, block.gate)?;
-        let up = project(graph, &x, block.up)?;
+        let [gate, up] = project_all(graph, &x, [block.gate, block.up])?;
         drop(x);
         let activated = graph.gated_activation(&gate, &up, self.config.activation)?;
         drop((gate, up));
@@ -320,6 +318,30 @@ fn project<O: Ops>(
     projection: Projection,
 ) -> Result<Value<O>> {
     let projected = graph.linear(x, projection.weight, projection.bias)?;
+    adapt(graph, x, projection, projected)
+}
+
+/// `x` by each projection.
+fn project_all<O: Ops, const N: usize>(
+    graph: &mut Graph<'_, O>,
+    x: &Value<O>,
+    projections: [Projection; N],
+) -> Result<[Value<O>; N]> {
+    let weights = projections.map(|projection| (projection.weight, projection.bias));
+    let mut all = graph.linears(x, weights)?;
+    for (projected, projection) in all.iter_mut().zip(projections) {
+        *projected = adapt(graph, x, projection, projected.clone())?;
+    }
+    Ok(all)
+}
+
+/// `projected`, with the change that the projection's adapter makes, if any.
+fn adapt<O: Ops>(
+    graph: &mut Graph<'_, O>,
+    x: &Value<O>,
+    projection: Projection,
+    projected: Value<O>,
+) -> Result<Value<O>> {
     let Some(adapter) = projection.adapter.filter(|_| graph.uses_adapters()) else {
         return Ok(projected);
     };

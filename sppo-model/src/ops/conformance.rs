@@ -161,8 +161,12 @@ fn linear<O: Ops>(
         false => None,
     };
     let y = ops.linear(&x, &weight, bias.as_ref())?;
+    let mut other = ops.parameter(noise.values(24 * input), &[24, input], trainable)?;
+    let beside_other = differing_beside(ops, &x, (&weight, bias.as_ref()), &other)?;
     ops.prepare_for_decoding(&mut weight)?;
+    ops.prepare_for_decoding(&mut other)?;
     let prepared = ops.linear(&x, &weight, bias.as_ref())?;
+    let prepared_beside_other = differing_beside(ops, &x, (&weight, bias.as_ref()), &other)?;
     ops.end_decoding(&mut weight)?;
     let gradient = ops.tensor(noise.values(rows * output), rows, output)?;
     ops.linear_backward(&x, &mut weight, bias.as_mut(), &gradient)?;
@@ -171,6 +175,8 @@ fn linear<O: Ops>(
         ("output", ops.values(&y)?),
         ("shape", vec![ops.shape(&y).0 as f32, ops.shape(&y).1 as f32]),
         ("output while decoding", ops.values(&prepared)?),
+        ("numbers that differ beside another weight", vec![beside_other as f32]),
+        ("the same while decoding", vec![prepared_beside_other as f32]),
         ("gradient of x", ops.values(&accumulated)?),
         ("gradient of the weight, twice", gradient_of(ops, &weight)?),
     ];
@@ -183,6 +189,25 @@ fn linear<O: Ops>(
     ops.linear_backward(&x, &mut weight, bias.as_mut(), &gradient)?;
     outcome.push(("gradient of the weight after clearing", gradient_of(ops, &weight)?));
     Ok(outcome)
+}
+
+/// The number of outputs that are not the same to the bit when products with two weights are asked for at once.
+fn differing_beside<O: Ops>(
+    ops: &O,
+    x: &O::Tensor,
+    (weight, bias): (&O::Parameter, Option<&O::Parameter>),
+    other: &O::Parameter,
+) -> Result<usize> {
+    let together = ops.linears(x, &[(weight, bias), (other, None)])?;
+    let alone = [ops.linear(x, weight, bias)?, ops.linear(x, other, None)?];
+    let mut differing = together.len().abs_diff(alone.len());
+    for (together, alone) in together.iter().zip(&alone) {
+        let (together, alone) = (ops.values(together)?, ops.values(alone)?);
+        differing += together.len().abs_diff(alone.len());
+        differing +=
+            together.iter().zip(&alone).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+    }
+    Ok(differing)
 }
 
 fn rms_norm<O: Ops>(

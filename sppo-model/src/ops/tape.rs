@@ -182,11 +182,43 @@ impl<'a, O: Ops> Graph<'a, O> {
     ) -> Result<Variable<O::Tensor>> {
         let bias_value = bias.map(|bias| self.parameters.get(bias));
         let value = self.ops.linear(&x.value, self.parameters.get(weight), bias_value)?;
+        Ok(self.linear_variable(value, x, weight, bias))
+    }
+
+    /// [`linear`](Self::linear) with each of these weights, and its bias.
+    pub fn linears<const N: usize>(
+        &mut self,
+        x: &Variable<O::Tensor>,
+        weights: [(ParameterId, Option<ParameterId>); N],
+    ) -> Result<[Variable<O::Tensor>; N]> {
+        let parameters = self.parameters;
+        let values = weights
+            .map(|(weight, bias)| (parameters.get(weight), bias.map(|bias| parameters.get(bias))));
+        let products = self.ops.linears(&x.value, &values)?;
+        let products: [O::Tensor; N] = products.try_into().map_err(|products: Vec<_>| {
+            let made = products.len();
+            ModelError::Backend(format!("{made} products were made with {N} weights"))
+        })?;
+        let mut weights = weights.into_iter();
+        Ok(products.map(|product| match weights.next() {
+            Some((weight, bias)) => self.linear_variable(product, x, weight, bias),
+            // there are as many weights as products
+            None => Variable { value: product, gradient: None },
+        }))
+    }
+
+    fn linear_variable(
+        &mut self,
+        product: O::Tensor,
+        x: &Variable<O::Tensor>,
+        weight: ParameterId,
+        bias: Option<ParameterId>,
+    ) -> Variable<O::Tensor> {
         let trainable = self.parameters.is_trainable(weight)
             || bias.is_some_and(|bias| self.parameters.is_trainable(bias));
-        Ok(self.variable(value, trainable || x.gradient.is_some(), || {
+        self.variable(product, trainable || x.gradient.is_some(), || {
             Some(Operation::Linear { x: x.clone(), weight, bias })
-        }))
+        })
     }
 
     /// Root-mean-square normalisation over groups of the weight's length.

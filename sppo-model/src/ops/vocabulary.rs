@@ -328,6 +328,15 @@ pub trait Ops: 'static {
         weight: &Self::Parameter,
         bias: Option<&Self::Parameter>,
     ) -> Result<Self::Tensor>;
+    /// [`linear`](Self::linear) with each of these weights, and its bias: the same numbers. Backends that can
+    /// compute several small products as one do.
+    fn linears(
+        &self,
+        x: &Self::Tensor,
+        weights: &[(&Self::Parameter, Option<&Self::Parameter>)],
+    ) -> Result<Vec<Self::Tensor>> {
+        weights.iter().map(|&(weight, bias)| self.linear(x, weight, bias)).collect()
+    }
     /// `x / sqrt(mean(x^2) + epsilon) * (weight + offset)` over groups of `weight.len()` features
     /// (one group per row, or one per head).
     fn rms_norm(
