@@ -139,10 +139,12 @@ fn scores<L: Lanes>(
     let query_count = queries.len() / size;
     let whole = size - size % LANES;
     for first in (0..count).step_by(LANES) {
-        // The last slot again where there are fewer than eight.
-        let keys: [&[f32]; LANES] = std::array::from_fn(|lane| {
-            place.of_slot(cache.keys, size, count.min(first + lane + 1) - 1)
-        });
+        // The last slot again where there are fewer than eight. A loop, since the compiler does not inline a closure
+        // that `from_fn` calls here.
+        let mut keys: [&[f32]; LANES] = [&[]; LANES];
+        for (lane, key) in keys.iter_mut().enumerate() {
+            *key = place.of_slot(cache.keys, size, (first + lane).min(count - 1));
+        }
         for (number, query) in queries.chunks_exact(size).enumerate() {
             for lane in (number..LANES).step_by(query_count) {
                 place.fetch(cache.values, size, first + lane, place.head);
