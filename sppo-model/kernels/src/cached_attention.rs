@@ -16,7 +16,7 @@ pub struct LayerCache<'a> {
     pub values: &'a [f32],
 }
 
-/// Queries of a group that are read against keys and values at the same time.
+/// Queries of a group whose averages are computed at the same time: as many as registers hold, with four of values.
 const TILE_QUERIES: usize = 3;
 
 /// One output row per entry of `rows`.
